@@ -101,8 +101,15 @@ fn ecma_number(double: f64) -> String {
     if double == 0.0 {
         return "0".to_owned();
     }
-    // Rust's exponent form carries the shortest digits that read back to the same double, as ECMA asks.
-    let shortest = format!("{:e}", double.abs());
+    // Rust's exponent form carries the shortest digits that read back to the same double, as ECMA asks. Between two
+    // equally near ones it does not promise the even one, as RFC 8785 does: correct rounding to that length does.
+    let magnitude = double.abs();
+    let mut shortest = format!("{magnitude:e}");
+    let places = shortest.bytes().take_while(|b| *b != b'e').filter(u8::is_ascii_digit).count().saturating_sub(1);
+    let nearest = format!("{magnitude:.places$e}");
+    if nearest.parse() == Ok(magnitude) {
+        shortest = nearest;
+    }
     let (mantissa, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
     let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
     let exponent: i32 = exponent.parse().unwrap_or(0);
@@ -263,8 +270,11 @@ mod tests {
             (0x444b_1ae4_d6e2_ef50, "1e+21"),
             (0x3eb0_c6f7_a0b5_ed8c, "9.999999999999997e-7"),
             (0x3eb0_c6f7_a0b5_ed8d, "0.000001"),
-            (0x41b3_de43_5555_53e3, "333333333.3333332"),
-            (0x41b3_de43_5555_5555, "333333333.3333334"),
+            (0x41b3_de43_5555_5553, "333333333.3333332"),
+            (0x41b3_de43_5555_5554, "333333333.33333325"),
+            (0x41b3_de43_5555_5555, "333333333.3333333"),
+            (0x41b3_de43_5555_5556, "333333333.3333334"),
+            (0x41b3_de43_5555_5557, "333333333.33333343"),
             (0xbecb_f647_612f_3696, "-0.0000033333333333333333"),
             (0x4314_3ff3_c1cb_0959, "1424953923781206.2"),
         ] {
