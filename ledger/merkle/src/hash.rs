@@ -1,0 +1,110 @@
+//! The two hash functions of RFC 6962 §2.1 and the 32-byte value they yield.
+//!
+//! No other hash function is offered, and no base64: notes and checkpoints render hashes in `ledger/entry`.
+//! Read `node.rs` next for how a hash in a tree is named.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+
+/// Length of a [`Hash`] in bytes.
+pub const HASH_SIZE: usize = 32;
+
+/// A SHA-256 value: a leaf hash, a node hash or a tree root. Displayed as 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Hash(pub [u8; HASH_SIZE]);
+
+/// Root of the tree without leaves: SHA-256 of nothing (RFC 6962 §2.1).
+pub const EMPTY_ROOT: Hash = Hash([
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae, 0x41,
+    0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+]);
+
+const LEAF_PREFIX: u8 = 0x00;
+const NODE_PREFIX: u8 = 0x01;
+
+/// Hash of a leaf: SHA-256(0x00 ‖ `leaf`).
+pub fn leaf_hash(leaf: &[u8]) -> Hash {
+    let mut hasher = Sha256::new();
+    hasher.update([LEAF_PREFIX]);
+    hasher.update(leaf);
+    Hash(hasher.finalize().into())
+}
+
+/// Hash of an inner node: SHA-256(0x01 ‖ `left` ‖ `right`).
+pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
+    let mut hasher = Sha256::new();
+    hasher.update([NODE_PREFIX]);
+    hasher.update(left.0);
+    hasher.update(right.0);
+    Hash(hasher.finalize().into())
+}
+
+impl Hash {
+    /// The bytes of the hash.
+    pub fn as_bytes(&self) -> &[u8; HASH_SIZE] {
+        &self.0
+    }
+
+    /// A hash from exactly 32 bytes, `None` for any other length.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+impl From<[u8; HASH_SIZE]> for Hash {
+    fn from(bytes: [u8; HASH_SIZE]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl AsRef<[u8]> for Hash {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hash({self})")
+    }
+}
+
+/// The text is not 64 lower-case hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a hash is 64 lower-case hex digits; give the value exactly as it was printed")]
+pub struct ParseHashError;
+
+impl FromStr for Hash {
+    type Err = ParseHashError;
+
+    /// Accepts the one form that `Display` writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.as_bytes();
+        if digits.len() != 2 * HASH_SIZE {
+            return Err(ParseHashError);
+        }
+        let mut bytes = [0; HASH_SIZE];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            for digit in pair {
+                let value = match digit {
+                    b'0'..=b'9' => digit - b'0',
+                    b'a'..=b'f' => digit - b'a' + 10,
+                    _ => return Err(ParseHashError),
+                };
+                *byte = (*byte << 4) | value;
+            }
+        }
+        Ok(Self(bytes))
+    }
+}
