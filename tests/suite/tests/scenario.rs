@@ -40,7 +40,8 @@ fn its_test_fails_as_shipped_and_says_where() {
     let workspace = workspace();
     let (code, printed) = run_its_test(workspace.path());
     assert_eq!(code, Some(1), "{printed}");
-    let failed = "FAILED: the last number counts without a newline after it: expected 60, got 30\n1 of 4 checks failed\n";
+    let failed =
+        "FAILED: the last number counts without a newline after it: expected 60, got 30\n1 of 4 checks failed\n";
     assert!(printed.ends_with(failed), "{printed}");
 }
 
