@@ -16,8 +16,8 @@ mod verdict;
 
 pub use digest::{Digest, DigestError};
 pub use id::{
-    ActionId, DecisionId, GatewayId, GateId, GrantId, IdError, InstanceId, ItemId, LogId, OrgId, PermitId,
-    Pseudonym, RunId, StreamId,
+    ActionId, DecisionId, GateId, GatewayId, GrantId, IdError, InstanceId, ItemId, LogId, OrgId, PermitId, Pseudonym,
+    RunId, StreamId,
 };
 pub use name::{Name, NameError};
 pub use outcome::Outcome;

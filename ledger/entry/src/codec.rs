@@ -1,0 +1,38 @@
+//! Fixed-length byte strings for the entry schema.
+
+use std::fmt;
+
+use minicbor::bytes::ByteArray;
+
+macro_rules! bytes {
+    ($(#[$doc:meta])* $name:ident, $n:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; $n]);
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+            }
+        }
+
+        impl<C> minicbor::Encode<C> for $name {
+            fn encode<W: minicbor::encode::Write>(
+                &self,
+                e: &mut minicbor::Encoder<W>,
+                _: &mut C,
+            ) -> Result<(), minicbor::encode::Error<W::Error>> {
+                e.bytes(&self.0)?.ok()
+            }
+        }
+
+        impl<'b, C> minicbor::Decode<'b, C> for $name {
+            fn decode(d: &mut minicbor::Decoder<'b>, c: &mut C) -> Result<Self, minicbor::decode::Error> {
+                ByteArray::<$n>::decode(d, c).map(|b| Self(*b))
+            }
+        }
+    };
+}
+
+bytes!(/** 32 bytes: a public key. */ Bytes32, 32);
+bytes!(/** 64 bytes: an Ed25519 signature. */ Bytes64, 64);
