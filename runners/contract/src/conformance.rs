@@ -1,0 +1,1 @@
+//! The promises of a runner as tests; being filled.
