@@ -163,3 +163,107 @@ impl Extension {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::leaves;
+    use crate::{HashReader, Tree, verify_consistency, verify_inclusion};
+
+    #[test]
+    fn a_batch_proves_itself_as_the_whole_tree_would() {
+        let leaves = leaves(132);
+        let whole: Tree = leaves.iter().copied().collect();
+        let mut old = CompactRange::new();
+        for split in 0..=leaves.len() {
+            for end in split..=leaves.len() {
+                let (old_size, size) = (split as u64, end as u64);
+                let extension = old.extend(&leaves[split..end]);
+                assert_eq!((extension.old_size(), extension.size()), (old_size, size));
+                assert_eq!(extension.root(), whole.root_at(size).unwrap());
+                assert_eq!(extension.range().root(), extension.root());
+                assert_eq!(extension.consistency(), whole.consistency(old_size, size));
+                for position in 0..end - split {
+                    let index = old_size + position as u64;
+                    assert_eq!(extension.inclusion(position), whole.inclusion(index, size), "{split}..{end} {index}");
+                }
+                assert_eq!(
+                    extension.inclusion(end - split),
+                    Err(ProofError::IndexBeyondSize { index: size, size }),
+                    "a batch proves no leaf after it"
+                );
+            }
+            if let Some(leaf) = leaves.get(split) {
+                old.push(*leaf);
+            }
+        }
+    }
+
+    #[test]
+    fn the_right_edge_after_a_batch_is_the_one_that_single_pushes_give() {
+        let leaves = leaves(300);
+        for split in [0, 1, 2, 7, 8, 100, 255, 256, 257, 300] {
+            let mut one_by_one = CompactRange::new();
+            leaves[..split].iter().for_each(|leaf| one_by_one.push(*leaf));
+            let extension = one_by_one.extend(&leaves[split..]);
+            leaves[split..].iter().for_each(|leaf| one_by_one.push(*leaf));
+            assert_eq!(extension.range(), &one_by_one);
+            assert_eq!(extension.into_range(), one_by_one);
+        }
+    }
+
+    #[test]
+    fn the_completed_subtrees_are_those_the_store_lacks() {
+        let leaves = leaves(70);
+        let whole: Tree = leaves.iter().copied().collect();
+        let mut old = CompactRange::new();
+        for split in 0..=leaves.len() {
+            let extension = old.extend(&leaves[split..]);
+            for level in 0..9 {
+                let (first, completed) = extension.completed(level);
+                assert_eq!(first, split as u64 >> level);
+                assert_eq!(completed.len() as u64, (70 >> level) - first);
+                for (offset, hash) in completed.iter().enumerate() {
+                    assert_eq!(Ok(*hash), whole.node(level, first + offset as u64));
+                }
+            }
+            assert_eq!(extension.completed(200).1, &[]);
+            if let Some(leaf) = leaves.get(split) {
+                old.push(*leaf);
+            }
+        }
+    }
+
+    #[test]
+    fn proofs_of_a_batch_append_to_what_is_there() {
+        let leaves = leaves(9);
+        let extension = CompactRange::new().extend(&leaves);
+        let mut proofs = Vec::new();
+        let mut ends = Vec::new();
+        for position in 0..leaves.len() {
+            extension.inclusion_into(position, &mut proofs).unwrap();
+            ends.push(proofs.len());
+        }
+        let mut start = 0;
+        for (index, end) in ends.into_iter().enumerate() {
+            verify_inclusion(&leaves[index], index as u64, 9, &proofs[start..end], &extension.root()).unwrap();
+            start = end;
+        }
+    }
+
+    #[test]
+    fn a_chain_of_batches_is_consistent_link_by_link() {
+        let leaves = leaves(1000);
+        let mut rest = leaves.as_slice();
+        let mut range = CompactRange::new();
+        for size in [1, 2, 1, 0, 60, 64, 128, 1, 255, 300] {
+            let (batch, after) = rest.split_at(size);
+            let extension = range.extend(batch);
+            let proof = extension.consistency().unwrap();
+            verify_consistency(range.size(), extension.size(), &proof, &range.root(), &extension.root()).unwrap();
+            range = extension.into_range();
+            rest = after;
+        }
+        assert_eq!(range.root(), crate::definition::root(&leaves[..812]));
+    }
+}

@@ -108,3 +108,42 @@ impl FromStr for Hash {
         Ok(Self(bytes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_empty_root_is_the_hash_of_nothing() {
+        assert_eq!(EMPTY_ROOT, Hash(Sha256::digest([]).into()));
+    }
+
+    #[test]
+    fn a_leaf_never_hashes_like_a_node() {
+        let (left, right) = (leaf_hash(b"left"), leaf_hash(b"right"));
+        let both = [left.0, right.0].concat();
+        assert_ne!(leaf_hash(&both), node_hash(&left, &right));
+        assert_ne!(node_hash(&left, &right), node_hash(&right, &left));
+    }
+
+    #[test]
+    fn a_hash_reads_back_from_the_one_form_it_prints() {
+        let hash = leaf_hash(b"");
+        let text = hash.to_string();
+        assert_eq!(text, "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d");
+        assert_eq!(text.parse(), Ok(hash));
+        assert_eq!(format!("{hash:?}"), format!("Hash({text})"));
+        for other in [
+            text.to_uppercase(),
+            text[1..].to_owned(),
+            format!("{text}0"),
+            format!(" {}", &text[1..]),
+            format!("+{}", &text[1..]),
+            format!("é{}", &text[2..]),
+        ] {
+            assert_eq!(other.parse::<Hash>(), Err(ParseHashError), "{other}");
+        }
+        assert_eq!(Hash::from_slice(hash.as_ref()), Some(hash));
+        assert_eq!(Hash::from_slice(&hash.0[1..]), None);
+    }
+}

@@ -10,7 +10,10 @@
 //!
 //! A node is named by [`NodeId`]: the hash of the complete subtree over leaves `index << level .. (index + 1) << level`.
 //! A subtree that the end of the tree cuts short is never stored; it is folded from complete ones.
+#![cfg_attr(test, expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests"))]
 
+#[cfg(test)]
+mod definition;
 mod error;
 mod extension;
 mod hash;

@@ -124,3 +124,60 @@ fn remaining(from: u64, size: u64) -> usize {
 pub(crate) fn fold_right(hashes: impl DoubleEndedIterator<Item = Hash>) -> Option<Hash> {
     hashes.rev().reduce(|right, left| node_hash(&left, &right))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::{LEAVES, ROOTS, hashes, leaves, root};
+    use crate::leaf_hash;
+
+    #[test]
+    fn pushing_the_published_leaves_gives_the_published_roots() {
+        let mut range = CompactRange::new();
+        for (size, expected) in hashes(&ROOTS).into_iter().enumerate() {
+            assert_eq!((range.size(), range.root()), (size as u64, expected));
+            if let Some(leaf) = LEAVES.get(size) {
+                range.push(leaf_hash(leaf));
+            }
+        }
+    }
+
+    #[test]
+    fn every_size_has_the_defined_root_and_reads_back_from_its_parts() {
+        let leaves = leaves(520);
+        let mut range = CompactRange::new();
+        for size in 0..=leaves.len() {
+            assert_eq!(range.root(), root(&leaves[..size]), "{size}");
+            let parts = CompactRange::from_parts(range.size(), range.nodes().to_vec()).unwrap();
+            assert_eq!(parts, range);
+            assert_eq!(CompactRange::node_ids(range.size()).count(), range.nodes().len());
+            if let Some(leaf) = leaves.get(size) {
+                range.push(*leaf);
+            }
+        }
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_the_size_are_refused() {
+        let node = leaf_hash(b"");
+        for (size, count, expected) in [(0, 1, 0), (1, 0, 1), (6, 3, 2), (7, 2, 3), (MAX_SIZE, 0, 1)] {
+            assert_eq!(
+                CompactRange::from_parts(size, vec![node; count]),
+                Err(ProofError::WrongLength { expected, actual: count })
+            );
+        }
+        for size in [MAX_SIZE + 1, u64::MAX] {
+            assert_eq!(CompactRange::from_parts(size, vec![node; 64]), Err(ProofError::SizeTooLarge { size }));
+        }
+    }
+
+    #[test]
+    fn the_largest_tree_from_outside_can_still_grow() {
+        let mut range = CompactRange::from_parts(MAX_SIZE, vec![leaf_hash(b"")]).unwrap();
+        range.push(leaf_hash(b"a"));
+        assert_eq!((range.size(), range.nodes().len()), (MAX_SIZE + 1, 2));
+        let extension = range.extend(&[leaf_hash(b"b"), leaf_hash(b"c")]);
+        assert_eq!((extension.size(), extension.range().nodes().len()), (MAX_SIZE + 3, 3));
+        assert_eq!(extension.inclusion(1).unwrap().len(), 2);
+    }
+}

@@ -105,3 +105,110 @@ impl<E> ReadError<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::{self, CONSISTENCY, INCLUSION, LEAVES, ROOTS, hashes, leaves};
+    use crate::{MAX_SIZE, Tree, leaf_hash, verify_consistency, verify_inclusion};
+
+    #[test]
+    fn the_published_proofs_are_the_proofs_made_and_accepted() {
+        let tree: Tree = LEAVES.iter().map(|leaf| leaf_hash(leaf)).collect();
+        let roots = hashes(&ROOTS);
+        for (size, expected) in roots.iter().enumerate() {
+            assert_eq!(root(size as u64, &tree), Ok(*expected));
+        }
+        for (index, size, proof) in INCLUSION {
+            let proof = hashes(proof);
+            assert_eq!(inclusion_proof(index, size, &tree), Ok(proof.clone()));
+            let leaf = tree.leaves()[usize::try_from(index).unwrap()];
+            let root = &roots[usize::try_from(size).unwrap()];
+            assert_eq!(verify_inclusion(&leaf, index, size, &proof, root), Ok(()));
+        }
+        for (old, new, proof) in CONSISTENCY {
+            let proof = hashes(proof);
+            assert_eq!(consistency_proof(old, new, &tree), Ok(proof.clone()));
+            let [old_root, new_root] = [old, new].map(|size| &roots[usize::try_from(size).unwrap()]);
+            assert_eq!(verify_consistency(old, new, &proof, old_root, new_root), Ok(()));
+        }
+    }
+
+    #[test]
+    fn every_proof_of_every_small_tree_is_the_defined_one_and_is_accepted() {
+        let leaves = leaves(100);
+        let tree: Tree = leaves.iter().copied().collect();
+        let roots: Vec<Hash> = (0..=leaves.len()).map(|size| definition::root(&leaves[..size])).collect();
+        for size in 1..=leaves.len() {
+            let leaves = &leaves[..size];
+            for index in 0..size {
+                let (at, of) = (index as u64, size as u64);
+                let proof = tree.inclusion(at, of).unwrap();
+                assert_eq!(proof, definition::path(index, leaves), "leaf {index} of {size}");
+                assert_eq!(inclusion_plan(at, of).unwrap().proof_length(), proof.len());
+                assert_eq!(verify_inclusion(&leaves[index], at, of, &proof, &roots[size]), Ok(()));
+
+                let old = index + 1;
+                let proof = tree.consistency(old as u64, of).unwrap();
+                assert_eq!(proof, definition::consistency(old, leaves), "{old} to {size}");
+                assert_eq!(consistency_plan(old as u64, of).unwrap().proof_length(), proof.len());
+                assert_eq!(verify_consistency(old as u64, of, &proof, &roots[old], &roots[size]), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_question_without_an_answer_is_an_error() {
+        let tree: Tree = leaves(5).into_iter().collect();
+        assert_eq!(
+            inclusion_proof(5, 5, &tree),
+            Err(ReadError::Proof(ProofError::IndexBeyondSize { index: 5, size: 5 }))
+        );
+        assert_eq!(
+            inclusion_proof(0, 0, &tree),
+            Err(ReadError::Proof(ProofError::IndexBeyondSize { index: 0, size: 0 }))
+        );
+        assert_eq!(consistency_proof(4, 3, &tree), Err(ReadError::Proof(ProofError::SizesReversed { old: 4, new: 3 })));
+        for (start, end) in [(0, 0), (3, 3), (4, 3), (0, 6), (5, 6), (u64::MAX, 0), (0, u64::MAX)] {
+            assert_eq!(
+                range_proof(start, end, 5, &tree),
+                Err(ReadError::Proof(ProofError::RangeInvalid { start, end, size: 5 }))
+            );
+        }
+        let size = MAX_SIZE + 1;
+        let too_large = Err(ReadError::Proof(ProofError::SizeTooLarge { size }));
+        assert_eq!(inclusion_proof(0, size, &tree), too_large);
+        assert_eq!(consistency_proof(1, size, &tree), too_large);
+        assert_eq!(range_proof(0, 1, size, &tree), Err(ReadError::Proof(ProofError::SizeTooLarge { size })));
+        assert_eq!(root(size, &tree), Err(ReadError::Proof(ProofError::SizeTooLarge { size })));
+    }
+
+    #[test]
+    fn a_node_the_store_lacks_is_named() {
+        let tree: Tree = leaves(5).into_iter().collect();
+        assert_eq!(root(8, &tree), Err(ReadError::Read(ProofError::NodeMissing { level: 3, index: 0 })));
+        assert_eq!(tree.inclusion(4, 6), Err(ProofError::NodeMissing { level: 0, index: 5 }));
+        assert_eq!(tree.consistency(4, 7), Err(ProofError::NodeMissing { level: 1, index: 2 }));
+    }
+
+    #[test]
+    fn from_the_empty_tree_and_to_itself_there_is_nothing_to_prove() {
+        let tree: Tree = leaves(5).into_iter().collect();
+        for (old, new) in [(0, 0), (0, 5), (5, 5), (1, 1)] {
+            assert_eq!(tree.consistency(old, new), Ok(Vec::new()));
+            let [old_root, new_root] = [old, new].map(|size| tree.root_at(size).unwrap());
+            assert_eq!(verify_consistency(old, new, &[], &old_root, &new_root), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_plan_takes_exactly_the_hashes_it_asked_for() {
+        let plan = inclusion_plan(2, 7).unwrap();
+        assert_eq!(plan.nodes(), [(0, 3), (1, 0), (1, 2), (0, 6)].map(|(level, index)| NodeId::new(level, index)));
+        assert_eq!(plan.proof_length(), 3);
+        let hash = leaf_hash(b"");
+        for count in [0, 3, 5] {
+            assert_eq!(plan.assemble(&vec![hash; count]), Err(ProofError::WrongLength { expected: 4, actual: count }));
+        }
+    }
+}

@@ -388,3 +388,258 @@ fn complete_subtree(hashes: &[Hash]) -> Option<Hash> {
     }
     row.first().copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definition::leaves;
+    use crate::{Tree, inclusion_proof, leaf_hash, tile_hashes};
+
+    fn tile(level: u8, index: u64, width: u16) -> TileCoord {
+        TileCoord::new(level, index, width).unwrap()
+    }
+
+    #[test]
+    fn a_path_is_rendered_as_the_specification_shows() {
+        for (path, coord) in [
+            ("tile/0/000", LogPath::Tile(tile(0, 0, 256))),
+            ("tile/0/001.p/7", LogPath::Tile(tile(0, 1, 7))),
+            ("tile/0/x001/x234/067", LogPath::Tile(tile(0, 1_234_067, 256))),
+            ("tile/0/x001/x234/067.p/8", LogPath::Tile(tile(0, 1_234_067, 8))),
+            ("tile/1/999", LogPath::Tile(tile(1, 999, 256))),
+            ("tile/2/x001/000.p/255", LogPath::Tile(tile(2, 1000, 255))),
+            ("tile/7/000.p/64", LogPath::Tile(tile(7, 0, 64))),
+            ("tile/entries/000", LogPath::Entries(BundleCoord::new(0, 256).unwrap())),
+            ("tile/entries/x273/067.p/1", LogPath::Entries(BundleCoord::new(273_067, 1).unwrap())),
+            ("tile/0/x018/x014/x398/x509/x481/983.p/255", LogPath::Tile(tile(0, MAX_SIZE / 256 - 1, 255))),
+        ] {
+            assert_eq!(coord.to_string(), path);
+            assert_eq!(path.parse(), Ok(coord));
+        }
+        assert_eq!(tile(1, 2, 3).path(), "tile/1/002.p/3");
+        assert_eq!(BundleCoord::new(2, 3).unwrap().path(), "tile/entries/002.p/3");
+    }
+
+    #[test]
+    fn a_path_in_any_other_form_is_refused() {
+        for path in [
+            "",
+            "tile",
+            "tile/",
+            "tile/0",
+            "tile/0/",
+            "/tile/0/000",
+            "tile/0/000/",
+            "tile//000",
+            "tile/00/000",
+            "tile/+0/000",
+            "tile/-1/000",
+            "tile/0/0",
+            "tile/0/00",
+            "tile/0/0000",
+            "tile/0/x000",
+            "tile/0/x000/001",
+            "tile/0/001/002",
+            "tile/0/x001/x002",
+            "tile/0/x01/002",
+            "tile/0/X001/002",
+            "tile/0/+01",
+            "tile/0/ 01",
+            "tile/0/0٣",
+            "tile/0/000.p",
+            "tile/0/000.p/",
+            "tile/0/000.p/0",
+            "tile/0/000.p/01",
+            "tile/0/000.p/+1",
+            "tile/0/000.p/256",
+            "tile/0/000.p/257",
+            "tile/0/000.p/65537",
+            "tile/0/000.p/1/2",
+            "tile/0/000.p/1.p/1",
+            "tile/8/000",
+            "tile/64/000",
+            "tile/256/000",
+            "tile/7/001.p/1",
+            "tile/7/000",
+            "tile/entries",
+            "tile/entries/",
+            "tile/entries/1",
+            "tile/Entries/000",
+            "tile/data/000",
+            "tile/0/../000",
+            "tile/0/x018/x446/x744/x073/x709/x551/615",
+            "tile/0/x999/x999/x999/x999/x999/x999/x999/x999/999",
+        ] {
+            assert!(path.parse::<LogPath>().is_err(), "{path}");
+        }
+        let long = "tile/".repeat(1000);
+        assert_eq!(long.parse::<LogPath>(), Err(TileError::Path { path: long[..128].to_owned() }));
+    }
+
+    #[test]
+    fn a_coordinate_names_only_tiles_that_a_tree_can_have() {
+        assert!(TileCoord::new(0, MAX_SIZE / 256 - 1, 256).is_ok());
+        for (level, index, width) in [
+            (0, 0, 0),
+            (0, 0, 257),
+            (0, MAX_SIZE / 256, 1),
+            (0, u64::MAX, 1),
+            (7, 0, 65),
+            (7, 1, 1),
+            (8, 0, 1),
+            (u8::MAX, 0, 1),
+        ] {
+            assert_eq!(TileCoord::new(level, index, width), Err(TileError::OutOfRange { level, index, width }));
+        }
+    }
+
+    #[test]
+    fn a_tree_has_the_tiles_that_cover_it() {
+        for (size, expected) in [
+            (0, vec![]),
+            (1, vec!["tile/0/000.p/1"]),
+            (255, vec!["tile/0/000.p/255"]),
+            (256, vec!["tile/0/000", "tile/1/000.p/1"]),
+            (257, vec!["tile/0/000", "tile/0/001.p/1", "tile/1/000.p/1"]),
+            (
+                70_000,
+                (0..273)
+                    .map(|index| format!("tile/0/{index:03}"))
+                    .chain(["tile/0/273.p/112", "tile/1/000", "tile/1/001.p/17", "tile/2/000.p/1"].map(str::to_owned))
+                    .collect::<Vec<_>>()
+                    .iter()
+                    .map(String::as_str)
+                    .collect(),
+            ),
+        ] {
+            let tiles: Vec<String> = tiles_between(0, size).map(TileCoord::path).collect();
+            assert_eq!(tiles, expected, "{size}");
+            assert!(tiles_between(0, size).all(|tile| tile.is_within(size)));
+        }
+        assert_eq!(tiles_between(MAX_SIZE - 1, u64::MAX).last(), Some(tile(7, 0, 64)));
+        assert_eq!(tiles_between(600, 600).count() + tiles_between(600, 500).count(), 0);
+    }
+
+    #[test]
+    fn publishing_step_by_step_writes_every_tile_once() {
+        let mut written = std::collections::BTreeSet::new();
+        let mut bundles = std::collections::BTreeSet::new();
+        let sizes = [0, 1, 1, 5, 256, 257, 700, 65_535, 65_536, 65_537, 131_072];
+        for step in sizes.windows(2) {
+            for tile in tiles_between(step[0], step[1]) {
+                assert!(written.insert(tile), "{tile} written twice");
+                assert!(tile.is_within(step[1]) && !tile.is_within(step[0]), "{tile} at {step:?}");
+            }
+            for bundle in bundles_between(step[0], step[1]) {
+                assert!(bundles.insert(bundle), "{bundle} written twice");
+                assert!(bundle.is_within(step[1]) && !bundle.is_within(step[0]), "{bundle} at {step:?}");
+            }
+        }
+        for size in sizes {
+            assert!(tiles_between(0, size).all(|tile| written.contains(&tile)), "{size}");
+            assert!(bundles_between(0, size).all(|bundle| bundles.contains(&bundle)), "{size}");
+        }
+        assert_eq!(bundles.iter().filter(|bundle| bundle.is_full()).count(), 512);
+    }
+
+    #[test]
+    fn every_node_is_found_in_the_tiles_of_its_tree() {
+        let size = 700;
+        let tree: Tree = leaves(size).into_iter().collect();
+        let mut tiles = TileSet::new();
+        for tile in tiles_between(0, size) {
+            let bytes = encode_tile(&tile_hashes(tile, &tree).unwrap());
+            assert_eq!(bytes.len(), usize::from(tile.width()) * HASH_SIZE);
+            tiles.insert(tile, &bytes).unwrap();
+        }
+        assert_eq!(tiles.iter().map(|(tile, _)| tile).collect::<Vec<_>>(), tiles_between(0, size).collect::<Vec<_>>());
+        for level in 0..10 {
+            for index in 0..size >> level {
+                let node = NodeId::new(level, index);
+                assert_eq!(tiles.node(level, index), tree.node(level, index));
+                let (tile, positions) = TileCoord::of_node(node, size).unwrap();
+                assert!(tile.is_within(size) && positions.end <= usize::from(tile.width()));
+                assert_eq!(tile.first_node().level, level / 8 * 8);
+                let held = &tiles.tiles[&(tile.level(), tile.index())];
+                assert_eq!(held.len(), usize::from(tile.width()));
+                assert_eq!(complete_subtree(&held[positions]), tree.node(level, index).ok());
+            }
+            let missing = Err(ProofError::NodeMissing { level, index: size >> level });
+            assert_eq!(tiles.node(level, size >> level), missing);
+            assert!(TileCoord::of_node(NodeId::new(level, size >> level), size).is_err());
+        }
+        for index in 0..size {
+            assert_eq!(inclusion_proof(index, size, &tiles).ok(), tree.inclusion(index, size).ok());
+        }
+        assert!(tiles.node(u8::MAX, u64::MAX).is_err() && tiles.node(63, 1 << 60).is_err());
+    }
+
+    #[test]
+    fn a_set_of_tiles_holds_the_widest_and_refuses_a_fork() {
+        let leaves = leaves(256);
+        let bytes = encode_tile(&leaves);
+        let mut tiles = TileSet::new();
+        for width in [5, 256, 3, 200] {
+            tiles.insert(tile(0, 0, width), &bytes[..usize::from(width) * HASH_SIZE]).unwrap();
+        }
+        assert_eq!(tiles.iter().next().unwrap().0, tile(0, 0, 256));
+        let mut forked = bytes.clone();
+        forked[HASH_SIZE * 2] ^= 1;
+        let conflict = Err(TileError::Conflict { level: 0, index: 0 });
+        assert_eq!(tiles.insert(tile(0, 0, 3), &forked[..HASH_SIZE * 3]), conflict);
+        assert_eq!(tiles.insert(tile(0, 0, 256), &forked), conflict);
+        assert_eq!(tiles.node(8, 0), Err(ProofError::NodeMissing { level: 8, index: 0 }));
+        for length in [0, 1, 31, 33, 8191, 8193] {
+            let bytes = vec![0; length];
+            assert_eq!(
+                tiles.insert(tile(0, 1, 256), &bytes),
+                Err(TileError::TileLength { width: 256, actual: length })
+            );
+        }
+    }
+
+    #[test]
+    fn a_bundle_reads_back_entry_by_entry() {
+        let longest = vec![7; MAX_ENTRY_SIZE];
+        let entries: [&[u8]; 4] = [b"", b"a", &longest, b"last"];
+        let bytes = encode_bundle(entries).unwrap();
+        assert_eq!(&bytes[..5], b"\0\0\0\x01a");
+        let coord = BundleCoord::new(3, 4).unwrap();
+        assert_eq!(decode_bundle(coord, &bytes).unwrap(), entries);
+        assert_eq!(coord.entries(), 768..772);
+
+        let wrong = BundleCoord::new(3, 5).unwrap();
+        assert_eq!(decode_bundle(wrong, &bytes), Err(TileError::BundleWidth { expected: 5 }));
+        let wrong = BundleCoord::new(3, 3).unwrap();
+        assert_eq!(decode_bundle(wrong, &bytes), Err(TileError::BundleWidth { expected: 3 }));
+        for end in 0..bytes.len().min(40) {
+            assert!(decode_bundle(coord, &bytes[..end]).is_err(), "{end}");
+        }
+        let cut = &bytes[..bytes.len() - 1];
+        assert_eq!(decode_bundle(coord, cut), Err(TileError::BundleTruncated { position: 3 }));
+        let too_long = vec![0; MAX_ENTRY_SIZE + 1];
+        assert_eq!(
+            encode_bundle([b"".as_slice(), &too_long]),
+            Err(TileError::EntryTooLong { position: 1, length: MAX_ENTRY_SIZE + 1 })
+        );
+    }
+
+    #[test]
+    fn an_entry_is_found_in_its_bundle() {
+        for (entry, size, expected) in [
+            (0, 1, Some(("tile/entries/000.p/1", 0))),
+            (255, 256, Some(("tile/entries/000", 255))),
+            (256, 300, Some(("tile/entries/001.p/44", 0))),
+            (299, 300, Some(("tile/entries/001.p/44", 43))),
+            (300, 300, None),
+            (0, 0, None),
+            (0, u64::MAX, None),
+        ] {
+            let found = BundleCoord::of_entry(entry, size).ok().map(|(bundle, at)| (bundle.path(), at));
+            assert_eq!(found, expected.map(|(path, at)| (path.to_owned(), at)));
+        }
+        let bundle = BundleCoord::of_entry(299, 300).unwrap().0;
+        let hashed: Vec<Hash> = bundle.entries().map(|index| leaf_hash(&index.to_be_bytes())).collect();
+        assert_eq!(hashed, leaves(300)[256..]);
+    }
+}
