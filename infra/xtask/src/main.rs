@@ -23,7 +23,7 @@ use clap::{Parser, Subcommand};
 
 use crate::surroundings::Surroundings;
 
-/// Tests, generates and measures the Countersign workspace.
+/// Tests the Countersign workspace, and generates the files that are derived from it.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
