@@ -1,1 +1,27 @@
-//! Being built.
+//! A policy bundle as a value: sealed by digest, signed by root keys, checked, tested, compared. Pure.
+//!
+//! Absent on purpose: files, clocks, randomness (keys are minted by the program), Cedar evaluation (`policy/decide`),
+//! activation (`policy/store`). Read next: `bundle` for the thing itself, `check` for what is asked of it.
+#![cfg_attr(test, expect(clippy::indexing_slicing, reason = "tests"))]
+
+mod bundle;
+mod canonical;
+mod digest;
+mod files;
+mod keys;
+mod manifest;
+mod root;
+mod signature;
+
+pub use bundle::{Bundle, BundleError, Draft, MAX_TRANSPORT_BYTES};
+pub use canonical::CanonicalError;
+pub use digest::sha256;
+pub use files::{
+    FileError, FileKind, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_FILE_BYTES, MAX_FILES, SIGNATURES_FILE,
+};
+pub use keys::{KeyError, KeyId, RootKey, Vkey};
+pub use manifest::{CatalogueRef, FORMAT, Lineage, Manifest, Purpose, Settings, Shadow, Shadowed};
+pub use root::{
+    Custody, ROOT_FORMAT, RootChain, RootDocument, RootError, RootKeyEntry, SignedRoot, Standing, Thresholds,
+};
+pub use signature::{Domain, Signature, Signatures};

@@ -1,0 +1,174 @@
+//! What the two forms, the digest and the signatures of a bundle promise.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use countersign_gateway_model::{OrgId, Timestamp};
+use proptest::prelude::*;
+
+use super::*;
+use crate::manifest::Shadowed;
+use crate::root::{Custody, RootDocument, RootKeyEntry, SignedRoot, Thresholds};
+
+fn key(n: u8) -> RootKey {
+    RootKey::from_seed(&format!("root-{n}"), &[n; 32]).unwrap()
+}
+
+fn org() -> OrgId {
+    OrgId::from_bytes([7; 16])
+}
+
+fn chain() -> RootChain {
+    let entry = |n, custody| RootKeyEntry { vkey: key(n).vkey().clone(), custody };
+    let keys = vec![entry(1, Custody::Offline), entry(2, Custody::Offline), entry(3, Custody::Local)];
+    let thresholds = Thresholds { recovery: 3, ..Thresholds::all(2) };
+    let mut signed = SignedRoot::unsigned(RootDocument::first(org(), keys, thresholds).unwrap());
+    signed.sign(&key(1)).unwrap();
+    signed.sign(&key(2)).unwrap();
+    RootChain::first(signed).unwrap()
+}
+
+fn lineage(version: u64) -> Lineage {
+    let predecessor = (version > 1).then_some(Digest([9; 32]));
+    Lineage { organization: org(), version, predecessor, root_version: 1 }
+}
+
+fn draft() -> Draft {
+    Draft::from_files([
+        ("policies.cedar".to_owned(), b"// \xc3\xa4 \"quoted\"\r\n\tpermit\n".to_vec()),
+        ("tests/a.json".to_owned(), b"{ }".to_vec()),
+        ("README.md".to_owned(), b"".to_vec()),
+    ])
+    .unwrap()
+}
+
+fn sealed() -> Bundle {
+    draft().seal(lineage(1)).unwrap()
+}
+
+#[test]
+fn a_bundle_is_verified_by_the_threshold_its_purpose_asks_for() {
+    let mut bundle = sealed();
+    let digest = bundle.digest();
+    bundle.sign(&key(1));
+    assert!(matches!(
+        bundle.verify_candidate(&chain()),
+        Err(BundleError::Root(RootError::Threshold { got: 1, wanted: 2, .. }))
+    ));
+    bundle.sign(&key(2));
+    assert!(!bundle.verify_candidate(&chain()).unwrap().local);
+    assert_eq!(bundle.digest(), digest, "signatures do not change the name");
+    bundle.sign(&key(3));
+    assert!(bundle.verify_candidate(&chain()).unwrap().local, "a key kept by the gateway is told");
+
+    let recovery = Settings { purpose: Purpose::Recovery, ..Settings::default() };
+    let mut recovery = Draft { settings: recovery, ..draft() }.seal(lineage(1)).unwrap();
+    recovery.sign(&key(1));
+    recovery.sign(&key(2));
+    assert!(recovery.verify_candidate(&chain()).is_err());
+    recovery.sign(&key(3));
+    assert!(recovery.verify_candidate(&chain()).is_ok());
+}
+
+#[test]
+fn a_bundle_of_another_organization_or_root_version_does_not_become_active() {
+    let with = |lineage: Lineage| {
+        let mut bundle = draft().seal(lineage).unwrap();
+        bundle.sign(&key(1));
+        bundle.sign(&key(2));
+        bundle.verify_candidate(&chain())
+    };
+    assert!(with(lineage(1)).is_ok());
+    let foreign = Lineage { organization: OrgId::from_bytes([8; 16]), ..lineage(1) };
+    assert!(matches!(with(foreign), Err(BundleError::Organization)));
+    assert!(matches!(with(Lineage { root_version: 2, ..lineage(1) }), Err(BundleError::RootVersion { .. })));
+}
+
+#[test]
+fn a_changed_missing_or_added_file_breaks_the_seal() {
+    let files = sealed().to_files().unwrap();
+    assert_eq!(Bundle::from_files(files.clone()).unwrap(), sealed());
+    let with = |edit: &dyn Fn(&mut BTreeMap<String, Vec<u8>>)| {
+        let mut files = files.clone();
+        edit(&mut files);
+        Bundle::from_files(files).unwrap_err()
+    };
+    assert!(matches!(with(&|f| drop(f.insert("tests/a.json".into(), vec![]))), BundleError::Changed(_)));
+    assert!(matches!(with(&|f| drop(f.remove("tests/a.json"))), BundleError::Missing(_)));
+    assert!(matches!(with(&|f| drop(f.insert("tests/b.json".into(), vec![]))), BundleError::Unlisted(_)));
+    assert!(matches!(with(&|f| drop(f.remove("bundle.json"))), BundleError::NoManifest));
+    assert!(matches!(with(&|f| f.get_mut("bundle.json").unwrap().push(b'\n')), BundleError::Document { .. }));
+}
+
+#[test]
+fn a_manifest_with_an_unknown_field_or_an_impossible_value_is_refused() {
+    let text = String::from_utf8(sealed().to_files().unwrap().remove("bundle.json").unwrap()).unwrap();
+    for (from, to) in [
+        ("\"format\":1", "\"extra\":1,\"format\":1"),
+        ("\"format\":1", "\"format\":2"),
+        ("\"version\":1", "\"version\":0"),
+        ("\"version\":1", "\"version\":2"),
+        ("\"shadow\":{", "\"shadow\":{\"more\":[],"),
+        ("\"purpose\":\"regular\"", "\"purpose\":\"other\""),
+        ("\"policies\":[]", "\"policies\":[{\"id\":\"b\",\"until\":1},{\"id\":\"a\",\"until\":1}]"),
+        ("\"transforms\":[]", "\"transforms\":[\"a\",\"a\"]"),
+    ] {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "{from}");
+        let mut files = sealed().to_files().unwrap();
+        files.insert("bundle.json".to_owned(), changed.into_bytes());
+        assert!(Bundle::from_files(files).is_err(), "{to}");
+    }
+}
+
+#[test]
+fn a_draft_keeps_settings_and_forgets_seals() {
+    let until = Shadowed { id: Name::new("p").unwrap(), until: Timestamp(5) };
+    let settings = Settings {
+        shadow: Shadow { policies: vec![until], workflows: vec![] },
+        expires: Some(Timestamp(9)),
+        ..Settings::default()
+    };
+    let mut bundle = Draft { settings: settings.clone(), ..draft() }.seal(lineage(1)).unwrap();
+    bundle.sign(&key(1));
+    let mut files = bundle.to_files().unwrap();
+    files.insert("policies.cedar".to_owned(), b"edited".to_vec());
+    let draft = Draft::from_files(files).unwrap();
+    assert_eq!(draft.settings, settings);
+    let next = draft.seal(lineage(2)).unwrap();
+    assert!(next.signatures().is_empty());
+    assert_ne!(next.digest(), bundle.digest());
+    let typo = Draft::from_files([("bundle.json".to_owned(), br#"{"shadows":{}}"#.to_vec())]);
+    assert!(matches!(typo, Err(BundleError::Document { .. })));
+}
+
+proptest! {
+    #[test]
+    fn both_forms_round_trip_exactly(
+        texts in proptest::collection::btree_map("policies/[a-z]{1,8}\\.cedar|tests/[a-z]{1,6}\\.json|[A-Z]{1,6}\\.md", ".*", 0..8),
+        version in 1u64..9,
+        signers in proptest::collection::vec(1u8..5, 0..4),
+    ) {
+        let raw = texts.iter().map(|(path, text)| (path.clone(), text.clone().into_bytes()));
+        let mut bundle = Draft::from_files(raw).unwrap().seal(lineage(version)).unwrap();
+        signers.iter().for_each(|n| bundle.sign(&key(*n)));
+        let files = bundle.to_files().unwrap();
+        let bytes = bundle.to_bytes().unwrap();
+        let from_files = Bundle::from_files(files.clone()).unwrap();
+        let from_bytes = Bundle::from_bytes(&bytes).unwrap();
+        prop_assert_eq!(&from_files, &bundle);
+        prop_assert_eq!(&from_bytes, &bundle);
+        prop_assert_eq!(from_files.to_bytes().unwrap(), bytes);
+        prop_assert_eq!(from_bytes.to_files().unwrap(), files);
+    }
+
+    #[test]
+    fn no_changed_byte_of_the_transport_form_is_accepted(at in any::<prop::sample::Index>(), flip in 1u8..=255) {
+        let mut bundle = sealed();
+        bundle.sign(&key(1));
+        bundle.sign(&key(2));
+        let mut bytes = bundle.to_bytes().unwrap();
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        let accepted = Bundle::from_bytes(&bytes).ok().and_then(|b| b.verify_candidate(&chain()).ok());
+        prop_assert!(accepted.is_none());
+    }
+}

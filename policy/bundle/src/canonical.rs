@@ -1,0 +1,40 @@
+//! Documents as canonical JSON (RFC 8785): written in one form, read only in that form.
+//!
+//! Absent: the JSON itself (`policy/decide`). Read next: `manifest`.
+
+use countersign_policy_decide::jcs;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The largest integer that every JSON reader holds exactly: 2^53 - 1 (RFC 7493, section 2.2).
+pub(crate) const MAX_SAFE_INTEGER: u64 = jcs::MAX_SAFE_INTEGER;
+
+/// Why a document does not read or write.
+#[derive(Debug, thiserror::Error)]
+pub enum CanonicalError {
+    /// Not strict JSON.
+    #[error("{0}")]
+    Json(#[from] jcs::JcsError),
+    /// JSON of another shape: an unknown or missing field, a wrong type.
+    #[error("{0}")]
+    Shape(#[from] serde_json::Error),
+    /// The right document in another spelling.
+    #[error("not in canonical form (rfc 8785); write it with `countersign policy`")]
+    Spelling,
+}
+
+/// The canonical bytes of a document.
+pub(crate) fn write<T: Serialize>(document: &T) -> Result<Vec<u8>, CanonicalError> {
+    Ok(jcs::canonical(&serde_json::to_value(document)?)?)
+}
+
+/// Reads a document in any spelling, strictly: no duplicate keys.
+pub(crate) fn read_any<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CanonicalError> {
+    Ok(serde_json::from_value(jcs::parse(bytes)?)?)
+}
+
+/// Reads a document from its canonical bytes; every other spelling of it is refused.
+pub(crate) fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, CanonicalError> {
+    let document: T = read_any(bytes)?;
+    if write(&document)? == bytes { Ok(document) } else { Err(CanonicalError::Spelling) }
+}
