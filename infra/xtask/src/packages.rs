@@ -26,19 +26,28 @@ pub fn provide(surroundings: &Surroundings, needs: &[Need]) -> Result<(), Missin
     if missing.is_empty() {
         return Ok(());
     }
-    let programs = missing.iter().map(|need| format!("`{}`", need.program)).collect::<Vec<_>>().join(", ");
-    let packages: Vec<_> = missing.iter().flat_map(|need| need.packages.iter().copied()).collect();
-    let by_hand =
-        format!("{programs} missing; run: sudo apt-get install -y --no-install-recommends {}", packages.join(" "));
+    let by_hand = by_hand(&missing);
     if !surroundings.is_root || surroundings.find("apt-get").is_none() {
         return Err(by_hand);
     }
-    println!("installing {} for {programs}", packages.join(" "));
+    let packages: Vec<_> = missing.iter().flat_map(|need| need.packages.iter().copied()).collect();
+    println!("installing {}", packages.join(" "));
     install(&packages).map_err(|error| format!("{by_hand} ({error:#})"))?;
     match missing.iter().find(|need| surroundings.find(need.program).is_none()) {
         None => Ok(()),
         Some(need) => Err(format!("`{}` is missing still after installing {}", need.program, need.packages.join(" "))),
     }
+}
+
+/// Names what is missing and the one command that mends it.
+fn by_hand(missing: &[&Need]) -> Missing {
+    let programs: Vec<_> = missing.iter().map(|need| format!("`{}`", need.program)).collect();
+    let packages: Vec<_> = missing.iter().flat_map(|need| need.packages.iter().copied()).collect();
+    format!(
+        "{} missing; run: sudo apt-get update && sudo apt-get install -y --no-install-recommends {}",
+        programs.join(", "),
+        packages.join(" ")
+    )
 }
 
 fn install(packages: &[&str]) -> Result<()> {
@@ -54,4 +63,18 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
         .context("cannot run `apt-get`")?;
     ensure!(status.success(), "`apt-get {}` failed with {status}", arguments.join(" "));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_command_brings_all_that_is_missing() {
+        let cc = Need { program: "cc", packages: &["gcc", "libc6-dev"] };
+        let strace = Need { program: "strace", packages: &["strace"] };
+        let said = by_hand(&[&cc, &strace]);
+        assert!(said.starts_with("`cc`, `strace` missing; run: "), "{said}");
+        assert!(said.ends_with("apt-get install -y --no-install-recommends gcc libc6-dev strace"), "{said}");
+    }
 }
