@@ -428,6 +428,9 @@ pub struct Gate {
     /// What silence does.
     #[n(5)]
     pub on_timeout: OnTimeout,
+    /// The started permit inside which the proposer itself runs: the one start that may stay open while people are asked.
+    #[n(6)]
+    pub caller: Option<PermitId>,
 }
 
 /// One proposed action in a gate.
@@ -626,6 +629,25 @@ pub struct Decision {
     /// Why SYSTEM rejects, or whom it names as the stopper.
     #[n(14)]
     pub on_behalf: Option<Pseudonym>,
+    /// Counting forms from here on. For OVERRIDE: every rule of the new verdict, of each item that it changes. For
+    /// APPROVE: rules that the policy in force adds or makes stricter; merged by the strictest, so never a weakening.
+    #[n(15)]
+    pub rules: Vec<ItemRules>,
+    /// Persons who were asked again and are no longer eligible: their votes at this gate are gone.
+    #[n(16)]
+    pub lapsed: Vec<Pseudonym>,
+}
+
+/// Rules of one item, in counting form.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct ItemRules {
+    /// The item.
+    #[n(0)]
+    pub item: ItemId,
+    /// The rules, sorted by name.
+    #[n(1)]
+    pub rules: Vec<RuleForm>,
 }
 
 /// One item that a decision speaks of.
