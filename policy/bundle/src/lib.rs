@@ -8,10 +8,13 @@ mod bundle;
 mod canonical;
 mod digest;
 mod files;
+mod finding;
 mod keys;
+mod lint;
 mod manifest;
 mod root;
 mod signature;
+mod source;
 
 pub use bundle::{Bundle, BundleError, Draft, MAX_TRANSPORT_BYTES};
 pub use canonical::CanonicalError;
@@ -19,6 +22,7 @@ pub use digest::sha256;
 pub use files::{
     FileError, FileKind, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_FILE_BYTES, MAX_FILES, SIGNATURES_FILE,
 };
+pub use finding::{Finding, Place, RuleId, Severity};
 pub use keys::{KeyError, KeyId, RootKey, Vkey};
 pub use manifest::{CatalogueRef, FORMAT, Lineage, Manifest, Purpose, Settings, Shadow, Shadowed};
 pub use root::{

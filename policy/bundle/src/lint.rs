@@ -1,0 +1,401 @@
+//! What is asked of policies beyond Cedar's types: gates in their one safe shape, facts read only where they may be,
+//! nothing that can fail open or never applies.
+//!
+//! Works on Cedar's JSON form of each policy, so no spelling escapes it. Absent: types (`check` asks Cedar), meaning
+//! (tests ask that). Read next: `check`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cedar_policy::Effect;
+use countersign_gateway_model::Name;
+use serde_json::{Value, json};
+
+use crate::finding::{Finding, RuleId};
+use crate::manifest::{Shadow, Shadowed};
+use crate::source::SourcePolicy;
+
+/// The annotation that routes a gate to its rule.
+pub(crate) const REQUIRES: &str = "requires_approval";
+/// The annotation that makes a forbid wait for a transform.
+const TRANSFORM: &str = "transform";
+/// The annotation that keeps a policy out of shadow.
+const SEVERITY: &str = "severity";
+
+/// Annotations that mean something, to the program or to people.
+const KNOWN: [&str; 8] =
+    ["id", REQUIRES, TRANSFORM, SEVERITY, "agent_message", "title", "doc", "control"];
+
+/// How long the text that an agent is shown may be.
+const MAX_AGENT_MESSAGE: usize = 200;
+
+/// Facts of the context that only the engine's counting may fill, and where policies may read them.
+const COUNTED: [(&str, bool); 4] = [("satisfied", false), ("applied", false), ("overridden", true), ("granted", true)];
+
+/// The rule of a policy that carries the gate annotation.
+pub(crate) fn rule_of(policy: &SourcePolicy) -> Option<&str> {
+    policy.policy.annotation(REQUIRES)
+}
+
+/// All lint rules over all policies.
+pub(crate) fn lint(policies: &[SourcePolicy], rules: Option<&BTreeSet<Name>>, shadow: &Shadow) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    unique_ids(policies, &mut findings);
+    for policy in policies {
+        annotations(policy, &mut findings);
+        gate(policy, &mut findings);
+        facts(policy, &mut findings);
+        can_error(policy, &mut findings);
+    }
+    if let Some(rules) = rules {
+        rules_used(policies, rules, &mut findings);
+    }
+    twice(policies, &mut findings);
+    covered(policies, &mut findings);
+    shadowed(policies, shadow, &mut findings);
+    findings
+}
+
+fn unique_ids(policies: &[SourcePolicy], findings: &mut Vec<Finding>) {
+    let mut first: BTreeMap<&Name, &SourcePolicy> = BTreeMap::new();
+    for policy in policies {
+        if let Some(other) = first.get(&policy.id) {
+            let message = format!("the id is taken by the policy at {}", other.place());
+            let finding = Finding::error(policy.place(), RuleId::PolicyId, message, "give each policy its own `@id`");
+            findings.push(finding.of(&policy.id));
+        } else {
+            first.insert(&policy.id, policy);
+        }
+    }
+}
+
+fn annotations(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
+    for (key, value) in policy.policy.annotations() {
+        let place = || policy.place_of(key);
+        let problem = match key {
+            SEVERITY if value != "hard" => {
+                Some((format!("`@severity(\"{}\")` means nothing", value.escape_debug()), "write `hard`, or leave it out"))
+            }
+            SEVERITY if policy.effect() == Effect::Permit => {
+                Some(("a permit has no severity".to_owned(), "put it on the forbid that must always hold"))
+            }
+            "agent_message" if value.is_empty() || value.chars().count() > MAX_AGENT_MESSAGE => Some((
+                format!("the message has {} characters", value.chars().count()),
+                "agents are told 1 to 200 characters; shorten it",
+            )),
+            "agent_message" if value.chars().any(char::is_control) => {
+                Some(("the message has control characters".to_owned(), "write one plain line"))
+            }
+            "agent_message" if policy.effect() == Effect::Permit => {
+                Some(("a permit refuses nothing, so its message is never shown".to_owned(), "put it on a forbid"))
+            }
+            _ => None,
+        };
+        if let Some((message, next)) = problem {
+            findings.push(Finding::error(place(), RuleId::Annotation, message, next).of(&policy.id));
+        } else if !KNOWN.contains(&key) && !key.starts_with("x_") {
+            let message = format!("annotation `@{key}` means nothing here");
+            let next = format!("known are {}; begin your own with `x_`", KNOWN.map(|k| format!("@{k}")).join(" "));
+            findings.push(Finding::warning(place(), RuleId::Annotation, message, next).of(&policy.id));
+        }
+    }
+}
+
+/// `context.<fact>` in Cedar's JSON.
+fn context_attr(fact: &str) -> Value {
+    json!({".": {"left": {"Var": "context"}, "attr": fact}})
+}
+
+fn clauses<'p>(policy: &'p SourcePolicy, kind: &str) -> Vec<&'p Value> {
+    let conditions = policy.est.get("conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let of_kind = conditions.iter().filter(|c| c.get("kind").and_then(Value::as_str) == Some(kind));
+    of_kind.filter_map(|c| c.get("body")).collect()
+}
+
+/// The gate clause that an annotation asks for: what the one `unless` must be, word for word.
+fn gate_clause(annotation: &str, value: &str) -> Value {
+    let (fact, member) = if annotation == REQUIRES {
+        ("satisfied", json!({"Value": {"__entity": {"type": "Countersign::ApprovalRule", "id": value}}}))
+    } else {
+        ("applied", json!({"Value": value}))
+    };
+    json!({"contains": {"left": context_attr(fact), "right": member}})
+}
+
+/// Whether the policy is a gate in the one shape, and for which annotation.
+fn shaped(policy: &SourcePolicy) -> Option<&'static str> {
+    [REQUIRES, TRANSFORM].into_iter().find(|annotation| {
+        let wanted = policy.policy.annotation(*annotation).map(|value| gate_clause(annotation, value));
+        let unless = clauses(policy, "unless");
+        policy.effect() == Effect::Forbid && unless.len() == 1 && wanted.as_ref() == unless.first().copied()
+    })
+}
+
+fn gate(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
+    let (rule, transform) = (policy.policy.annotation(REQUIRES), policy.policy.annotation(TRANSFORM));
+    for (annotation, value) in [(REQUIRES, rule), (TRANSFORM, transform)] {
+        let Some(value) = value else { continue };
+        let place = policy.place_of(annotation);
+        if policy.effect() == Effect::Permit {
+            findings.push(
+                Finding::error(
+                    place,
+                    RuleId::GateOnPermit,
+                    format!("`@{annotation}` stands on a permit, which any second permit bypasses"),
+                    "make it a `forbid … unless { context.satisfied.contains(…) }`",
+                )
+                .of(&policy.id),
+            );
+        } else if let Err(error) = Name::new(value) {
+            let next = "name a rule of `rules.json`";
+            findings.push(Finding::error(place, RuleId::GateShape, error.to_string(), next).of(&policy.id));
+        } else if rule.is_some() && transform.is_some() {
+            let message = "one policy cannot be the gate of a rule and of a transform";
+            findings.push(Finding::error(place, RuleId::GateShape, message, "write two policies").of(&policy.id));
+            return;
+        } else if shaped(policy) != Some(annotation) {
+            let clause = if annotation == REQUIRES {
+                format!("context.satisfied.contains(Countersign::ApprovalRule::\"{value}\")")
+            } else {
+                format!("context.applied.contains(\"{value}\")")
+            };
+            findings.push(
+                Finding::error(
+                    place,
+                    RuleId::GateShape,
+                    format!("`@{annotation}(\"{value}\")` routes, but the policy does not enforce it"),
+                    format!("give it exactly one `unless` clause, which is exactly `{{ {clause} }}`"),
+                )
+                .of(&policy.id),
+            );
+        }
+    }
+}
+
+/// Calls `visit` with each node of an expression and whether it is the left side of an attribute access.
+fn walk<'v>(node: &'v Value, under_access: bool, visit: &mut impl FnMut(&'v Value, bool)) {
+    visit(node, under_access);
+    match node {
+        Value::Object(map) => {
+            for (key, child) in map {
+                // A literal's content is data: an entity id or string there names nothing of the context.
+                if key == "Value" {
+                    continue;
+                }
+                if key == "." || key == "has" {
+                    child.get("left").into_iter().for_each(|left| walk(left, true, visit));
+                } else {
+                    walk(child, false, visit);
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| walk(item, false, visit)),
+        _ => {}
+    }
+}
+
+/// The attribute names that a node reads: of `.` one, of `has` one or a path.
+fn attributes(node: &Value) -> Vec<&str> {
+    [node.get("."), node.get("has")]
+        .into_iter()
+        .flatten()
+        .filter_map(|access| access.get("attr"))
+        .flat_map(|attr| match attr {
+            Value::Array(path) => path.iter().filter_map(Value::as_str).collect(),
+            other => other.as_str().into_iter().collect::<Vec<_>>(),
+        })
+        .collect()
+}
+
+fn facts(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
+    let gate = shaped(policy);
+    // In a gate the one `unless` was compared whole; everything else is walked.
+    let mut bodies = clauses(policy, "when");
+    if gate.is_none() {
+        bodies.extend(clauses(policy, "unless"));
+    }
+    let mut read: BTreeSet<&str> = BTreeSet::new();
+    let mut whole = false;
+    for body in bodies {
+        walk(body, false, &mut |node, under_access| {
+            read.extend(attributes(node));
+            whole |= !under_access && node.get("Var").and_then(Value::as_str) == Some("context");
+        });
+    }
+    for (fact, in_forbids) in COUNTED {
+        if !read.contains(fact) || (in_forbids && policy.effect() == Effect::Forbid) {
+            continue;
+        }
+        let (message, next) = if in_forbids {
+            (format!("`{fact}` is read in a permit: an approval must never grant"), "read it in a forbid only".to_owned())
+        } else {
+            let next = "gates read it, in the shape `forbid … unless { context.satisfied.contains(…) }` with \
+                        `@requires_approval`; nothing else may";
+            (format!("`{fact}` is read outside the gate shape"), next.to_owned())
+        };
+        findings.push(Finding::error(policy.place_of(fact), RuleId::ReservedFact, message, next).of(&policy.id));
+    }
+    if whole {
+        findings.push(
+            Finding::error(
+                policy.place_of("context"),
+                RuleId::WholeContext,
+                "the context as a whole is a value here, which hides what the policy reads from it",
+                "name the attributes: `context.now`, `context.input.amount`",
+            )
+            .of(&policy.id),
+        );
+    }
+}
+
+/// Operators that fail for some values of the right type: overflow of integers, datetimes, durations.
+const FALLIBLE: [(&str, &str); 6] = [
+    ("+", "integer addition"),
+    ("-", "integer subtraction"),
+    ("*", "integer multiplication"),
+    ("neg", "integer negation"),
+    ("offset", "`offset` of a datetime"),
+    ("durationSince", "`durationSince` of a datetime"),
+];
+
+fn can_error(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
+    if policy.effect() == Effect::Permit {
+        return;
+    }
+    let mut seen: BTreeSet<&str> = BTreeSet::new();
+    for body in [clauses(policy, "when"), clauses(policy, "unless")].concat() {
+        walk(body, false, &mut |node, _| {
+            for (operator, name) in FALLIBLE {
+                if node.get(operator).is_some() && seen.insert(operator) {
+                    findings.push(
+                        Finding::warning(
+                            policy.place_of(operator),
+                            RuleId::ForbidCanError,
+                            format!("{name} can overflow; the forbid then denies whatever it is asked about"),
+                            "bound the operands before, or compare without arithmetic",
+                        )
+                        .of(&policy.id),
+                    );
+                }
+            }
+        });
+    }
+}
+
+fn rules_used(policies: &[SourcePolicy], rules: &BTreeSet<Name>, findings: &mut Vec<Finding>) {
+    let used: BTreeMap<&str, &SourcePolicy> =
+        policies.iter().filter_map(|p| rule_of(p).map(|rule| (rule, p))).collect();
+    for (rule, policy) in &used {
+        if !rules.iter().any(|r| r.as_str() == *rule) {
+            findings.push(
+                Finding::error(
+                    policy.place_of(REQUIRES),
+                    RuleId::RulesUsed,
+                    format!("rule `{rule}` is not in `rules.json`"),
+                    "add it there with who may approve, or name another rule",
+                )
+                .of(&policy.id),
+            );
+        }
+    }
+    for rule in rules.iter().filter(|r| !used.contains_key(r.as_str())) {
+        findings.push(Finding::error(
+            crate::finding::Place::start("rules.json"),
+            RuleId::RulesUsed,
+            format!("no policy asks for rule `{rule}`"),
+            "remove it, or write its gate",
+        ));
+    }
+}
+
+/// Everything that decides, without id and words for people.
+fn meaning(policy: &SourcePolicy) -> String {
+    let part = |key: &str| policy.est.get(key).map(Value::to_string).unwrap_or_default();
+    ["effect", "principal", "action", "resource", "conditions"].map(part).join("\n")
+}
+
+fn twice(policies: &[SourcePolicy], findings: &mut Vec<Finding>) {
+    let mut first: BTreeMap<String, &SourcePolicy> = BTreeMap::new();
+    for policy in policies {
+        match first.entry(meaning(policy)) {
+            std::collections::btree_map::Entry::Vacant(slot) => drop(slot.insert(policy)),
+            std::collections::btree_map::Entry::Occupied(other) => {
+                let message = format!("it says the same as `{}` at {}", other.get().id, other.get().place());
+                let finding = Finding::warning(policy.place(), RuleId::Duplicate, message, "remove one of them");
+                findings.push(finding.of(&policy.id));
+            }
+        }
+    }
+}
+
+/// Whether whatever `inner` matches in one scope position, `outer` matches, too. Syntactic: "no" may mean "not seen".
+fn covers(outer: Option<&Value>, inner: Option<&Value>) -> bool {
+    let (Some(outer), Some(inner)) = (outer, inner) else { return false };
+    let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).map(str::to_owned);
+    let entity_type = |v: &Value| {
+        text(v, "entity_type").or_else(|| v.get("entity").and_then(|e| e.get("type")).and_then(Value::as_str).map(str::to_owned))
+    };
+    match text(outer, "op").as_deref() {
+        Some("All") => true,
+        Some("is") if outer.get("in").is_none() => match text(inner, "op").as_deref() {
+            Some("is" | "==") => entity_type(inner) == entity_type(outer),
+            _ => false,
+        },
+        Some(_) => {
+            let members = |v: &Value| match v.get("entities") {
+                Some(Value::Array(list)) => list.clone(),
+                _ => v.get("entity").cloned().into_iter().collect(),
+            };
+            let op = |v: &Value| text(v, "op");
+            let mine = members(outer);
+            outer == inner
+                || (op(outer).as_deref() == Some("in")
+                    && outer.get("in").is_none()
+                    && matches!(op(inner).as_deref(), Some("in" | "=="))
+                    && inner.get("in").is_none()
+                    && !members(inner).is_empty()
+                    && members(inner).iter().all(|m| mine.contains(m)))
+        }
+        None => false,
+    }
+}
+
+fn covered(policies: &[SourcePolicy], findings: &mut Vec<Finding>) {
+    let bare = |p: &&SourcePolicy| p.effect() == Effect::Forbid && !p.policy.has_non_scope_constraint();
+    let walls: Vec<&SourcePolicy> = policies.iter().filter(bare).collect();
+    for permit in policies.iter().filter(|p| p.effect() == Effect::Permit) {
+        let scope = |wall: &SourcePolicy, key: &str| covers(wall.est.get(key), permit.est.get(key));
+        let wall = walls.iter().find(|w| ["principal", "action", "resource"].iter().all(|key| scope(w, key)));
+        if let Some(wall) = wall {
+            let message = format!("forbid `{}` at {} denies everything that it permits", wall.id, wall.place());
+            let next = "remove the permit, or narrow the forbid";
+            findings.push(Finding::warning(permit.place(), RuleId::Unreachable, message, next).of(&permit.id));
+        }
+    }
+}
+
+fn shadowed(policies: &[SourcePolicy], shadow: &Shadow, findings: &mut Vec<Finding>) {
+    let place = || crate::finding::Place::start(crate::MANIFEST_FILE);
+    for Shadowed { id, .. } in &shadow.policies {
+        match policies.iter().find(|p| p.id == *id) {
+            None => findings.push(Finding::error(
+                place(),
+                RuleId::Shadow,
+                format!("`shadow.policies` names `{id}`, which is no policy of this bundle"),
+                "correct the id, or remove it",
+            )),
+            Some(policy) if policy.policy.annotation(SEVERITY).is_some() => findings.push(
+                Finding::error(
+                    place(),
+                    RuleId::Shadow,
+                    format!("`{id}` is `@severity(\"hard\")` and is never in shadow"),
+                    "remove it from `shadow.policies`",
+                )
+                .of(id),
+            ),
+            Some(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
