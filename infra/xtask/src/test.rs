@@ -81,11 +81,12 @@ impl Run<'_> {
     fn step(&mut self, step: Step) -> Result<Finding> {
         match step {
             Step::Fmt => self.component("rustfmt", &["fmt", "--all", "--check"]),
-            Step::Clippy => {
-                self.component("clippy", &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])
-            }
+            Step::Clippy => self.component(
+                "clippy",
+                &["clippy", "--workspace", "--all-targets", "--keep-going", "--", "--deny", "warnings"],
+            ),
             Step::Doc => {
-                let document = ["doc", "--workspace", "--no-deps", "--document-private-items"];
+                let document = ["doc", "--workspace", "--no-deps", "--document-private-items", "--keep-going"];
                 succeeds(self.surroundings.cargo(&document).env("RUSTDOCFLAGS", "--deny warnings")).map(Finding::held)
             }
             Step::Deny => self.deny(),
