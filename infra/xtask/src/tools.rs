@@ -24,7 +24,8 @@ pub fn cargo_deny(surroundings: &Surroundings) -> Result<PathBuf> {
     }
     println!("building cargo-deny {CARGO_DENY}, once, into {}", home.display());
     // Built beside its place and renamed: a build that was interrupted leaves nothing that looks whole.
-    let (unfinished, build) = (home.with_extension("unfinished"), home.with_extension("build"));
+    let beside = |what| home.with_file_name(format!("cargo-deny-{CARGO_DENY}-{what}"));
+    let (unfinished, build) = (beside("unfinished"), beside("build"));
     let status = surroundings
         .cargo(&["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--no-track", "--force", "--root"])
         .arg(&unfinished)
