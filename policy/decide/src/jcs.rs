@@ -242,7 +242,10 @@ mod tests {
                  \"ö\":\"Latin Small Letter O With Diaeresis\",\"€\":\"Euro Sign\",\
                  \"😀\":\"Emoji: Grinning Face\",\"\u{fb33}\":\"Hebrew Letter Dalet With Dagesh\"}",
             ),
-            ("[-0.0, 1.0, -7, 1e20, 1e21, 123e-7, 1e-7, 0.1]", "[0,1,-7,100000000000000000000,1e+21,0.0000123,1e-7,0.1]"),
+            (
+                "[-0.0, 1.0, -7, 1e20, 1e21, 123e-7, 1e-7, 0.1]",
+                "[0,1,-7,100000000000000000000,1e+21,0.0000123,1e-7,0.1]",
+            ),
         ] {
             let bytes = canonical(&parse(given.as_bytes()).unwrap()).unwrap();
             assert_eq!(String::from_utf8(bytes.clone()).unwrap(), wanted);

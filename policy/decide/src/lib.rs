@@ -1,1 +1,37 @@
-//! Being built.
+//! Policy: a question, the entities it needs and a policy snapshot in; a verdict out. Pure, total, synchronous.
+//!
+//! Way in: [`PolicySnapshot::build`] once per activation; [`EntityStore::put`] when facts change; then, per question,
+//! [`EntityStore::slice`] and [`decide`]. [`replay`] computes a stored verdict again from its bytes.
+//! Absent: files, signatures and activation (`policy/bundle`, `policy/store`), votes and states (`gateway/flow`),
+//! clocks, IO. Read next: `snapshot`, `store`, `decide`.
+
+mod context;
+mod decide;
+mod entity;
+mod gate;
+mod question;
+mod snapshot;
+mod store;
+mod value;
+
+pub mod catalogue;
+pub mod input;
+pub mod jcs;
+pub mod json;
+pub mod rules;
+pub mod schema;
+
+pub use decide::{Answer, Reason, ReplayError, combine, decide, decide_by_full_walk, ground, replay};
+pub use entity::{
+    AgentFacts, Attr, BundleFacts, EntityError, EntityKind, EntityRef, EntityVersion, GateFacts, InstanceFacts,
+    PersonFacts, Record, ServiceFacts, WorkflowFacts,
+};
+pub use question::{Operation, Question, QuestionError, scope_name};
+pub use snapshot::{BuildError, KERNEL, LEVEL, Place, PolicyParts, PolicySnapshot, Prepared, RECOVERY, kernel_digest};
+pub use store::{EntityStore, Slice, SliceProblem};
+
+/// Plain SHA-256.
+pub(crate) fn sha256(bytes: &[u8]) -> countersign_gateway_model::Digest {
+    use sha2::Digest as _;
+    countersign_gateway_model::Digest(sha2::Sha256::digest(bytes).into())
+}

@@ -1,0 +1,96 @@
+//! The context of a question as Cedar sees it. Internal.
+//!
+//! Rules and counters that the snapshot does not know are left out: no policy can name them. Read next: `decide`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
+
+use cedar_policy_core::ast::{Context, Value};
+use countersign_gateway_model::Name;
+
+use crate::entity::well_known;
+use crate::question::{Question, assurance_name};
+use crate::snapshot::PolicySnapshot;
+use crate::{schema, value};
+
+/// Why a question has no context.
+pub(crate) type Unfit = &'static str;
+
+fn rule_set(snapshot: &PolicySnapshot, rules: &BTreeSet<Name>) -> Value {
+    value::set(rules.iter().filter_map(|rule| snapshot.rule_uid(rule)).map(|uid| value::entity(Arc::clone(uid))))
+}
+
+fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
+    value::set(texts.into_iter().map(value::string))
+}
+
+fn assurance(question: &Question) -> (Value, Value) {
+    static MEMBERS: LazyLock<BTreeMap<&'static str, Value>> = LazyLock::new(|| {
+        ["demo", "secret", "password", "mfa"]
+            .into_iter()
+            .map(|name| (name, value::entity(schema::enum_uid("Assurance", &well_known(name)))))
+            .collect()
+    });
+    let (name, level) = assurance_name(question.assurance);
+    let member =
+        MEMBERS.get(name).cloned().unwrap_or_else(|| value::entity(schema::enum_uid("Assurance", &well_known(name))));
+    (member, Value::from(level))
+}
+
+/// The context, with `satisfied` as it stands in this round.
+pub(crate) fn context(
+    snapshot: &PolicySnapshot,
+    question: &Question,
+    satisfied: &BTreeSet<Name>,
+) -> Result<Context, Unfit> {
+    let mut pairs: Vec<(&'static str, Value)> = Vec::with_capacity(24);
+    let (member, level) = assurance(question);
+    pairs.push(("now", value::datetime(question.now).ok_or("`now` lies beyond what a datetime holds")?));
+    pairs.push(("satisfied", rule_set(snapshot, satisfied)));
+    pairs.push(("overridden", rule_set(snapshot, &question.overridden)));
+    pairs.push(("granted", rule_set(snapshot, &question.granted)));
+    pairs.push(("applied", texts(question.applied.iter().map(Name::as_str))));
+    pairs.push(("opaque", texts(question.input.iter().flat_map(|input| input.opaque()).map(String::as_str))));
+    pairs.push(("facts", texts(question.facts.iter().map(Name::as_str))));
+    pairs.push(("claims", texts(question.claims.iter().map(String::as_str))));
+    pairs.push(("counters", counters(snapshot, question)?));
+    pairs.push(("scopes", texts(question.scopes.iter().copied())));
+    pairs.push(("assurance", member));
+    pairs.push(("assuranceLevel", level));
+    if let Some(at) = question.authenticated_at {
+        pairs.push(("authenticatedAt", value::datetime(at).ok_or("`authenticated_at` lies beyond a datetime")?));
+    }
+    pairs.push(("asserted", Value::from(question.asserted)));
+    pairs.push(("delegated", Value::from(question.delegated)));
+    pairs.push(("asDelegator", Value::from(question.as_delegator)));
+    pairs.push(("denials", Value::from(i64::try_from(question.denials).unwrap_or(i64::MAX))));
+    pairs.push(("fourEyes", Value::from(question.four_eyes)));
+    if let Some(instance) = &question.instance {
+        pairs.push(("instance", value::entity(instance.uid())));
+    }
+    if let Some(revision) = &question.revision {
+        pairs.push(("revision", value::string(revision)));
+    }
+    if let Some(person) = &question.standing_in_for {
+        pairs.push(("standingInFor", value::entity(person.uid())));
+    }
+    if let Some(role) = &question.role
+        && snapshot.roles().contains(role)
+    {
+        pairs.push(("role", value::entity(schema::enum_uid("Role", role))));
+    }
+    if let Some(input) = &question.input {
+        pairs.push(("input", input.record().clone()));
+    }
+    Ok(Context::Value(Arc::new(pairs.into_iter().map(|(k, v)| (k.into(), v)).collect())))
+}
+
+/// Every counter that the bundle names must be there: a forbid that reads an absent one would be skipped.
+fn counters(snapshot: &PolicySnapshot, question: &Question) -> Result<Value, Unfit> {
+    let mut pairs = Vec::with_capacity(snapshot.counters().len());
+    for name in snapshot.counters() {
+        let text = question.counters.get(name).ok_or("a counter that the bundle names is absent")?;
+        pairs.push((name.as_str().to_owned(), value::decimal(text).ok_or("a counter is not a decimal")?));
+    }
+    Ok(value::record(pairs))
+}

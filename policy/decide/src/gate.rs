@@ -1,0 +1,115 @@
+//! The shape of a gate, and where a policy may read what people decided.
+//!
+//! A gate is a `forbid` with `@requires_approval("x")` whose only `unless` is
+//! `context.satisfied.contains(Countersign::ApprovalRule::"x")`. The annotation routes, the `unless` enforces: if either
+//! could stand without the other, an approval would be asked for and not needed, or needed and never asked for.
+//! `satisfied` is read nowhere else; `overridden` and `granted` in forbids only, so that no approval becomes a permit.
+//! Absent: evaluation. Read next: `decide`.
+
+use std::collections::BTreeSet;
+
+use cedar_policy::{Effect, Policy};
+use countersign_gateway_model::Name;
+use serde_json::Value;
+
+/// Checks one policy; gives the rule of a gate. The error says what is wrong and what to do.
+pub(crate) fn check(policy: &Policy, rules: &BTreeSet<Name>) -> Result<Option<Name>, String> {
+    let json = policy.to_json().map_err(|e| format!("it has no json form ({e}); rewrite it"))?;
+    let conditions = json.get("conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let forbids = policy.effect() == Effect::Forbid;
+    let rule = match policy.annotation("requires_approval") {
+        None => None,
+        Some(_) if !forbids => {
+            return Err(
+                "`@requires_approval` stands on a permit, which another permit bypasses; gate with a forbid".to_owned()
+            );
+        }
+        Some(text) => {
+            let rule = Name::new(text).map_err(|e| e.to_string())?;
+            if !rules.contains(&rule) {
+                return Err(format!("`@requires_approval(\"{rule}\")` names no rule of `rules.json`; add the rule"));
+            }
+            Some(rule)
+        }
+    };
+    let mut lifted = 0_usize;
+    for condition in conditions {
+        let body = condition.get("body").unwrap_or(&Value::Null);
+        if let Some(rule) = &rule
+            && condition.get("kind").and_then(Value::as_str) == Some("unless")
+            && lifts(body, rule)
+        {
+            lifted += 1;
+            continue;
+        }
+        let reads = reads_of_context(body);
+        if reads.contains("satisfied") {
+            return Err(
+                "`context.satisfied` may stand only as `unless { context.satisfied.contains(ApprovalRule::\"x\") }` of \
+                 a forbid with `@requires_approval(\"x\")`"
+                    .to_owned(),
+            );
+        }
+        if !forbids && (reads.contains("overridden") || reads.contains("granted")) {
+            return Err("`context.overridden` and `context.granted` may be read in forbids only".to_owned());
+        }
+        if reads.contains("") {
+            return Err("`context` is used as a whole; name the attribute".to_owned());
+        }
+    }
+    match (&rule, lifted) {
+        (None, _) | (Some(_), 1) => Ok(rule),
+        (Some(rule), _) => Err(format!(
+            "a gate has exactly one `unless {{ context.satisfied.contains(Countersign::ApprovalRule::\"{rule}\") }}`"
+        )),
+    }
+}
+
+/// Whether the body is exactly `context.satisfied.contains(Countersign::ApprovalRule::"<rule>")`.
+fn lifts(body: &Value, rule: &Name) -> bool {
+    let expected = serde_json::json!({
+        "contains": {
+            "left": { ".": { "left": { "Var": "context" }, "attr": "satisfied" } },
+            "right": { "Value": { "__entity": { "type": "Countersign::ApprovalRule", "id": rule.as_str() } } }
+        }
+    });
+    *body == expected
+}
+
+/// The attributes of `context` that an expression reads; an empty text for `context` as a whole.
+fn reads_of_context(expression: &Value) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    walk(expression, &mut found);
+    found
+}
+
+fn walk(expression: &Value, found: &mut BTreeSet<String>) {
+    let is_context = |v: Option<&Value>| v.and_then(|v| v.get("Var")).and_then(Value::as_str) == Some("context");
+    match expression {
+        Value::Object(map) => {
+            for (key, value) in map {
+                let access = (key == "." || key == "has") && is_context(value.get("left"));
+                if access {
+                    match value.get("attr") {
+                        Some(Value::String(attr)) => {
+                            found.insert(attr.clone());
+                        }
+                        // `has a.b.c` is a list of names; the first one is the attribute of context.
+                        Some(Value::Array(attrs)) => {
+                            found.insert(attrs.first().and_then(Value::as_str).unwrap_or("").to_owned());
+                        }
+                        _ => {
+                            found.insert(String::new());
+                        }
+                    }
+                } else if key == "Var" && value.as_str() == Some("context") {
+                    found.insert(String::new());
+                } else if key != "Value" {
+                    walk(value, found);
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| walk(item, found)),
+        _ => {}
+    }
+}

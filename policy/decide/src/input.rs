@@ -1,0 +1,593 @@
+//! Typed tool input: JSON read once and strictly, checked against the tool's schema, converted by declared type.
+//!
+//! Digest, stored blob and the tool itself all use [`TypedInput::canonical`]. Conversion never looks at the value to
+//! choose a Cedar type, so an entity cannot be smuggled in as JSON. What Cedar cannot type is *opaque*: it is passed
+//! on, its path is listed, and policy sees the list. Absent: decisions. Read next: `schema`, `context`.
+//!
+//! | JSON Schema | Cedar |
+//! |---|---|
+//! | `boolean` | `Bool` |
+//! | `integer` | `Long` |
+//! | `number` | optional `decimal`; inexact within 4 places: absent and opaque |
+//! | `string` | `String` |
+//! | `array` of a typed element | `<f>: Set<…>` (optional if an element may be opaque), `<f>Count: Long`, `<f>Text: String` |
+//! | nullable, or not required | optional |
+//! | `object` with declared properties | record |
+//! | union, map, recursion, anything else | absent and opaque |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use cedar_policy_core::ast::Value;
+use countersign_gateway_model::{Digest, Name};
+
+use crate::catalogue::CompiledTool;
+use crate::json::{Digits, Json, JsonError, shown};
+use crate::value;
+
+/// Largest input that is read, in bytes.
+pub const MAX_INPUT: usize = 1 << 20;
+
+/// Keys that mean something in Cedar's JSON forms and are therefore refused everywhere in an input.
+const RESERVED: [&str; 3] = ["__entity", "__extn", "__expr"];
+
+/// Deepest schema nesting that is typed; deeper is opaque.
+const MAX_TYPED_DEPTH: usize = 16;
+
+/// A tool input that passed: canonical bytes, and the Cedar record made from them.
+#[derive(Clone, Debug)]
+pub struct TypedInput {
+    tool: Name,
+    version: Digest,
+    canonical: Arc<[u8]>,
+    record: Value,
+    opaque: BTreeSet<String>,
+}
+
+impl TypedInput {
+    /// The tool whose schema it passed.
+    pub fn tool(&self) -> &Name {
+        &self.tool
+    }
+
+    /// The version of that tool.
+    pub fn version(&self) -> Digest {
+        self.version
+    }
+
+    /// The canonical bytes (RFC 8785): the one form that digest, blob and tool use.
+    pub fn canonical(&self) -> &[u8] {
+        &self.canonical
+    }
+
+    /// The canonical bytes, shared.
+    pub fn shared(&self) -> Arc<[u8]> {
+        Arc::clone(&self.canonical)
+    }
+
+    /// JSON pointers of what policy cannot see.
+    pub fn opaque(&self) -> &BTreeSet<String> {
+        &self.opaque
+    }
+
+    pub(crate) fn record(&self) -> &Value {
+        &self.record
+    }
+}
+
+/// Why an input is refused. `path` is a JSON pointer; the root is empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InputError {
+    /// Not strict JSON.
+    #[error("the input cannot be read")]
+    Json(#[from] JsonError),
+    /// Too many bytes.
+    #[error("the input has {size} bytes; at most {MAX_INPUT} are read")]
+    TooLarge {
+        /// How many.
+        size: usize,
+    },
+    /// A value of another type than declared.
+    #[error("`{path}` is not {expected}; see the tool's input schema")]
+    WrongType {
+        /// Where.
+        path: String,
+        /// What the schema declares.
+        expected: String,
+    },
+    /// A property that the schema does not declare.
+    #[error("`{path}` is not declared by the tool's input schema; leave it out")]
+    Undeclared {
+        /// Where.
+        path: String,
+    },
+    /// A required property is absent.
+    #[error("`{path}` is required by the tool's input schema; add it")]
+    Missing {
+        /// Where.
+        path: String,
+    },
+    /// A key that would mean something to Cedar.
+    #[error("`{path}` is a reserved key; rename it")]
+    Reserved {
+        /// Where.
+        path: String,
+    },
+}
+
+/// Why a JSON Schema cannot be a tool's input schema.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShapeError {
+    /// The root is not an object type.
+    #[error("its root is not `\"type\": \"object\"`; wrap the value in an object")]
+    RootNotObject,
+    /// A keyword holds a value of another form than JSON Schema gives it.
+    #[error("keyword `{keyword}` at `{path}` has a wrong form")]
+    Keyword {
+        /// Where.
+        path: String,
+        /// Which.
+        keyword: String,
+    },
+    /// A property whose name is reserved, or not NFC.
+    #[error("property `{path}` has a name that cannot be used; rename it")]
+    Name {
+        /// Where.
+        path: String,
+    },
+    /// Two properties would be the same Cedar attribute.
+    #[error("property `{path}` collides with what an array beside it adds (`…Count`, `…Text`); rename it")]
+    Collision {
+        /// Where.
+        path: String,
+    },
+}
+
+/// A tool's input schema, ready to check and convert.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    fields: BTreeMap<String, Field>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Field {
+    kind: Kind,
+    required: bool,
+    nullable: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Kind {
+    Bool,
+    Long {
+        min: Option<f64>,
+        max: Option<f64>,
+        among: Option<Vec<Json>>,
+    },
+    Number {
+        min: Option<f64>,
+        max: Option<f64>,
+    },
+    Text {
+        min: Option<u64>,
+        max: Option<u64>,
+        among: Option<Vec<Json>>,
+    },
+    Array {
+        items: Box<Kind>,
+        min: Option<u64>,
+        max: Option<u64>,
+    },
+    Record(Shape),
+    /// All that is known is that Cedar cannot type it.
+    Opaque,
+}
+
+/// Annotations, which assert nothing.
+const ANNOTATIONS: [&str; 12] = [
+    "title",
+    "description",
+    "default",
+    "examples",
+    "format",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$schema",
+    "$id",
+    "$comment",
+    "contentMediaType",
+];
+
+impl Shape {
+    /// Makes a schema ready. The root must be an object type; properties that it does not declare are refused
+    /// whatever `additionalProperties` says.
+    pub fn compile(schema: &serde_json::Value) -> Result<Self, ShapeError> {
+        let schema = Json::from_serde(schema);
+        if schema.get("type").and_then(Json::as_text) != Some("object") {
+            return Err(ShapeError::RootNotObject);
+        }
+        Self::object(&schema, "", 0)
+    }
+
+    fn object(schema: &Json, path: &str, depth: usize) -> Result<Self, ShapeError> {
+        let wrong = |keyword: &str| ShapeError::Keyword { path: path.to_owned(), keyword: keyword.to_owned() };
+        let required: BTreeSet<&str> = match schema.get("required") {
+            None => BTreeSet::new(),
+            Some(list) => list
+                .as_array()
+                .and_then(|items| items.iter().map(Json::as_text).collect())
+                .ok_or_else(|| wrong("required"))?,
+        };
+        let properties = match schema.get("properties") {
+            None => &[],
+            Some(map) => map.as_object().ok_or_else(|| wrong("properties"))?,
+        };
+        let mut fields = BTreeMap::new();
+        for (name, property) in properties {
+            let path = below(path, name);
+            if RESERVED.contains(&name.as_str()) || !unicode_normalization::is_nfc(name) || name.contains('\0') {
+                return Err(ShapeError::Name { path });
+            }
+            let (kind, nullable) = Kind::compile(property, &path, depth + 1)?;
+            fields.insert(name.clone(), Field { kind, nullable, required: required.contains(name.as_str()) });
+        }
+        if let Some(name) = required.iter().find(|name| !fields.contains_key(**name)) {
+            return Err(ShapeError::Keyword { path: below(path, name), keyword: "required".to_owned() });
+        }
+        let derived = fields.iter().filter(|(_, f)| matches!(f.kind, Kind::Array { .. }));
+        for name in derived.flat_map(|(name, _)| [format!("{name}Count"), format!("{name}Text")]) {
+            if fields.contains_key(&name) {
+                return Err(ShapeError::Collision { path: below(path, &name) });
+            }
+        }
+        Ok(Self { fields })
+    }
+
+    /// The Cedar record type, in schema syntax.
+    pub(crate) fn cedar_type(&self, out: &mut String) {
+        out.push('{');
+        let mut first = true;
+        let mut attribute = |out: &mut String, name: &str, optional: bool, write: &dyn Fn(&mut String)| {
+            if !std::mem::take(&mut first) {
+                out.push_str(", ");
+            }
+            value::write_cedar_string(name, out);
+            out.push_str(if optional { "?: " } else { ": " });
+            write(out);
+        };
+        for (name, field) in &self.fields {
+            let optional = !field.required || field.nullable;
+            match &field.kind {
+                Kind::Opaque => {}
+                Kind::Array { items, .. } => {
+                    if items.typable() {
+                        attribute(out, name, optional || items.may_be_opaque(), &|out| {
+                            out.push_str("Set<");
+                            items.cedar_type(out);
+                            out.push('>');
+                        });
+                    }
+                    attribute(out, &format!("{name}Count"), optional, &|out| out.push_str("Long"));
+                    attribute(out, &format!("{name}Text"), optional, &|out| out.push_str("String"));
+                }
+                kind => attribute(out, name, optional || kind.may_be_opaque(), &|out| kind.cedar_type(out)),
+            }
+        }
+        out.push('}');
+    }
+
+    /// JSON pointers of declared properties that policy can never see, for the registrar's report.
+    pub fn never_seen(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        self.walk("", &mut found);
+        found
+    }
+
+    fn walk(&self, path: &str, found: &mut Vec<String>) {
+        for (name, field) in &self.fields {
+            let path = below(path, name);
+            match &field.kind {
+                Kind::Opaque => found.push(path),
+                Kind::Array { items, .. } if !items.typable() => found.push(path),
+                Kind::Record(shape) => shape.walk(&path, found),
+                _ => {}
+            }
+        }
+    }
+
+    /// Checks one value and converts it.
+    fn convert(&self, value: &Json, path: &str, opaque: &mut BTreeSet<String>) -> Result<Value, InputError> {
+        let members = value.as_object().ok_or_else(|| wrong_type(path, "an object"))?;
+        if let Some((name, _)) = members.iter().find(|(name, _)| !self.fields.contains_key(name)) {
+            return Err(InputError::Undeclared { path: below(path, name) });
+        }
+        let mut record: Vec<(String, Value)> = Vec::with_capacity(self.fields.len());
+        for (name, field) in &self.fields {
+            let Some(member) = value.get(name) else {
+                if field.required {
+                    return Err(InputError::Missing { path: below(path, name) });
+                }
+                continue;
+            };
+            let path = below(path, name);
+            if *member == Json::Null && field.nullable {
+                continue;
+            }
+            if let Kind::Array { items, min, max } = &field.kind {
+                let list = member.as_array().ok_or_else(|| wrong_type(&path, "an array"))?;
+                let count = count_within(list, *min, *max, &path)?;
+                if let Some(set) = items.convert_items(list, &path, opaque)? {
+                    record.push((name.clone(), set));
+                }
+                record.push((format!("{name}Count"), Value::from(i64::try_from(count).unwrap_or(i64::MAX))));
+                let mut text = String::new();
+                member.write(&mut text);
+                record.push((format!("{name}Text"), value::string(text)));
+            } else if let Some(value) = field.kind.convert(member, &path, opaque)? {
+                record.push((name.clone(), value));
+            }
+        }
+        Ok(value::record(record))
+    }
+}
+
+impl Kind {
+    fn compile(schema: &Json, path: &str, depth: usize) -> Result<(Self, bool), ShapeError> {
+        let Some(members) = schema.as_object() else {
+            // `true` and `false` are schemas; neither says a type.
+            return match schema {
+                Json::Bool(_) => Ok((Self::Opaque, false)),
+                _ => Err(ShapeError::Keyword { path: path.to_owned(), keyword: "properties".to_owned() }),
+            };
+        };
+        let (name, nullable) = match schema.get("type") {
+            Some(Json::Text(name)) => (name.as_str(), false),
+            Some(Json::Array(names)) => {
+                let mut others = names.iter().filter_map(Json::as_text).filter(|n| *n != "null");
+                let nullable = names.iter().any(|n| n.as_text() == Some("null"));
+                match (others.next(), others.next()) {
+                    (Some(name), None) => (name, nullable),
+                    _ => return Ok((Self::Opaque, false)),
+                }
+            }
+            _ => return Ok((Self::Opaque, false)),
+        };
+        let knows = |keywords: &[&str]| {
+            members
+                .iter()
+                .all(|(k, _)| k == "type" || ANNOTATIONS.contains(&k.as_str()) || keywords.contains(&k.as_str()))
+        };
+        let wrong = |keyword: &str| ShapeError::Keyword { path: path.to_owned(), keyword: keyword.to_owned() };
+        let number = |keyword: &str| match schema.get(keyword) {
+            None => Ok(None),
+            Some(Json::Number(n)) => Ok(Some(*n)),
+            Some(_) => Err(wrong(keyword)),
+        };
+        let count = |keyword: &str| match schema.get(keyword) {
+            None => Ok(None),
+            Some(n) => n.as_integer().and_then(|n| u64::try_from(n).ok()).map(Some).ok_or_else(|| wrong(keyword)),
+        };
+        let among = || match (schema.get("enum"), schema.get("const")) {
+            (None, None) => Ok(None),
+            (Some(Json::Array(values)), None) => Ok(Some(values.clone())),
+            (None, Some(value)) => Ok(Some(vec![value.clone()])),
+            _ => Err(wrong("enum")),
+        };
+        let kind = match name {
+            _ if depth > MAX_TYPED_DEPTH => Self::Opaque,
+            "boolean" if knows(&[]) => Self::Bool,
+            "integer" if knows(&["minimum", "maximum", "enum", "const"]) => {
+                Self::Long { min: number("minimum")?, max: number("maximum")?, among: among()? }
+            }
+            "number" if knows(&["minimum", "maximum"]) => {
+                Self::Number { min: number("minimum")?, max: number("maximum")? }
+            }
+            "string" if knows(&["minLength", "maxLength", "enum", "const"]) => {
+                Self::Text { min: count("minLength")?, max: count("maxLength")?, among: among()? }
+            }
+            "array" if knows(&["items", "minItems", "maxItems"]) => {
+                let items = match schema.get("items") {
+                    None => Self::Opaque,
+                    // An element that may be null has no Cedar type of its own.
+                    Some(items) => match Self::compile(items, &below(path, "*"), depth + 1)? {
+                        (kind, false) => kind,
+                        (_, true) => Self::Opaque,
+                    },
+                };
+                Self::Array { items: Box::new(items), min: count("minItems")?, max: count("maxItems")? }
+            }
+            "object"
+                if knows(&["properties", "required", "additionalProperties"])
+                    && schema.get("properties").is_some()
+                    && schema.get("additionalProperties").is_none_or(|a| *a == Json::Bool(false)) =>
+            {
+                Self::Record(Shape::object(schema, path, depth)?)
+            }
+            _ => Self::Opaque,
+        };
+        Ok((kind, nullable))
+    }
+
+    /// Whether Cedar has a type for it as an element of a set.
+    fn typable(&self) -> bool {
+        !matches!(self, Self::Opaque | Self::Array { .. })
+    }
+
+    /// Whether a value that passes may still be absent in Cedar.
+    fn may_be_opaque(&self) -> bool {
+        matches!(self, Self::Number { .. } | Self::Opaque)
+    }
+
+    fn cedar_type(&self, out: &mut String) {
+        match self {
+            Self::Bool => out.push_str("Bool"),
+            Self::Long { .. } => out.push_str("Long"),
+            Self::Number { .. } => out.push_str("decimal"),
+            Self::Text { .. } => out.push_str("String"),
+            Self::Record(shape) => shape.cedar_type(out),
+            // Never asked: neither stands in a type (`typable`), and a field of this kind has its own rule.
+            Self::Array { .. } | Self::Opaque => out.push_str("Bool"),
+        }
+    }
+
+    /// `None`: passed, and opaque.
+    fn convert(&self, value: &Json, path: &str, opaque: &mut BTreeSet<String>) -> Result<Option<Value>, InputError> {
+        let within = |n: f64, min: &Option<f64>, max: &Option<f64>| {
+            min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)
+        };
+        let listed = |among: &Option<Vec<Json>>| among.as_ref().is_none_or(|list| list.contains(value));
+        match (self, value) {
+            (Self::Bool, Json::Bool(b)) => Ok(Some(Value::from(*b))),
+            (Self::Long { min, max, among }, Json::Number(n)) => {
+                let long = value.as_integer().ok_or_else(|| wrong_type(path, "an integer"))?;
+                if within(*n, min, max) && listed(among) {
+                    Ok(Some(Value::from(long)))
+                } else {
+                    Err(wrong_type(path, "an integer within its declared bounds"))
+                }
+            }
+            (Self::Number { min, max }, Json::Number(n)) => {
+                if !within(*n, min, max) {
+                    return Err(wrong_type(path, "a number within its declared bounds"));
+                }
+                let exact = decimal(*n).and_then(|text| value::decimal(&text));
+                if exact.is_none() {
+                    opaque.insert(path.to_owned());
+                }
+                Ok(exact)
+            }
+            (Self::Text { min, max, among }, Json::Text(s)) => {
+                let length = u64::try_from(s.chars().count()).unwrap_or(u64::MAX);
+                if min.is_some_and(|min| length < min) || max.is_some_and(|max| length > max) || !listed(among) {
+                    return Err(wrong_type(path, "a string that the schema allows"));
+                }
+                Ok(Some(value::string(s.clone())))
+            }
+            (Self::Record(shape), Json::Object(_)) => shape.convert(value, path, opaque).map(Some),
+            (Self::Array { items, min, max }, Json::Array(list)) => {
+                count_within(list, *min, *max, path)?;
+                items.convert_items(list, path, &mut BTreeSet::new())?;
+                opaque.insert(path.to_owned());
+                Ok(None)
+            }
+            (Self::Opaque, _) => {
+                opaque.insert(path.to_owned());
+                Ok(None)
+            }
+            (Self::Array { .. }, _) => Err(wrong_type(path, "an array")),
+            (Self::Bool, _) => Err(wrong_type(path, "a boolean")),
+            (Self::Long { .. }, _) => Err(wrong_type(path, "an integer")),
+            (Self::Number { .. }, _) => Err(wrong_type(path, "a number")),
+            (Self::Text { .. }, _) => Err(wrong_type(path, "a string")),
+            (Self::Record(_), _) => Err(wrong_type(path, "an object")),
+        }
+    }
+
+    /// The set of an array's elements; absent if any of them is opaque, and then the array's path is listed.
+    fn convert_items(
+        &self,
+        list: &[Json],
+        path: &str,
+        opaque: &mut BTreeSet<String>,
+    ) -> Result<Option<Value>, InputError> {
+        let mut values = Vec::with_capacity(list.len());
+        let mut inner = BTreeSet::new();
+        for (i, item) in list.iter().enumerate() {
+            values.extend(self.convert(item, &below(path, &i.to_string()), &mut inner)?);
+        }
+        if !inner.is_empty() {
+            opaque.insert(path.to_owned());
+        }
+        // A set that lacks an element would be a lie that `containsAll` believes.
+        Ok((self.typable() && values.len() == list.len()).then(|| value::set(values)))
+    }
+}
+
+/// Decimal text with at most four places, if the double is exactly that within Cedar's `decimal`.
+fn decimal(n: f64) -> Option<String> {
+    let Digits { digits, exponent } = Digits::shortest(n);
+    let count = i64::try_from(digits.len()).ok()?;
+    let places = (count - exponent).max(0);
+    if places > 4 || exponent > 15 {
+        return None;
+    }
+    let mut text = String::new();
+    if n < 0.0 {
+        text.push('-');
+    }
+    let int = usize::try_from(exponent.max(0)).ok()?;
+    let mut all = "0".repeat(usize::try_from((-exponent).max(0)).ok()?);
+    all.push_str(&digits);
+    while all.len() < int {
+        all.push('0');
+    }
+    let (whole, fraction) = all.split_at_checked(int)?;
+    let _ = write!(text, "{}.{:0<1}", if whole.is_empty() { "0" } else { whole }, fraction);
+    Some(text)
+}
+
+fn count_within(list: &[Json], min: Option<u64>, max: Option<u64>, path: &str) -> Result<u64, InputError> {
+    let count = u64::try_from(list.len()).unwrap_or(u64::MAX);
+    if min.is_some_and(|min| count < min) || max.is_some_and(|max| count > max) {
+        return Err(wrong_type(path, "an array of the declared length"));
+    }
+    Ok(count)
+}
+
+fn wrong_type(path: &str, expected: &str) -> InputError {
+    InputError::WrongType { path: path.to_owned(), expected: expected.to_owned() }
+}
+
+/// RFC 6901.
+fn below(path: &str, name: &str) -> String {
+    format!("{path}/{}", shown(name).replace('~', "~0").replace('/', "~1"))
+}
+
+fn refuse_reserved(value: &Json, path: &str) -> Result<(), InputError> {
+    match value {
+        Json::Object(members) => members.iter().try_for_each(|(name, member)| {
+            if RESERVED.contains(&name.as_str()) {
+                return Err(InputError::Reserved { path: below(path, name) });
+            }
+            refuse_reserved(member, &below(path, name))
+        }),
+        Json::Array(items) => {
+            items.iter().enumerate().try_for_each(|(i, item)| refuse_reserved(item, &below(path, &i.to_string())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads, checks and converts the input of one tool.
+pub fn parse(tool: &CompiledTool, bytes: &[u8]) -> Result<TypedInput, InputError> {
+    if bytes.len() > MAX_INPUT {
+        return Err(InputError::TooLarge { size: bytes.len() });
+    }
+    convert(tool, &Json::parse(bytes)?)
+}
+
+/// Checks and converts an input that was read strictly.
+pub fn convert(tool: &CompiledTool, value: &Json) -> Result<TypedInput, InputError> {
+    refuse_reserved(value, "")?;
+    let mut opaque = BTreeSet::new();
+    let record = tool.shape.convert(value, "", &mut opaque)?;
+    Ok(TypedInput {
+        tool: tool.tool.name.clone(),
+        version: tool.version,
+        canonical: value.canonical().into(),
+        record,
+        opaque,
+    })
+}
+
+/// Reads an input that has no schema (a workflow's, a start's), strictly; gives the canonical bytes.
+pub fn canonicalize(bytes: &[u8]) -> Result<Vec<u8>, InputError> {
+    if bytes.len() > MAX_INPUT {
+        return Err(InputError::TooLarge { size: bytes.len() });
+    }
+    let value = Json::parse(bytes)?;
+    refuse_reserved(&value, "")?;
+    Ok(value.canonical())
+}

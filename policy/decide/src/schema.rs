@@ -1,0 +1,288 @@
+//! The base schema, and the effective schema made from it: members of the generated enums, one action per tool.
+//!
+//! Composition is text over a frozen text, in sorted order: the same data give the same bytes on every machine.
+//! Absent: policies. Read next: `snapshot`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
+
+use cedar_policy::{Schema, SchemaFragment};
+use cedar_policy_core::ast::{Eid, EntityType, EntityUID};
+use cedar_policy_core::validator::ValidatorSchema;
+use countersign_gateway_model::{Digest, Name};
+
+use crate::catalogue::CompiledTool;
+use crate::value::write_cedar_string;
+
+/// The base schema, version 1, as it ships.
+pub const BASE: &str = include_str!("base.cedarschema");
+
+/// The namespace of the base schema.
+pub const NAMESPACE: &str = "Countersign";
+
+/// What stands in a generated enum that the data give no member: Cedar has no empty enum.
+pub(crate) const NO_MEMBER: &str = "none";
+
+const ROLE: &str = "  entity Role;\n";
+const RULE: &str = "  entity ApprovalRule;\n";
+const COUNTERS: &str = "  type Counters = {};\n";
+const ASK: &str = "  type Ask = {\n";
+
+/// Plain SHA-256 of the base schema's text.
+pub fn digest() -> Digest {
+    static DIGEST: LazyLock<Digest> = LazyLock::new(|| crate::sha256(BASE.as_bytes()));
+    *DIGEST
+}
+
+/// The base schema with its generated enums open: what entity versions are checked against.
+#[expect(clippy::expect_used, reason = "the text is a constant of this crate, and a test parses it")]
+pub(crate) fn open() -> &'static Schema {
+    static OPEN: LazyLock<Schema> =
+        LazyLock::new(|| Schema::from_cedarschema_str(BASE).expect("the base schema parses").0);
+    &OPEN
+}
+
+#[expect(clippy::expect_used, reason = "names are constants of this crate, and a test makes each")]
+pub(crate) fn named_type(name: &str) -> EntityType {
+    EntityType::from(format!("{NAMESPACE}::{name}").parse::<cedar_policy_core::ast::Name>().expect("a type name"))
+}
+
+/// The uid of a member of an enum type of the base schema.
+pub(crate) fn enum_uid(of: &'static str, member: &Name) -> Arc<EntityUID> {
+    static TYPES: LazyLock<BTreeMap<&'static str, EntityType>> = LazyLock::new(|| {
+        ["Role", "ApprovalRule", "State", "RunnerKind", "Environment", "DataClass", "Assurance"]
+            .into_iter()
+            .map(|name| (name, named_type(name)))
+            .collect()
+    });
+    let ty = TYPES.get(of).cloned().unwrap_or_else(|| named_type("Role"));
+    Arc::new(EntityUID::from_components(ty, Eid::new(member.as_str()), None))
+}
+
+/// The attribute of that name, if any type of the base schema has it.
+pub(crate) fn attribute(name: &str) -> Option<&'static str> {
+    const KNOWN: [&str; 49] = [
+        "org",
+        "active",
+        "person",
+        "owner",
+        "autonomy",
+        "scopes",
+        "purpose",
+        "risk",
+        "dataClass",
+        "mutableTarget",
+        "version",
+        "runner",
+        "environment",
+        "team",
+        "materiality",
+        "open",
+        "anyTool",
+        "tools",
+        "anyRunner",
+        "runners",
+        "workflow",
+        "state",
+        "agent",
+        "service",
+        "initiator",
+        "initiatorService",
+        "accountable",
+        "parent",
+        "legalHold",
+        "frozen",
+        "instance",
+        "rules",
+        "roles",
+        "groups",
+        "teams",
+        "involved",
+        "tool",
+        "openedAt",
+        "expiresAt",
+        "escalation",
+        "gate",
+        "author",
+        "checked",
+        "shadowed",
+        "weakens",
+        "rollback",
+        "grantedBy",
+        "source",
+        "as_of",
+    ];
+    KNOWN.into_iter().find(|known| *known == name)
+}
+
+/// The name of a tool's action: `callTool:<tool>`, or `dispatch:<tool>` where a runner carries it out.
+pub fn tool_action(tool: &CompiledTool) -> String {
+    let group = if tool.tool.runner.is_some() { "dispatch" } else { "callTool" };
+    format!("{group}:{}", tool.tool.name)
+}
+
+fn members<'a>(names: impl IntoIterator<Item = &'a Name>) -> String {
+    let mut text = String::from("[");
+    for (i, name) in names.into_iter().enumerate() {
+        if i > 0 {
+            text.push_str(", ");
+        }
+        write_cedar_string(name.as_str(), &mut text);
+    }
+    if text.len() == 1 {
+        write_cedar_string(NO_MEMBER, &mut text);
+    }
+    text.push(']');
+    text
+}
+
+/// The effective schema's text (without the bundle's additions).
+pub fn effective(
+    roles: &BTreeSet<Name>,
+    rules: &BTreeSet<Name>,
+    counters: &BTreeSet<Name>,
+    tools: &BTreeMap<Name, Arc<CompiledTool>>,
+) -> String {
+    let mut counted = String::from("  type Counters = {");
+    for (i, name) in counters.iter().enumerate() {
+        if i > 0 {
+            counted.push_str(", ");
+        }
+        write_cedar_string(name.as_str(), &mut counted);
+        counted.push_str(": decimal");
+    }
+    counted.push_str("};\n");
+    let ask = BASE.split_once(ASK).and_then(|(_, rest)| rest.split_once("  };\n")).map_or("", |(fields, _)| fields);
+    let mut actions = String::new();
+    for tool in tools.values() {
+        actions.push_str("  action ");
+        write_cedar_string(&tool_action(tool), &mut actions);
+        let group = if tool.tool.runner.is_some() { "dispatch" } else { "callTool" };
+        actions.push_str(" in [");
+        actions.push_str(group);
+        actions
+            .push_str("] appliesTo {\n    principal: [Person, Agent, Service, System], resource: [Tool], context: {\n");
+        actions.push_str(ask);
+        actions.push_str("    input: ");
+        tool.shape.cedar_type(&mut actions);
+        actions.push_str(",\n    }\n  };\n");
+    }
+    let text = BASE
+        .replacen(ROLE, &format!("  entity Role enum {};\n", members(roles)), 1)
+        .replacen(RULE, &format!("  entity ApprovalRule enum {};\n", members(rules)), 1)
+        .replacen(COUNTERS, &counted, 1);
+    match text.rsplit_once('}') {
+        Some((head, tail)) => format!("{head}{actions}}}{tail}"),
+        None => text,
+    }
+}
+
+/// Why a schema cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// The bundle's additions do not parse.
+    #[error("schema additions `{file}` do not parse: {reason}")]
+    Parse {
+        /// The file.
+        file: String,
+        /// Cedar's words.
+        reason: String,
+    },
+    /// The additions declare in the program's namespace, or in none.
+    #[error("schema additions `{file}` declare in namespace `{namespace}`; use a namespace of the bundle's own")]
+    Namespace {
+        /// The file.
+        file: String,
+        /// Which.
+        namespace: String,
+    },
+    /// Base and additions do not fit together.
+    #[error("the schema is not consistent: {reason}")]
+    Whole {
+        /// Cedar's words.
+        reason: String,
+    },
+}
+
+/// Parses the effective schema with the bundle's additions (file name, text).
+pub(crate) fn build(effective: &str, additions: &BTreeMap<String, String>) -> Result<Schema, SchemaError> {
+    let whole = |reason: String| SchemaError::Whole { reason };
+    let (base, _) = SchemaFragment::from_cedarschema_str(effective).map_err(|e| whole(report(&e)))?;
+    let mut fragments = vec![base];
+    for (file, text) in additions {
+        let (fragment, _) = SchemaFragment::from_cedarschema_str(text)
+            .map_err(|e| SchemaError::Parse { file: file.clone(), reason: report(&e) })?;
+        for namespace in fragment.namespaces() {
+            let name = namespace.map(|n| n.to_string()).unwrap_or_default();
+            if name.is_empty() || name == NAMESPACE || name.starts_with("Countersign::") {
+                return Err(SchemaError::Namespace { file: file.clone(), namespace: name });
+            }
+        }
+        fragments.push(fragment);
+    }
+    Schema::from_schema_fragments(fragments).map_err(|e| whole(report(&e)))
+}
+
+/// A Cedar error with the reasons behind it, on one line.
+pub(crate) fn report(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// The types that `ValidatorSchema` is needed for stay inside this crate.
+pub(crate) fn core(schema: &Schema) -> &ValidatorSchema {
+    schema.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::entity::EntityKind;
+
+    #[test]
+    fn the_base_schema_stands_alone_and_has_every_kind_and_each_placeholder_once() {
+        for kind in EntityKind::ALL {
+            assert!(open().entity_types().any(|t| t.to_string() == format!("Countersign::{kind}")), "{kind}");
+        }
+        for placeholder in [ROLE, RULE, COUNTERS, ASK] {
+            assert_eq!(BASE.matches(placeholder).count(), 1, "{placeholder}");
+        }
+    }
+
+    #[test]
+    fn additions_stay_out_of_the_programs_namespace() {
+        let text = effective(&BTreeSet::new(), &BTreeSet::new(), &BTreeSet::new(), &BTreeMap::new());
+        let add = |t: &str| build(&text, &BTreeMap::from([("a.cedarschema".to_owned(), t.to_owned())]));
+        assert!(add("namespace Mine { entity Ticket; }").is_ok());
+        assert!(matches!(add("namespace Countersign { entity Ticket; }"), Err(SchemaError::Namespace { .. })));
+        assert!(matches!(add("entity Ticket;"), Err(SchemaError::Namespace { .. })));
+        assert!(matches!(add("entity"), Err(SchemaError::Parse { .. })));
+        let again = effective(&BTreeSet::new(), &BTreeSet::new(), &BTreeSet::new(), &BTreeMap::new());
+        assert_eq!(text, again);
+        assert!(text.contains("entity Role enum [\"none\"]"));
+    }
+
+    #[test]
+    fn every_attribute_of_the_base_schema_can_be_read_back() {
+        let json = SchemaFragment::from_cedarschema_str(BASE).unwrap().0.to_json_string().unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        for (ty, def) in json[NAMESPACE]["entityTypes"].as_object().unwrap() {
+            if let Some(attrs) = def["shape"]["attributes"].as_object() {
+                for name in attrs.keys() {
+                    assert!(attribute(name).is_some(), "{ty}.{name}");
+                }
+            }
+        }
+    }
+}

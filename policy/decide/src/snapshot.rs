@@ -1,0 +1,619 @@
+//! The policy snapshot: kernel, base schema, bundle and tool catalogue, made ready once and never changed.
+//!
+//! Everything that a question needs is prebuilt here: policies by id with their annotations, grouped by what they can
+//! apply to, action entities, tool entities, typed input shapes. Building is the only place where Cedar text is parsed.
+//! Absent: signatures, files, activation (`policy/bundle`, `policy/store`). Read next: `decide`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::str::FromStr;
+use std::sync::{Arc, LazyLock};
+
+use cedar_policy::{
+    Effect, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint, Schema, ValidationMode, Validator,
+};
+use cedar_policy_core::ast::{Entity as CedarEntity, EntityUID, Expr, Policy as CorePolicy};
+use countersign_gateway_model::{Digest, Duration, Name, OrgId, PolicyDigests};
+
+use crate::catalogue::{Catalogue, CatalogueError, CompiledTool};
+use crate::entity::{EntityError, EntityKind, EntityRef, EntityVersion, Record, entity_type};
+use crate::gate;
+use crate::question::{Operation, Question};
+use crate::rules::Rules;
+use crate::schema::{self, SchemaError};
+use crate::store::Slice;
+
+/// The kernel's policies, always in force.
+pub const KERNEL: &str = include_str!("kernel.cedar");
+
+/// The kernel's permits while no bundle is in force.
+pub const RECOVERY: &str = include_str!("recovery.cedar");
+
+/// How deep attribute access may go in a policy (Cedar's level); slices are closed to it.
+pub const LEVEL: u32 = 2;
+
+/// What a snapshot is made of. Text comes with the name of its file, for errors.
+#[derive(Clone, Debug)]
+pub struct PolicyParts {
+    /// Whose snapshot it is.
+    pub org: OrgId,
+    /// The plain digest of the bundle's manifest; all zero without a bundle.
+    pub bundle: Digest,
+    /// Cedar policies: file to text.
+    pub policies: BTreeMap<String, String>,
+    /// Schema additions in the bundle's own namespaces: file to text.
+    pub schema: BTreeMap<String, String>,
+    /// Approval rules.
+    pub rules: Rules,
+    /// Roles.
+    pub roles: BTreeSet<Name>,
+    /// Counters.
+    pub counters: BTreeSet<Name>,
+    /// How old an entity version may be where a person is asked or decides; absent: any age.
+    pub ages: BTreeMap<EntityKind, Duration>,
+    /// The tool catalogue.
+    pub catalogue: Option<Catalogue>,
+}
+
+impl PolicyParts {
+    /// No bundle, no catalogue: reading, stopping and recovering only.
+    pub fn recovery(org: OrgId) -> Self {
+        Self {
+            org,
+            bundle: Digest([0; 32]),
+            policies: BTreeMap::new(),
+            schema: BTreeMap::new(),
+            rules: Rules::default(),
+            roles: BTreeSet::new(),
+            counters: BTreeSet::new(),
+            ages: BTreeMap::new(),
+            catalogue: None,
+        }
+    }
+}
+
+/// Where in a file something stands, from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: String,
+    /// The line.
+    pub line: usize,
+    /// The column, in characters.
+    pub column: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+impl Place {
+    fn at(file: &str, text: &str, offset: usize) -> Self {
+        let before = text.get(..offset).unwrap_or(text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        Self { file: file.to_owned(), line, column }
+    }
+}
+
+/// Why a snapshot cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A policy file does not parse.
+    #[error("{place}: {reason}")]
+    Parse {
+        /// Where.
+        place: Place,
+        /// Cedar's words.
+        reason: String,
+    },
+    /// A policy without `@id`, or with one that is no name.
+    #[error("{place}: the policy has no usable `@id`; give it one of 1 to 128 of A-Z a-z 0-9 . _ : / -")]
+    Id {
+        /// Where.
+        place: Place,
+    },
+    /// Two policies with one id.
+    #[error("{place}: `@id(\"{id}\")` stands on another policy too; ids are unique in a bundle")]
+    DuplicateId {
+        /// Where the second one stands.
+        place: Place,
+        /// The id.
+        id: String,
+    },
+    /// An id in a space that is the program's.
+    #[error("{place}: ids that start with `kernel:` or `gateway:` are the program's; rename `{id}`")]
+    ReservedId {
+        /// Where.
+        place: Place,
+        /// The id.
+        id: String,
+    },
+    /// A template; bundles have static policies only.
+    #[error("{file}: templates are not supported; write the policy with its principal and resource")]
+    Template {
+        /// The file.
+        file: String,
+    },
+    /// A gate that would not hold, or context read where it may not be.
+    #[error("{place}: policy `{id}`: {problem}")]
+    Gate {
+        /// Where.
+        place: Place,
+        /// The policy.
+        id: Name,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// Strict validation failed, or warned.
+    #[error("{place}: policy `{id}`: {reason}")]
+    Invalid {
+        /// Where.
+        place: Place,
+        /// The policy.
+        id: String,
+        /// Cedar's words.
+        reason: String,
+    },
+    /// A name in the data that is reserved.
+    #[error("`{name}` is reserved and cannot be a {what}; choose another")]
+    Reserved {
+        /// What.
+        what: &'static str,
+        /// The name.
+        name: Name,
+    },
+    /// An approval rule names a role that is not listed.
+    #[error("approval rule `{rule}` names role `{role}`, which `roles.json` does not list; add it or correct the name")]
+    UnknownRole {
+        /// The rule.
+        rule: Name,
+        /// The role.
+        role: Name,
+    },
+    /// The schema.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The catalogue.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
+    /// An entity that follows from the catalogue.
+    #[error(transparent)]
+    Entity(#[from] EntityError),
+}
+
+/// One policy, ready to be evaluated.
+pub struct Prepared {
+    /// Its `@id`.
+    pub id: Name,
+    /// Whether it forbids (or permits).
+    pub forbids: bool,
+    /// The approval rule of a gate.
+    pub gate: Option<Name>,
+    /// `@agent_message`: what an agent may be told.
+    pub agent_message: Option<String>,
+    /// `@title`: one line for people.
+    pub title: Option<String>,
+    /// `@severity`.
+    pub severity: Option<Name>,
+    /// The file it stands in; `kernel` for the program's.
+    pub file: String,
+    pub(crate) condition: Expr,
+    pub(crate) core: CorePolicy,
+    policy: Policy,
+}
+
+impl Prepared {
+    /// The policy itself, for lint and tools.
+    pub fn cedar(&self) -> &Policy {
+        &self.policy
+    }
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.id)
+    }
+}
+
+/// Policies that can apply to one action, principal type and resource type, by the entities they name.
+#[derive(Debug, Default)]
+struct Bucket {
+    everyone: Vec<Arc<Prepared>>,
+    by_principal: HashMap<EntityUID, Vec<Arc<Prepared>>>,
+    by_resource: HashMap<EntityUID, Vec<Arc<Prepared>>>,
+    by_both: HashMap<EntityUID, HashMap<EntityUID, Vec<Arc<Prepared>>>>,
+}
+
+/// One action: its uid, its entities (itself and its ancestors), and what applies to it.
+#[derive(Debug)]
+pub(crate) struct ActionSet {
+    pub(crate) uid: EntityUID,
+    entities: Vec<Arc<CedarEntity>>,
+    buckets: BTreeMap<(EntityKind, EntityKind), Bucket>,
+}
+
+/// Kernel, base schema, bundle and catalogue, ready. Immutable; share it in an `Arc`.
+#[derive(Debug)]
+pub struct PolicySnapshot {
+    org: OrgId,
+    digests: PolicyDigests,
+    schema: Schema,
+    schema_text: String,
+    rules: Rules,
+    rule_uids: BTreeMap<Name, Arc<EntityUID>>,
+    roles: BTreeSet<Name>,
+    counters: BTreeSet<Name>,
+    ages: BTreeMap<EntityKind, Duration>,
+    catalogue: Catalogue,
+    tools: BTreeMap<Name, Arc<CompiledTool>>,
+    own: HashMap<EntityRef, Arc<EntityVersion>>,
+    policies: Vec<Arc<Prepared>>,
+    set: PolicySet,
+    actions: HashMap<String, ActionSet>,
+    tool_actions: HashMap<Name, String>,
+}
+
+impl PolicySnapshot {
+    /// Builds a snapshot: parses, checks ids and gates, validates strictly (a warning is an error) to [`LEVEL`].
+    pub fn build(parts: PolicyParts) -> Result<Self, BuildError> {
+        let tools = match &parts.catalogue {
+            Some(catalogue) => catalogue.compile()?,
+            None => BTreeMap::new(),
+        };
+        check_names(&parts)?;
+        let rule_names: BTreeSet<Name> = parts.rules.rules.keys().cloned().collect();
+        let schema_text = schema::effective(&parts.roles, &rule_names, &parts.counters, &tools);
+        let schema = schema::build(&schema_text, &parts.schema)?;
+
+        let mut loading = Loading { prepared: Vec::new(), set: PolicySet::new(), places: HashMap::new() };
+        loading.load("kernel", KERNEL, true, &rule_names)?;
+        if parts.bundle == Digest([0; 32]) {
+            loading.load("kernel", RECOVERY, true, &rule_names)?;
+        }
+        for (file, text) in &parts.policies {
+            loading.load(file, text, false, &rule_names)?;
+        }
+        let Loading { prepared, set, places } = loading;
+        validate(&schema, &set, &places)?;
+
+        let own = own_entities(parts.org, &tools)?;
+        let actions = actions(&schema, &prepared);
+        let tool_actions = tools.values().map(|t| (t.tool.name.clone(), schema::tool_action(t))).collect();
+        let digests = PolicyDigests {
+            kernel: kernel_digest(),
+            schema: schema::digest(),
+            bundle: parts.bundle,
+            catalogue: parts.catalogue.as_ref().map_or(Digest([0; 32]), Catalogue::digest),
+        };
+        let rule_uids =
+            rule_names.into_iter().map(|name| (name.clone(), schema::enum_uid("ApprovalRule", &name))).collect();
+        Ok(Self {
+            org: parts.org,
+            digests,
+            schema,
+            schema_text,
+            rules: parts.rules,
+            rule_uids,
+            roles: parts.roles,
+            counters: parts.counters,
+            ages: parts.ages,
+            catalogue: parts.catalogue.unwrap_or_default(),
+            tools,
+            own,
+            policies: prepared,
+            set,
+            actions,
+            tool_actions,
+        })
+    }
+
+    /// Whose snapshot it is.
+    pub fn org(&self) -> OrgId {
+        self.org
+    }
+
+    /// The four digests that a verdict names.
+    pub fn digests(&self) -> PolicyDigests {
+        self.digests
+    }
+
+    /// Whether no bundle is in force.
+    pub fn is_recovery(&self) -> bool {
+        self.digests.bundle == Digest([0; 32])
+    }
+
+    /// The effective schema.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// The effective schema's text, without the bundle's additions.
+    pub fn schema_text(&self) -> &str {
+        &self.schema_text
+    }
+
+    /// The approval rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The roles.
+    pub fn roles(&self) -> &BTreeSet<Name> {
+        &self.roles
+    }
+
+    /// The counters that every tool question carries.
+    pub fn counters(&self) -> &BTreeSet<Name> {
+        &self.counters
+    }
+
+    /// The catalogue.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// A listed tool.
+    pub fn tool(&self, name: &str) -> Option<&Arc<CompiledTool>> {
+        self.tools.get(name)
+    }
+
+    /// Every listed tool.
+    pub fn tools(&self) -> impl Iterator<Item = &Arc<CompiledTool>> {
+        self.tools.values()
+    }
+
+    /// Every policy in force, the kernel's first.
+    pub fn policies(&self) -> &[Arc<Prepared>] {
+        &self.policies
+    }
+
+    /// The same as one Cedar policy set, for tools.
+    pub fn policy_set(&self) -> &PolicySet {
+        &self.set
+    }
+
+    pub(crate) fn max_age(&self, kind: EntityKind) -> Option<Duration> {
+        self.ages.get(&kind).copied()
+    }
+
+    pub(crate) fn aged_kinds(&self) -> impl Iterator<Item = EntityKind> {
+        self.ages.keys().copied()
+    }
+
+    pub(crate) fn rule_uid(&self, rule: &Name) -> Option<&Arc<EntityUID>> {
+        self.rule_uids.get(rule)
+    }
+
+    /// A version that follows from the snapshot itself: tools, tool servers, SYSTEM, the organization.
+    pub(crate) fn own_entity(&self, entity: &EntityRef) -> Option<&Arc<EntityVersion>> {
+        self.own.get(entity)
+    }
+
+    pub(crate) fn action(&self, question: &Question) -> Option<&ActionSet> {
+        let name = match question.operation {
+            Operation::CallTool | Operation::Dispatch => {
+                let action = self.tool_actions.get(&question.resource.id)?;
+                // A tool with a runner is never called, one without is never dispatched.
+                if !action.strip_prefix(question.operation.as_str()).is_some_and(|rest| rest.starts_with(':')) {
+                    return None;
+                }
+                action.as_str()
+            }
+            operation => operation.as_str(),
+        };
+        self.actions.get(name)
+    }
+
+    pub(crate) fn action_entities(&self, question: &Question) -> &[Arc<CedarEntity>] {
+        self.action(question).map_or(&[], |a| a.entities.as_slice())
+    }
+
+    /// What can apply to a question, by type and by the entities that policies name. Nothing that could apply is
+    /// left out: a property test holds it against all policies.
+    pub(crate) fn candidates<'s>(&'s self, question: &Question, slice: &Slice, found: &mut Vec<&'s Prepared>) {
+        let Some(bucket) =
+            self.action(question).and_then(|a| a.buckets.get(&(question.asked.kind, question.resource.kind)))
+        else {
+            return;
+        };
+        found.extend(bucket.everyone.iter().map(|p| &**p));
+        let keys = |entity: &Option<Arc<CedarEntity>>| -> Vec<EntityUID> {
+            entity
+                .as_ref()
+                .map_or_else(Vec::new, |e| std::iter::once(e.uid().clone()).chain(e.ancestors().cloned()).collect())
+        };
+        let nothing_by_resource = bucket.by_resource.is_empty() && bucket.by_both.is_empty();
+        let resources = if nothing_by_resource { Vec::new() } else { keys(&slice.resource) };
+        for resource in &resources {
+            found.extend(bucket.by_resource.get(resource).into_iter().flatten().map(|p| &**p));
+        }
+        if bucket.by_principal.is_empty() && bucket.by_both.is_empty() {
+            return;
+        }
+        for principal in keys(&slice.principal) {
+            found.extend(bucket.by_principal.get(&principal).into_iter().flatten().map(|p| &**p));
+            if let Some(both) = bucket.by_both.get(&principal) {
+                for resource in &resources {
+                    found.extend(both.get(resource).into_iter().flatten().map(|p| &**p));
+                }
+            }
+        }
+    }
+}
+
+/// Plain SHA-256 of the kernel: its policies, then those that hold without a bundle.
+pub fn kernel_digest() -> Digest {
+    static DIGEST: LazyLock<Digest> = LazyLock::new(|| crate::sha256(format!("{KERNEL}\0{RECOVERY}").as_bytes()));
+    *DIGEST
+}
+
+fn check_names(parts: &PolicyParts) -> Result<(), BuildError> {
+    let reserved = |what: &'static str, name: &Name| BuildError::Reserved { what, name: name.clone() };
+    if let Some(name) = parts.roles.get(schema::NO_MEMBER) {
+        return Err(reserved("role", name));
+    }
+    if let Some((name, _)) = parts.rules.rules.get_key_value(schema::NO_MEMBER) {
+        return Err(reserved("rule", name));
+    }
+    for (rule, data) in &parts.rules.rules {
+        let authorities = std::iter::once(&data.authority)
+            .chain(data.escalation.iter().map(|e| &e.authority))
+            .chain(data.break_glass.iter().map(|b| &b.authority));
+        for role in authorities.flat_map(|a| &a.roles) {
+            if !parts.roles.contains(role) {
+                return Err(BuildError::UnknownRole { rule: rule.clone(), role: role.clone() });
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Loading {
+    prepared: Vec<Arc<Prepared>>,
+    set: PolicySet,
+    places: HashMap<String, Place>,
+}
+
+impl Loading {
+    fn load(&mut self, file: &str, text: &str, kernel: bool, rules: &BTreeSet<Name>) -> Result<(), BuildError> {
+        let parsed = PolicySet::from_str(text).map_err(|errors| {
+            let offset = errors.iter().find_map(offset_of).unwrap_or(0);
+            BuildError::Parse { place: Place::at(file, text, offset), reason: schema::report(&errors) }
+        })?;
+        if parsed.num_of_templates() > 0 {
+            return Err(BuildError::Template { file: file.to_owned() });
+        }
+        let mut policies: Vec<&Policy> = parsed.policies().collect();
+        let start = |p: &Policy| {
+            let core: &CorePolicy = p.as_ref();
+            core.loc().map_or(0, |loc| loc.start())
+        };
+        policies.sort_by_key(|p| start(p));
+        for policy in policies {
+            let place = Place::at(file, text, start(policy));
+            let Some(id) = policy.annotation("id").and_then(|id| Name::new(id).ok()) else {
+                return Err(BuildError::Id { place });
+            };
+            let reserved = id.as_str().starts_with("kernel:") || id.as_str().starts_with("gateway:");
+            if reserved && !kernel {
+                return Err(BuildError::ReservedId { place, id: id.to_string() });
+            }
+            let policy = policy.new_id(PolicyId::new(id.as_str()));
+            if self.set.add(policy.clone()).is_err() {
+                return Err(BuildError::DuplicateId { place, id: id.to_string() });
+            }
+            let gate = gate::check(&policy, rules).map_err(|problem| BuildError::Gate {
+                place: place.clone(),
+                id: id.clone(),
+                problem,
+            })?;
+            self.places.insert(id.to_string(), place);
+            let core: CorePolicy = policy.as_ref().clone();
+            self.prepared.push(Arc::new(Prepared {
+                forbids: policy.effect() == Effect::Forbid,
+                gate,
+                agent_message: policy.annotation("agent_message").map(str::to_owned),
+                title: policy.annotation("title").map(str::to_owned),
+                severity: policy.annotation("severity").and_then(|s| Name::new(s).ok()),
+                file: file.to_owned(),
+                condition: core.condition(),
+                core,
+                policy,
+                id,
+            }));
+        }
+        Ok(())
+    }
+}
+
+fn offset_of(error: &cedar_policy::ParseError) -> Option<usize> {
+    use miette::Diagnostic as _;
+    error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset())
+}
+
+fn validate(schema: &Schema, set: &PolicySet, places: &HashMap<String, Place>) -> Result<(), BuildError> {
+    let result = Validator::new(schema.clone()).validate_with_level(set, ValidationMode::Strict, LEVEL);
+    let invalid = |id: &PolicyId, reason: String| {
+        let id = AsRef::<str>::as_ref(id).to_owned();
+        let place = places.get(&id).cloned().unwrap_or(Place { file: String::new(), line: 1, column: 1 });
+        BuildError::Invalid { place, id, reason }
+    };
+    if let Some(error) = result.validation_errors().next() {
+        return Err(invalid(error.policy_id(), schema::report(error)));
+    }
+    if let Some(warning) = result.validation_warnings().next() {
+        return Err(invalid(warning.policy_id(), schema::report(warning)));
+    }
+    Ok(())
+}
+
+fn own_entities(
+    org: OrgId,
+    tools: &BTreeMap<Name, Arc<CompiledTool>>,
+) -> Result<HashMap<EntityRef, Arc<EntityVersion>>, EntityError> {
+    let servers: BTreeSet<&str> = tools.values().map(|t| t.tool.server()).collect();
+    let records = [Record::system(org), Record::organization(org)]
+        .into_iter()
+        .chain(servers.into_iter().filter_map(|s| Name::new(s).ok()).map(|s| Record::tool_server(org, s)))
+        .chain(tools.values().map(|t| Record::tool(org, t)));
+    records
+        .map(|record| {
+            let ancestors = record.parents.clone();
+            EntityVersion::new(record, ancestors).map(|version| (version.entity().clone(), version))
+        })
+        .collect()
+}
+
+/// Groups policies by action, principal type and resource type, and then by the entities in their scopes.
+fn actions(schema: &Schema, policies: &[Arc<Prepared>]) -> HashMap<String, ActionSet> {
+    let kind_of = |ty: &cedar_policy::EntityTypeName| {
+        EntityKind::ALL.iter().copied().find(|k| entity_type(*k) == AsRef::as_ref(ty))
+    };
+    let entities = schema.action_entities().unwrap_or_else(|_| cedar_policy::Entities::empty());
+    let arc = |uid: &EntityUID| {
+        let uid: cedar_policy::EntityUid = uid.clone().into();
+        entities.get(&uid).map(|e| Arc::new(AsRef::<CedarEntity>::as_ref(e).clone()))
+    };
+    let mut sets: HashMap<String, ActionSet> = HashMap::new();
+    for action in schema.actions() {
+        let uid: &EntityUID = action.as_ref();
+        let own = arc(uid);
+        let ancestors = own.as_ref().map(|e| e.ancestors().filter_map(&arc).collect::<Vec<_>>()).unwrap_or_default();
+        let set = ActionSet {
+            uid: uid.clone(),
+            entities: own.into_iter().chain(ancestors).collect(),
+            buckets: BTreeMap::new(),
+        };
+        sets.insert(AsRef::<str>::as_ref(uid.eid()).to_owned(), set);
+    }
+    for prepared in policies {
+        let principal = match prepared.policy.principal_constraint() {
+            PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => {
+                Some(EntityUID::from(uid))
+            }
+            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
+        };
+        let resource = match prepared.policy.resource_constraint() {
+            ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
+                Some(EntityUID::from(uid))
+            }
+            ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
+        };
+        for env in prepared.policy.get_valid_request_envs(schema) {
+            let (Some(p), Some(r)) = (kind_of(env.principal()), kind_of(env.resource())) else { continue };
+            let action: &EntityUID = env.action().as_ref();
+            let Some(set) = sets.get_mut(AsRef::<str>::as_ref(action.eid())) else { continue };
+            let bucket = set.buckets.entry((p, r)).or_default();
+            let list = match (&principal, &resource) {
+                (None, None) => &mut bucket.everyone,
+                (Some(p), None) => bucket.by_principal.entry(p.clone()).or_default(),
+                (None, Some(r)) => bucket.by_resource.entry(r.clone()).or_default(),
+                (Some(p), Some(r)) => bucket.by_both.entry(p.clone()).or_default().entry(r.clone()).or_default(),
+            };
+            list.push(Arc::clone(prepared));
+        }
+    }
+    sets
+}
