@@ -14,7 +14,9 @@ mod snapshot;
 mod store;
 mod value;
 
+pub mod case;
 pub mod catalogue;
+pub mod data;
 pub mod input;
 pub mod jcs;
 pub mod json;

@@ -1,0 +1,203 @@
+//! A bundle's own tests: questions with the answers that are expected, as data.
+//!
+//! ```json
+//! {"entities": [{"entity": "Person::alice", "attrs": {"active": true}, "roles": ["APPROVER"], "in": ["Team::core"]}],
+//!  "cases": [{"name": "alice may read",
+//!             "ask": {"asked": "Person::alice", "op": "listTools", "resource": "Organization::self"},
+//!             "expect": {"decision": "allow", "determining": ["read"]}}]}
+//! ```
+//!
+//! Entities and questions have their stored forms, without the organization. `expect` names a decision, and may name
+//! `rules` (all of them), `determining` (all of them), `error` and `agent_message`. Run with the production slicer.
+//! Absent: files. Read next: `policy/bundle`.
+
+use countersign_gateway_model::{Decision, Name};
+
+use crate::decide::{Answer, combine, decide};
+use crate::entity::{EntityError, Record};
+use crate::json::{Json, JsonError, shown};
+use crate::question::{Question, QuestionError};
+use crate::snapshot::PolicySnapshot;
+use crate::store::EntityStore;
+
+/// One file of tests.
+#[derive(Clone, Debug)]
+pub struct CaseFile {
+    entities: Vec<Json>,
+    cases: Vec<Case>,
+}
+
+/// One question with its expected answer.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What it shows.
+    pub name: String,
+    ask: Json,
+    expect: Expect,
+}
+
+#[derive(Clone, Debug)]
+struct Expect {
+    decision: Decision,
+    rules: Option<Vec<Name>>,
+    determining: Option<Vec<Name>>,
+    error: Option<bool>,
+    agent_message: Option<String>,
+}
+
+/// Why a test file cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum CaseError {
+    /// Not strict JSON.
+    #[error("the test file cannot be read")]
+    Json(#[from] JsonError),
+    /// Another shape.
+    #[error("the test file has a wrong shape at `{0}`")]
+    Shape(String),
+    /// An entity of the file.
+    #[error("entity {index} of the test file")]
+    Entity {
+        /// Which, from 0.
+        index: usize,
+        /// Why.
+        source: EntityError,
+    },
+}
+
+/// How one case went.
+#[derive(Debug)]
+pub struct CaseOutcome {
+    /// What it shows.
+    pub name: String,
+    /// What policy said; `None` if the question cannot be read.
+    pub answer: Option<Answer>,
+    /// What differs from what was expected, in words; `None`: passed.
+    pub failure: Option<String>,
+}
+
+impl CaseFile {
+    /// Reads a test file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, CaseError> {
+        let json = Json::parse(bytes)?;
+        let bad = |at: &str| CaseError::Shape(at.to_owned());
+        let members = json.as_object().ok_or_else(|| bad(""))?;
+        if let Some((key, _)) = members.iter().find(|(k, _)| k != "entities" && k != "cases") {
+            return Err(bad(&shown(key)));
+        }
+        let list = |key: &str| match json.get(key) {
+            None => Ok(&[][..]),
+            Some(list) => list.as_array().ok_or_else(|| bad(key)),
+        };
+        let cases = list("cases")?
+            .iter()
+            .enumerate()
+            .map(|(i, case)| Case::parse(case).ok_or_else(|| bad(&format!("cases/{i}"))))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { entities: list("entities")?.to_vec(), cases })
+    }
+
+    /// The cases.
+    pub fn cases(&self) -> &[Case] {
+        &self.cases
+    }
+
+    /// Asks every question of a snapshot.
+    pub fn run(&self, snapshot: &PolicySnapshot) -> Result<Vec<CaseOutcome>, CaseError> {
+        let store = EntityStore::new();
+        for (index, json) in self.entities.iter().enumerate() {
+            Record::from_json(snapshot.org(), json)
+                .and_then(|record| store.put(record))
+                .map_err(|source| CaseError::Entity { index, source })?;
+        }
+        Ok(self.cases.iter().map(|case| case.run(snapshot, &store)).collect())
+    }
+}
+
+impl Case {
+    fn parse(json: &Json) -> Option<Self> {
+        const KEYS: [&str; 3] = ["name", "ask", "expect"];
+        const EXPECT: [&str; 5] = ["decision", "rules", "determining", "error", "agent_message"];
+        let known = |json: &Json, keys: &[&str]| {
+            json.as_object().is_some_and(|m| m.iter().all(|(k, _)| keys.contains(&k.as_str())))
+        };
+        let expect = json.get("expect")?;
+        if !known(json, &KEYS) || !known(expect, &EXPECT) {
+            return None;
+        }
+        let names = |key: &str| match expect.get(key) {
+            None => Some(None),
+            Some(list) => {
+                let mut names: Vec<Name> =
+                    list.as_array()?.iter().map(|n| Name::new(n.as_text()?).ok()).collect::<Option<_>>()?;
+                names.sort();
+                Some(Some(names))
+            }
+        };
+        let decision = match expect.get("decision")?.as_text()? {
+            "allow" => Decision::Allow,
+            "needs_approval" => Decision::NeedsApproval,
+            "deny" => Decision::Deny,
+            _ => return None,
+        };
+        let agent_message = match expect.get("agent_message") {
+            None => None,
+            Some(text) => Some(text.as_text()?.to_owned()),
+        };
+        Some(Self {
+            name: json.get("name")?.as_text()?.to_owned(),
+            ask: json.get("ask")?.clone(),
+            expect: Expect {
+                decision,
+                rules: names("rules")?,
+                determining: names("determining")?,
+                error: match expect.get("error") {
+                    None => None,
+                    Some(error) => Some(error.as_bool()?),
+                },
+                agent_message,
+            },
+        })
+    }
+
+    fn run(&self, snapshot: &PolicySnapshot, store: &EntityStore) -> CaseOutcome {
+        match Question::from_json(&self.ask, snapshot) {
+            Ok(question) => {
+                let answer = decide(snapshot, &store.slice(snapshot, &question), &question);
+                CaseOutcome { name: self.name.clone(), failure: self.expect.differs(&answer), answer: Some(answer) }
+            }
+            Err(error) => {
+                let failure = Some(words(&error));
+                CaseOutcome { name: self.name.clone(), answer: None, failure }
+            }
+        }
+    }
+}
+
+fn words(error: &QuestionError) -> String {
+    crate::schema::report(error)
+}
+
+impl Expect {
+    fn differs(&self, answer: &Answer) -> Option<String> {
+        let (verdict, _) = combine(std::slice::from_ref(answer));
+        let agrees = verdict.decision == self.decision
+            && self.rules.as_ref().is_none_or(|rules| *rules == verdict.rules)
+            && self.determining.as_ref().is_none_or(|ids| *ids == answer.determining)
+            && self.error.is_none_or(|error| error == verdict.error)
+            && self.agent_message.as_ref().is_none_or(|m| Some(m) == answer.agent_message.as_ref());
+        if agrees {
+            return None;
+        }
+        let reasons: Vec<String> = answer.reasons.iter().map(|r| format!("{}: {}", r.policy, r.text)).collect();
+        Some(format!(
+            "expected {:?}{}{}, got {:?} with rules {:?} by {:?} ({})",
+            self.decision,
+            self.rules.as_ref().map(|r| format!(" with rules {r:?}")).unwrap_or_default(),
+            self.determining.as_ref().map(|d| format!(" by {d:?}")).unwrap_or_default(),
+            verdict.decision,
+            verdict.rules,
+            answer.determining,
+            reasons.join("; ")
+        ))
+    }
+}

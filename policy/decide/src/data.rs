@@ -1,0 +1,113 @@
+//! The small data files of a bundle: roles, counters, ages. Strictly read; a file that is absent is empty.
+//!
+//! | file | form |
+//! |---|---|
+//! | `roles.json` | `{"roles": {"APPROVER": {"title": "Decides at gates"}}}` |
+//! | `counters.json` | `{"counters": {"spent-today": {"title": "Money spent since midnight"}}}` |
+//! | `ages.json` | `{"ages_s": {"Person": 3600}}`, entity type to seconds |
+//!
+//! Absent: approval rules (`rules`), the catalogue (`catalogue`). Read next: `snapshot`.
+
+use std::collections::BTreeMap;
+
+use countersign_gateway_model::{Duration, Name};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::entity::EntityKind;
+use crate::json::{Json, JsonError};
+
+/// What is said of a name, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Titled {
+    /// One line.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub title: String,
+}
+
+/// `roles.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Roles {
+    /// The members of the Cedar enum `Role`.
+    #[serde(default)]
+    pub roles: BTreeMap<Name, Titled>,
+}
+
+/// `counters.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counters {
+    /// The members of the Cedar record `Counters`.
+    #[serde(default)]
+    pub counters: BTreeMap<Name, Titled>,
+}
+
+/// `ages.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ages {
+    /// How many seconds old a version may be where a person is asked or decides.
+    #[serde(default)]
+    pub ages_s: BTreeMap<EntityKind, u64>,
+}
+
+/// Why a data file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Not JSON, or not strict.
+    #[error("not readable")]
+    Json(#[from] JsonError),
+    /// JSON of another shape.
+    #[error("a wrong shape: {0}")]
+    Shape(#[from] serde_json::Error),
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DataError> {
+    Ok(serde_json::from_slice(&Json::parse(bytes)?.canonical())?)
+}
+
+impl Roles {
+    /// Reads `roles.json`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
+        read(bytes)
+    }
+}
+
+impl Counters {
+    /// Reads `counters.json`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
+        read(bytes)
+    }
+}
+
+impl Ages {
+    /// Reads `ages.json`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
+        read(bytes)
+    }
+
+    /// As spans.
+    pub fn spans(&self) -> BTreeMap<EntityKind, Duration> {
+        self.ages_s.iter().map(|(kind, s)| (*kind, Duration(s.saturating_mul(1000)))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn data_files_are_read_strictly() {
+        let roles = Roles::parse(br#"{"roles":{"A":{"title":"x"},"B":{}}}"#).unwrap();
+        assert_eq!(roles.roles.len(), 2);
+        assert_eq!(Ages::parse(br#"{"ages_s":{"Person":60}}"#).unwrap().spans()[&EntityKind::Person], Duration(60_000));
+        assert!(Ages::parse(br#"{"ages_s":{"Nobody":60}}"#).is_err());
+        assert!(Roles::parse(br#"{"roles":{"A":{},"A":{}}}"#).is_err());
+        assert!(Roles::parse(br#"{"roles":{"A B":{}}}"#).is_err());
+        assert!(Counters::parse(br#"{"counters":{"a":{}},"x":1}"#).is_err());
+    }
+}
