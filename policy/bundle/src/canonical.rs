@@ -2,19 +2,19 @@
 //!
 //! Absent: the JSON itself (`policy/decide`). Read next: `manifest`.
 
-use countersign_policy_decide::jcs;
+use countersign_policy_decide::json::{self, Json, JsonError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// The largest integer that every JSON reader holds exactly: 2^53 - 1 (RFC 7493, section 2.2).
-pub(crate) const MAX_SAFE_INTEGER: u64 = jcs::MAX_SAFE_INTEGER;
+pub(crate) const MAX_SAFE_INTEGER: u64 = json::MAX_SAFE_INTEGER.unsigned_abs();
 
 /// Why a document does not read or write.
 #[derive(Debug, thiserror::Error)]
 pub enum CanonicalError {
     /// Not strict JSON.
     #[error("{0}")]
-    Json(#[from] jcs::JcsError),
+    Json(#[from] JsonError),
     /// JSON of another shape: an unknown or missing field, a wrong type.
     #[error("{0}")]
     Shape(#[from] serde_json::Error),
@@ -23,14 +23,14 @@ pub enum CanonicalError {
     Spelling,
 }
 
-/// The canonical bytes of a document.
+/// The canonical bytes of a document. Its numbers are checked to be safe integers where the document is.
 pub(crate) fn write<T: Serialize>(document: &T) -> Result<Vec<u8>, CanonicalError> {
-    Ok(jcs::canonical(&serde_json::to_value(document)?)?)
+    Ok(Json::from_serde(&serde_json::to_value(document)?).canonical())
 }
 
 /// Reads a document in any spelling, strictly: no duplicate keys.
 pub(crate) fn read_any<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CanonicalError> {
-    Ok(serde_json::from_value(jcs::parse(bytes)?)?)
+    Ok(serde_json::from_slice(&Json::parse(bytes)?.canonical())?)
 }
 
 /// Reads a document from its canonical bytes; every other spelling of it is refused.

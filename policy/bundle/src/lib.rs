@@ -6,6 +6,7 @@
 
 mod bundle;
 mod canonical;
+mod diff;
 mod digest;
 mod files;
 mod finding;
@@ -18,6 +19,7 @@ mod source;
 
 pub use bundle::{Bundle, BundleError, Draft, MAX_TRANSPORT_BYTES};
 pub use canonical::CanonicalError;
+pub use diff::{Change, Diff, Direction, diff};
 pub use digest::sha256;
 pub use files::{
     FileError, FileKind, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_FILE_BYTES, MAX_FILES, SIGNATURES_FILE,

@@ -19,7 +19,7 @@ pub(crate) const REQUIRES: &str = "requires_approval";
 /// The annotation that makes a forbid wait for a transform.
 const TRANSFORM: &str = "transform";
 /// The annotation that keeps a policy out of shadow.
-const SEVERITY: &str = "severity";
+pub(crate) const SEVERITY: &str = "severity";
 
 /// Annotations that mean something, to the program or to people.
 const KNOWN: [&str; 8] =
@@ -122,7 +122,7 @@ fn gate_clause(annotation: &str, value: &str) -> Value {
 }
 
 /// Whether the policy is a gate in the one shape, and for which annotation.
-fn shaped(policy: &SourcePolicy) -> Option<&'static str> {
+pub(crate) fn gate_of(policy: &SourcePolicy) -> Option<&'static str> {
     [REQUIRES, TRANSFORM].into_iter().find(|annotation| {
         let wanted = policy.policy.annotation(*annotation).map(|value| gate_clause(annotation, value));
         let unless = clauses(policy, "unless");
@@ -152,7 +152,7 @@ fn gate(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
             let message = "one policy cannot be the gate of a rule and of a transform";
             findings.push(Finding::error(place, RuleId::GateShape, message, "write two policies").of(&policy.id));
             return;
-        } else if shaped(policy) != Some(annotation) {
+        } else if gate_of(policy) != Some(annotation) {
             let clause = if annotation == REQUIRES {
                 format!("context.satisfied.contains(Countersign::ApprovalRule::\"{value}\")")
             } else {
@@ -207,7 +207,7 @@ fn attributes(node: &Value) -> Vec<&str> {
 }
 
 fn facts(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
-    let gate = shaped(policy);
+    let gate = gate_of(policy);
     // In a gate the one `unless` was compared whole; everything else is walked.
     let mut bodies = clauses(policy, "when");
     if gate.is_none() {
@@ -328,7 +328,7 @@ fn twice(policies: &[SourcePolicy], findings: &mut Vec<Finding>) {
 }
 
 /// Whether whatever `inner` matches in one scope position, `outer` matches, too. Syntactic: "no" may mean "not seen".
-fn covers(outer: Option<&Value>, inner: Option<&Value>) -> bool {
+pub(crate) fn covers(outer: Option<&Value>, inner: Option<&Value>) -> bool {
     let (Some(outer), Some(inner)) = (outer, inner) else { return false };
     let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).map(str::to_owned);
     let entity_type = |v: &Value| {

@@ -18,7 +18,6 @@ pub mod case;
 pub mod catalogue;
 pub mod data;
 pub mod input;
-pub mod jcs;
 pub mod json;
 pub mod rules;
 pub mod schema;
