@@ -172,6 +172,26 @@ mod tests {
     }
 
     #[test]
+    fn a_range_cannot_be_completed_to_a_tree_it_does_not_fit() {
+        let hash = leaf_hash(b"");
+        let of = |size: u64| CompactRange::from_parts(size, vec![hash; size.count_ones() as usize]).unwrap();
+        assert_eq!(of(0).root_with(5, &[]), Err(ProofError::RangeInvalid { start: 0, end: 0, size: 5 }));
+        assert_eq!(of(6).root_with(5, &[]), Err(ProofError::RangeInvalid { start: 0, end: 6, size: 5 }));
+        assert_eq!(
+            of(6).root_with(MAX_SIZE + 1, &[]),
+            Err(ProofError::SizeTooLarge { size: MAX_SIZE + 1 }),
+            "a size that no log has"
+        );
+        for (end, size, expected) in [(1, 1, 0), (1, 2, 1), (1, 8, 3), (6, 8, 1), (6, 9, 2), (1, MAX_SIZE, 62)] {
+            assert!(of(end).root_with(size, &vec![hash; expected]).is_ok());
+            for actual in (0..expected).chain([expected + 1]) {
+                let refused = of(end).root_with(size, &vec![hash; actual]);
+                assert_eq!(refused, Err(ProofError::WrongLength { expected, actual }), "{end} to {size}");
+            }
+        }
+    }
+
+    #[test]
     fn the_largest_tree_from_outside_can_still_grow() {
         let mut range = CompactRange::from_parts(MAX_SIZE, vec![leaf_hash(b"")]).unwrap();
         range.push(leaf_hash(b"a"));

@@ -175,6 +175,7 @@ mod tests {
                 Err(ReadError::Proof(ProofError::RangeInvalid { start, end, size: 5 }))
             );
         }
+        assert!(inclusion_plan(0, MAX_SIZE).is_ok() && consistency_plan(1, MAX_SIZE).is_ok());
         let size = MAX_SIZE + 1;
         let too_large = Err(ReadError::Proof(ProofError::SizeTooLarge { size }));
         assert_eq!(inclusion_proof(0, size, &tree), too_large);

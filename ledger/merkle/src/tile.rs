@@ -479,6 +479,7 @@ mod tests {
     #[test]
     fn a_coordinate_names_only_tiles_that_a_tree_can_have() {
         assert!(TileCoord::new(0, MAX_SIZE / 256 - 1, 256).is_ok());
+        assert!(tile(0, 0, 256).is_full() && !tile(0, 0, 255).is_full());
         for (level, index, width) in [
             (0, 0, 0),
             (0, 0, 257),
@@ -638,6 +639,8 @@ mod tests {
             let found = BundleCoord::of_entry(entry, size).ok().map(|(bundle, at)| (bundle.path(), at));
             assert_eq!(found, expected.map(|(path, at)| (path.to_owned(), at)));
         }
+        let refused = Err(ProofError::IndexBeyondSize { index: 300, size: 300 });
+        assert_eq!(BundleCoord::of_entry(300, 300), refused);
         let bundle = BundleCoord::of_entry(299, 300).unwrap().0;
         let hashed: Vec<Hash> = bundle.entries().map(|index| leaf_hash(&index.to_be_bytes())).collect();
         assert_eq!(hashed, leaves(300)[256..]);
