@@ -70,6 +70,8 @@ rules! {
     RulesUsed = "rules-used",
     /// `roles.json` does not read, or a rule names a role that it does not list.
     Roles = "roles",
+    /// Another data file does not read.
+    Data = "data",
     /// A forbid whose evaluation can fail: then it denies everything it applies to.
     ForbidCanError = "forbid-can-error",
     /// A permit that a forbid covers whole.

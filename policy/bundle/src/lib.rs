@@ -6,6 +6,8 @@
 
 mod bundle;
 mod canonical;
+mod cases;
+mod check;
 mod diff;
 mod digest;
 mod files;
@@ -19,6 +21,8 @@ mod source;
 
 pub use bundle::{Bundle, BundleError, Draft, MAX_TRANSPORT_BYTES};
 pub use canonical::CanonicalError;
+pub use cases::TestRun;
+pub use check::{Checked, MAX_POLICIES, Report, check, check_draft};
 pub use diff::{Change, Diff, Direction, diff};
 pub use digest::sha256;
 pub use files::{

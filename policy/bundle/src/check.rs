@@ -1,0 +1,435 @@
+//! Everything that is asked of a bundle before it may become active: text, types, reach, lint, data, its own tests.
+//!
+//! All findings are gathered, each with file, line, column, rule and next step; one error stands in the way. What this
+//! program would not apply (masks, detectors, shadow) is refused, never ignored. Absent: signatures (`bundle`), who may
+//! activate (the active bundle decides). Read next: `lint`, `cases`, `lockout`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use cedar_policy::{PolicySet, Schema, SchemaFragment, ValidationMode, Validator};
+use countersign_gateway_model::{Name, OrgId};
+use countersign_policy_decide::catalogue::Catalogue;
+use countersign_policy_decide::data::{Ages, Counters, Roles};
+use countersign_policy_decide::json::{Json, JsonError};
+use countersign_policy_decide::rules::Rules;
+use countersign_policy_decide::{LEVEL, PolicyParts, PolicySnapshot, schema};
+use miette::Diagnostic;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::bundle::{Bundle, Draft};
+use crate::cases::TestRun;
+use crate::files::{FileKind, FilePath};
+use crate::finding::{Finding, Place, RuleId, Severity};
+use crate::lint;
+use crate::manifest::Lineage;
+use crate::source::{self, SourcePolicy};
+
+/// How many policies a bundle may have.
+pub const MAX_POLICIES: usize = 50_000;
+
+/// What a check found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// In the order of files and lines, errors and warnings together.
+    pub findings: Vec<Finding>,
+    /// How many policies there are.
+    pub policies: usize,
+    /// How the bundle's own tests went; absent if it did not come to that.
+    pub tests: Option<TestRun>,
+}
+
+impl Report {
+    /// Whether nothing stands in the way.
+    pub fn passes(&self) -> bool {
+        self.errors() == 0
+    }
+
+    /// How many findings stand in the way.
+    pub fn errors(&self) -> usize {
+        self.findings.iter().filter(|f| f.severity == Severity::Error).count()
+    }
+
+    /// How many do not.
+    pub fn warnings(&self) -> usize {
+        self.findings.len() - self.errors()
+    }
+}
+
+/// One finding a line, then a summary.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.findings.iter().try_for_each(|finding| writeln!(f, "{finding}"))?;
+        write!(f, "{} policies, {} errors, {} warnings", self.policies, self.errors(), self.warnings())?;
+        if let Some(tests) = &self.tests {
+            write!(f, "; {tests}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A checked bundle: the report, and what decides if nothing stood in the way.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// What was found.
+    pub report: Report,
+    /// Ready to decide; there exactly if the report passes.
+    pub snapshot: Option<Arc<PolicySnapshot>>,
+}
+
+/// Checks a draft, as an author does before sealing: under a stand-in digest that no verdict will ever name.
+pub fn check_draft(draft: &Draft, organization: OrgId, catalogue: Option<&Catalogue>) -> Checked {
+    let lineage = Lineage { organization, version: 1, predecessor: None, root_version: 1 };
+    match draft.clone().seal(lineage) {
+        Ok(bundle) => check(&bundle, catalogue),
+        Err(error) => {
+            let finding = Finding::error(
+                Place::start(crate::MANIFEST_FILE),
+                RuleId::Limit,
+                error.to_string(),
+                "correct it before anything else is checked",
+            );
+            Checked { report: Report { findings: vec![finding], ..Report::default() }, snapshot: None }
+        }
+    }
+}
+
+/// Checks a sealed bundle for its own organization with the catalogue in force. Signatures are not asked for here.
+pub fn check(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
+    let mut findings = Vec::new();
+    let policies = read_policies(bundle, &mut findings);
+    let data = Data::read(bundle, &mut findings);
+    unsupported(bundle, &mut findings);
+    let additions = additions(bundle, &mut findings);
+
+    let rules = data.rules.as_ref().map(|r| r.rules.keys().cloned().collect::<BTreeSet<Name>>());
+    findings.extend(lint::lint(&policies, rules.as_ref(), &bundle.manifest().shadow));
+    if let (Some(rules), Some(roles)) = (&data.rules, &data.roles) {
+        unknown_roles(bundle, rules, roles, &mut findings);
+    }
+    let mut snapshot = None;
+    if let Data { rules: Some(rules), roles: Some(roles), counters: Some(counters), ages: Some(ages) } = data {
+        let parts = PolicyParts {
+            org: bundle.manifest().organization,
+            bundle: bundle.digest(),
+            policies: texts(bundle, FileKind::Policies),
+            schema: texts(bundle, FileKind::Schema),
+            rules,
+            roles: roles.roles.into_keys().collect(),
+            counters: counters.counters.into_keys().collect(),
+            ages: ages.spans(),
+            catalogue: catalogue.cloned(),
+        };
+        if let Some(schema) = effective_schema(&parts, additions, &mut findings) {
+            types(&policies, &schema, &mut findings);
+        }
+        // The snapshot is built by the code that decides: what it refuses is refused, whatever was found before.
+        if findings.iter().all(|f| f.severity != Severity::Error) {
+            match PolicySnapshot::build(parts) {
+                Ok(built) => snapshot = Some(Arc::new(built)),
+                Err(error) => findings.push(Finding::error(
+                    Place::start("policies.cedar"),
+                    RuleId::Snapshot,
+                    words(&error),
+                    "correct what it names",
+                )),
+            }
+        }
+    }
+    let tests = snapshot.as_deref().map(|s| crate::cases::run(bundle.files(), s, &mut findings));
+    findings.sort();
+    findings.dedup();
+    let report = Report { findings, policies: policies.len(), tests };
+    let snapshot = snapshot.filter(|_| report.passes());
+    Checked { report, snapshot }
+}
+
+/// An error with the reasons behind it, on one line.
+pub(crate) fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text.replace('\n', " ")
+}
+
+fn texts(bundle: &Bundle, kind: FileKind) -> BTreeMap<String, String> {
+    bundle.files().of(kind).map(|(path, text)| (path.to_string(), text.to_string())).collect()
+}
+
+fn read_policies(bundle: &Bundle, findings: &mut Vec<Finding>) -> Vec<SourcePolicy> {
+    let mut policies = Vec::new();
+    for (path, text) in bundle.files().of(FileKind::Policies) {
+        policies.extend(source::parse(path, text, findings));
+    }
+    if policies.len() > MAX_POLICIES {
+        findings.push(Finding::error(
+            Place::start("policies.cedar"),
+            RuleId::Limit,
+            format!("{} policies", policies.len()),
+            format!("at most {MAX_POLICIES} are taken; grant by role or team instead of one by one"),
+        ));
+    }
+    for policy in &policies {
+        if ["kernel:", "gateway:"].iter().any(|prefix| policy.id.as_str().starts_with(prefix)) {
+            findings.push(
+                Finding::error(
+                    policy.place(),
+                    RuleId::PolicyId,
+                    "ids that begin with `kernel:` or `gateway:` are the program's",
+                    "choose another `@id`",
+                )
+                .of(&policy.id),
+            );
+        }
+    }
+    policies
+}
+
+/// The data files, each `None` if it does not read.
+struct Data {
+    rules: Option<Rules>,
+    roles: Option<Roles>,
+    counters: Option<Counters>,
+    ages: Option<Ages>,
+}
+
+impl Data {
+    fn read(bundle: &Bundle, findings: &mut Vec<Finding>) -> Self {
+        Self {
+            rules: Self::file(bundle, "rules.json", RuleId::RulesData, Rules::parse, findings),
+            roles: Self::file(bundle, "roles.json", RuleId::Roles, Roles::parse, findings),
+            counters: Self::file(bundle, "counters.json", RuleId::Data, Counters::parse, findings),
+            ages: Self::file(bundle, "ages.json", RuleId::Data, Ages::parse, findings),
+        }
+    }
+
+    fn file<T: DeserializeOwned + Default, E: std::error::Error + 'static>(
+        bundle: &Bundle,
+        path: &'static str,
+        rule: RuleId,
+        parse: impl FnOnce(&[u8]) -> Result<T, E>,
+        findings: &mut Vec<Finding>,
+    ) -> Option<T> {
+        let Some(text) = bundle.files().get(path) else { return Some(T::default()) };
+        match parse(text.as_bytes()) {
+            Ok(data) => Some(data),
+            Err(error) => {
+                let place = json_place::<T>(path, text);
+                findings.push(Finding::error(place, rule, words(&error), "correct the file there"));
+                None
+            }
+        }
+    }
+}
+
+/// Where a JSON file goes wrong: where the strict reader stops, else where its shape is another.
+pub(crate) fn json_place<T: DeserializeOwned>(path: &str, text: &str) -> Place {
+    match Json::parse(text.as_bytes()) {
+        Err(
+            JsonError::Syntax { at, .. }
+            | JsonError::DuplicateKey { at, .. }
+            | JsonError::KeyNotNfc { at, .. }
+            | JsonError::InexactNumber { at, .. }
+            | JsonError::TooDeep { at },
+        ) => Place::at(path, text, at),
+        Ok(_) => match serde_json::from_str::<T>(text) {
+            Err(error) if error.line() > 0 => {
+                let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
+                Place { file: path.to_owned(), line: number(error.line()), column: number(error.column()) }
+            }
+            _ => Place::start(path),
+        },
+    }
+}
+
+/// Parts of the format that this program does not apply yet are refused: a mask that is ignored would be a leak.
+fn unsupported(bundle: &Bundle, findings: &mut Vec<Finding>) {
+    for (kind, what) in [(FileKind::Masks, "masks"), (FileKind::Detectors, "detectors")] {
+        for (path, text) in bundle.files().of(kind) {
+            let empty = Json::parse(text.as_bytes()).ok().is_some_and(|json| json == Json::Object(Vec::new()));
+            if !empty {
+                findings.push(Finding::error(
+                    Place::start(path.as_str()),
+                    RuleId::Unsupported,
+                    format!("{what} are not applied by this program, and what is not applied must not be relied on"),
+                    "leave the file out, or use a program that applies it",
+                ));
+            }
+        }
+    }
+    for (path, _) in bundle.files().of(FileKind::Invariants) {
+        findings.push(Finding::warning(
+            Place::start(path.as_str()),
+            RuleId::Unsupported,
+            "not proved: this program has no solver",
+            "prove it elsewhere, or write tests for it",
+        ));
+    }
+    let shadow = &bundle.manifest().shadow;
+    for (what, present) in [
+        ("`shadow`", !shadow.policies.is_empty() || !shadow.workflows.is_empty()),
+        ("`transforms`", !bundle.manifest().transforms.is_empty()),
+    ] {
+        if present {
+            findings.push(Finding::error(
+                Place::start(crate::MANIFEST_FILE),
+                RuleId::Unsupported,
+                format!("{what} is not applied by this program"),
+                "empty it, or use a program that applies it",
+            ));
+        }
+    }
+}
+
+fn unknown_roles(bundle: &Bundle, rules: &Rules, roles: &Roles, findings: &mut Vec<Finding>) {
+    for (name, rule) in &rules.rules {
+        let circles = std::iter::once(&rule.authority)
+            .chain(rule.escalation.iter().map(|e| &e.authority))
+            .chain(rule.break_glass.iter().map(|b| &b.authority));
+        let unknown: BTreeSet<&Name> =
+            circles.flat_map(|c| &c.roles).filter(|role| !roles.roles.contains_key(*role)).collect();
+        for role in unknown {
+            let text = bundle.files().get("rules.json").map_or("", |t| t);
+            let at = text.find(&format!("\"{role}\"")).unwrap_or(0);
+            findings.push(Finding::error(
+                Place::at("rules.json", text, at),
+                RuleId::Roles,
+                format!("rule `{name}` names role `{role}`, which `roles.json` does not list"),
+                "add the role there, or correct its name",
+            ));
+        }
+    }
+}
+
+/// The schema additions, parsed one by one; none if one of them is not taken.
+fn additions(bundle: &Bundle, findings: &mut Vec<Finding>) -> Option<Vec<SchemaFragment>> {
+    let mut fragments = Vec::new();
+    let mut good = true;
+    for (path, text) in bundle.files().of(FileKind::Schema) {
+        match SchemaFragment::from_cedarschema_str(text) {
+            Err(error) => {
+                findings.push(schema_finding(path, text, &error));
+                good = false;
+            }
+            Ok((fragment, warnings)) => {
+                for warning in warnings {
+                    let place = Place::at(path.as_str(), text, label(&warning));
+                    let next = "rename what it names";
+                    findings.push(Finding::error(place, RuleId::Schema, warning.to_string(), next));
+                    good = false;
+                }
+                good &= own_namespaces(path, &fragment, findings);
+                fragments.push(fragment);
+            }
+        }
+    }
+    good.then_some(fragments)
+}
+
+fn schema_finding(path: &FilePath, text: &str, error: &cedar_policy::CedarSchemaError) -> Finding {
+    let place = Place::at(path.as_str(), text, label(error));
+    let next = error.help().map_or_else(|| "correct the text there".to_owned(), |help| help.to_string());
+    Finding::error(place, RuleId::Schema, words(error), next)
+}
+
+/// The first offset that Cedar points to, here or in what lies behind.
+fn label(error: &dyn Diagnostic) -> usize {
+    let own = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
+    own.unwrap_or_else(|| error.related().and_then(|mut all| all.next()).map_or(0, label))
+}
+
+/// Additions add types in namespaces of their own, and no actions: the program would never ask about one, and one that
+/// is called like an action of the base schema could be taken for it.
+fn own_namespaces(path: &FilePath, fragment: &SchemaFragment, findings: &mut Vec<Finding>) -> bool {
+    let before = findings.len();
+    let mut refuse = |message: String, next: &str| {
+        findings.push(Finding::error(Place::start(path.as_str()), RuleId::Schema, message, next));
+    };
+    for namespace in fragment.namespaces() {
+        let name = namespace.map(|n| n.to_string()).unwrap_or_default();
+        if name.is_empty() || name == schema::NAMESPACE || name.starts_with("Countersign::") {
+            refuse(format!("it declares in namespace `{name}`"), "use a namespace of your own");
+        }
+    }
+    let json = fragment.clone().to_json_value().unwrap_or_default();
+    for (namespace, declared) in json.as_object().into_iter().flatten() {
+        let actions = declared.get("actions").and_then(serde_json::Value::as_object);
+        for action in actions.into_iter().flat_map(|map| map.keys()) {
+            refuse(
+                format!("it declares action `{action}` in `{namespace}`, which nothing ever asks about"),
+                "remove it; tools get their actions from the catalogue",
+            );
+        }
+    }
+    findings.len() == before
+}
+
+fn effective_schema(
+    parts: &PolicyParts,
+    additions: Option<Vec<SchemaFragment>>,
+    findings: &mut Vec<Finding>,
+) -> Option<Schema> {
+    let refuse = |message: String, findings: &mut Vec<Finding>| {
+        let place = Place::start("schema.cedarschema");
+        findings.push(Finding::error(place, RuleId::Schema, message, "correct what it names"));
+        None
+    };
+    let tools = match parts.catalogue.as_ref().map(Catalogue::compile).transpose() {
+        Ok(tools) => tools.unwrap_or_default(),
+        Err(error) => return refuse(words(&error), findings),
+    };
+    let rules = parts.rules.rules.keys().cloned().collect();
+    let text = schema::effective(&parts.roles, &rules, &parts.counters, &tools);
+    let base = match SchemaFragment::from_cedarschema_str(&text) {
+        Ok((base, _)) => base,
+        Err(error) => return refuse(words(&error), findings),
+    };
+    match Schema::from_schema_fragments(std::iter::once(base).chain(additions?)) {
+        Ok(schema) => Some(schema),
+        Err(error) => refuse(words(&error), findings),
+    }
+}
+
+/// Cedar's strict validation and its reach, each finding at the place that Cedar points to within the policy.
+fn types(policies: &[SourcePolicy], schema: &Schema, findings: &mut Vec<Finding>) {
+    let mut by_id: BTreeMap<&str, &SourcePolicy> = BTreeMap::new();
+    let mut set = PolicySet::new();
+    for policy in policies {
+        // A taken id was found before; its policy is validated once the id is its own.
+        if set.add(policy.policy.clone()).is_ok() {
+            by_id.insert(policy.id.as_str(), policy);
+        }
+    }
+    let result = Validator::new(schema.clone()).validate_with_level(&set, ValidationMode::Strict, LEVEL);
+    let mut say = |id: &cedar_policy::PolicyId, error: &dyn Diagnostic, rule: RuleId, text: String| {
+        let Some(policy) = by_id.get(AsRef::<str>::as_ref(id)) else { return };
+        let next = match (rule, error.help()) {
+            (RuleId::Level, _) => format!("reach at most {LEVEL} entities deep; have the attribute put on a nearer one"),
+            (_, Some(help)) => help.to_string(),
+            (RuleId::CedarWarning, None) => "change it so that Cedar has nothing to warn of".to_owned(),
+            (_, None) => "compare the policy with the schema".to_owned(),
+        };
+        // Cedar repeats the policy's id, which the finding names already.
+        let text = text.replacen(&format!("for policy `{id}`, "), "", 1);
+        findings.push(Finding::error(policy.place_at(label(error)), rule, text, next).of(&policy.id));
+    };
+    for error in result.validation_errors() {
+        let level = matches!(error, cedar_policy::ValidationError::EntityDerefLevelViolation(_));
+        let rule = if level { RuleId::Level } else { RuleId::Type };
+        say(error.policy_id(), error, rule, words(error));
+    }
+    for warning in result.validation_warnings() {
+        say(warning.policy_id(), warning, RuleId::CedarWarning, words(warning));
+    }
+}
+
+#[cfg(test)]
+mod tests;
