@@ -1,4 +1,5 @@
 //! Slows down guessing: so many logins a name, then one every few seconds, whether the name exists or not.
+//! A login that holds fills the bucket again, so nobody who knows the password is slowed down by using it.
 //!
 //! Absent: locking accounts; a stranger could lock anyone out. Read next: `password`.
 
@@ -33,10 +34,20 @@ impl Attempts {
     /// Counts one attempt; refuses it where there were too many.
     pub(crate) fn count(&self, org: OrgId, name: &str) -> Result<(), RateLimited> {
         let Some(buckets) = &self.buckets else { return Ok(()) };
-        // The name is a stranger's text of any length: its hash is what is kept.
-        let key = secret::digest(format!("{org}/{name}").as_bytes());
-        buckets.check(&key).map(|_| ())
+        buckets.check(&key(org, name)).map(|_| ())
     }
+
+    /// The login held.
+    pub(crate) fn forgive(&self, org: OrgId, name: &str) {
+        if let Some(buckets) = &self.buckets {
+            buckets.refill(&key(org, name));
+        }
+    }
+}
+
+/// The name is a stranger's text of any length: its hash is what is kept.
+fn key(org: OrgId, name: &str) -> Digest {
+    secret::digest(format!("{org}/{name}").as_bytes())
 }
 
 #[cfg(test)]
@@ -58,5 +69,9 @@ mod tests {
         clock.advance(6_000);
         attempts.count(org, "ada").unwrap();
         assert!(attempts.count(org, "ada").is_err());
+        attempts.forgive(org, "bob");
+        assert!(attempts.count(org, "ada").is_err());
+        attempts.forgive(org, "ada");
+        attempts.count(org, "ada").unwrap();
     }
 }

@@ -116,12 +116,12 @@ impl Authenticator {
     /// On an error the tokens are ended in this process, but perhaps not after a restart: say so and try again.
     pub async fn revoke(&self, org: OrgId, target: RevocationTarget, now: Timestamp) -> Result<(), IdentityError> {
         let revocation = Revocation { org, target, at: now, until: now + self.longest };
-        self.sessions.revoke(revocation.clone());
+        self.sessions.revoke(&revocation);
         self.keep_revocation(revocation).await
     }
 
     /// Takes over a revocation that another gateway of this installation stored.
-    pub fn apply(&self, revocation: Revocation) {
+    pub fn apply(&self, revocation: &Revocation) {
         self.sessions.revoke(revocation);
     }
 
@@ -154,7 +154,7 @@ impl Authenticator {
             for (key, stored) in &page {
                 let revocation: Revocation = accounts::decode(key, stored)?.record;
                 if now < revocation.until {
-                    self.sessions.revoke(revocation);
+                    self.sessions.revoke(&revocation);
                 }
             }
             match page.into_iter().next_back() {
@@ -243,17 +243,17 @@ impl Authenticator {
     ) -> Result<Arc<Session>, IdentityError> {
         let issuer = jws::claimed_issuer(token)?;
         let verifier = self.verifiers.get(&issuer).ok_or(IdentityError::TokenWrongIssuer)?;
-        let verified = verifier.verify(token, now).await?;
-        if verified.issuer != issuer {
+        let says = verifier.verify(token, now).await?;
+        if says.issuer != issuer {
             return Err(IdentityError::TokenWrongIssuer);
         }
-        self.check_times(&verified, now)?;
-        self.check_rules(&verified)?;
+        self.check_times(&says, now)?;
+        self.check_rules(&says)?;
         let generation = self.sessions.generation();
-        if self.is_revoked(&verified) {
+        if self.is_revoked(&says) {
             return Err(IdentityError::TokenRevoked);
         }
-        let session = Arc::new(self.join(verified, now).await?);
+        let session = Arc::new(self.join(says, now).await?);
         self.sessions.insert(hash, Arc::clone(&session), generation, now);
         // A revocation between the check above and here may have found nothing to drop yet.
         if self.sessions.generation() != generation && self.sessions.is_revoked(&session.facts()) {
@@ -391,5 +391,340 @@ fn bearer(header: &str) -> Result<&str, IdentityError> {
         token if token.len() > jws::MAX_TOKEN_BYTES => Err(IdentityError::malformed("it is longer than 8192 bytes")),
         token if token.bytes().all(ok) => Ok(token),
         _ => Err(IdentityError::malformed("it has a character that no token has")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::testing::{MINUTE, START, World, ada, after, bearer, name, new_person, org};
+    use crate::{
+        DECIDE_LIFE, EdDsaVerifier, Identity, IdentityConfig, PersonChange, PrincipalChange, RecordKey, RecordKind,
+        StoreError, Stored, TokenKeys, Write, session::ChainLink,
+    };
+
+    #[tokio::test]
+    async fn a_token_is_verified_once_and_then_known_by_its_hash() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let grant = world.login("ada", "", START).await;
+        let first = world.identity.authenticator.authenticate(&bearer(&grant), START).await.unwrap();
+        for scheme in ["Bearer", "bearer", "BEARER"] {
+            let header = format!("{scheme} {}", grant.token.expose());
+            let again = world.identity.authenticator.authenticate(&header, after(1)).await.unwrap();
+            assert!(Arc::ptr_eq(&first, &again));
+        }
+        let stats = world.identity.authenticator.stats();
+        assert_eq!((stats.hits, stats.misses, stats.cached), (3, 1, 1));
+
+        assert_eq!(first.org, org());
+        assert_eq!((first.kind, first.id.as_str()), (PrincipalKind::Person, "ada"));
+        assert_eq!(first.roles, [name("operator")]);
+        assert_eq!(first.teams, [name("core")]);
+        assert_eq!(first.person, Some(name("ada")));
+        assert_eq!(first.assurance, Assurance::Password);
+        assert_eq!(first.scopes, [Scope::Act]);
+        assert_eq!(first.expires, grant.expires);
+        assert!(first.on_behalf_of.is_empty());
+        let session = world.session(&grant, after(1)).await.unwrap();
+        assert_eq!(session.groups, [name("legal")]);
+        assert_eq!(session.require(Scope::Decide).unwrap_err().code(), "scope-missing");
+    }
+
+    #[tokio::test]
+    async fn headers_without_a_bearer_token_are_refused() {
+        let world = World::new().await;
+        for (header, code) in [
+            ("", "token-missing"),
+            ("Bearer", "token-missing"),
+            ("Bearer ", "token-missing"),
+            ("Basic YWRhOnB3", "token-missing"),
+            ("Bearer  x.y.z", "token-malformed"),
+            ("Bearer x.y.z, Bearer x.y.z", "token-malformed"),
+            ("Bearer x.y", "token-malformed"),
+            ("Bearer x.y.z", "token-malformed"),
+            ("Bearer x.e30.z", "token-malformed"),
+            ("Bearer x.eyJpc3MiOiJ4In0.z", "token-wrong-issuer"),
+            ("Bearer x.eyJpc3MiOiJ4IiwiaXNzIjoiaXNzIn0.z", "token-malformed"),
+        ] {
+            let got = world.identity.authenticator.authenticate(header, START).await.unwrap_err();
+            assert_eq!(got.code(), code, "{header}");
+        }
+        assert_eq!(world.identity.authenticator.stats().cached, 0);
+    }
+
+    #[tokio::test]
+    async fn a_token_holds_from_its_start_to_its_end_cached_or_not() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let grant = world.login("ada", "", START).await;
+        assert_eq!(world.code(&grant, Timestamp(START.0 - 6_000)).await, "token-not-yet-valid");
+        let last = Timestamp(grant.expires.0 - 1);
+        assert_eq!(world.code(&grant, grant.expires).await, "token-expired");
+        assert_eq!(world.code(&grant, last).await, "ok");
+        assert_eq!(world.code(&grant, grant.expires).await, "token-expired");
+    }
+
+    #[tokio::test]
+    async fn forged_and_tampered_tokens_are_refused_and_not_kept() {
+        let world = World::new().await;
+        world.person("ada").await;
+        world.person("bob").await;
+        let (ada, bob) = (world.login("ada", "", START).await, world.login("bob", "decide", START).await);
+        let parts = |grant: &crate::TokenGrant| {
+            let mut parts = grant.token.expose().split('.').map(str::to_owned).collect::<Vec<_>>();
+            let (signature, payload) = (parts.pop().unwrap(), parts.pop().unwrap());
+            (parts.pop().unwrap(), payload, signature)
+        };
+        let ((head, payload, signature), (_, other, _)) = (parts(&ada), parts(&bob));
+        let elsewhere = EdDsaVerifier::new(Arc::new(TokenKeys::new(&[8; 32], &[]).unwrap()), "iss", "aud");
+        let own = EdDsaVerifier::new(world.keys.clone(), "iss", "aud");
+        let says = own.verify(ada.token.expose(), START).await.unwrap();
+        let audience = EdDsaVerifier::new(world.keys.clone(), "iss", "another gateway");
+        for (token, code) in [
+            (format!("{head}.{other}.{signature}"), "token-signature-invalid"),
+            (format!("{head}.{payload}.{}", parts(&bob).2), "token-signature-invalid"),
+            (elsewhere.issue(&says, None).unwrap(), "token-signature-invalid"),
+            (audience.issue(&says, None).unwrap(), "token-wrong-audience"),
+            (format!("{head}.{payload}."), "token-malformed"),
+        ] {
+            let got = world.identity.authenticator.session_of_token(&token, START).await.unwrap_err();
+            assert_eq!(got.code(), code);
+        }
+        assert_eq!(world.identity.authenticator.stats().cached, 0);
+    }
+
+    #[tokio::test]
+    async fn a_revocation_ends_cached_tokens_at_once_and_after_a_restart_and_later_ones_live() {
+        let world = World::new().await;
+        world.person("ada").await;
+        world.person("bob").await;
+        let bob = world.login("bob", "", START).await;
+        let mut now = START;
+        for target in 0..3 {
+            let grant = world.login("ada", "", now).await;
+            assert_eq!(world.code(&grant, now).await, "ok");
+            let session = world.session(&grant, now).await.unwrap();
+            let target = match target {
+                0 => RevocationTarget::Token(session.token.clone()),
+                1 => RevocationTarget::Credential(session.credential.clone().unwrap()),
+                _ => RevocationTarget::Principal(ada()),
+            };
+            let elsewhere = OrgId::from_bytes([9; 16]);
+            world.identity.authenticator.revoke(elsewhere, target.clone(), now).await.unwrap();
+            assert_eq!(world.code(&grant, now).await, "ok");
+            world.identity.authenticator.revoke(world.org, target.clone(), now).await.unwrap();
+            assert_eq!(world.code(&grant, now).await, "token-revoked");
+
+            let restarted = world.restarted(now).await;
+            let got = restarted.authenticator.authenticate(&bearer(&grant), now).await.unwrap_err();
+            assert_eq!(got.code(), "token-revoked", "{target}");
+            // A login in the same second, a millisecond later, is a new one.
+            now = Timestamp(now.0 + 1);
+            assert_eq!(world.code(&world.login("ada", "", now).await, now).await, "ok");
+            assert_eq!(world.code(&bob, now).await, "ok");
+        }
+    }
+
+    #[tokio::test]
+    async fn revocations_and_their_rows_are_forgotten_when_no_token_they_hit_can_live() {
+        let world = World::new().await;
+        let target = RevocationTarget::Principal(ada());
+        world.identity.authenticator.revoke(world.org, target.clone(), START).await.unwrap();
+        world.identity.authenticator.revoke(world.org, target, after(1)).await.unwrap();
+        assert_eq!(world.identity.authenticator.stats().revocations, 1);
+        assert_eq!(world.identity.sweep(after(8 * 60 * MINUTE)).await.unwrap().revocations, 0);
+        assert_eq!(world.identity.sweep(after(8 * 60 * MINUTE + 1)).await.unwrap().revocations, 1);
+        assert_eq!(world.identity.authenticator.stats().revocations, 0);
+    }
+
+    #[tokio::test]
+    async fn changes_of_an_account_show_with_the_next_request() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let client = world.agent("fixer").await;
+        let (ada, fixer) = (world.login("ada", "", START).await, world.exchange(&client, START).await);
+        let directory = &world.identity.directory;
+        assert_eq!((world.code(&ada, START).await, world.code(&fixer, START).await), ("ok", "ok"));
+
+        let change = PersonChange { roles: Some(Vec::new()), ..PersonChange::default() };
+        directory.change_person(world.org, &name("ada"), change).await.unwrap();
+        assert!(world.session(&ada, START).await.unwrap().principal.roles.is_empty());
+
+        let disable = PersonChange { disabled: Some(true), ..PersonChange::default() };
+        directory.change_person(world.org, &name("ada"), disable).await.unwrap();
+        assert_eq!(world.code(&ada, START).await, "token-revoked");
+        let enable = PersonChange { disabled: Some(false), ..PersonChange::default() };
+        directory.change_person(world.org, &name("ada"), enable).await.unwrap();
+        assert_eq!(world.code(&ada, START).await, "ok");
+        directory.set_password(world.org, &name("ada"), &crate::Secret::new("another long password")).await.unwrap();
+        assert_eq!(world.code(&ada, START).await, "token-revoked");
+
+        let disable = PrincipalChange { disabled: Some(true), ..PrincipalChange::default() };
+        directory.change_agent(world.org, &name("fixer"), disable).await.unwrap();
+        assert_eq!(world.code(&fixer, START).await, "token-revoked");
+        let enable = PrincipalChange { disabled: Some(false), ..PrincipalChange::default() };
+        directory.change_agent(world.org, &name("fixer"), enable).await.unwrap();
+        assert_eq!(world.code(&fixer, START).await, "ok");
+        directory.rotate_client_secret(world.org, &client.0.client_id).await.unwrap();
+        assert_eq!(world.code(&fixer, START).await, "token-revoked");
+    }
+
+    #[tokio::test]
+    async fn rotated_keys_still_verify_until_they_are_withdrawn() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let (old_kid, old) = (world.keys.kid(), world.login("ada", "", START).await);
+        world.keys.rotate(&[9; 32], after(60 * MINUTE));
+        let new = world.login("ada", "", START).await;
+        assert_eq!((world.code(&old, START).await, world.code(&new, START).await), ("ok", "ok"));
+        world.keys.withdraw(&old_kid);
+        world.identity.authenticator.forget_all();
+        assert_eq!(world.code(&old, START).await, "token-signature-invalid");
+        assert_eq!(world.code(&new, START).await, "ok");
+    }
+
+    /// An issuer that says whatever it was told.
+    struct Says(VerifiedToken);
+
+    #[async_trait]
+    impl TokenVerifier for Says {
+        fn issuer(&self) -> &'static str {
+            "other"
+        }
+
+        async fn verify(&self, _: &str, _: Timestamp) -> Result<VerifiedToken, IdentityError> {
+            Ok(self.0.clone())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_no_token_may_say_is_refused_whoever_issued_it() {
+        // {"iss":"other"}
+        const TOKEN: &str = "Bearer e30.eyJpc3MiOiJvdGhlciJ9.e30";
+        let good = VerifiedToken {
+            issuer: "other".into(),
+            token: name("tok_1"),
+            subject: ada(),
+            org: org(),
+            issued: START,
+            not_before: START,
+            expires: START + DECIDE_LIFE,
+            scopes: vec![Scope::Act, Scope::Decide],
+            chain: Vec::new(),
+            assurance: Assurance::Mfa,
+            methods: vec![name("otp")],
+            credential: None,
+        };
+        let link = |subject: &str| ChainLink {
+            subject: subject.parse().unwrap(),
+            token: name("tok_0"),
+            credential: name("cred_0"),
+        };
+        let agent = VerifiedToken {
+            subject: "agent:fixer".parse().unwrap(),
+            assurance: Assurance::Secret,
+            scopes: vec![Scope::Act],
+            ..good.clone()
+        };
+        let too_long = Timestamp((START + DECIDE_LIFE).0 + 1);
+        let cases: Vec<(&str, VerifiedToken)> = vec![
+            ("ok", good.clone()),
+            ("ok", agent.clone()),
+            ("scope-refused", VerifiedToken { scopes: vec![Scope::Decide], ..agent.clone() }),
+            ("scope-refused", VerifiedToken { expires: too_long, ..good.clone() }),
+            ("scope-refused", VerifiedToken { methods: Vec::new(), ..good.clone() }),
+            ("scope-refused", VerifiedToken { chain: vec![link("person:bob")], ..good.clone() }),
+            ("token-malformed", VerifiedToken { assurance: Assurance::Secret, ..good.clone() }),
+            ("token-malformed", VerifiedToken { assurance: Assurance::Password, ..agent.clone() }),
+            ("demo-refused", VerifiedToken { assurance: Assurance::Demo, ..good.clone() }),
+            ("token-malformed", VerifiedToken { expires: after(9 * 60 * MINUTE), ..agent.clone() }),
+            ("token-expired", VerifiedToken { expires: START, ..agent.clone() }),
+            ("token-not-yet-valid", VerifiedToken { not_before: after(6), ..agent.clone() }),
+            ("token-not-yet-valid", VerifiedToken { issued: after(6), ..agent.clone() }),
+            ("token-wrong-issuer", VerifiedToken { issuer: "iss".into(), ..agent.clone() }),
+            ("token-revoked", VerifiedToken { subject: "agent:nobody".parse().unwrap(), ..agent.clone() }),
+            ("token-revoked", VerifiedToken { org: OrgId::from_bytes([9; 16]), ..agent.clone() }),
+            ("token-revoked", VerifiedToken { credential: Some(name("cred_9")), ..good.clone() }),
+            ("token-revoked", VerifiedToken { credential: Some(name("client_9/1")), ..agent.clone() }),
+            ("token-revoked", VerifiedToken { credential: Some(name("client_9")), ..agent.clone() }),
+            ("token-revoked", VerifiedToken { chain: vec![link("person:ada")], ..agent.clone() }),
+            ("chain-refused", VerifiedToken { chain: vec![link("agent:fixer")], ..agent.clone() }),
+            ("chain-too-deep", VerifiedToken { chain: vec![link("agent:x"); 9], ..agent.clone() }),
+        ];
+        for (code, says) in cases {
+            let context = format!("{says:?}");
+            let config = IdentityConfig::new("iss", "aud");
+            let world = World::with(config, vec![Arc::new(Says(says))]).await;
+            world.identity.directory.create_person(world.org, new_person("ada"), None, START).await.unwrap();
+            world.agent("fixer").await;
+            let got = world.identity.authenticator.authenticate(TOKEN, START).await;
+            assert_eq!(got.map_or_else(|e| e.code(), |_| "ok"), code, "{context}");
+        }
+    }
+
+    /// A store that does not answer.
+    struct Broken;
+
+    #[async_trait]
+    impl Accounts for Broken {
+        async fn get(&self, _: &RecordKey) -> Result<Option<Stored>, StoreError> {
+            Err(StoreError::new("read", "disk on fire"))
+        }
+
+        async fn find(&self, _: RecordKind, _: &str) -> Result<Option<(RecordKey, Stored)>, StoreError> {
+            Err(StoreError::new("read", "disk on fire"))
+        }
+
+        async fn list(
+            &self,
+            _: RecordKind,
+            _: Option<OrgId>,
+            _: Option<&RecordKey>,
+            _: usize,
+        ) -> Result<Vec<(RecordKey, Stored)>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn put(&self, _: &[Write]) -> Result<bool, StoreError> {
+            Err(StoreError::new("write", "disk on fire"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_grants_nothing_and_revokes_all_the_same() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let grant = world.login("ada", "", START).await;
+        let (config, keys, entropy) = (world.config.clone(), world.keys.clone(), world.entropy.clone());
+        let broken = Identity::open(config, Arc::new(Broken), entropy, keys, Vec::new(), START).await.unwrap();
+        let got = broken.authenticator.authenticate(&bearer(&grant), START).await.unwrap_err();
+        assert_eq!(got.code(), "identity-unavailable");
+        let password = crate::Secret::new(crate::testing::PASSWORD);
+        let got = broken.tokens.login(world.org, "ada", &password, "", START).await.unwrap_err();
+        assert_eq!(got.code(), "identity-unavailable");
+
+        let target = RevocationTarget::Principal(ada());
+        assert_eq!(
+            broken.authenticator.revoke(world.org, target, START).await.unwrap_err().code(),
+            "identity-unavailable"
+        );
+        let got = broken.authenticator.authenticate(&bearer(&grant), START).await.unwrap_err();
+        assert_eq!(got.code(), "token-revoked");
+    }
+
+    #[tokio::test]
+    async fn sessions_stay_within_their_bound() {
+        let config = IdentityConfig { cache_capacity: 64, ..IdentityConfig::new("iss", "aud") };
+        let world = World::with(config, Vec::new()).await;
+        world.person("ada").await;
+        let client = world.agent("fixer").await;
+        for _ in 0..300 {
+            let grant = world.exchange(&client, START).await;
+            assert_eq!(world.code(&grant, START).await, "ok");
+            assert!(world.identity.authenticator.stats().cached <= 64);
+        }
     }
 }

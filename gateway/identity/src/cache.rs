@@ -77,10 +77,9 @@ impl Sessions {
     }
 
     /// Adds a revocation and drops what it ends.
-    pub(crate) fn revoke(&self, revocation: Revocation) {
-        let hits = revocation.clone();
+    pub(crate) fn revoke(&self, revocation: &Revocation) {
         self.revocations.write().unwrap_or_else(PoisonError::into_inner).add(revocation);
-        self.drop_where(|session| session.facts().hit_by(&hits));
+        self.drop_where(|session| session.facts().hit_by(revocation));
     }
 
     /// Whether a revocation ends this token.

@@ -639,3 +639,129 @@ fn check_names(display_name: &str, lists: &[&Vec<Name>]) -> Result<(), IdentityE
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{START, World, ada, name, new_person};
+
+    fn code<T>(result: Result<T, IdentityError>) -> &'static str {
+        result.map_or_else(|error| error.code(), |_| "ok")
+    }
+
+    fn elsewhere() -> OrgId {
+        OrgId::from_bytes([9; 16])
+    }
+
+    #[tokio::test]
+    async fn nothing_of_one_organization_is_seen_from_another() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let (client, _) = world.agent("fixer").await;
+        world.service("ci").await;
+        let directory = &world.identity.directory;
+        let pseudonym = directory.pseudonym_of(world.org, &ada()).await.unwrap().unwrap();
+        assert_eq!(directory.subject_of(world.org, pseudonym).await.unwrap(), Some(ada()));
+
+        let org = elsewhere();
+        assert_eq!(directory.person(org, &name("ada")).await.unwrap(), None);
+        assert_eq!(directory.agent(org, &name("fixer")).await.unwrap(), None);
+        assert_eq!(directory.service(org, &name("ci")).await.unwrap(), None);
+        assert_eq!(directory.service_account(org, &client.client_id).await.unwrap(), None);
+        assert_eq!(directory.subject_of(org, pseudonym).await.unwrap(), None);
+        assert_eq!(directory.persons(org, None, 10).await.unwrap(), []);
+        assert_eq!(directory.agents(org, None, 10).await.unwrap(), []);
+        assert_eq!(directory.services(org, None, 10).await.unwrap(), []);
+        assert_eq!(directory.service_accounts(org, None, 10).await.unwrap(), []);
+        assert_eq!(code(directory.rotate_client_secret(org, &client.client_id).await), "account-unknown");
+        assert_eq!(code(directory.disable_service_account(org, &client.client_id, true).await), "account-unknown");
+        assert_eq!(code(directory.erase_person(org, &name("ada")).await), "account-unknown");
+        let bound = directory.create_service_account(org, "agent:fixer".parse().unwrap(), ada(), None, START).await;
+        assert_eq!(code(bound), "account-unknown");
+    }
+
+    #[tokio::test]
+    async fn ids_are_unique_for_a_kind_of_one_organization_and_pseudonyms_are_everywhere() {
+        let world = World::new().await;
+        let directory = &world.identity.directory;
+        let first = directory.create_person(world.org, new_person("ada"), None, START).await.unwrap();
+        assert_eq!(code(directory.create_person(world.org, new_person("ada"), None, START).await), "account-exists");
+        let other = directory.create_person(elsewhere(), new_person("ada"), None, START).await.unwrap();
+        assert_ne!(first.pseudonym, other.pseudonym);
+        let new = NewAgent { id: name("ada"), display_name: String::new(), owner: name("ada"), teams: vec![] };
+        let agent = directory.create_agent(world.org, new.clone(), ada(), START).await.unwrap();
+        assert_ne!(first.pseudonym, agent.pseudonym);
+        assert_eq!(code(directory.create_agent(world.org, new, ada(), START).await), "account-exists");
+    }
+
+    #[tokio::test]
+    async fn accounts_that_do_not_hold_are_refused() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let directory = &world.identity.directory;
+        let many: Vec<Name> = (0..65).map(|i| name(&format!("r{i}"))).collect();
+        let demo = NewPerson { demo: true, password: Some(Secret::new("a long enough one")), ..new_person("x") };
+        for (new, expected) in [
+            (NewPerson { display_name: "x".repeat(201), ..new_person("x") }, "account-invalid"),
+            (NewPerson { display_name: "a\u{7}b".into(), ..new_person("x") }, "account-invalid"),
+            (NewPerson { roles: many, ..new_person("x") }, "account-invalid"),
+            (NewPerson { password: Some(Secret::new("changeme")), ..new_person("x") }, "weak-secret"),
+            (demo, "account-invalid"),
+        ] {
+            assert_eq!(code(directory.create_person(world.org, new, None, START).await), expected);
+        }
+        let orphan = NewAgent { id: name("a"), display_name: String::new(), owner: name("nobody"), teams: vec![] };
+        assert_eq!(code(directory.create_agent(world.org, orphan, ada(), START).await), "account-unknown");
+        for (subject, expected) in [
+            ("person:ada", "account-invalid"),
+            ("agent:nobody", "account-unknown"),
+            ("service:nobody", "account-unknown"),
+        ] {
+            let subject = subject.parse().unwrap();
+            let got = directory.create_service_account(world.org, subject, ada(), None, START).await;
+            assert_eq!(code(got), expected);
+        }
+        let change = PrincipalChange { owner: Some(name("nobody")), ..PrincipalChange::default() };
+        world.agent("fixer").await;
+        assert_eq!(code(directory.change_agent(world.org, &name("fixer"), change).await), "account-unknown");
+    }
+
+    #[tokio::test]
+    async fn who_issued_an_agents_credentials_can_be_told() {
+        let world = World::new().await;
+        world.person("ada").await;
+        world.agent("fixer").await;
+        world.agent("other").await;
+        let fixer: Subject = "agent:fixer".parse().unwrap();
+        let bob = Subject::person(name("bob"));
+        let directory = &world.identity.directory;
+        directory.create_service_account(world.org, fixer.clone(), bob.clone(), None, START).await.unwrap();
+        let mut issuers: Vec<_> =
+            directory.service_accounts_of(world.org, &fixer).await.unwrap().into_iter().map(|a| a.issued_by).collect();
+        issuers.sort();
+        assert_eq!(issuers, [ada(), bob]);
+    }
+
+    #[tokio::test]
+    async fn an_erased_person_leaves_no_name_behind() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let directory = &world.identity.directory;
+        let pseudonym = directory.pseudonym_of(world.org, &ada()).await.unwrap().unwrap();
+        directory.erase_person(world.org, &name("ada")).await.unwrap();
+        assert_eq!(directory.person(world.org, &name("ada")).await.unwrap(), None);
+        assert_eq!(directory.subject_of(world.org, pseudonym).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn lists_go_page_by_page() {
+        let world = World::new().await;
+        let directory = &world.identity.directory;
+        for id in ["d", "b", "a", "c"] {
+            directory.create_person(world.org, new_person(id), None, START).await.unwrap();
+        }
+        let ids = |page: Vec<PersonRecord>| page.into_iter().map(|p| p.id.to_string()).collect::<String>();
+        assert_eq!(ids(directory.persons(world.org, None, 3).await.unwrap()), "abc");
+        assert_eq!(ids(directory.persons(world.org, Some(&name("c")), 3).await.unwrap()), "d");
+    }
+}

@@ -244,3 +244,129 @@ fn used(key: &RecordKey, found: Versioned<EnrolmentRecord>, now: Timestamp) -> R
     let record = EnrolmentRecord { used: Some(now), ..found.record };
     Ok(accounts::write(key.clone(), Some(found.version), &record)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MINUTE, PASSWORD, START, World, ada, after, name};
+
+    fn code<T>(result: Result<T, IdentityError>) -> &'static str {
+        result.map_or_else(|error| error.code(), |_| "ok")
+    }
+
+    fn purpose() -> Purpose {
+        Purpose::Person { roles: vec![name("owner")], teams: Vec::new(), groups: Vec::new() }
+    }
+
+    fn login(id: &str) -> NewLogin {
+        NewLogin { id: name(id), display_name: id.into(), password: Secret::new(PASSWORD), person: None }
+    }
+
+    #[tokio::test]
+    async fn the_first_person_comes_in_once_and_can_log_in() {
+        let world = World::new().await;
+        let enrolments = &world.identity.enrolments;
+        assert!(world.identity.directory.is_empty(world.org).await.unwrap());
+        let enrolment = enrolments.mint(world.org, purpose(), None, START).await.unwrap();
+        assert_eq!(enrolment.expires, after(15 * MINUTE));
+        let person = enrolments.enrol_person(&enrolment.token, login("ada"), START).await.unwrap();
+        assert_eq!((person.roles, person.person), (vec![name("owner")], Some(name("ada"))));
+        let grant = world.login("ada", "act decide", START).await;
+        assert_eq!(world.code(&grant, START).await, "ok");
+        let again = enrolments.enrol_person(&enrolment.token, login("eve"), after(1)).await;
+        assert_eq!(code(again), "enrolment-used");
+        assert!(!world.identity.directory.is_empty(world.org).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_token_is_refused_when_late_unknown_or_altered_and_stays_good_after_a_mistake() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let enrolments = &world.identity.enrolments;
+        let enrolment = enrolments.mint(world.org, purpose(), Some(ada()), START).await.unwrap();
+        let other = enrolments.mint(world.org, purpose(), Some(ada()), START).await.unwrap();
+        let text = enrolment.token.expose();
+        let mixed = format!("{}{}", &text[..42], &other.token.expose()[42..]);
+        for (token, expected) in [
+            ("", "enrolment-invalid"),
+            ("cs_enrol_", "enrolment-invalid"),
+            ("cs_enrol_x_y", "enrolment-invalid"),
+            (&text[..text.len() - 1], "enrolment-invalid"),
+            (&format!("{text}x"), "enrolment-invalid"),
+            (&mixed, "enrolment-invalid"),
+            (&text.replace("cs_enrol_", "cs_client_"), "enrolment-invalid"),
+        ] {
+            let got = enrolments.enrol_person(&Secret::new(token), login("bob"), START).await;
+            assert_eq!(code(got), expected, "{token}");
+        }
+        let late = enrolments.enrol_person(&enrolment.token, login("bob"), after(15 * MINUTE)).await;
+        assert_eq!(code(late), "enrolment-expired");
+        let weak = NewLogin { password: Secret::new("password"), ..login("bob") };
+        assert_eq!(code(enrolments.enrol_person(&enrolment.token, weak, START).await), "weak-secret");
+        let taken = enrolments.enrol_person(&enrolment.token, login("ada"), START).await;
+        assert_eq!(code(taken), "account-exists");
+        assert_eq!(code(enrolments.enrol_person(&enrolment.token, login("bob"), START).await), "ok");
+    }
+
+    #[tokio::test]
+    async fn of_two_at_once_one_comes_in() {
+        let world = World::new().await;
+        let enrolments = &world.identity.enrolments;
+        let token = enrolments.mint(world.org, purpose(), None, START).await.unwrap().token;
+        let (first, second) = tokio::join!(
+            enrolments.enrol_person(&token, login("ada"), START),
+            enrolments.enrol_person(&token, login("eve"), START)
+        );
+        let mut codes = [code(first), code(second)];
+        codes.sort_unstable();
+        assert_eq!(codes, ["enrolment-used", "ok"]);
+        assert_eq!(world.identity.directory.persons(world.org, None, 10).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_agent_registers_with_a_token_made_for_it() {
+        let world = World::new().await;
+        world.person("ada").await;
+        world.agent("fixer").await;
+        let enrolments = &world.identity.enrolments;
+        let bound_to: Subject = "agent:fixer".parse().unwrap();
+        let purpose = Purpose::ServiceAccount { bound_to: bound_to.clone(), expires: None };
+        assert_eq!(code(enrolments.mint(world.org, purpose.clone(), None, START).await), "account-invalid");
+        let elsewhere = OrgId::from_bytes([9; 16]);
+        assert_eq!(code(enrolments.mint(elsewhere, purpose.clone(), Some(ada()), START).await), "account-unknown");
+        let enrolment = enrolments.mint(world.org, purpose, Some(ada()), START).await.unwrap();
+        assert_eq!(code(enrolments.enrol_person(&enrolment.token, login("eve"), START).await), "enrolment-purpose");
+        let client = enrolments.register(&enrolment.token, START).await.unwrap();
+        assert_eq!((client.0.bound_to.clone(), client.0.issued_by.clone()), (bound_to, ada()));
+        let grant = world.exchange(&client, START).await;
+        assert_eq!(world.code(&grant, START).await, "ok");
+        assert_eq!(code(enrolments.register(&enrolment.token, START).await), "enrolment-used");
+    }
+
+    #[tokio::test]
+    async fn no_secret_is_at_rest() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let client = world.agent("fixer").await;
+        let enrolment = world.identity.enrolments.mint(world.org, purpose(), None, START).await.unwrap();
+        let mut rows = String::new();
+        for kind in RecordKind::ALL {
+            for (_, stored) in world.accounts.list(kind, None, None, 1000).await.unwrap() {
+                rows.push_str(std::str::from_utf8(&stored.value).unwrap());
+            }
+        }
+        assert!(rows.contains("fixer") && rows.contains("argon2id"));
+        for secret in [PASSWORD, client.1.expose(), enrolment.token.expose(), &enrolment.token.expose()[42..]] {
+            assert!(!rows.contains(secret));
+        }
+    }
+
+    #[tokio::test]
+    async fn ended_enrolments_are_swept_a_day_later() {
+        let world = World::new().await;
+        world.identity.enrolments.mint(world.org, purpose(), None, START).await.unwrap();
+        let day = 24 * 60 * MINUTE;
+        assert_eq!(world.identity.sweep(after(15 * MINUTE + day - 1)).await.unwrap().enrolments, 0);
+        assert_eq!(world.identity.sweep(after(15 * MINUTE + day)).await.unwrap().enrolments, 1);
+    }
+}

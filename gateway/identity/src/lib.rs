@@ -7,6 +7,11 @@
 //! Read next: [`Identity`] (how the parts are put together), [`Authenticator`] (the hot path), [`TokenService`] (how
 //! tokens come to be), [`Directory`] (who exists), [`Enrolments`] (how the first person comes in).
 
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has found something")
+)]
+
 mod accounts;
 mod attempts;
 mod authenticate;

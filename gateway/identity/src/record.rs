@@ -114,8 +114,8 @@ pub struct ServiceAccountRecord {
 }
 
 impl ServiceAccountRecord {
-    /// The credential id that tokens of the current secret carry.
-    pub(crate) fn credential(&self) -> Option<Name> {
+    /// The credential id that tokens of the current secret carry: client id, slash, generation.
+    pub fn credential(&self) -> Option<Name> {
         Name::new(&format!("{}/{}", self.client_id, self.generation)).ok()
     }
 

@@ -88,7 +88,7 @@ pub(crate) struct Revocations {
 
 impl Revocations {
     /// Adds one; of two for the same target the later instant and the later end hold.
-    pub(crate) fn add(&mut self, new: Revocation) {
+    pub(crate) fn add(&mut self, new: &Revocation) {
         let slot = self.by_target.entry((new.org, new.target.clone())).or_insert_with(|| new.clone());
         slot.at = slot.at.max(new.at);
         slot.until = slot.until.max(new.until);

@@ -1,11 +1,19 @@
-//! What the tests of this crate share: counted random bytes, a clock moved by hand, short ways to nouns.
+//! What the tests of this crate share: counted random bytes, a clock moved by hand, a small organization.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use countersign_gateway_model::{Assurance, Clock, Name, OrgId, Principal, Pseudonym, Scope, Timestamp};
 
-use crate::{Entropy, EntropyError, Session, Subject, secret};
+use crate::{
+    Accounts, Entropy, EntropyError, Identity, IdentityConfig, IdentityError, MemoryAccounts, NewAgent, NewPerson,
+    NewService, Secret, ServiceAccountRecord, Session, Subject, TokenGrant, TokenKeys, TokenVerifier, secret,
+};
+
+/// The password of every person here.
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
+/// The time of every test's start: not a whole second.
+pub(crate) const START: Timestamp = Timestamp(1_800_000_000_500);
 
 /// Random-looking bytes that are the same in every run.
 pub(crate) struct Counted(AtomicU64);
@@ -93,3 +101,119 @@ pub(crate) fn claims_json() -> String {
         r#"{{"iss":"iss","aud":"aud","sub":"person:ada","org":"{org}","jti":"tok_1","iat":10,"nbf":10,"exp":900,"iat_ms":10500,"scope":"act","cid":"cred_1","assurance":"password","amr":["pwd"]}}"#
     )
 }
+
+/// A gateway's identity over a vault in memory.
+pub(crate) struct World {
+    pub(crate) accounts: Arc<MemoryAccounts>,
+    pub(crate) keys: Arc<TokenKeys>,
+    pub(crate) entropy: Arc<Counted>,
+    pub(crate) config: IdentityConfig,
+    pub(crate) identity: Identity,
+    pub(crate) org: OrgId,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(IdentityConfig::new("iss", "aud"), Vec::new()).await
+    }
+
+    pub(crate) async fn with(config: IdentityConfig, others: Vec<Arc<dyn TokenVerifier>>) -> Self {
+        let accounts = Arc::new(MemoryAccounts::new());
+        let keys = Arc::new(TokenKeys::new(&[7; 32], &[]).unwrap());
+        let entropy = Arc::new(Counted::new());
+        let identity = open(&config, accounts.clone(), &entropy, &keys, others, START).await;
+        Self { accounts, keys, entropy, config, identity, org: org() }
+    }
+
+    /// The same vault and keys after a restart.
+    pub(crate) async fn restarted(&self, now: Timestamp) -> Identity {
+        open(&self.config, self.accounts.clone(), &self.entropy, &self.keys, Vec::new(), now).await
+    }
+
+    pub(crate) async fn person(&self, id: &str) {
+        self.person_in(self.org, id).await;
+    }
+
+    pub(crate) async fn person_in(&self, org: OrgId, id: &str) {
+        let new = NewPerson { password: Some(Secret::new(PASSWORD)), ..new_person(id) };
+        self.identity.directory.create_person(org, new, None, START).await.unwrap();
+    }
+
+    /// An agent owned by `ada` with its client id and secret.
+    pub(crate) async fn agent(&self, id: &str) -> (ServiceAccountRecord, Secret) {
+        let new = NewAgent { id: name(id), display_name: id.into(), owner: name("ada"), teams: vec![name("core")] };
+        self.identity.directory.create_agent(self.org, new, ada(), START).await.unwrap();
+        self.client(&Subject::agent(name(id))).await
+    }
+
+    /// A service owned by `ada` with its client id and secret.
+    pub(crate) async fn service(&self, id: &str) -> (ServiceAccountRecord, Secret) {
+        let new = NewService { id: name(id), display_name: id.into(), owner: name("ada"), teams: Vec::new() };
+        self.identity.directory.create_service(self.org, new, ada(), START).await.unwrap();
+        self.client(&Subject::service(name(id))).await
+    }
+
+    async fn client(&self, subject: &Subject) -> (ServiceAccountRecord, Secret) {
+        let issued = self.identity.directory.create_service_account(self.org, subject.clone(), ada(), None, START);
+        issued.await.unwrap()
+    }
+
+    pub(crate) async fn login(&self, id: &str, scope: &str, now: Timestamp) -> TokenGrant {
+        self.identity.tokens.login(self.org, id, &Secret::new(PASSWORD), scope, now).await.unwrap()
+    }
+
+    pub(crate) async fn exchange(&self, client: &(ServiceAccountRecord, Secret), now: Timestamp) -> TokenGrant {
+        let id = client.0.client_id.as_str();
+        self.identity.tokens.exchange_client_credentials(id, &client.1, "", now).await.unwrap()
+    }
+
+    pub(crate) async fn session(&self, grant: &TokenGrant, now: Timestamp) -> Result<Arc<Session>, IdentityError> {
+        self.identity.authenticator.session(&bearer(grant), now).await
+    }
+
+    /// The code of authenticating with `grant`, or `ok`.
+    pub(crate) async fn code(&self, grant: &TokenGrant, now: Timestamp) -> &'static str {
+        let got = self.identity.authenticator.authenticate(&bearer(grant), now).await;
+        got.map_or_else(|error| error.code(), |_| "ok")
+    }
+}
+
+async fn open(
+    config: &IdentityConfig,
+    accounts: Arc<dyn Accounts>,
+    entropy: &Arc<Counted>,
+    keys: &Arc<TokenKeys>,
+    others: Vec<Arc<dyn TokenVerifier>>,
+    now: Timestamp,
+) -> Identity {
+    Identity::open(config.clone(), accounts, entropy.clone(), keys.clone(), others, now).await.unwrap()
+}
+
+pub(crate) fn ada() -> Subject {
+    Subject::person(name("ada"))
+}
+
+pub(crate) fn bearer(grant: &TokenGrant) -> String {
+    format!("Bearer {}", grant.token.expose())
+}
+
+/// A person without a password.
+pub(crate) fn new_person(id: &str) -> NewPerson {
+    NewPerson {
+        id: name(id),
+        display_name: id.into(),
+        roles: vec![name("operator")],
+        teams: vec![name("core")],
+        groups: vec![name("legal")],
+        person: Some(name(id)),
+        password: None,
+        demo: false,
+    }
+}
+
+/// `START` and so many seconds.
+pub(crate) fn after(seconds: u64) -> Timestamp {
+    Timestamp(START.0 + seconds * 1000)
+}
+
+pub(crate) const MINUTE: u64 = 60;

@@ -6,7 +6,7 @@
 //! | demo | the demo's person | the same | the same |
 //! | client credentials | an agent or service | `act` | `machine_life` |
 //! | consent | a person, or an agent for others down the chain | none: names who may use it | `consent_life` |
-//! | exchange of a consent | the agent it names | `act` | `machine_life`, never past the consent |
+//! | exchange of a consent | the agent it names | `act` | `machine_life`, never past the consent or its own token |
 //!
 //! `decide` comes of a password (or the demo) given for it, never of another token. Absent: HTTP forms, who may consent to
 //! what (policy asks each delegator at each action). Read next: `claims`, `authenticate`.
@@ -148,7 +148,10 @@ impl TokenService {
         let stored = person.as_ref().and_then(|person| person.password.as_deref());
         let holds = self.passwords.verify(password, stored).await?;
         match person.filter(|person| holds && !person.disabled && !person.demo) {
-            Some(person) => self.grant_person(person, scopes, Assurance::Password, "pwd", now),
+            Some(person) => {
+                self.attempts.forgive(org, id);
+                self.grant_person(person, scopes, Assurance::Password, "pwd", now)
+            }
             None => Err(IdentityError::CredentialsInvalid),
         }
     }
@@ -302,7 +305,7 @@ impl TokenService {
                 subject: session.subject.clone(),
                 scopes: vec![Scope::Act],
                 life: self.config.machine_life,
-                until: consent.expires,
+                until: consent.expires.min(session.principal.expires),
                 chain,
                 assurance: Assurance::Secret,
                 method: "client_secret",
@@ -393,4 +396,342 @@ fn asked(scope: &str) -> Result<Vec<Scope>, IdentityError> {
 
 fn decide_refused() -> IdentityError {
     IdentityError::ScopeRefused { scope: Scope::Decide, reason: DECIDE_RULE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MINUTE, PASSWORD, START, World, ada, after, bearer, name, new_person};
+    use crate::{MAX_CHAIN_DEPTH, PersonChange, RevocationTarget};
+
+    fn code<T>(result: Result<T, IdentityError>) -> &'static str {
+        result.map_or_else(|error| error.code(), |_| "ok")
+    }
+
+    #[tokio::test]
+    async fn every_refused_login_is_one_answer_after_the_same_work() {
+        let world = World::new().await;
+        world.person("ada").await;
+        world.person("gone").await;
+        let disable = PersonChange { disabled: Some(true), ..PersonChange::default() };
+        world.identity.directory.change_person(world.org, &name("gone"), disable).await.unwrap();
+        world.identity.directory.create_person(world.org, new_person("keyless"), None, START).await.unwrap();
+        let tokens = &world.identity.tokens;
+        let elsewhere = OrgId::from_bytes([9; 16]);
+        for (org, id, password, expected) in [
+            (world.org, "ada", PASSWORD, "ok"),
+            (world.org, "ada", "wrong password at all", "credentials-invalid"),
+            (world.org, "ada", "", "credentials-invalid"),
+            (world.org, "nobody", PASSWORD, "credentials-invalid"),
+            (world.org, "not a name", PASSWORD, "credentials-invalid"),
+            (world.org, "", PASSWORD, "credentials-invalid"),
+            (world.org, "gone", PASSWORD, "credentials-invalid"),
+            (world.org, "keyless", PASSWORD, "credentials-invalid"),
+            (world.org, "keyless", "", "credentials-invalid"),
+            (elsewhere, "ada", PASSWORD, "credentials-invalid"),
+        ] {
+            let before = tokens.passwords.computed();
+            let got = tokens.login(org, id, &Secret::new(password), "", START).await;
+            assert_eq!(code(got), expected, "{id}");
+            assert_eq!(tokens.passwords.computed(), before + 1, "the work for `{id}` differs");
+        }
+    }
+
+    #[tokio::test]
+    async fn guessing_is_slowed_down_also_for_names_that_do_not_exist() {
+        let world = World::new().await;
+        let wrong = Secret::new("wrong password at all");
+        let mut codes = Vec::new();
+        for _ in 0..11 {
+            codes.push(code(world.identity.tokens.login(world.org, "nobody", &wrong, "", START).await));
+        }
+        assert_eq!(codes.pop(), Some("rate-limited"));
+        assert!(codes.iter().all(|code| *code == "credentials-invalid"));
+    }
+
+    #[tokio::test]
+    async fn decide_is_for_a_persons_own_login_and_lives_fifteen_minutes() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let (agent, service) = (world.agent("fixer").await, world.service("ci").await);
+
+        let act = world.login("ada", "", START).await;
+        assert_eq!((act.scope().as_str(), act.expires_in()), ("act", 3599));
+        assert!(!world.session(&act, START).await.unwrap().principal.has(Scope::Decide));
+        for scope in ["decide", "act decide", "decide act decide"] {
+            let grant = world.login("ada", scope, START).await;
+            assert!(grant.expires.since(START) <= DECIDE_LIFE);
+            let principal = world.session(&grant, START).await.unwrap().principal.clone();
+            assert!(principal.has(Scope::Decide));
+            assert_eq!(world.code(&grant, after(15 * MINUTE)).await, "token-expired");
+        }
+        for (client, secret) in [&agent, &service] {
+            for scope in ["decide", "act decide"] {
+                let id = client.client_id.as_str();
+                let got = world.identity.tokens.exchange_client_credentials(id, secret, scope, START).await;
+                assert_eq!(code(got), "scope-refused");
+            }
+        }
+        assert_eq!(
+            code(world.identity.tokens.login(world.org, "ada", &Secret::new(PASSWORD), "root", START).await),
+            "scope-unknown"
+        );
+    }
+
+    #[tokio::test]
+    async fn client_credentials_give_the_agent_or_service_they_are_bound_to() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let (agent, service) = (world.agent("fixer").await, world.service("ci").await);
+        for (client, subject) in [(&agent, "agent:fixer"), (&service, "service:ci")] {
+            let grant = world.exchange(client, START).await;
+            assert_eq!(grant.subject.to_string(), subject);
+            assert!(grant.expires_in() <= 15 * MINUTE);
+            let session = world.session(&grant, START).await.unwrap();
+            assert_eq!(session.subject.to_string(), subject);
+            assert_eq!(session.principal.assurance, Assurance::Secret);
+            assert_eq!(session.principal.person, None);
+            assert_eq!(session.credential, client.0.credential());
+        }
+        let tokens = &world.identity.tokens;
+        let id = agent.0.client_id.as_str();
+        for (client, secret) in [
+            (id, service.1.clone()),
+            (id, Secret::new("")),
+            (id, Secret::new(format!("{}x", agent.1.expose()))),
+            ("client_00000000000000000000000000000000", agent.1.clone()),
+            ("not a name", agent.1.clone()),
+        ] {
+            let got = tokens.exchange_client_credentials(client, &secret, "", START).await;
+            assert_eq!(code(got), "credentials-invalid", "{client}");
+        }
+        let disabled = world.identity.directory.disable_service_account(world.org, &agent.0.client_id, true).await;
+        assert!(disabled.unwrap().disabled);
+        let got = tokens.exchange_client_credentials(id, &agent.1, "", START).await;
+        assert_eq!(code(got), "credentials-invalid");
+    }
+
+    #[tokio::test]
+    async fn a_service_account_ends_when_it_was_to_end_and_its_tokens_not_later() {
+        let world = World::new().await;
+        world.person("ada").await;
+        world.agent("fixer").await;
+        let fixer = Subject::agent(name("fixer"));
+        let directory = &world.identity.directory;
+        let client =
+            directory.create_service_account(world.org, fixer, ada(), Some(after(MINUTE)), START).await.unwrap();
+        let grant = world.exchange(&client, START).await;
+        assert!(grant.expires <= after(MINUTE));
+        let id = client.0.client_id.as_str();
+        let late = world.identity.tokens.exchange_client_credentials(id, &client.1, "", after(MINUTE)).await;
+        assert_eq!(code(late), "credentials-invalid");
+    }
+
+    #[tokio::test]
+    async fn the_demo_person_is_believed_in_a_demo_only() {
+        let demo = World::with(IdentityConfig { demo: true, ..IdentityConfig::new("iss", "aud") }, Vec::new()).await;
+        demo.person("ada").await;
+        let human = crate::NewPerson { demo: true, ..new_person("human") };
+        demo.identity.directory.create_person(demo.org, human, None, START).await.unwrap();
+        let grant = demo.identity.tokens.demo_login(demo.org, &name("human"), "act decide", START).await.unwrap();
+        let principal = demo.session(&grant, START).await.unwrap().principal.clone();
+        assert_eq!(principal.assurance, Assurance::Demo);
+        assert!(principal.has(Scope::Decide) && grant.expires.since(START) <= DECIDE_LIFE);
+
+        let tokens = &demo.identity.tokens;
+        assert_eq!(code(tokens.demo_login(demo.org, &name("ada"), "", START).await), "demo-refused");
+        assert_eq!(code(tokens.login(demo.org, "human", &Secret::new(""), "", START).await), "credentials-invalid");
+        let password = Secret::new("a long enough password");
+        assert_eq!(
+            code(demo.identity.directory.set_password(demo.org, &name("human"), &password).await),
+            "account-invalid"
+        );
+
+        // The same vault and keys under a gateway that is no demo.
+        let config = IdentityConfig { demo: false, ..demo.config.clone() };
+        let accounts = demo.accounts.clone();
+        let opened = crate::Identity::open(config, accounts, demo.entropy.clone(), demo.keys.clone(), vec![], START);
+        let real = opened.await.unwrap();
+        assert_eq!(code(real.authenticator.authenticate(&bearer(&grant), START).await), "demo-refused");
+        assert_eq!(code(real.tokens.demo_login(demo.org, &name("human"), "", START).await), "demo-refused");
+    }
+
+    #[tokio::test]
+    async fn an_agent_acts_for_a_person_who_consented_and_passes_the_chain_on() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let (a, b) = (world.agent("a").await, world.agent("b").await);
+        let tokens = &world.identity.tokens;
+        let ada = world.session(&world.login("ada", "", START).await, START).await.unwrap();
+        let own_a = world.session(&world.exchange(&a, START).await, START).await.unwrap();
+        let own_b = world.session(&world.exchange(&b, START).await, START).await.unwrap();
+
+        let consent = tokens.consent(&ada, &name("a"), None, START).await.unwrap();
+        assert_eq!((consent.kind, consent.scope().as_str()), (TokenKind::Consent, ""));
+        assert_eq!(world.code(&consent, START).await, "token-malformed");
+        let for_ada = tokens.exchange_on_behalf(&own_a, &consent.token, START).await.unwrap();
+        assert_eq!(for_ada.scope(), "act");
+        let a_for_ada = world.session(&for_ada, START).await.unwrap();
+        let chain = |session: &Session| {
+            session.principal.on_behalf_of.iter().map(|d| format!("{:?}:{}", d.kind, d.id)).collect::<Vec<_>>()
+        };
+        assert_eq!(a_for_ada.subject.to_string(), "agent:a");
+        assert_eq!(chain(&a_for_ada), ["Person:ada"]);
+        assert_eq!(a_for_ada.principal.on_behalf_of[0].pseudonym, ada.principal.pseudonym);
+
+        let consent = tokens.consent(&a_for_ada, &name("b"), None, START).await.unwrap();
+        assert!(consent.expires <= a_for_ada.principal.expires);
+        let grant = tokens.exchange_on_behalf(&own_b, &consent.token, START).await.unwrap();
+        let b_for_both = world.session(&grant, START).await.unwrap();
+        assert_eq!(b_for_both.subject.to_string(), "agent:b");
+        assert_eq!(chain(&b_for_both), ["Person:ada", "Agent:a"]);
+        assert!(!b_for_both.principal.has(Scope::Decide));
+        // The circle back is refused before it is signed.
+        assert_eq!(code(tokens.consent(&b_for_both, &name("a"), None, START).await), "chain-refused");
+    }
+
+    #[tokio::test]
+    async fn a_delegation_that_does_not_hold_is_refused() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let (a, b, ci) = (world.agent("a").await, world.agent("b").await, world.service("ci").await);
+        let tokens = &world.identity.tokens;
+        let login = world.login("ada", "", START).await;
+        let ada = world.session(&login, START).await.unwrap();
+        let own_a = world.session(&world.exchange(&a, START).await, START).await.unwrap();
+        let own_b = world.session(&world.exchange(&b, START).await, START).await.unwrap();
+        let ci = world.session(&world.exchange(&ci, START).await, START).await.unwrap();
+        let decide_only = world.session(&world.login("ada", "decide", START).await, START).await.unwrap();
+        let consent = tokens.consent(&ada, &name("a"), Some(Duration::from_secs(600)), START).await.unwrap();
+
+        for (session, to, expected) in [
+            (&ada, "nobody", "account-unknown"),
+            (&ada, "ci", "account-unknown"),
+            (&own_a, "a", "chain-refused"),
+            (&ci, "a", "chain-refused"),
+            (&decide_only, "a", "scope-missing"),
+        ] {
+            assert_eq!(code(tokens.consent(session, &name(to), None, START).await), expected, "{to}");
+        }
+        for (session, token, now, expected) in [
+            (&own_b, &consent.token, START, "chain-refused"),
+            (&ada, &consent.token, START, "chain-refused"),
+            (&decide_only, &consent.token, START, "scope-missing"),
+            (&own_a, &login.token, START, "token-malformed"),
+            (&own_a, &Secret::new("x.y.z"), START, "token-malformed"),
+            (&own_a, &consent.token, after(600), "token-expired"),
+        ] {
+            assert_eq!(code(tokens.exchange_on_behalf(session, token, now).await), expected);
+        }
+        let acting = tokens.exchange_on_behalf(&own_a, &consent.token, START).await.unwrap();
+        assert!(acting.expires <= consent.expires);
+        let acting = world.session(&acting, START).await.unwrap();
+        assert_eq!(code(tokens.exchange_on_behalf(&acting, &consent.token, START).await), "chain-refused");
+    }
+
+    #[tokio::test]
+    async fn a_delegation_never_crosses_organizations() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let elsewhere = OrgId::from_bytes([9; 16]);
+        world.person_in(elsewhere, "eve").await;
+        let a = world.session(&world.exchange(&world.agent("a").await, START).await, START).await.unwrap();
+        let tokens = &world.identity.tokens;
+        let grant = tokens.login(elsewhere, "eve", &Secret::new(PASSWORD), "", START).await.unwrap();
+        let eve = world.session(&grant, START).await.unwrap();
+        assert_eq!(eve.principal.org, elsewhere);
+        assert_eq!(code(tokens.consent(&eve, &name("a"), None, START).await), "account-unknown");
+        // An agent of the same name elsewhere does not help.
+        let new = crate::NewAgent { id: name("a"), display_name: "a".into(), owner: name("eve"), teams: vec![] };
+        let by = Subject::person(name("eve"));
+        world.identity.directory.create_agent(elsewhere, new, by, START).await.unwrap();
+        let consent = tokens.consent(&eve, &name("a"), None, START).await.unwrap();
+        assert_eq!(code(tokens.exchange_on_behalf(&a, &consent.token, START).await), "wrong-organization");
+    }
+
+    #[tokio::test]
+    async fn taking_authority_away_from_a_delegator_ends_what_came_of_it() {
+        for case in ["consent", "login", "credential", "principal", "disabled", "password", "erased", "middle"] {
+            let world = World::new().await;
+            world.person("ada").await;
+            let (a, b) = (world.agent("a").await, world.agent("b").await);
+            let tokens = &world.identity.tokens;
+            let login = world.login("ada", "", START).await;
+            let ada_session = world.session(&login, START).await.unwrap();
+            let own_a = world.session(&world.exchange(&a, START).await, START).await.unwrap();
+            let own_b = world.session(&world.exchange(&b, START).await, START).await.unwrap();
+            let first = tokens.consent(&ada_session, &name("a"), None, START).await.unwrap();
+            let grant = tokens.exchange_on_behalf(&own_a, &first.token, START).await.unwrap();
+            let acting = world.session(&grant, START).await.unwrap();
+            let second = tokens.consent(&acting, &name("b"), None, START).await.unwrap();
+            let grant = tokens.exchange_on_behalf(&own_b, &second.token, START).await.unwrap();
+            assert_eq!(world.code(&grant, START).await, "ok");
+
+            let (authenticator, directory) = (&world.identity.authenticator, &world.identity.directory);
+            let credential = ada_session.credential.clone().unwrap();
+            let revoke = |target| authenticator.revoke(world.org, target, after(1));
+            let (id, org) = (name("ada"), world.org);
+            let survives = match case {
+                "consent" => revoke(RevocationTarget::Token(first.id.clone())).await.map(|()| false),
+                // Logging out ends the login, not what was consented to.
+                "login" => revoke(RevocationTarget::Token(login.id.clone())).await.map(|()| true),
+                "credential" => revoke(RevocationTarget::Credential(credential)).await.map(|()| false),
+                "principal" => revoke(RevocationTarget::Principal(ada())).await.map(|()| false),
+                "disabled" => {
+                    let change = PersonChange { disabled: Some(true), ..PersonChange::default() };
+                    directory.change_person(org, &id, change).await.map(|_| false)
+                }
+                "password" => {
+                    let password = Secret::new("quite another password");
+                    directory.set_password(org, &id, &password).await.map(|_| false)
+                }
+                "erased" => directory.erase_person(org, &id).await.map(|()| false),
+                _ => directory.disable_service_account(org, &a.0.client_id, true).await.map(|_| false),
+            };
+            let expected = if survives.unwrap() { "ok" } else { "token-revoked" };
+            assert_eq!(world.code(&grant, after(1)).await, expected, "{case}");
+            let again = tokens.exchange_on_behalf(&own_b, &second.token, after(1)).await;
+            assert_eq!(code(again), expected, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_chain_ends_at_its_bound() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let tokens = &world.identity.tokens;
+        let mut holder = world.session(&world.login("ada", "", START).await, START).await.unwrap();
+        for depth in 0..=MAX_CHAIN_DEPTH {
+            let id = format!("agent{depth}");
+            let client = world.agent(&id).await;
+            let own = world.session(&world.exchange(&client, START).await, START).await.unwrap();
+            let consent = tokens.consent(&holder, &name(&id), None, START).await;
+            if depth == MAX_CHAIN_DEPTH {
+                assert_eq!(code(consent), "chain-too-deep");
+                return;
+            }
+            let grant = tokens.exchange_on_behalf(&own, &consent.unwrap().token, START).await.unwrap();
+            holder = world.session(&grant, START).await.unwrap();
+            assert_eq!(holder.principal.on_behalf_of.len(), depth + 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn settings_out_of_their_bounds_are_refused_by_name() {
+        let good = || IdentityConfig::new("iss", "aud");
+        let hours = |n: u64| Duration::from_secs(n * 3600);
+        let world = World::new().await;
+        for config in [
+            IdentityConfig { issuer: String::new(), ..good() },
+            IdentityConfig { audience: "x".repeat(201), ..good() },
+            IdentityConfig { machine_life: hours(2), ..good() },
+            IdentityConfig { machine_life: Duration(0), ..good() },
+            IdentityConfig { person_life: hours(13), ..good() },
+            IdentityConfig { consent_life: hours(25), ..good() },
+        ] {
+            let (accounts, entropy, keys) = (world.accounts.clone(), world.entropy.clone(), world.keys.clone());
+            let opened = crate::Identity::open(config, accounts, entropy, keys, Vec::new(), START).await;
+            assert_eq!(code(opened), "account-invalid");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! From the text of a token to what it says: one verifier an issuer. The first one is this gateway's own, with Ed25519.
 //!
-//! An OpenID Connect verifier joins by implementing [`TokenVerifier`]; what holds for every token whoever issued it
+//! An `OpenID` Connect verifier joins by implementing [`TokenVerifier`]; what holds for every token whoever issued it
 //! (times, scopes, chains, revocation, the account's state) is checked after it, in `authenticate`.
 //! Absent: accounts and caches. Read next: `authenticate`.
 
