@@ -1,8 +1,8 @@
 //! The door to the vault of accounts: versioned rows of bytes, written in batches that happen whole or not at all.
 //!
-//! The program fills it (one table is enough: kind, organization, id, version, value). Values are JSON of the records in
-//! `record`; they hold hashes of secrets, never secrets. Absent: any implementation for production.
-//! Read next: `directory`, which is what others call.
+//! The program fills it (one table is enough: kind, organization, id, version, value). Values are JSON of the records
+//! in `record`; they hold hashes of secrets, never secrets. Absent: any implementation for production. Read next:
+//! `directory`, which is what others call.
 
 use std::fmt;
 

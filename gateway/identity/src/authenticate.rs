@@ -1,8 +1,8 @@
 //! The hot path: `authorization` header to principal. One hash and one look-up for a token seen before.
 //!
-//! A token not seen before is verified by its issuer's [`TokenVerifier`], held to the rules that no issuer may break, and
-//! joined with its account in the vault; then it is kept until it ends, is revoked, or its account changes.
-//! Nothing is kept of tokens that fail. Absent: how tokens come to be (`token`). Read next: `cache`, `verifier`.
+//! A token not seen before is verified by its issuer's [`TokenVerifier`], held to the rules that no issuer may break,
+//! and joined with its account in the vault; then it is kept until it ends, is revoked, or its account changes. Nothing
+//! is kept of tokens that fail. Absent: how tokens come to be (`token`). Read next: `cache`, `verifier`.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -60,8 +60,8 @@ impl Sessions {
         self.generation.load(Ordering::SeqCst)
     }
 
-    /// Keeps a session, unless something may have ended it since `generation` was taken: whoever ends sessions counts up
-    /// first and drops them after, so either the new one is dropped there or it is taken back here.
+    /// Keeps a session, unless something may have ended it since `generation` was taken: whoever ends sessions counts
+    /// up first and drops them after, so either the new one is dropped there or it is taken back here.
     pub(crate) fn insert(&self, hash: Hash, session: Arc<Session>, generation: u64, now: Timestamp) {
         if let Some(mut shard) = self.shard(&hash) {
             if shard.len() >= self.per_shard && !shard.contains_key(&hash) {

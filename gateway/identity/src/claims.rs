@@ -1,8 +1,8 @@
 //! The claims of this gateway's tokens: an access token (`at+jwt`) and a consent (`consent+jwt`).
 //!
 //! `sub` is always the one who acts. The chain is `on_behalf_of`, a flat list, outermost first, not RFC 8693's nested
-//! `act`: there `sub` is the delegator and inner actors are for information only, while here every delegator is asked, so a
-//! reader that knew `act` only would take the wrong party for the actor. `may_act` of a consent is RFC 8693's.
+//! `act`: there `sub` is the delegator and inner actors are for information only, while here every delegator is asked,
+//! so a reader that knew `act` only would take the wrong party for the actor. `may_act` of a consent is RFC 8693's.
 //!
 //! Unknown and repeated members are refused: these tokens have one issuer. Absent: signatures (`jws`), accounts.
 //! Read next: `verifier`.

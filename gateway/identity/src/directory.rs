@@ -1,8 +1,8 @@
 //! Who exists in an organization, and with which credentials: makes, reads, changes and ends accounts.
 //!
-//! Every change that takes something away drops the cached sessions of the account before it answers, so the next request
-//! sees it. Whether somebody *may* change accounts is policy's to say, before; the entry in the ledger is the engine's.
-//! Absent: tokens (`token`). Read next: `record`, `enrolment`.
+//! Every change that takes something away drops the cached sessions of the account before it answers, so the next
+//! request sees it. Whether somebody *may* change accounts is policy's to say, before; the entry in the ledger is the
+//! engine's. Absent: tokens (`token`). Read next: `record`, `enrolment`.
 
 use std::sync::Arc;
 

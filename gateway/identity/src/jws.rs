@@ -1,7 +1,7 @@
 //! Compact JWS (RFC 7515) with Ed25519 (RFC 8037) and nothing else: signs, and reads strictly.
 //!
-//! A header has exactly `alg`, `typ` and `kid`, each once. `alg` is `EdDSA`; there is no list of algorithms to confuse, no
-//! `none`, no key from the token itself (`jwk`, `jku`, `x5c`) and no `crit`. Base64url must be canonical. Claims are
+//! A header has exactly `alg`, `typ` and `kid`, each once. `alg` is `EdDSA`; there is no list of algorithms to confuse,
+//! no `none`, no key from the token itself (`jwk`, `jku`, `x5c`) and no `crit`. Base64url must be canonical. Claims are
 //! given out only after the signature holds.
 //!
 //! Absent: what claims mean (`claims`), and encryption. Read next: `key`, `claims`.
@@ -218,7 +218,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_signed_is_read_back_and_no_flipped_bit_is(payload in proptest::collection::vec(any::<u8>(), 0..200), at in any::<prop::sample::Index>(), bit in 0u8..7) {
+        fn what_is_signed_is_read_back_and_no_flipped_bit_is(
+            payload in proptest::collection::vec(any::<u8>(), 0..200),
+            at in any::<prop::sample::Index>(),
+            bit in 0u8..7,
+        ) {
             let keys = keys();
             let token = sign(&keys.set(), TYP, &payload).unwrap();
             prop_assert_eq!(verify(&keys.set(), TYP, &token, Timestamp(0)).unwrap(), payload);

@@ -1,8 +1,8 @@
 //! Credentials to `model::Principal`: tokens, logins, service accounts, enrolment, chains, the rate limit.
 //!
-//! Absent on purpose: HTTP, storage, the clock, randomness and the environment. Records live behind [`Accounts`], random
-//! bytes come from [`Entropy`], the time is an argument. No crate of a second crypto stack: tokens are compact JWS with
-//! Ed25519 and nothing else (`jws`).
+//! Absent on purpose: HTTP, storage, the clock, randomness and the environment. Records live behind [`Accounts`],
+//! random bytes come from [`Entropy`], the time is an argument. No crate of a second crypto stack: tokens are compact
+//! JWS with Ed25519 and nothing else (`jws`).
 //!
 //! Read next: [`Identity`] (how the parts are put together), [`Authenticator`] (the hot path), [`TokenService`] (how
 //! tokens come to be), [`Directory`] (who exists), [`Enrolments`] (how the first person comes in).

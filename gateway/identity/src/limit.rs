@@ -1,8 +1,8 @@
 //! The per-principal rate limit that stands before decide: GCRA, one bucket a principal, bounded.
 //!
-//! Where a shard has no room, buckets that are full again are dropped (they say nothing); where all are busy, newcomers of
-//! that shard share one bucket, so memory is bounded and nobody goes unlimited. Absent: HTTP header names; [`RateFacts`] has the numbers.
-//! Read next: `authenticate`.
+//! Where a shard has no room, buckets that are full again are dropped (they say nothing); where all are busy, newcomers
+//! of that shard share one bucket, so memory is bounded and nobody goes unlimited. Absent: HTTP header names;
+//! [`RateFacts`] has the numbers. Read next: `authenticate`.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;

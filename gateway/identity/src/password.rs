@@ -1,4 +1,5 @@
-//! Passwords of people: Argon2id with OWASP's parameters, few at a time, the same work whether the account exists or not.
+//! Passwords of people: Argon2id with OWASP's parameters, few at a time, the same work whether the account exists or
+//! not.
 //!
 //! Absent: which passwords are refused (`weak`), and accounts. Read next: `attempts`, `token`.
 

@@ -1,8 +1,8 @@
 //! Secrets in memory: masked when printed, wiped when dropped; the form and the hash of the random ones.
 //!
-//! A random secret is 256 bits, so its hash at rest is one SHA-256: there is nothing to guess that a slow hash would slow
-//! down, and a slow hash at the token endpoint would let strangers burn the gateway's CPU and memory. Passwords are what
-//! people choose, and go through Argon2id (`password`).
+//! A random secret is 256 bits, so its hash at rest is one SHA-256: there is nothing to guess that a slow hash would
+//! slow down, and a slow hash at the token endpoint would let strangers burn the gateway's CPU and memory. Passwords
+//! are what people choose, and go through Argon2id (`password`).
 //!
 //! Absent: storage. Read next: `weak`.
 

@@ -96,9 +96,12 @@ pub(crate) fn session(subject: &str, expires: Timestamp) -> Session {
 
 /// The claims of a good token for issuer `iss` and audience `aud`, as text to be spoiled.
 pub(crate) fn claims_json() -> String {
-    let org = org();
     format!(
-        r#"{{"iss":"iss","aud":"aud","sub":"person:ada","org":"{org}","jti":"tok_1","iat":10,"nbf":10,"exp":900,"iat_ms":10500,"scope":"act","cid":"cred_1","assurance":"password","amr":["pwd"]}}"#
+        concat!(
+            r#"{{"iss":"iss","aud":"aud","sub":"person:ada","org":"{}","jti":"tok_1","iat":10,"nbf":10,"exp":900,"#,
+            r#""iat_ms":10500,"scope":"act","cid":"cred_1","assurance":"password","amr":["pwd"]}}"#
+        ),
+        org()
     )
 }
 

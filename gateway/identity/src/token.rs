@@ -1,4 +1,5 @@
-//! How tokens come to be: login, client credentials, consent and exchange. Every grant is short and says what it is for.
+//! How tokens come to be: login, client credentials, consent and exchange. Every grant is short and says what it is
+//! for.
 //!
 //! | grant | who | scopes | longest life |
 //! |---|---|---|---|
@@ -8,8 +9,8 @@
 //! | consent | a person, or an agent for others down the chain | none: names who may use it | `consent_life` |
 //! | exchange of a consent | the agent it names | `act` | `machine_life`, never past the consent or its own token |
 //!
-//! `decide` comes of a password (or the demo) given for it, never of another token. Absent: HTTP forms, who may consent to
-//! what (policy asks each delegator at each action). Read next: `claims`, `authenticate`.
+//! `decide` comes of a password (or the demo) given for it, never of another token. Absent: HTTP forms, who may consent
+//! to what (policy asks each delegator at each action). Read next: `claims`, `authenticate`.
 
 use std::sync::Arc;
 
@@ -129,8 +130,8 @@ impl TokenService {
         Self { config, accounts, entropy, signer, authenticator, directory, passwords, attempts }
     }
 
-    /// A person's login. `scope` is space-separated, `act` where it is empty; with `decide` the token lives 15 minutes at
-    /// most. An unknown name, a wrong password and a disabled account are one answer, after the same work.
+    /// A person's login. `scope` is space-separated, `act` where it is empty; with `decide` the token lives 15 minutes
+    /// at most. An unknown name, a wrong password and a disabled account are one answer, after the same work.
     pub async fn login(
         &self,
         org: OrgId,
@@ -156,7 +157,8 @@ impl TokenService {
         }
     }
 
-    /// A token for the stand-in human of a demo: refused unless this gateway's log is marked demo and the person is too.
+    /// A token for the stand-in human of a demo: refused unless this gateway's log is marked demo and the person is
+    /// too.
     pub async fn demo_login(
         &self,
         org: OrgId,

@@ -1,7 +1,7 @@
 //! Refuses secrets that are empty, defaults of some example, or easy to guess.
 //!
-//! Used by the configuration at start and by the account commands. Absent: strength estimates; the bar is low and clear.
-//! Read next: `password`.
+//! Used by the configuration at start and by the account commands. Absent: strength estimates; the bar is low and
+//! clear. Read next: `password`.
 
 use crate::IdentityError;
 
@@ -53,8 +53,8 @@ const SECRET_FIX: &str = "set it to at least 32 random characters, for example t
 const PASSWORD_FIX: &str = "choose 12 to 256 characters that nobody would guess, for example five random words";
 
 /// Refuses a configured secret (`name` is the setting, as the operator writes it) that is empty, blank, shorter than 32
-/// characters, has fewer than 10 different ones, or is a known default, also repeated. The error names the setting and the
-/// fix, never the value.
+/// characters, has fewer than 10 different ones, or is a known default, also repeated. The error names the setting and
+/// the fix, never the value.
 pub fn refuse_weak_secret(name: &str, value: &str) -> Result<(), IdentityError> {
     let problem = if value.trim().is_empty() {
         Some("is empty")
