@@ -1,1 +1,35 @@
-//! Being built.
+//! The life of an instance as a pure state machine: what a proposal becomes, and what a stream of entries means.
+//!
+//! Two functions carry it. [`decide`] turns a proposal, with what policy said about it, into the drafts of one append
+//! or into the reason why it is illegal. [`Instance::evolve`] folds entries, leaf facts alone, and refuses every
+//! history that no proposal could have written; the gateway and the offline verifier run the same fold.
+//!
+//! Absent on purpose: Cedar, storage, HTTP, clocks, randomness. Times, ids, salted digests and verdicts are passed in.
+//! Policy is the signal, this is the authority: a verdict never moves a state, [`decide`] does.
+//!
+//! Read next: `edges` (the eleven), `proposal` (the rows of the table), `propose` and `decision` (what they become),
+//! `gate` (votes and counting), `fold` (the authority fold), `rows` (projections).
+
+mod decision;
+pub mod edges;
+mod error;
+mod fold;
+pub mod gate;
+mod proposal;
+mod propose;
+mod reply;
+pub mod rows;
+
+pub use error::{EvolveError, Illegal};
+pub use fold::{Instance, LivePermit, OpenStart, Settled};
+pub use gate::{Ballot, BallotItem, Change, Current, OpenGate, OpenItem, Tally, TallyItem, UNNAMED_PERSON, Vote};
+pub use proposal::{
+    Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Decide, Expire, GateNote, GateTerms, Grant,
+    ItemTerms, Now, PermitTerms, Proposal, Reasked, Report, RunTerms, StartInstance, StartTerms, SweepStart,
+    SystemReject, Terminate,
+};
+pub use propose::decide;
+pub use reply::{ActionAnswer, Decided, Place, Reply, WhyNot};
+
+/// Most items in one gate, and most actions in one batch.
+pub const MAX_ITEMS: usize = 16;
