@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical::{self, CanonicalError};
 use crate::digest::sha256;
-use crate::files::{FileError, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, SIGNATURES_FILE};
+use crate::files::{CATALOGUE_FILE, FileError, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, SIGNATURES_FILE};
 use crate::keys::RootKey;
 use crate::manifest::{CatalogueRef, Lineage, MAX_MANIFEST_BYTES, Manifest, Purpose, Settings, Shadow};
 use crate::root::{RootChain, RootError, Standing};
@@ -297,6 +297,7 @@ fn split(raw: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<Split, Bund
         let slot = match path.as_str() {
             MANIFEST_FILE => &mut manifest,
             SIGNATURES_FILE => &mut signatures,
+            CATALOGUE_FILE => continue,
             _ => {
                 rest.push((path, bytes));
                 continue;

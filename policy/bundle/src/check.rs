@@ -75,8 +75,20 @@ impl fmt::Display for Report {
 pub struct Checked {
     /// What was found.
     pub report: Report,
-    /// Ready to decide; there exactly if the report passes.
-    pub snapshot: Option<Arc<PolicySnapshot>>,
+    snapshot: Option<Arc<PolicySnapshot>>,
+}
+
+impl Checked {
+    /// What an activation takes: the snapshot, only if the report passes.
+    pub fn accepted(&self) -> Option<&Arc<PolicySnapshot>> {
+        self.snapshot.as_ref().filter(|_| self.report.passes())
+    }
+
+    /// The snapshot if it could be built at all, though tests of the bundle may fail: for reloading what was activated
+    /// before, and for trying things out. Never enough for an activation.
+    pub fn built(&self) -> Option<&Arc<PolicySnapshot>> {
+        self.snapshot.as_ref()
+    }
 }
 
 /// Checks a draft, as an author does before sealing: under a stand-in digest that no verdict will ever name.
@@ -141,9 +153,7 @@ pub fn check(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
     let tests = snapshot.as_deref().map(|s| crate::cases::run(bundle.files(), s, &mut findings));
     findings.sort();
     findings.dedup();
-    let report = Report { findings, policies: policies.len(), tests };
-    let snapshot = snapshot.filter(|_| report.passes());
-    Checked { report, snapshot }
+    Checked { report: Report { findings, policies: policies.len(), tests }, snapshot }
 }
 
 /// An error with the reasons behind it, on one line.

@@ -27,6 +27,9 @@ pub const MANIFEST_FILE: &str = "bundle.json";
 /// The signatures' file in the directory form.
 pub const SIGNATURES_FILE: &str = "signatures.json";
 
+/// The tool catalogue may lie in a bundle's folder, but is no part of it: it is signed and versioned on its own.
+pub const CATALOGUE_FILE: &str = "tools/catalogue.json";
+
 /// What a file of a bundle is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileKind {

@@ -19,6 +19,8 @@ mod root;
 mod signature;
 mod source;
 
+pub use countersign_gateway_model::{Digest, Name, OrgId, Timestamp};
+
 pub use bundle::{Bundle, BundleError, Draft, MAX_TRANSPORT_BYTES};
 pub use canonical::CanonicalError;
 pub use cases::TestRun;
@@ -26,7 +28,7 @@ pub use check::{Checked, MAX_POLICIES, Report, check, check_draft};
 pub use diff::{Change, Diff, Direction, diff};
 pub use digest::sha256;
 pub use files::{
-    FileError, FileKind, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_FILE_BYTES, MAX_FILES, SIGNATURES_FILE,
+    CATALOGUE_FILE, FileError, FileKind, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_FILE_BYTES, MAX_FILES, SIGNATURES_FILE,
 };
 pub use finding::{Finding, Place, RuleId, Severity};
 pub use keys::{KeyError, KeyId, RootKey, Vkey};

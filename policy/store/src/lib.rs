@@ -1,1 +1,19 @@
-//! Being built.
+//! The policy in force, per organization: loaded, verified, checked, swapped without blocking a reader, kept on disk.
+//!
+//! Two phases: [`Store::prepare`] does everything that can fail and makes the bytes durable; the engine then commits the
+//! ledger entry; [`Store::commit`] swaps and cannot fail. A bundle that fails anything changes nothing. The ledger says
+//! which bundle is active; the disk only remembers. Absent: who may activate (the active bundle), the entry (`gateway/engine`).
+//! Read next: `store`, then `disk`.
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")
+)]
+
+mod disk;
+mod embedded;
+mod folder;
+mod store;
+
+pub use embedded::{default_catalogue, default_draft};
+pub use folder::{FolderError, read_bundle, read_catalogue, read_draft, read_folder};
+pub use store::{Activation, Active, Change, LastGood, Opened, Prepared, Store, StoreError};
