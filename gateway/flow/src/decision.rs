@@ -37,23 +37,23 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
         let error = decide.asked.verdict.as_ref().is_some_and(|v| v.error);
         let (effect, why) =
             if error { (Effect::PolicyError, WhyNot::PolicyError) } else { (Effect::NotEligible, WhyNot::Policy) };
-        return Ok(not_effective(scene, decide, effect, why));
+        return Ok(not_effective(scene, &decide, effect, why));
     }
     let items = ballot.items.iter().map(|i| i.item);
     if let Some(why) = gate.excluded(ballot.kind, by.actor, ballot.person(), items, scene.instance.chain()) {
-        return Ok(not_effective(scene, decide, Effect::NotEligible, why));
+        return Ok(not_effective(scene, &decide, Effect::NotEligible, why));
     }
     if ballot.kind == DecisionKind::Reject {
-        return Ok(reject(scene, decide));
+        return Ok(reject(scene, &decide));
     }
     if decide.stale {
-        return Ok(not_effective(scene, decide, Effect::Stale, WhyNot::Stale));
+        return Ok(not_effective(scene, &decide, Effect::Stale, WhyNot::Stale));
     }
     // The question itself is asked again: a denial by now is nothing that people can lift.
     for voted in ballot.items.iter().filter(|v| v.change != Change::Drop) {
         let asked = reasked(&decide.reasked, voted.item).ok_or(Illegal::Incomplete("the question, asked again"))?;
         if answer(asked)? == Answer::Deny {
-            return Ok(denied(scene, asked.clone(), decide));
+            return Ok(denied(scene, asked, &decide));
         }
     }
     let body = body(&decide, gate, Effect::Counted);
@@ -63,7 +63,7 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
         if let Some(asked) = reasked(&decide.reasked, item.item) {
             check_reasked(item, asked)?;
             if answer(asked)? == Answer::Deny {
-                return Ok(denied(scene, asked.clone(), decide));
+                return Ok(denied(scene, asked, &decide));
             }
         }
     }
@@ -146,17 +146,17 @@ fn body(decide: &Decide, gate: &OpenGate, effect: Effect) -> Decision {
     }
 }
 
-fn not_effective(scene: &Scene<'_>, decide: Decide, effect: Effect, why: WhyNot) -> (Vec<Draft>, Reply) {
+fn not_effective(scene: &Scene<'_>, decide: &Decide, effect: Effect, why: WhyNot) -> (Vec<Draft>, Reply) {
     let by = &scene.now.by;
     let Some(gate) = scene.instance.gate() else { return (Vec::new(), Reply::Nothing(scene.instance.state())) };
-    let body = body(&decide, gate, effect);
+    let body = body(decide, gate, effect);
     (vec![draft_with(body, by, &decide.asked)], Reply::Counted { effect, why: Some(why) })
 }
 
-fn reject(scene: &Scene<'_>, decide: Decide) -> (Vec<Draft>, Reply) {
+fn reject(scene: &Scene<'_>, decide: &Decide) -> (Vec<Draft>, Reply) {
     let by = &scene.now.by;
     let Some(gate) = scene.instance.gate() else { return (Vec::new(), Reply::Nothing(scene.instance.state())) };
-    let body = body(&decide, gate, Effect::Resolving);
+    let body = body(decide, gate, Effect::Resolving);
     let mut drafts = vec![draft_with(body, by, &decide.asked)];
     let rejected = edge(State::WaitingForHuman, State::Rejected, Cause::Decision, None, false);
     drafts.push(draft(rejected, by, &decide.asked));
@@ -165,17 +165,17 @@ fn reject(scene: &Scene<'_>, decide: Decide) -> (Vec<Draft>, Reply) {
 }
 
 /// Policy says no by now. An error of policy is not effective; a denial is nothing that people can lift, so SYSTEM rejects.
-fn denied(scene: &Scene<'_>, asked: Asked, decide: Decide) -> (Vec<Draft>, Reply) {
+fn denied(scene: &Scene<'_>, asked: &Asked, decide: &Decide) -> (Vec<Draft>, Reply) {
     if asked.verdict.as_ref().is_some_and(|v| v.error) {
         return not_effective(scene, decide, Effect::PolicyError, WhyNot::PolicyError);
     }
     let system = &Actor::SYSTEM;
     let (gate, ids): (_, SystemReject) = (decide.gate, decide.reject);
     let (mut drafts, _) = not_effective(scene, decide, Effect::HardDenied, WhyNot::Policy);
-    drafts.push(draft_with(system_reject(gate, ids, None, None), system, &asked));
+    drafts.push(draft_with(system_reject(gate, ids, None, None), system, asked));
     let rejected = edge(State::WaitingForHuman, State::Rejected, Cause::Decision, None, false);
-    drafts.push(draft(rejected, system, &asked));
-    drafts.push(draft(edge(State::Rejected, State::Terminated, Cause::Follow, None, false), system, &asked));
+    drafts.push(draft(rejected, system, asked));
+    drafts.push(draft(edge(State::Rejected, State::Terminated, Cause::Follow, None, false), system, asked));
     (drafts, Reply::HardDenied { cancel: scene.cancel() })
 }
 

@@ -468,7 +468,12 @@ impl OpenGate {
 impl OpenItem {
     /// Whether all its rules are met.
     pub fn is_met(&self) -> bool {
-        self.rules.iter().all(|rule| is_met(rule, &self.votes))
+        self.rules.iter().all(|rule| self.is_rule_met(rule))
+    }
+
+    /// Whether one of its rules is met.
+    pub fn is_rule_met(&self, rule: &RuleForm) -> bool {
+        is_met(rule, &self.votes)
     }
 }
 
@@ -532,26 +537,26 @@ fn is_met(rule: &RuleForm, votes: &[Vote]) -> bool {
 /// How many of the votes can be given a team each so that no team is given twice (a maximum matching).
 fn teams_apart(votes: &[&Vote]) -> usize {
     fn give<'v>(
-        voter: usize,
+        who: usize,
         votes: &[&'v Vote],
-        taken: &mut Vec<(&'v Name, usize)>,
+        holders: &mut Vec<(&'v Name, usize)>,
         tried: &mut BTreeSet<&'v Name>,
     ) -> bool {
-        let Some(vote) = votes.get(voter) else { return false };
+        let Some(vote) = votes.get(who) else { return false };
         for team in &vote.teams {
             if !tried.insert(team) {
                 continue;
             }
-            let holder = taken.iter().position(|(t, _)| *t == team);
-            match holder.and_then(|at| taken.get(at).map(|(_, who)| (at, *who))) {
+            let holder = holders.iter().position(|(t, _)| *t == team);
+            match holder.and_then(|at| holders.get(at).map(|(_, other)| (at, *other))) {
                 None => {
-                    taken.push((team, voter));
+                    holders.push((team, who));
                     return true;
                 }
-                Some((at, who)) => {
-                    if give(who, votes, taken, tried) {
-                        if let Some(slot) = taken.get_mut(at) {
-                            *slot = (team, voter);
+                Some((at, other)) => {
+                    if give(other, votes, holders, tried) {
+                        if let Some(slot) = holders.get_mut(at) {
+                            *slot = (team, who);
                         }
                         return true;
                     }
@@ -560,8 +565,8 @@ fn teams_apart(votes: &[&Vote]) -> usize {
         }
         false
     }
-    let mut taken: Vec<(&Name, usize)> = Vec::new();
-    (0..votes.len()).filter(|voter| give(*voter, votes, &mut taken, &mut BTreeSet::new())).count()
+    let mut holders: Vec<(&Name, usize)> = Vec::new();
+    (0..votes.len()).filter(|voter| give(*voter, votes, &mut holders, &mut BTreeSet::new())).count()
 }
 
 /// Whether no two are equal.

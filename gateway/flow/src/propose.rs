@@ -45,8 +45,8 @@ pub fn decide(instance: Option<&Instance>, proposal: Proposal, now: &Now) -> Res
         Proposal::Begin(begin) => scene.begin(begin)?,
         Proposal::Complete(complete) => scene.complete(*complete)?,
         Proposal::Terminate(terminate) => scene.terminate(*terminate)?,
-        Proposal::Expire(expire) => scene.expire(*expire)?,
-        Proposal::Deadline(deadline) => scene.deadline(*deadline)?,
+        Proposal::Expire(expire) => scene.expire(&expire)?,
+        Proposal::Deadline(deadline) => scene.deadline(&deadline)?,
         Proposal::Decide(decide) => decision::decide(&scene, *decide)?,
         Proposal::Outcome(report) => scene.outcome(*report)?,
         Proposal::Sweep(sweep) => scene.sweep(sweep)?,
@@ -106,7 +106,7 @@ pub(crate) fn edge(from: State, to: State, cause: Cause, action: Option<ActionId
 
 /// What a proposal other than an action asks about.
 struct Subject<'a> {
-    subject: GateSubject,
+    stands_before: GateSubject,
     question: QuestionKind,
     action: Option<ActionId>,
     digest: Option<Digest>,
@@ -126,7 +126,7 @@ impl Subject<'_> {
         let digest = self.digest.ok_or(Illegal::Incomplete("the proposal's digest"))?;
         let terms = self.item.ok_or(Illegal::Incomplete("the item's terms"))?;
         let item = gate_item(terms, action, self.question, None, digest, self.asked)?;
-        gate_of(self.gate, self.subject, vec![item], Vec::new(), at)
+        gate_of(self.gate, self.stands_before, vec![item], Vec::new(), at)
     }
 }
 
@@ -214,7 +214,7 @@ fn create_instance(create: Create, now: &Now) -> Result<Decided, Illegal> {
     let by = &now.by;
     let place = Place::Instance(instance);
     let subject = Subject {
-        subject: GateSubject::Start,
+        stands_before: GateSubject::Start,
         question: QuestionKind::Start,
         action,
         digest,
@@ -335,7 +335,7 @@ impl Scene<'_> {
             (state, _) => return Err(Illegal::Edge { from: state, to: State::Running }),
         }
         let subject = Subject {
-            subject: GateSubject::Start,
+            stands_before: GateSubject::Start,
             question: QuestionKind::Start,
             action,
             digest,
@@ -616,7 +616,7 @@ impl Scene<'_> {
         self.running()?;
         let by = &self.now.by;
         let subject = Subject {
-            subject: GateSubject::Complete,
+            stands_before: GateSubject::Complete,
             question: QuestionKind::Complete,
             action,
             digest,
@@ -665,7 +665,7 @@ impl Scene<'_> {
             return Ok(self.stop(&self.now.by, Cause::Terminate, action, &asked, reject, stop_role));
         }
         let subject = Subject {
-            subject: GateSubject::Terminate,
+            stands_before: GateSubject::Terminate,
             question: QuestionKind::Terminate,
             action,
             digest,
@@ -698,7 +698,7 @@ impl Scene<'_> {
         reject: SystemReject,
         role: Option<Name>,
     ) -> (Vec<Draft>, Reply) {
-        let objection = !asked.verdict.as_ref().is_some_and(|v| v.decision == Answer::Allow);
+        let objection = asked.verdict.as_ref().is_none_or(|v| v.decision != Answer::Allow);
         let mut drafts = Vec::with_capacity(3);
         match (self.instance.state(), self.instance.gate()) {
             (State::WaitingForHuman, Some(gate)) => {
@@ -722,7 +722,7 @@ impl Scene<'_> {
         (drafts, Reply::Terminated { objection, cancel: self.cancel() })
     }
 
-    fn expire(&self, expire: Expire) -> Row {
+    fn expire(&self, expire: &Expire) -> Row {
         if self.instance.state().is_terminal() {
             return Ok((Vec::new(), Reply::Nothing(self.instance.state())));
         }
@@ -733,11 +733,11 @@ impl Scene<'_> {
         Ok(self.stop(&Actor::SYSTEM, Cause::Expiry, None, &expire.asked, expire.reject, None))
     }
 
-    fn deadline(&self, deadline: Deadline) -> Row {
+    fn deadline(&self, deadline: &Deadline) -> Row {
         if self.instance.state().is_terminal() {
             return Ok((Vec::new(), Reply::Nothing(self.instance.state())));
         }
-        if !self.instance.created().deadline.is_some_and(|due| self.at >= due) {
+        if self.instance.created().deadline.is_none_or(|due| self.at < due) {
             return Err(Illegal::DeadlineNotPassed);
         }
         Ok(self.stop(&Actor::SYSTEM, Cause::Deadline, None, &deadline.asked, deadline.reject, None))

@@ -31,7 +31,7 @@ pub enum Reply {
     Queued,
     /// RUNNING.
     Running,
-    /// WAITING_FOR_HUMAN at a gate. `actions` is empty unless a batch of actions was proposed.
+    /// `WAITING_FOR_HUMAN` at a gate. `actions` is empty unless a batch of actions was proposed.
     Waiting {
         /// The gate.
         gate: GateId,

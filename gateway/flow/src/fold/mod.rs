@@ -1,0 +1,470 @@
+//! The authority fold: what a stream of entries means, from leaf facts alone.
+//!
+//! [`Instance::advance`] applies one entry and refuses whatever no proposal could have written: a gap, a broken link, a
+//! torn append, an edge outside the eleven, a start without a live permit, a permit without its rules met. Appends are
+//! read with a small automaton (`append`): each is a row of the proposal table, whole. Payloads are never looked into.
+//!
+//! The time of a stream never goes back: the latest claimed time seen is "now" for expiries, so that a clock that was
+//! set back gives no permit a second life.
+//!
+//! Read next: `propose` for who writes these rows.
+
+mod append;
+mod permits;
+mod waiting;
+
+use std::collections::BTreeMap;
+
+use countersign_gateway_model::{
+    Decision as Answer, Digest, GatewayId, InstanceId, Outcome as OutcomeKind, PermitId, Pseudonym, State, Timestamp,
+};
+use countersign_ledger_entry::body::{Created, RunStart};
+use countersign_ledger_entry::{Body, Header, Row, SignedEntry};
+
+use crate::error::EvolveError;
+use crate::gate::OpenGate;
+use crate::rows;
+
+use append::{Reading, Step, check_header};
+
+/// A permit that was not started yet. Whether it has lapsed is a question of time: derived, never an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LivePermit {
+    /// No start after this.
+    pub expires: Timestamp,
+    /// Stream sequence of its entry.
+    pub sequence: u64,
+}
+
+/// A start without a final outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenStart {
+    /// Stream sequence of the start's entry: the fence.
+    pub sequence: u64,
+    /// Stream sequence of the permit's entry.
+    pub permit_sequence: u64,
+    /// When it was started.
+    pub started: Timestamp,
+    /// Nothing may be begun after this.
+    pub not_after: Timestamp,
+    /// The run; none: the agent itself.
+    pub run: Option<Box<RunStart>>,
+}
+
+/// What is kept of a permit that can do nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Its start has its final outcome.
+    Outcome(OutcomeKind),
+    /// It was never started in time.
+    Lapsed,
+}
+
+/// One governed execution, as its stream says. Equal streams give equal instances.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    id: InstanceId,
+    created: Created,
+    created_at: Timestamp,
+    /// Acting principal, then those on whose behalf the first entry was written.
+    chain: Vec<Pseudonym>,
+    core: Core,
+    live: BTreeMap<PermitId, LivePermit>,
+    open: BTreeMap<PermitId, OpenStart>,
+    /// Starts whose outcome is `unknown`, which one later outcome may replace.
+    unknown: BTreeMap<PermitId, OpenStart>,
+    settled: BTreeMap<PermitId, Settled>,
+    gate: Option<Box<OpenGate>>,
+    step: Step,
+    undo: Undo,
+    /// How many live permits are too many not to look for lapsed ones.
+    sweep_at: usize,
+}
+
+/// Fewer live permits than this are not looked through for lapsed ones.
+const OFTEN_ENOUGH: usize = 1024;
+
+/// The part that is copied when an append begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Core {
+    state: State,
+    updated: Timestamp,
+    sequence: u64,
+    last: Digest,
+    denials: u32,
+    latest: Timestamp,
+    /// Of the last entry's append.
+    index: u8,
+    length: u8,
+    gateway: GatewayId,
+    boot: u64,
+    claimed: Timestamp,
+}
+
+/// How to take the last append back.
+#[derive(Clone, Debug, Default)]
+struct Undo {
+    core: Option<Core>,
+    permits: Vec<Change>,
+    gate: GateBefore,
+    /// The last append is the stream's first.
+    begun: bool,
+}
+
+/// The open gate as it was when the append began.
+#[derive(Clone, Debug, Default)]
+enum GateBefore {
+    /// It was not touched.
+    #[default]
+    Untouched,
+    /// It was this.
+    Was(Option<Box<OpenGate>>),
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Live(PermitId, Option<LivePermit>),
+    Open(PermitId, Option<OpenStart>),
+    Unknown(PermitId, Option<OpenStart>),
+    Settled(PermitId, Option<Settled>),
+}
+
+impl Instance {
+    /// Applies one entry: the first with `previous` none. What a verifier folds with.
+    ///
+    /// # Errors
+    /// Whatever no lawful history has at this place.
+    pub fn evolve(previous: Option<Self>, header: &Header, leaf_hash: Digest) -> Result<Self, EvolveError> {
+        match previous {
+            None => Self::begin(header, leaf_hash),
+            Some(mut instance) => {
+                instance.advance(header, leaf_hash)?;
+                Ok(instance)
+            }
+        }
+    }
+
+    /// Applies one whole append in place and gives its projection rows. On an error nothing has changed. Until the append
+    /// is durable, [`Instance::rollback`] takes it back.
+    ///
+    /// # Errors
+    /// As [`Instance::evolve`], or if `entries` are not one whole append.
+    pub fn apply(this: &mut Option<Self>, entries: &[SignedEntry]) -> Result<Vec<Row>, EvolveError> {
+        let before = this.as_ref().map(|i| i.core.sequence);
+        let mut rows = Vec::new();
+        let applied = entries.iter().try_for_each(|entry| {
+            let hash = Digest(entry.hash.0);
+            match this {
+                None => *this = Some(Self::begin(&entry.header, hash)?),
+                Some(instance) => instance.advance(&entry.header, hash)?,
+            }
+            if let Some(instance) = this.as_ref() {
+                rows::project(instance, &entry.header, &mut rows);
+            }
+            Ok(())
+        });
+        let whole = this.as_ref().is_none_or(Self::is_whole);
+        let applied = applied.and_then(|()| {
+            let sequence = entries.last().map_or(0, |e| e.header.sequence);
+            if whole && !entries.is_empty() {
+                Ok(())
+            } else {
+                Err(EvolveError::Append { sequence, why: "entries are missing" })
+            }
+        });
+        match applied {
+            Ok(()) => Ok(rows::latest(rows)),
+            Err(error) => {
+                // Only what was begun here is taken back, never the append before.
+                if this.as_ref().map(|i| i.core.sequence) != before {
+                    Self::rollback(this);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the last append back, whole or not: it did not become durable. None if it was the first.
+    pub fn rollback(this: &mut Option<Self>) {
+        let Some(instance) = this else { return };
+        let Some(core) = instance.undo.core.take() else {
+            if instance.undo.begun {
+                *this = None;
+            }
+            return;
+        };
+        instance.core = core;
+        while let Some(change) = instance.undo.permits.pop() {
+            match change {
+                Change::Live(id, was) => restore(&mut instance.live, id, was),
+                Change::Open(id, was) => restore(&mut instance.open, id, was),
+                Change::Unknown(id, was) => restore(&mut instance.unknown, id, was),
+                Change::Settled(id, was) => restore(&mut instance.settled, id, was),
+            }
+        }
+        if let GateBefore::Was(gate) = std::mem::take(&mut instance.undo.gate) {
+            instance.gate = gate;
+        }
+        instance.step = Step::Whole;
+    }
+
+    fn begin(header: &Header, leaf_hash: Digest) -> Result<Self, EvolveError> {
+        let now = Reading { header, at: header.claimed, first: true };
+        check_header(header)?;
+        if header.sequence != 0 {
+            return Err(EvolveError::Sequence { expected: 0, found: header.sequence });
+        }
+        if header.previous.is_some() {
+            return Err(EvolveError::Previous(0));
+        }
+        if header.append.index != 0 {
+            return Err(EvolveError::Append { sequence: 0, why: "its first entry is missing" });
+        }
+        let Body::Created(created) = &header.body else {
+            return Err(now.unlawful("an instance begins with `created`"));
+        };
+        now.ensure(
+            matches!(now.answer(), None | Some(Answer::Allow | Answer::NeedsApproval)),
+            "a refused start makes no instance",
+        )?;
+        let mut chain = vec![created.acting];
+        chain.extend(header.on_behalf_of.iter().copied());
+        let instance = Self {
+            id: InstanceId::from_bytes(*header.stream.id.as_bytes()),
+            created: created.clone(),
+            created_at: header.claimed,
+            chain,
+            core: Core {
+                state: State::Created,
+                updated: header.claimed,
+                sequence: 0,
+                last: leaf_hash,
+                denials: 0,
+                latest: header.claimed,
+                index: 0,
+                length: header.append.length,
+                gateway: header.gateway,
+                boot: header.boot,
+                claimed: header.claimed,
+            },
+            live: BTreeMap::new(),
+            open: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            gate: None,
+            step: Step::Created { verdict: header.verdict.clone() },
+            undo: Undo { begun: true, ..Undo::default() },
+            sweep_at: OFTEN_ENOUGH,
+        };
+        instance.check_end(header)?;
+        Ok(instance)
+    }
+
+    /// Applies the next entry in place. After an error, [`Instance::rollback`] leads back to the last whole append.
+    ///
+    /// # Errors
+    /// Whatever no lawful history has at this place.
+    pub fn advance(&mut self, header: &Header, leaf_hash: Digest) -> Result<(), EvolveError> {
+        check_header(header)?;
+        if header.stream.id.as_bytes() != self.id.as_bytes() {
+            return Err(EvolveError::Stream);
+        }
+        let expected = self.core.sequence + 1;
+        if header.sequence != expected {
+            return Err(EvolveError::Sequence { expected, found: header.sequence });
+        }
+        if header.previous != Some(self.core.last) {
+            return Err(EvolveError::Previous(header.sequence));
+        }
+        let first = header.append.index == 0;
+        self.check_append(header)?;
+        if first {
+            self.forget_lapsed();
+            self.undo.core = Some(self.core);
+            self.undo.permits.clear();
+            self.undo.gate = GateBefore::Untouched;
+            self.undo.begun = false;
+            self.step = Step::Whole;
+        }
+        let now = Reading { header, at: header.claimed.max(self.core.latest), first };
+        self.core.latest = now.at;
+        // From here on the entry is being applied: an error leaves this to `rollback`.
+        self.core.sequence = header.sequence;
+        self.core.index = header.append.index;
+        self.core.length = header.append.length;
+        self.core.gateway = header.gateway;
+        self.core.boot = header.boot;
+        self.core.claimed = header.claimed;
+        self.read(now)?;
+        self.core.last = leaf_hash;
+        self.check_end(header)
+    }
+
+    /// Permits that lapsed are kept by id alone. Done when many gathered, and only between appends.
+    fn forget_lapsed(&mut self) {
+        if self.live.len() < self.sweep_at {
+            return;
+        }
+        let now = self.core.latest;
+        let settled = &mut self.settled;
+        self.live.retain(|id, permit| {
+            let lapsed = permit.expires < now;
+            if lapsed {
+                settled.insert(*id, Settled::Lapsed);
+            }
+            !lapsed
+        });
+        self.sweep_at = OFTEN_ENOUGH.max(self.live.len().saturating_mul(2));
+    }
+}
+
+fn restore<V>(map: &mut BTreeMap<PermitId, V>, id: PermitId, was: Option<V>) {
+    match was {
+        Some(value) => {
+            map.insert(id, value);
+        }
+        None => {
+            map.remove(&id);
+        }
+    }
+}
+
+/// What may be read of an instance.
+impl Instance {
+    /// Its id: the stream's.
+    pub fn id(&self) -> InstanceId {
+        self.id
+    }
+
+    /// What its first entry says.
+    pub fn created(&self) -> &Created {
+        &self.created
+    }
+
+    /// When its first entry was claimed to be written.
+    pub fn created_at(&self) -> Timestamp {
+        self.created_at
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        self.core.state
+    }
+
+    /// When it last took an edge.
+    pub fn updated(&self) -> Timestamp {
+        self.core.updated
+    }
+
+    /// The latest claimed time of its stream: never goes back.
+    pub fn latest(&self) -> Timestamp {
+        self.core.latest
+    }
+
+    /// Stream sequence of its last entry.
+    pub fn sequence(&self) -> u64 {
+        self.core.sequence
+    }
+
+    /// Leaf hash of its last entry.
+    pub fn last(&self) -> Digest {
+        self.core.last
+    }
+
+    /// How many of its actions were denied.
+    pub fn denials(&self) -> u32 {
+        self.core.denials
+    }
+
+    /// The open gate.
+    pub fn gate(&self) -> Option<&OpenGate> {
+        self.gate.as_deref()
+    }
+
+    /// A permit that was given and not started; it may have lapsed.
+    pub fn live_permit(&self, permit: PermitId) -> Option<LivePermit> {
+        self.live.get(&permit).copied()
+    }
+
+    /// Permits that could be started at `at`.
+    pub fn startable(&self, at: Timestamp) -> impl Iterator<Item = (PermitId, LivePermit)> + '_ {
+        let at = at.max(self.core.latest);
+        let running = self.core.state == State::Running;
+        self.live.iter().filter(move |(_, p)| running && at <= p.expires).map(|(id, p)| (*id, *p))
+    }
+
+    /// Starts without an outcome.
+    pub fn open_starts(&self) -> impl Iterator<Item = (PermitId, &OpenStart)> {
+        self.open.iter().map(|(id, start)| (*id, start))
+    }
+
+    /// A start without an outcome.
+    pub fn open_start(&self, permit: PermitId) -> Option<&OpenStart> {
+        self.open.get(&permit)
+    }
+
+    /// A start whose outcome is `unknown`.
+    pub fn unknown_start(&self, permit: PermitId) -> Option<&OpenStart> {
+        self.unknown.get(&permit)
+    }
+
+    /// A permit that can do nothing more.
+    pub fn settled(&self, permit: PermitId) -> Option<Settled> {
+        self.settled.get(&permit).copied()
+    }
+
+    /// Whether its last append is whole: false says that the stream is torn, or that more is to come.
+    pub fn is_whole(&self) -> bool {
+        self.core.index + 1 == self.core.length
+    }
+
+    /// Terminal, and every start has its outcome.
+    pub fn is_closed(&self) -> bool {
+        self.core.state.is_terminal() && self.open.is_empty()
+    }
+
+    /// Whether a stop by this principal cannot be vetoed: the acting principal, one of its chain, the owner or the initiator.
+    pub fn is_insider(&self, who: Pseudonym) -> bool {
+        self.chain.contains(&who) || self.created.owner == Some(who) || self.created.initiator == who
+    }
+
+    /// The gate of whose resolution the entry in hand is part.
+    pub(crate) fn resolving(&self) -> Option<&OpenGate> {
+        match &self.step {
+            Step::Grant(grants) => Some(&grants.gate),
+            _ => None,
+        }
+    }
+
+    /// The start that the last append gave an outcome.
+    pub(crate) fn just_settled(&self, permit: PermitId) -> Option<&OpenStart> {
+        self.undo.permits.iter().rev().find_map(|change| match change {
+            Change::Open(id, Some(open)) | Change::Unknown(id, Some(open)) if *id == permit => Some(open),
+            _ => None,
+        })
+    }
+
+    /// Acting principal, then those on whose behalf it was created.
+    pub(crate) fn chain(&self) -> &[Pseudonym] {
+        &self.chain
+    }
+}
+
+/// Equal in what the stream says; how the last append would be taken back is not part of that.
+impl PartialEq for Instance {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+            && self.created == other.created
+            && self.created_at == other.created_at
+            && self.chain == other.chain
+            && self.core == other.core
+            && self.live == other.live
+            && self.open == other.open
+            && self.unknown == other.unknown
+            && self.settled == other.settled
+            && self.gate == other.gate
+            && (self.is_whole() || self.step == other.step)
+    }
+}
+
+impl Eq for Instance {}

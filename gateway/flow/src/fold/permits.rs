@@ -1,0 +1,125 @@
+//! Permits, starts and outcomes: given once, consumed once, final once.
+
+use countersign_gateway_model::{Outcome as OutcomeKind, PermitId, Pseudonym, State};
+use countersign_ledger_entry::body::{Conflict, Outcome, Permit, QuestionKind, Start, StartedBy, Sweep};
+
+use super::append::{Batch, Fresh, Reading, Step};
+use super::{Change, Instance, LivePermit, OpenStart, Settled};
+use crate::MAX_ITEMS;
+use crate::error::EvolveError;
+
+impl Instance {
+    pub(super) fn batch_permit(
+        &mut self,
+        now: Reading<'_>,
+        permit: &Permit,
+        mut batch: Batch,
+    ) -> Result<(), EvolveError> {
+        now.ensure(permit.item.is_none(), "it names a gate that it did not come through")?;
+        batch.items += 1;
+        batch.permits += 1;
+        now.ensure(batch.items <= MAX_ITEMS, "a batch has at most 16 actions")?;
+        batch.fresh = Some(self.permit(now, permit)?);
+        self.step = Step::Batch(batch);
+        Ok(())
+    }
+
+    pub(super) fn permit(&mut self, now: Reading<'_>, permit: &Permit) -> Result<Fresh, EvolveError> {
+        now.ensure(self.core.state == State::Running, "permits are given in RUNNING")?;
+        now.allowed()?;
+        let dispatch = match permit.question {
+            QuestionKind::CallTool => false,
+            QuestionKind::Dispatch => true,
+            _ => return Err(now.unlawful("only an action is permitted")),
+        };
+        let id = permit.permit;
+        let seen = self.live.contains_key(&id)
+            || self.open.contains_key(&id)
+            || self.unknown.contains_key(&id)
+            || self.settled.contains_key(&id);
+        now.ensure(!seen, "the permit was given before")?;
+        now.ensure(permit.enforced == self.created.enforced, "it is enforced otherwise than its instance")?;
+        now.ensure(permit.expires > now.at, "it has expired")?;
+        let live = LivePermit { expires: permit.expires, sequence: now.header.sequence };
+        let was = self.live.insert(id, live);
+        self.undo.permits.push(Change::Live(id, was));
+        Ok(Fresh { permit: id, dispatch, verdict: now.verdict() })
+    }
+
+    /// Consumes a permit, in RUNNING and before its expiry.
+    pub(super) fn start(&mut self, now: Reading<'_>, start: &Start, dispatch: bool) -> Result<(), EvolveError> {
+        now.ensure(self.core.state == State::Running, "starts are taken in RUNNING")?;
+        let Some(permit) = self.live.get(&start.permit).copied() else {
+            return Err(now.unlawful("there is no such permit to consume"));
+        };
+        now.ensure(now.at <= permit.expires, "the permit had expired")?;
+        now.ensure(start.not_after >= now.at, "nothing might be begun any more")?;
+        let run = match &start.by {
+            StartedBy::Agent => {
+                now.ensure(!dispatch, "a dispatch is carried out by a runner")?;
+                None
+            }
+            StartedBy::Run(run) => {
+                now.ensure(dispatch, "a runner carries out dispatches only")?;
+                now.ensure(run.fence == now.header.sequence, "the fence is not the start's sequence")?;
+                now.ensure(run.attempt > 0, "attempts count from 1")?;
+                Some(Box::new(run.clone()))
+            }
+        };
+        self.live.remove(&start.permit);
+        self.undo.permits.push(Change::Live(start.permit, Some(permit)));
+        let open = OpenStart {
+            sequence: now.header.sequence,
+            permit_sequence: permit.sequence,
+            started: now.header.claimed,
+            not_after: start.not_after,
+            run,
+        };
+        self.open.insert(start.permit, open);
+        self.undo.permits.push(Change::Open(start.permit, None));
+        Ok(())
+    }
+
+    pub(super) fn settle(&mut self, permit: PermitId, outcome: OutcomeKind) {
+        if let Some(open) = self.open.remove(&permit) {
+            self.undo.permits.push(Change::Open(permit, Some(open.clone())));
+            if outcome == OutcomeKind::Unknown {
+                self.unknown.insert(permit, open);
+                self.undo.permits.push(Change::Unknown(permit, None));
+                return;
+            }
+        } else if let Some(open) = self.unknown.remove(&permit) {
+            self.undo.permits.push(Change::Unknown(permit, Some(open)));
+        }
+        let was = self.settled.insert(permit, Settled::Outcome(outcome));
+        self.undo.permits.push(Change::Settled(permit, was));
+    }
+
+    pub(super) fn outcome(&mut self, now: Reading<'_>, outcome: &Outcome) -> Result<(), EvolveError> {
+        if outcome.supersedes {
+            now.ensure(self.unknown.contains_key(&outcome.permit), "there is no unknown outcome to replace")?;
+            now.ensure(outcome.outcome != OutcomeKind::Unknown, "unknown does not replace unknown")?;
+        } else {
+            now.ensure(self.open.contains_key(&outcome.permit), "there is no such start without an outcome")?;
+        }
+        self.settle(outcome.permit, outcome.outcome);
+        self.step = Step::Whole;
+        Ok(())
+    }
+
+    pub(super) fn sweep(&mut self, now: Reading<'_>, sweep: &Sweep) -> Result<(), EvolveError> {
+        now.ensure(now.header.actor == Pseudonym::SYSTEM, "only SYSTEM sweeps")?;
+        now.ensure(self.open.contains_key(&sweep.permit), "there is no such start without an outcome")?;
+        self.settle(sweep.permit, OutcomeKind::Unknown);
+        self.step = Step::Whole;
+        Ok(())
+    }
+
+    pub(super) fn conflict(&mut self, now: Reading<'_>, conflict: &Conflict) -> Result<(), EvolveError> {
+        let settled = matches!(self.settled.get(&conflict.permit), Some(Settled::Outcome(_)));
+        let unknown = self.unknown.contains_key(&conflict.permit) && conflict.outcome == OutcomeKind::Unknown;
+        now.ensure(settled || unknown, "there is no final outcome that it conflicts with")?;
+        self.step = Step::Whole;
+        Ok(())
+    }
+}
