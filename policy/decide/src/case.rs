@@ -101,14 +101,20 @@ impl CaseFile {
         &self.cases
     }
 
-    /// Asks every question of a snapshot.
-    pub fn run(&self, snapshot: &PolicySnapshot) -> Result<Vec<CaseOutcome>, CaseError> {
+    /// A store that holds the file's entities.
+    pub fn store(&self, snapshot: &PolicySnapshot) -> Result<EntityStore, CaseError> {
         let store = EntityStore::new();
         for (index, json) in self.entities.iter().enumerate() {
             Record::from_json(snapshot.org(), json)
                 .and_then(|record| store.put(record))
                 .map_err(|source| CaseError::Entity { index, source })?;
         }
+        Ok(store)
+    }
+
+    /// Asks every question of a snapshot.
+    pub fn run(&self, snapshot: &PolicySnapshot) -> Result<Vec<CaseOutcome>, CaseError> {
+        let store = self.store(snapshot)?;
         Ok(self.cases.iter().map(|case| case.run(snapshot, &store)).collect())
     }
 }
@@ -159,8 +165,13 @@ impl Case {
         })
     }
 
+    /// The question, typed by the snapshot's catalogue.
+    pub fn question(&self, snapshot: &PolicySnapshot) -> Result<Question, QuestionError> {
+        Question::from_json(&self.ask, snapshot)
+    }
+
     fn run(&self, snapshot: &PolicySnapshot, store: &EntityStore) -> CaseOutcome {
-        match Question::from_json(&self.ask, snapshot) {
+        match self.question(snapshot) {
             Ok(question) => {
                 let answer = decide(snapshot, &store.slice(snapshot, &question), &question);
                 CaseOutcome { name: self.name.clone(), failure: self.expect.differs(&answer), answer: Some(answer) }

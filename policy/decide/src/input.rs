@@ -591,3 +591,168 @@ pub fn canonicalize(bytes: &[u8]) -> Result<Vec<u8>, InputError> {
     refuse_reserved(&value, "")?;
     Ok(value.canonical())
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::catalogue::Catalogue;
+
+    fn tool(input: &serde_json::Value) -> Arc<CompiledTool> {
+        let text = json!({"tools": [{"name": "a.b", "input": input}]}).to_string();
+        let compiled = Catalogue::parse(text.as_bytes()).unwrap().compile().unwrap();
+        Arc::clone(compiled.values().next().unwrap())
+    }
+
+    fn wide() -> Arc<CompiledTool> {
+        tool(&json!({"type": "object", "required": ["s", "n"], "properties": {
+            "s": {"type": "string", "maxLength": 5}, "i": {"type": "integer", "minimum": -5, "maximum": 9},
+            "n": {"type": "number"}, "b": {"type": "boolean"}, "e": {"type": "string", "enum": ["x", "y"]},
+            "list": {"type": "array", "items": {"type": "string"}, "maxItems": 3},
+            "prices": {"type": "array", "items": {"type": "number"}},
+            "grid": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+            "maybe": {"type": ["string", "null"]}, "either": {"type": ["string", "integer"]},
+            "any": {}, "map": {"type": "object", "additionalProperties": {"type": "string"}},
+            "pattern": {"type": "string", "pattern": "^a"}, "one": {"oneOf": [{"type": "string"}]},
+            "rec": {"type": "object", "properties": {"deep": {"type": "boolean"}, "loop": {"$ref": "#"}}}
+        }}))
+    }
+
+    fn typed(value: &serde_json::Value) -> Result<TypedInput, InputError> {
+        parse(&wide(), value.to_string().as_bytes())
+    }
+
+    #[test]
+    fn each_declared_type_becomes_its_cedar_type() {
+        let mut text = String::new();
+        wide().shape.cedar_type(&mut text);
+        assert_eq!(
+            text,
+            "{\"b\"?: Bool, \"e\"?: String, \"gridCount\"?: Long, \"gridText\"?: String, \"i\"?: Long, \
+             \"list\"?: Set<String>, \"listCount\"?: Long, \"listText\"?: String, \"maybe\"?: String, \
+             \"n\"?: decimal, \"prices\"?: Set<decimal>, \"pricesCount\"?: Long, \"pricesText\"?: String, \
+             \"rec\"?: {\"deep\"?: Bool}, \"s\": String}"
+        );
+        assert_eq!(wide().shape.never_seen(), ["/any", "/either", "/grid", "/map", "/one", "/pattern", "/rec/loop"]);
+    }
+
+    #[test]
+    fn what_cedar_cannot_type_is_listed_and_passed_on() {
+        let input = typed(&json!({"s": "a", "n": 0.00001, "either": 1, "map": {"k": "v"}, "any": [1], "list": ["a"],
+            "prices": [1.5, 0.123_45], "grid": [[1]], "pattern": "b", "maybe": null, "rec": {"loop": {}}}))
+        .unwrap();
+        let opaque: Vec<&str> = input.opaque().iter().map(String::as_str).collect();
+        assert_eq!(opaque, ["/any", "/either", "/grid", "/map", "/n", "/pattern", "/prices", "/rec/loop"]);
+        let record = input.record().to_string();
+        assert!(record.contains("pricesCount: 2") && record.contains("pricesText: \"[1.5,0.12345]\""), "{record}");
+        assert!(!record.contains("prices:"), "a set that lacks an element would be a lie: {record}");
+        assert!(record.contains(r#"list: ["a"]"#) && !record.contains("maybe"), "{record}");
+    }
+
+    #[test]
+    fn numbers_become_decimals_only_if_exact_in_four_places() {
+        for (number, expected) in [
+            ("500", Some("500.0")),
+            ("0.1", Some("0.1")),
+            ("-12.3456", Some("-12.3456")),
+            ("1e3", Some("1000.0")),
+            ("0", Some("0.0")),
+            ("0.0001", Some("0.0001")),
+            ("0.00001", None),
+            ("1.23456", None),
+            ("1e21", None),
+            ("922337203685477.5", Some("922337203685477.5")),
+            ("922337203685478", None),
+        ] {
+            let input = parse(&wide(), format!(r#"{{"s":"a","n":{number}}}"#).as_bytes()).unwrap();
+            let record = input.record().to_string();
+            match expected {
+                Some(text) => assert!(record.contains(&format!("decimal(\"{text}\")")), "{number}: {record}"),
+                None => assert!(!record.contains("n:") && input.opaque().contains("/n"), "{number}: {record}"),
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_types_and_undeclared_or_smuggled_properties_are_refused() {
+        let entity = json!({"__entity": {"type": "Countersign::Role", "id": "ADMIN"}});
+        for (value, part) in [
+            (json!({"n": 1}), "`/s` is required"),
+            (json!({"s": 1, "n": 1}), "`/s` is not a string"),
+            (json!({"s": "toolong", "n": 1}), "`/s`"),
+            (json!({"s": "a", "n": "1"}), "`/n` is not a number"),
+            (json!({"s": "a", "n": 1, "i": 1.5}), "`/i` is not an integer"),
+            (json!({"s": "a", "n": 1, "i": 10}), "`/i`"),
+            (json!({"s": "a", "n": 1, "b": "true"}), "`/b` is not a boolean"),
+            (json!({"s": "a", "n": 1, "e": "z"}), "`/e`"),
+            (json!({"s": "a", "n": 1, "list": ["a", 1]}), "`/list/1` is not a string"),
+            (json!({"s": "a", "n": 1, "list": ["a", "a", "a", "a"]}), "`/list`"),
+            (json!({"s": "a", "n": 1, "grid": [["x"]]}), "`/grid/0/0` is not an integer"),
+            (json!({"s": null, "n": 1}), "`/s` is not a string"),
+            (json!({"s": "a", "n": 1, "x": 1}), "`/x` is not declared"),
+            (json!({"s": "a", "n": 1, "rec": {"x": 1}}), "`/rec/x` is not declared"),
+            (json!({"s": entity, "n": 1}), "reserved"),
+            (json!({"s": "a", "n": 1, "any": [{"k": entity}]}), "reserved"),
+            (json!({"s": "a", "n": 1, "map": {"__extn": {"fn": "decimal", "arg": "1"}}}), "reserved"),
+            (json!([]), "`` is not an object"),
+        ] {
+            let error = typed(&value).unwrap_err().to_string();
+            assert!(error.contains(part), "{value}: {error}");
+        }
+        assert!(matches!(parse(&wide(), br#"{"s":"a","s":"b","n":1}"#), Err(InputError::Json(_))));
+        assert!(matches!(parse(&wide(), &vec![b' '; MAX_INPUT + 1]), Err(InputError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn schemas_that_cannot_hold_are_refused_when_registered() {
+        for (schema, part) in [
+            (json!({"type": "array"}), "root"),
+            (json!({"type": "object", "required": ["a"]}), "required"),
+            (json!({"type": "object", "properties": {"__entity": {"type": "string"}}}), "cannot be used"),
+            (
+                json!({"type": "object", "properties": {"a": {"type": "array"}, "aCount": {"type": "integer"}}}),
+                "collides",
+            ),
+            (json!({"type": "object", "properties": {"a": {"type": "string", "maxLength": "9"}}}), "wrong form"),
+            (json!({"type": "object", "properties": []}), "wrong form"),
+        ] {
+            let error = Shape::compile(&schema).unwrap_err().to_string();
+            assert!(error.contains(part), "{schema}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_decimal_keeps_the_value_of_its_number(units in -9_000_000_000_000_000_i64..9_000_000_000_000_000, places in 0_u32..=4) {
+            let scale = 10_i64.pow(places);
+            let text = format!("{}{}.{:0width$}", if units < 0 { "-" } else { "" }, units.abs() / scale,
+                units.abs() % scale, width = places.max(1) as usize);
+            if let Ok(Json::Number(n)) = Json::parse(text.as_bytes()) {
+                prop_assume!(units.abs() / scale < 900_000_000_000_000);
+                let shown = decimal(n).unwrap();
+                let same = |t: &str| {
+                    let (whole, fraction) = t.trim_start_matches('-').split_once('.').unwrap();
+                    (whole.trim_start_matches('0').to_owned(), fraction.trim_end_matches('0').to_owned())
+                };
+                prop_assert_eq!(same(&shown), same(&text));
+                prop_assert!(value::decimal(&shown).is_some());
+            }
+        }
+
+        #[test]
+        fn the_canonical_form_is_typed_the_same(s in ".{0,5}", n in any::<f64>(), list in prop::collection::vec(".{0,3}", 0..3)) {
+            prop_assume!(n.is_finite() && (n.fract() != 0.0 || n.abs() < 1e15));
+            let first = typed(&json!({"list": list, "s": s, "n": n}));
+            if let Ok(first) = first {
+                let second = parse(&wide(), first.canonical()).unwrap();
+                prop_assert_eq!(first.canonical(), second.canonical());
+                prop_assert_eq!(first.record(), second.record());
+                prop_assert_eq!(first.opaque(), second.opaque());
+            }
+        }
+    }
+}

@@ -64,8 +64,8 @@ impl EntityStore {
                 }
             }
         }
-        for child in inner.children.get(entity).cloned().unwrap_or_default() {
-            if let Some(held) = inner.versions.get_mut(&child) {
+        for below in inner.below(entity) {
+            if let Some(held) = inner.versions.get_mut(&below) {
                 held.unresolved.insert(entity.clone());
             }
         }
@@ -122,14 +122,9 @@ impl Inner {
         Ok(version)
     }
 
-    /// Makes new versions of everything below `entity`, nearest first.
+    /// Makes new versions of everything below `entity`.
     fn refresh_below(&mut self, entity: &EntityRef) -> Result<(), EntityError> {
-        let mut seen = HashSet::from([entity.clone()]);
-        let mut queue: Vec<EntityRef> = self.children.get(entity).into_iter().flatten().cloned().collect();
-        while let Some(child) = queue.pop() {
-            if !seen.insert(child.clone()) {
-                continue;
-            }
+        for child in self.below(entity) {
             let Some((record, direct)) =
                 self.versions.get(&child).map(|h| (h.version.record().clone(), h.direct.clone()))
             else {
@@ -137,10 +132,23 @@ impl Inner {
             };
             let (ancestors, unresolved) = self.ancestors(&child, &direct);
             let version = EntityVersion::new(record, ancestors)?;
-            self.versions.insert(child.clone(), Held { version, direct, unresolved });
-            queue.extend(self.children.get(&child).into_iter().flatten().cloned());
+            self.versions.insert(child, Held { version, direct, unresolved });
         }
         Ok(())
+    }
+
+    /// Everything that has `entity` as an ancestor, once each.
+    fn below(&self, entity: &EntityRef) -> Vec<EntityRef> {
+        let mut seen = HashSet::from([entity]);
+        let mut queue: Vec<&EntityRef> = self.children.get(entity).into_iter().flatten().collect();
+        let mut found = Vec::new();
+        while let Some(next) = queue.pop() {
+            if seen.insert(next) {
+                found.push(next.clone());
+                queue.extend(self.children.get(next).into_iter().flatten());
+            }
+        }
+        found
     }
 
     /// The closed ancestor set, and those in it that the store does not have. Tool servers come from the catalogue.

@@ -50,8 +50,5 @@ fn the_default_bundle_decides_as_its_tests_say() {
     assert!(failures.is_empty(), "{} of {count} differ:\n{}", failures.len(), failures.join("\n"));
     let untested: Vec<_> = snapshot.policies().iter().map(|p| &p.id).filter(|id| !determining.contains(*id)).collect();
     let expected_untested = |id: &&&countersign_gateway_model::Name| id.as_str() == "kernel:organizations-do-not-mix";
-    assert!(
-        untested.iter().all(|id| expected_untested(&id)),
-        "no test is determined by {untested:?}"
-    );
+    assert!(untested.iter().all(|id| expected_untested(&id)), "no test is determined by {untested:?}");
 }
