@@ -129,7 +129,7 @@ fn wrong_length(expected: Result<usize, ProofError>, proof: &[Hash]) -> ProofErr
 mod tests {
     use super::*;
     use crate::definition::leaves;
-    use crate::{MAX_SIZE, Tree, leaf_hash};
+    use crate::{HashReader, MAX_SIZE, Tree, leaf_hash};
 
     /// Sizes around every shape of tree there is below them.
     const SIZES: std::ops::RangeInclusive<u64> = 1..=36;
@@ -274,6 +274,15 @@ mod tests {
                 assert_eq!(edges, path);
             }
         }
+    }
+
+    #[test]
+    fn a_range_without_leaves_proves_nothing() {
+        let tree = tree();
+        let root = tree.root_at(8).unwrap();
+        let edges = RangeProof { left: vec![tree.root_at(4).unwrap()], right: vec![tree.node(2, 1).unwrap()] };
+        let refused = Err(ProofError::RangeInvalid { start: 4, end: 4, size: 8 });
+        assert_eq!(verify_range(4, &[], 8, &edges, &root), refused);
     }
 
     #[test]
