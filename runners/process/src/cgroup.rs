@@ -73,11 +73,6 @@ impl Group {
         Ok(group)
     }
 
-    /// The group of a run that exists already.
-    pub(crate) fn at(path: PathBuf) -> Self {
-        Self(path)
-    }
-
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.0

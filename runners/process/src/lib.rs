@@ -1,24 +1,35 @@
-//! The process runner: workloads as sandboxed processes of this machine, without any other program or privilege.
+//! The process runner: workloads as sandboxed processes of this machine, with no other program and no privilege.
+//!
+//! A run is a folder, a shim and a sandbox. The folder is the memory; the shim is the program itself, executed again,
+//! which outlives the gateway; the sandbox is built by hand from namespaces, Landlock, seccomp and resource limits, at
+//! the level that a canary found possible. Nothing runs without an order, but an agent, which can only ask ([`agent`]).
+//!
+//! Absent on purpose: policy, the ledger, images, any network but the gateway or what an order opens.
+//!
+//! Read next: `runner` (the contract), `shim` (one run), `sandbox` (the walls), `canary` (what they are worth).
 #![cfg_attr(test, expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests"))]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("the process runner's sandbox is made of Linux namespaces, Landlock and seccomp");
+
+pub mod agent;
 mod canary;
 mod cgroup;
+pub mod doctor;
 mod frames;
 mod procfs;
+mod relay;
 mod rundir;
+mod runner;
 mod sandbox;
+mod shim;
 mod spec;
+mod stage;
 mod sys;
+mod time;
 pub mod workspace;
 
 pub use canary::{Found, Trial};
-pub use spec::Level;
-
-/// d
-pub fn shim_main_if_asked() {
-    if std::env::args().nth(1).as_deref() == Some("__countersign-canary") {
-        let r: canary::Request = serde_json::from_reader(std::io::stdin()).unwrap();
-        println!("{}", serde_json::to_string(&canary::probe(&r)).unwrap());
-        std::process::exit(0);
-    }
-}
+pub use runner::{OpenError, ProcessConfig, ProcessRunner};
+pub use spec::{ENV_ADDRESS, ENV_INPUTS, ENV_SOCKET, ENV_WORKSPACE, GatewayEndpoint, Level, RunUser};
+pub use stage::shim_main_if_asked;

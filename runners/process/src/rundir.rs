@@ -14,15 +14,13 @@
 //! Result: final. Else lock held: alive. Else `started`: lost. Else: never begun. Read next: `shim`, `runner`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use countersign_runners_contract::model::{Digest, RunId, Timestamp};
 use countersign_runners_contract::{Evidence, Handle, Manifest, Observation, Resources, StreamEnd};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +50,8 @@ pub(crate) struct Setup {
     pub cgroup: Option<PathBuf>,
     /// When the order was accepted.
     pub submitted: Timestamp,
+    /// The gateway's clock minus the machine's, in milliseconds.
+    pub clock_offset: i64,
     /// The Landlock version, for the evidence.
     pub landlock_version: i64,
 }
@@ -153,14 +153,15 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
     }
 }
 
-/// Takes the lock of a folder if nobody holds it.
-pub(crate) fn try_lock(folder: &Path) -> io::Result<Option<Flock<File>>> {
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(errno.into()),
+/// Takes the lock of a folder if nobody holds it. It is held until every descriptor of this open file is closed, so a
+/// process that is handed one holds it on.
+pub(crate) fn try_lock(folder: &Path) -> io::Result<Option<File>> {
+    let path = folder.join("lock");
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 

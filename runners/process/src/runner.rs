@@ -1,0 +1,836 @@
+//! The process runner as the contract's `Runner`: it prepares a run's folder, starts a shim, and reads what it writes.
+//!
+//! It keeps nothing of a run in memory: after a restart the folders say all there is. Absent: the sandbox (`shim`,
+//! `sandbox`), the environment (the program gives secrets and paths), policy.
+//!
+//! Read next: `rundir` (files and what they mean together), `shim`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use countersign_runners_contract::model::{Clock, Duration, Name, Timestamp};
+use countersign_runners_contract::{
+    Artifact, Capabilities, Delivery, Evidence, FailureClass, Feature, Fingerprint, Handle, Health, LogCursor, LogRead,
+    LogResume, LogTrust, Manifest, NetworkMode, Observation, Order, OrderError, Phase, Runner, RunnerError, Scope,
+    SecretSource, SecretValue, Times, Trust,
+};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::agent::{AgentProcess, AgentSpec};
+use crate::canary::{self, Found};
+use crate::doctor::{self, Doctor};
+use crate::frames::{self, End};
+use crate::rundir::{self, Finished, Setup, Started, Tombstone};
+use crate::spec::{GatewayEndpoint, Level, RunUser};
+use crate::time::{machine, machine_millis, monotonic};
+use crate::workspace::{Caps, Trees, WorkspaceError};
+use crate::{cgroup, shim, stage};
+
+/// How long a finding of the canary is good for.
+const CANARY_LIFE: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// Tombstones are kept for so long after their order could last have begun.
+const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 86_400);
+
+/// The most bytes that one `fetch` gives.
+const MAX_FETCH: usize = 1 << 20;
+
+/// How the runner is set up.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// Its folder: runs, workspaces, the remembered level. Only its owner may list it.
+    pub folder: PathBuf,
+    /// The backend's name, which a start has to carry.
+    pub backend: Name,
+    /// Who runs become where this program is root. Ignored where it is not.
+    pub user: RunUser,
+    /// The least level that runs may have. None: the level found at the first start, remembered in the folder; and
+    /// where that is `L0`, no run at all. `L0` is only ever had by asking for it here.
+    pub minimum: Option<Level>,
+    /// Where the gateway listens, for network mode `gateway`.
+    pub gateway: Option<GatewayEndpoint>,
+    /// Further files and folders that every run sees read-only.
+    pub read_only: Vec<PathBuf>,
+    /// A delegated control group (cgroup v2). None: this process' own, if it may be divided.
+    pub cgroup: Option<PathBuf>,
+    /// Caps of a workspace.
+    pub caps: Caps,
+    /// The program that branches into stages; none is this one.
+    pub program: Option<PathBuf>,
+}
+
+impl ProcessConfig {
+    /// Defaults around a folder.
+    pub fn new(folder: PathBuf, backend: Name) -> Self {
+        Self {
+            folder,
+            backend,
+            user: RunUser::default(),
+            minimum: None,
+            gateway: None,
+            read_only: Vec::new(),
+            cgroup: None,
+            caps: Caps::default(),
+            program: None,
+        }
+    }
+}
+
+/// Why the runner cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its folder cannot be used.
+    #[error("the runner's folder `{folder}` cannot be used")]
+    Folder {
+        /// Which.
+        folder: PathBuf,
+        /// What the machine said.
+        #[source]
+        source: io::Error,
+    },
+    /// Its store of workspaces cannot be used.
+    #[error("the runner's workspaces cannot be used")]
+    Workspaces(#[source] WorkspaceError),
+    /// The canary could not be run.
+    #[error("the sandbox canary could not be run: does `main` call `shim_main_if_asked` first?")]
+    Canary(#[source] io::Error),
+    /// Runs would be root's.
+    #[error("`runner.uid` is 0: runs may not be root's; choose an unprivileged user")]
+    Root,
+}
+
+/// The process runner. Cheap to clone.
+#[derive(Clone)]
+pub struct ProcessRunner(Arc<Inner>);
+
+struct Inner {
+    config: ProcessConfig,
+    runs: PathBuf,
+    trees: Trees,
+    user: Option<RunUser>,
+    cgroup: Option<PathBuf>,
+    minimum: Option<Level>,
+    trust: Arc<dyn Trust>,
+    secrets: Arc<dyn SecretSource>,
+    clock: Arc<dyn Clock>,
+    canary: Mutex<(Instant, Found)>,
+    counter: AtomicU64,
+}
+
+/// What the files of a run say.
+enum State {
+    Final(Box<Finished>),
+    Alive(Option<Started>),
+}
+
+impl ProcessRunner {
+    /// Opens the runner: makes its folder, runs the canary, remembers the level at the first start.
+    pub fn open(
+        config: ProcessConfig,
+        trust: Arc<dyn Trust>,
+        secrets: Arc<dyn SecretSource>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let user = nix::unistd::geteuid().is_root().then_some(config.user);
+        if user.is_some_and(|user| user.uid == 0 || user.gid == 0) {
+            return Err(OpenError::Root);
+        }
+        let unusable = |source| OpenError::Folder { folder: config.folder.clone(), source };
+        let prepare = || -> io::Result<PathBuf> {
+            fs::create_dir_all(&config.folder)?;
+            let folder = config.folder.canonicalize()?;
+            // Searchable, so that the run's user can be led into its own run's folder; not listable.
+            for path in [&folder, &folder.join("runs")] {
+                fs::create_dir_all(path)?;
+                fs::set_permissions(path, fs::Permissions::from_mode(0o711))?;
+            }
+            Ok(folder)
+        };
+        let folder = prepare().map_err(unusable)?;
+        let trees = Trees::open(&folder.join("trees"), config.caps).map_err(OpenError::Workspaces)?;
+        let runs = folder.join("runs");
+        clear_unfinished(&runs).map_err(unusable)?;
+        let cgroup = cgroup::delegated(config.cgroup.as_deref());
+        let found = run_canary(&program_of(&config), &folder, user, cgroup.as_deref()).map_err(OpenError::Canary)?;
+        let minimum = minimum(&config, &folder, found.level()).map_err(unusable)?;
+        let canary = Mutex::new((monotonic(), found));
+        let config = ProcessConfig { folder, ..config };
+        let counter = AtomicU64::new(0);
+        Ok(Self(Arc::new(Inner { config, runs, trees, user, cgroup, minimum, trust, secrets, clock, canary, counter })))
+    }
+
+    /// The level that the canary found last.
+    pub fn level(&self) -> Level {
+        self.0.found().level()
+    }
+
+    /// The least level that runs may have; none: no run is taken, because the machine can hold nothing.
+    pub fn minimum(&self) -> Option<Level> {
+        self.0.minimum
+    }
+
+    /// The store of workspaces: what a first run starts from is put there, what a run leaves is found there.
+    pub fn workspaces(&self) -> &Trees {
+        &self.0.trees
+    }
+
+    /// What a person should know. Runs the canary; blocks for some tens of milliseconds.
+    pub fn doctor(&self) -> io::Result<Doctor> {
+        Ok(doctor::examine(self.0.refresh()?, self.0.minimum))
+    }
+
+    /// Starts an agent in a sandbox of its own, with nothing in reach but the gateway. Refused below the minimum level.
+    pub fn start_agent(&self, agent: AgentSpec) -> Result<AgentProcess, RunnerError> {
+        let inner = &self.0;
+        let level = inner.level_now()?;
+        let Some(gateway) = inner.config.gateway.clone() else {
+            return Err(inner.unsupported("no gateway address is configured"));
+        };
+        // A control group belongs to a run; an agent is bound by limits of its processes.
+        let level = level.min(Level::L2);
+        AgentProcess::start(&program_of(&inner.config), level, inner.user, gateway, agent)
+            .map_err(|error| local("start the agent", error))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, RunnerError> + Send + 'static,
+    ) -> Result<T, RunnerError> {
+        let inner = Arc::clone(&self.0);
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(local("finish what was asked", io::Error::other(error))),
+        }
+    }
+}
+
+fn program_of(config: &ProcessConfig) -> OsString {
+    // The very file that runs, also when its name has been given to a newer one.
+    config.program.clone().map_or_else(|| OsString::from("/proc/self/exe"), PathBuf::into_os_string)
+}
+
+fn minimum(config: &ProcessConfig, folder: &Path, found: Level) -> io::Result<Option<Level>> {
+    if config.minimum.is_some() {
+        return Ok(config.minimum);
+    }
+    let path = folder.join("minimum-level");
+    if let Some(level) = rundir::read_json::<Level>(&path)? {
+        return Ok(Some(level));
+    }
+    if found == Level::L0 {
+        return Ok(None);
+    }
+    rundir::write_json(&path, &found)?;
+    Ok(Some(found))
+}
+
+/// Folders that never got their name, from a process that ended in between.
+fn clear_unfinished(runs: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(runs)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            // Another process may be making one just now: its lock says so.
+            if rundir::try_lock(&entry.path()).is_ok_and(|lock| lock.is_some()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn run_canary(program: &OsString, folder: &Path, user: Option<RunUser>, cgroup: Option<&Path>) -> io::Result<Found> {
+    let folder = folder.join(format!("canary-{}-{:?}", std::process::id(), std::thread::current().id()));
+    let request = canary::Request { folder: folder.clone(), user, cgroup: cgroup.map(Path::to_owned) };
+    let mut child = stage::command(program, stage::CANARY)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(&serde_json::to_vec(&request)?)?;
+    }
+    let output = child.wait_with_output()?;
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(io::Error::other(format!("the canary ended with {}: {said}", output.status)));
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn local(what: impl Into<String>, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> RunnerError {
+    RunnerError::Local { what: format!("cannot {}", what.into()), source: error.into() }
+}
+
+impl Inner {
+    fn found(&self) -> Found {
+        self.canary.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    fn refresh(&self) -> io::Result<Found> {
+        let cgroup = self.cgroup.as_deref();
+        let found = run_canary(&program_of(&self.config), &self.config.folder, self.user, cgroup)?;
+        *self.canary.lock().unwrap_or_else(PoisonError::into_inner) = (monotonic(), found.clone());
+        Ok(found)
+    }
+
+    /// The level to run at, found a minute ago at most; an error if it is below the minimum.
+    fn level_now(&self) -> Result<Level, RunnerError> {
+        let (at, mut found) = self.canary.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if at.elapsed() > CANARY_LIFE {
+            found = self.refresh().map_err(|error| local("run the sandbox canary", error))?;
+        }
+        let level = found.level();
+        match self.minimum {
+            Some(minimum) if level >= minimum => Ok(level),
+            minimum => Err(RunnerError::Isolation {
+                found: level.to_string(),
+                minimum: minimum.unwrap_or(Level::L1).to_string(),
+                fix: doctor::fix(&found),
+            }),
+        }
+    }
+
+    fn unsupported(&self, why: &str) -> RunnerError {
+        RunnerError::Unsupported { backend: self.config.backend.clone(), why: why.to_owned() }
+    }
+
+    fn networks(&self, level: Level) -> BTreeSet<NetworkMode> {
+        let mut modes = BTreeSet::from([NetworkMode::Open]);
+        // Without namespaces, TCP is bound to one port by Landlock from its version 4 on.
+        let bound = level >= Level::L2 || (level == Level::L1 && self.found().landlock_version >= 4);
+        if level >= Level::L1 {
+            modes.insert(NetworkMode::None);
+        }
+        if bound && self.config.gateway.is_some() {
+            modes.insert(NetworkMode::Gateway);
+        }
+        modes
+    }
+
+    fn folder_of(&self, handle: &Handle) -> PathBuf {
+        self.runs.join(rundir::name(handle.run, handle.attempt))
+    }
+
+    fn tombstone_of(&self, handle: &Handle) -> PathBuf {
+        self.runs.join(format!("{}.reaped", rundir::name(handle.run, handle.attempt)))
+    }
+
+    /// Every handle and tombstone of one run, whatever the attempt.
+    fn known_of(&self, handle: &Handle) -> Result<Vec<Handle>, RunnerError> {
+        let prefix = format!("{}-", handle.run);
+        let read = |what: &str, error| local(format!("{what} of run `{}`", handle.run), error);
+        let mut known = Vec::new();
+        for entry in fs::read_dir(&self.runs).map_err(|e| read("list the attempts", e))? {
+            let entry = entry.map_err(|e| read("list the attempts", e))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(rest) = name.strip_prefix(&prefix) else { continue };
+            let found = if rest.ends_with(".reaped") {
+                rundir::read_json::<Tombstone>(&entry.path()).map(|t| t.map(|t| t.handle))
+            } else if rest.bytes().all(|b| b.is_ascii_digit()) {
+                rundir::read_json(&entry.path().join("handle"))
+            } else {
+                continue;
+            };
+            match found {
+                Ok(found) => known.extend(found),
+                // Reaped in this moment; its tombstone is in the list or a newer attempt is.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(read("read an attempt", error)),
+            }
+        }
+        Ok(known)
+    }
+
+    /// Refuses a fence below one that is known for the run.
+    fn check_fence(&self, handle: &Handle) -> Result<(), RunnerError> {
+        let known = self.known_of(handle)?.iter().map(|known| known.fence).max().unwrap_or_default();
+        if handle.fence < known {
+            return Err(RunnerError::StaleFence { run: handle.run, known, given: handle.fence });
+        }
+        Ok(())
+    }
+
+    /// The folder of a run that is there, for a handle that may speak for it.
+    fn known(&self, handle: &Handle) -> Result<PathBuf, RunnerError> {
+        if handle.backend != self.config.backend {
+            return Err(RunnerError::NotFound(handle.external_name.clone()));
+        }
+        let folder = self.folder_of(handle);
+        let stored: Option<Handle> =
+            rundir::read_json(&folder.join("handle")).map_err(|e| local("read the run's handle", e))?;
+        let Some(stored) = stored else {
+            let reaped = self.tombstone_of(handle).exists();
+            let name = handle.external_name.clone();
+            return Err(if reaped { RunnerError::Reaped(name) } else { RunnerError::NotFound(name) });
+        };
+        if stored.org != handle.org || stored.external_name != handle.external_name {
+            return Err(RunnerError::NotFound(handle.external_name.clone()));
+        }
+        if handle.fence < stored.fence {
+            return Err(RunnerError::StaleFence { run: handle.run, known: stored.fence, given: handle.fence });
+        }
+        Ok(folder)
+    }
+
+    /// What the files say. A run whose writer is gone is given its last word here, under its lock.
+    fn state(&self, folder: &Path) -> Result<State, RunnerError> {
+        let failed = |error| local(format!("read the run in `{}`", folder.display()), error);
+        let result = folder.join("result");
+        if let Some(finished) = rundir::read_json(&result).map_err(failed)? {
+            return Ok(State::Final(Box::new(finished)));
+        }
+        let started: Option<Started> = rundir::read_json(&folder.join("started")).map_err(failed)?;
+        let Some(lock) = rundir::try_lock(folder).map_err(failed)? else {
+            return Ok(State::Alive(started));
+        };
+        // The writer may have finished between the first look and the lock.
+        if let Some(finished) = rundir::read_json(&result).map_err(failed)? {
+            return Ok(State::Final(Box::new(finished)));
+        }
+        let started: Option<Started> = rundir::read_json(&folder.join("started")).map_err(failed)?;
+        let finished = self.last_word(folder, started).map_err(failed)?;
+        // From here on the run is over for everybody, whoever else may look.
+        rundir::write_json(&result, &finished).map_err(failed)?;
+        drop(lock);
+        Ok(State::Final(Box::new(finished)))
+    }
+
+    fn last_word(&self, folder: &Path, started: Option<Started>) -> io::Result<Finished> {
+        let setup: Option<Setup> = rundir::read_json(&folder.join("setup"))?;
+        let handle: Option<Handle> = rundir::read_json(&folder.join("handle"))?;
+        let mut observation = Observation {
+            phase: Phase::Lost,
+            never_started: false,
+            exit: None,
+            oom: false,
+            times: Times {
+                submitted: setup.map(|setup| setup.submitted),
+                started: started.as_ref().map(|started| started.at),
+                ended: Some(self.clock.now()),
+            },
+            evidence: Evidence::default(),
+            workspace: None,
+            fence: handle.map(|handle| handle.fence).unwrap_or_default(),
+        };
+        if let Some(started) = started {
+            observation.evidence = started.evidence;
+            return Ok(Finished { observation, manifest: Manifest::default(), stdout: None, stderr: None });
+        }
+        observation.never_started = true;
+        observation.phase = if folder.join("cancel").exists() {
+            Phase::Cancelled
+        } else {
+            let reason = "the runner ended before it had begun the run".to_owned();
+            Phase::Failed { class: FailureClass::Infra, reason }
+        };
+        Ok(shim::never_begun(observation))
+    }
+
+    /// What an order must be before anything is made for it.
+    fn admit(&self, order: &Order) -> Result<(Handle, Level, LogTrust), RunnerError> {
+        order.check_backend(&self.config.backend)?;
+        order.check_time(self.clock.now())?;
+        let handle = Handle::of(order);
+        let trust = self.trust.of(handle.org).ok_or(OrderError::NoRoot(handle.org))?;
+        let job = order.job().spec();
+        if job.image.is_some() {
+            return Err(self.unsupported("it runs no images: leave `image` out, or send the job to another runner"));
+        }
+        let level = self.level_now()?;
+        if !self.networks(level).contains(&job.network) {
+            let mode = job.network.as_str();
+            return Err(self.unsupported(&format!("network mode `{mode}` cannot be enforced at level {level}")));
+        }
+        Ok((handle, level, trust))
+    }
+
+    /// Tells whether the run of an order is there already.
+    fn existing(&self, handle: &Handle, order: &Order) -> Result<bool, RunnerError> {
+        let tombstone: Option<Tombstone> =
+            rundir::read_json(&self.tombstone_of(handle)).map_err(|e| local("read a reaped run", e))?;
+        if tombstone.is_some() {
+            return Err(RunnerError::Reaped(handle.external_name.clone()));
+        }
+        self.check_fence(handle)?;
+        let folder = self.folder_of(handle);
+        let stored: Option<Handle> =
+            rundir::read_json(&folder.join("handle")).map_err(|e| local("read the run's handle", e))?;
+        let Some(stored) = stored else { return Ok(false) };
+        let bytes = fs::read(folder.join("order")).map_err(|e| local("read the run's order", e))?;
+        let same = stored == *handle
+            && Order::open_begun(&bytes, &*self.trust)
+                .is_ok_and(|known| known.run() == order.run() && known.start().leaf() == order.start().leaf());
+        if same { Ok(true) } else { Err(RunnerError::Conflict(handle.external_name.clone())) }
+    }
+
+    fn submit(
+        &self,
+        order: &Order,
+        secrets: &BTreeMap<String, SecretValue>,
+        (handle, level, trust): &(Handle, Level, LogTrust),
+    ) -> Result<Handle, RunnerError> {
+        let folder = self.folder_of(handle);
+        if self.existing(handle, order)? {
+            return self.resume(handle, &folder, secrets);
+        }
+        if let Some(digest) = order.job().spec().workspace {
+            self.trees.tree(digest).map_err(|error| RunnerError::Workspace(error.into()))?;
+        }
+        let now = self.clock.now();
+        let setup = Setup {
+            backend: self.config.backend.to_string(),
+            root_vkey: trust.root.to_string(),
+            level: *level,
+            user: self.user,
+            trees: self.trees.folder().to_owned(),
+            caps: self.trees.caps(),
+            gateway: self.config.gateway.clone(),
+            read_only: self.config.read_only.clone(),
+            cgroup: self.cgroup.clone(),
+            submitted: now,
+            clock_offset: offset(now),
+            landlock_version: self.found().landlock_version,
+        };
+        let sealed = order.seal(trust)?;
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let partial = self.runs.join(format!(".new-{}-{number}", std::process::id()));
+        let make = || -> io::Result<File> {
+            fs::create_dir(&partial)?;
+            // The lock is held before the folder has its name, so nobody can find it there and unheld.
+            let lock = rundir::try_lock(&partial)?.ok_or_else(|| io::Error::other("a new folder is locked"))?;
+            rundir::write_durably(&partial.join("order"), &sealed)?;
+            rundir::write_json(&partial.join("setup"), &setup)?;
+            rundir::write_json(&partial.join("handle"), handle)?;
+            fs::set_permissions(&partial, fs::Permissions::from_mode(0o711))?;
+            Ok(lock)
+        };
+        let lock = make().map_err(|e| local("prepare the run's folder", e))?;
+        // The name is the claim: of several that try, one gets it.
+        if let Err(error) = fs::rename(&partial, &folder) {
+            fs::remove_dir_all(&partial).map_err(|e| local("clear a folder up", e))?;
+            if folder.exists() && self.existing(handle, order)? {
+                return Ok(handle.clone());
+            }
+            return Err(local("name the run's folder", error));
+        }
+        rundir::sync_folder(&self.runs).map_err(|e| local("sync the folder of runs", e))?;
+        // Reaped, or overtaken by a later attempt, since the first look: this one must not begin.
+        let late = if self.tombstone_of(handle).exists() {
+            Err(RunnerError::Reaped(handle.external_name.clone()))
+        } else {
+            self.check_fence(handle)
+        };
+        if let Err(error) = late {
+            fs::remove_dir_all(&folder).map_err(|e| local("clear a folder up", e))?;
+            return Err(error);
+        }
+        self.spawn(&folder, lock, secrets).map_err(|e| local("start the run's shim", e))?;
+        Ok(handle.clone())
+    }
+
+    /// An equal order for a run that is there: begun, ended, or left by a process that ended before it could begin it.
+    fn resume(
+        &self,
+        handle: &Handle,
+        folder: &Path,
+        secrets: &BTreeMap<String, SecretValue>,
+    ) -> Result<Handle, RunnerError> {
+        let failed = |error| local("look at the run", error);
+        let untouched = || !folder.join("result").exists() && !folder.join("started").exists();
+        if untouched()
+            && let Some(lock) = rundir::try_lock(folder).map_err(failed)?
+            && untouched()
+        {
+            self.spawn(folder, lock, secrets).map_err(|e| local("start the run's shim", e))?;
+        }
+        Ok(handle.clone())
+    }
+
+    /// Starts the shim, which takes the lock over. Returns when it has left this process' session.
+    fn spawn(&self, folder: &Path, lock: File, secrets: &BTreeMap<String, SecretValue>) -> io::Result<()> {
+        // A file without a name: values are in no argument, no environment and on no disk.
+        let mut values = File::from(memfd_create(c"secrets", MFdFlags::MFD_CLOEXEC)?);
+        for (name, value) in secrets {
+            for part in [name.as_bytes(), value.expose()] {
+                values.write_all(&u32::try_from(part.len()).map_err(io::Error::other)?.to_le_bytes())?;
+                values.write_all(part)?;
+            }
+        }
+        touch(&folder.join("contact"))?;
+        let errors = OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join("shim.log"))?;
+        let status = stage::command(&program_of(&self.config), stage::SHIM)
+            .arg(folder)
+            .stdin(Stdio::from(lock))
+            .stdout(Stdio::from(values))
+            .stderr(Stdio::from(errors))
+            .status()?;
+        if status.code() == Some(shim::DETACHED) {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!(
+                "the program did not branch into the shim ({status}): `main` has to call `shim_main_if_asked` first"
+            )))
+        }
+    }
+
+    fn observe(&self, handle: &Handle) -> Result<Observation, RunnerError> {
+        let folder = self.known(handle)?;
+        let started = match self.state(&folder)? {
+            State::Final(finished) => return Ok(finished.observation),
+            State::Alive(started) => started,
+        };
+        touch(&folder.join("contact")).map_err(|e| local("note the contact", e))?;
+        let setup: Option<Setup> =
+            rundir::read_json(&folder.join("setup")).map_err(|e| local("read the run's setup", e))?;
+        let cancelling = folder.join("cancel").exists();
+        let phase = match (&started, cancelling) {
+            (_, true) => Phase::Cancelling,
+            (Some(_), false) => Phase::Running,
+            (None, false) => Phase::Pending { reason: "the sandbox is being set up".to_owned() },
+        };
+        Ok(Observation {
+            phase,
+            // Not begun yet is no proof that it will not be.
+            never_started: false,
+            exit: None,
+            oom: false,
+            times: Times {
+                submitted: setup.map(|setup| setup.submitted),
+                started: started.as_ref().map(|started| started.at),
+                ended: None,
+            },
+            evidence: started.map(|started| started.evidence).unwrap_or_default(),
+            workspace: None,
+            fence: handle.fence,
+        })
+    }
+
+    fn logs(&self, handle: &Handle, cursor: LogCursor) -> Result<LogRead, RunnerError> {
+        let folder = self.known(handle)?;
+        let end = match self.state(&folder)? {
+            State::Final(finished) => End::Closed(finished.stdout, finished.stderr),
+            State::Alive(_) => End::Open,
+        };
+        frames::read(&folder.join("log"), cursor, &end).map_err(|e| local("read the run's log", e))
+    }
+
+    fn cancel(&self, handle: &Handle, grace: Duration) -> Result<(), RunnerError> {
+        let folder = match self.known(handle) {
+            Ok(folder) => folder,
+            // Gone is fine.
+            Err(RunnerError::Reaped(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if let State::Final(_) = self.state(&folder)? {
+            return Ok(());
+        }
+        let request = folder.join("cancel");
+        let earlier = fs::read_to_string(&request).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        // A second request may shorten the grace, not extend it.
+        if earlier.is_none_or(|earlier| grace.0 < earlier) {
+            rundir::write_durably(&request, grace.0.to_string().as_bytes())
+                .map_err(|e| local("request the cancellation", e))?;
+        }
+        // A run that nobody is left to begin gets its last word now.
+        self.state(&folder).map(drop)
+    }
+
+    fn finished(&self, handle: &Handle) -> Result<Finished, RunnerError> {
+        let folder = self.known(handle)?;
+        match self.state(&folder)? {
+            State::Final(finished) => Ok(*finished),
+            State::Alive(_) => Err(RunnerError::NotFinished(handle.external_name.clone())),
+        }
+    }
+
+    fn fetch(&self, handle: &Handle, artifact: &Artifact, offset: u64, max: usize) -> Result<Vec<u8>, RunnerError> {
+        // Only what this run left may be asked for, whatever digest the caller knows.
+        if !self.finished(handle)?.manifest.files.contains(artifact) {
+            return Err(RunnerError::NotFound(handle.external_name.clone()));
+        }
+        let failed = |error: io::Error| local(format!("read artifact `{}`", artifact.path), error);
+        let mut file = self.trees.blob(artifact.sha256).map_err(|e| RunnerError::Workspace(e.into()))?;
+        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+        let limit = u64::try_from(max.min(MAX_FETCH)).map_err(|e| failed(io::Error::other(e)))?;
+        let mut bytes = Vec::new();
+        file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(bytes)
+    }
+
+    fn reap(&self, handle: &Handle) -> Result<(), RunnerError> {
+        let folder = match self.known(handle) {
+            Ok(folder) => folder,
+            Err(RunnerError::Reaped(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if let State::Alive(_) = self.state(&folder)? {
+            return Err(RunnerError::NotFinished(handle.external_name.clone()));
+        }
+        let failed = |error| local(format!("clear run `{}` away", handle.run), error);
+        let bytes = fs::read(folder.join("order")).map_err(failed)?;
+        let order = Order::open_begun(&bytes, &*self.trust)?;
+        let tombstone =
+            Tombstone { handle: Handle::of(&order), job: order.run().job, not_after: order.start().fact().not_after };
+        // Before the folder goes: from here on its order is known to have been carried out.
+        rundir::write_json(&self.tombstone_of(handle), &tombstone).map_err(failed)?;
+        fs::remove_dir_all(&folder).map_err(failed)?;
+        self.forget_old_tombstones().map_err(failed)
+    }
+
+    fn forget_old_tombstones(&self) -> io::Result<()> {
+        let now = self.clock.now();
+        for entry in fs::read_dir(&self.runs)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().ends_with(".reaped")
+                && rundir::read_json::<Tombstone>(&entry.path())?.is_some_and(|t| t.not_after + TOMBSTONE_LIFE < now)
+            {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn list_owned(&self, scope: Scope) -> Result<Vec<Handle>, RunnerError> {
+        let failed = |error| local("list runs", error);
+        let mut handles = Vec::new();
+        for entry in fs::read_dir(&self.runs).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name().to_string_lossy().starts_with('.') || !entry.path().is_dir() {
+                continue;
+            }
+            let handle: Option<Handle> = rundir::read_json(&entry.path().join("handle")).map_err(failed)?;
+            handles.extend(handle.filter(|handle| match scope {
+                Scope::All => true,
+                Scope::Organization(org) => handle.org == org,
+            }));
+        }
+        handles.sort_by_key(|handle| (handle.run, handle.attempt));
+        Ok(handles)
+    }
+}
+
+/// The given clock minus the machine's, in milliseconds.
+fn offset(now: Timestamp) -> i64 {
+    let machine = i64::try_from(machine_millis()).unwrap_or(i64::MAX);
+    i64::try_from(now.0).unwrap_or(i64::MAX).saturating_sub(machine)
+}
+
+fn touch(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_modified(machine())
+}
+
+#[async_trait]
+impl Runner for ProcessRunner {
+    fn backend(&self) -> &Name {
+        &self.0.config.backend
+    }
+
+    async fn probe(&self) -> Result<Fingerprint, RunnerError> {
+        self.blocking(|inner| {
+            let found = inner.refresh().map_err(|error| local("run the sandbox canary", error))?;
+            let doctor = doctor::examine(found, inner.minimum);
+            let level = doctor.level;
+            let health = match (inner.level_now(), doctor.advice.first()) {
+                (Err(_), Some(advice)) => Health::Unavailable { reason: format!("{}: {}", advice.what, advice.fix) },
+                (Err(error), None) => Health::Unavailable { reason: error.to_string() },
+                (Ok(_), Some(advice)) => Health::Degraded { reason: format!("{}: {}", advice.what, advice.fix) },
+                (Ok(_), None) => Health::Ready,
+            };
+            let held = doctor.found.held();
+            let facts = BTreeMap::from([
+                ("proc", held.is_some_and(|trial| trial.proc)),
+                ("landlock", held.is_some_and(|trial| trial.landlock)),
+                ("user", true),
+            ]);
+            let limits = countersign_runners_contract::Resources::default();
+            let isolation = rundir::evidence(level, &limits, &facts, doctor.found.landlock_version);
+            Ok(Fingerprint {
+                backend: inner.config.backend.clone(),
+                health,
+                capabilities: Capabilities {
+                    delivery: Delivery::AtMostOnce,
+                    isolation,
+                    networks: inner.networks(level),
+                    features: BTreeSet::from([
+                        Feature::Workspaces,
+                        Feature::Artifacts,
+                        Feature::SplitLogs,
+                        Feature::SurvivesGatewayRestart,
+                        Feature::GracefulCancel,
+                    ]),
+                    log_resume: LogResume::Bytes,
+                    max_wall: None,
+                },
+                facts: doctor.facts,
+            })
+        })
+        .await
+    }
+
+    async fn submit(&self, order: Order) -> Result<Handle, RunnerError> {
+        let order = Arc::new(order);
+        let admitted = {
+            let order = Arc::clone(&order);
+            self.blocking(move |inner| inner.admit(&order)).await?
+        };
+        let mut secrets = BTreeMap::new();
+        for (name, reference) in &order.job().spec().secrets {
+            secrets.insert(name.clone(), self.0.secrets.resolve(reference).await?);
+        }
+        self.blocking(move |inner| inner.submit(&order, &secrets, &admitted)).await
+    }
+
+    async fn observe(&self, handle: &Handle) -> Result<Observation, RunnerError> {
+        let handle = handle.clone();
+        self.blocking(move |inner| inner.observe(&handle)).await
+    }
+
+    async fn logs(&self, handle: &Handle, cursor: LogCursor) -> Result<LogRead, RunnerError> {
+        let handle = handle.clone();
+        self.blocking(move |inner| inner.logs(&handle, cursor)).await
+    }
+
+    async fn cancel(&self, handle: &Handle, grace: Duration) -> Result<(), RunnerError> {
+        let handle = handle.clone();
+        self.blocking(move |inner| inner.cancel(&handle, grace)).await
+    }
+
+    async fn collect(&self, handle: &Handle) -> Result<Manifest, RunnerError> {
+        let handle = handle.clone();
+        self.blocking(move |inner| Ok(inner.finished(&handle)?.manifest)).await
+    }
+
+    async fn fetch(
+        &self,
+        handle: &Handle,
+        artifact: &Artifact,
+        offset: u64,
+        max: usize,
+    ) -> Result<Vec<u8>, RunnerError> {
+        let (handle, artifact) = (handle.clone(), artifact.clone());
+        self.blocking(move |inner| inner.fetch(&handle, &artifact, offset, max)).await
+    }
+
+    async fn reap(&self, handle: &Handle) -> Result<(), RunnerError> {
+        let handle = handle.clone();
+        self.blocking(move |inner| inner.reap(&handle)).await
+    }
+
+    async fn list_owned(&self, scope: Scope) -> Result<Vec<Handle>, RunnerError> {
+        self.blocking(move |inner| inner.list_owned(scope)).await
+    }
+}
