@@ -665,6 +665,56 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_demo_person_is_believed_with_demo_assurance_only_and_nobody_else_has_it() {
+        const TOKEN: &str = "Bearer e30.eyJpc3MiOiJvdGhlciJ9.e30";
+        for (id, assurance, code) in [
+            ("human", Assurance::Demo, "ok"),
+            ("human", Assurance::Password, "token-malformed"),
+            ("ada", Assurance::Demo, "token-malformed"),
+            ("ada", Assurance::Password, "ok"),
+        ] {
+            let says = VerifiedToken {
+                issuer: "other".into(),
+                token: name("tok_1"),
+                subject: Subject::person(name(id)),
+                org: org(),
+                issued: START,
+                not_before: START,
+                expires: after(MINUTE),
+                scopes: vec![Scope::Act],
+                chain: Vec::new(),
+                assurance,
+                methods: Vec::new(),
+                credential: None,
+            };
+            let config = IdentityConfig { demo: true, ..IdentityConfig::new("iss", "aud") };
+            let world = World::with(config, vec![Arc::new(Says(says))]).await;
+            for (id, demo) in [("ada", false), ("human", true)] {
+                let new = crate::NewPerson { demo, ..new_person(id) };
+                world.identity.directory.create_person(world.org, new, None, START).await.unwrap();
+            }
+            let got = world.identity.authenticator.authenticate(TOKEN, START).await;
+            assert_eq!(got.map_or_else(|e| e.code(), |_| "ok"), code, "{id} {assurance:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_credential_speaks_for_the_account_it_is_bound_to_and_no_other() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let a = world.agent("a").await;
+        world.agent("b").await;
+        let signer = EdDsaVerifier::new(world.keys.clone(), "iss", "aud");
+        let says = signer.verify(world.exchange(&a, START).await.token.expose(), START).await.unwrap();
+        for (subject, code) in [("agent:a", "ok"), ("agent:b", "token-revoked")] {
+            let says = VerifiedToken { subject: subject.parse().unwrap(), ..says.clone() };
+            let token = signer.issue(&says, None).unwrap();
+            let got = world.identity.authenticator.session_of_token(&token, START).await;
+            assert_eq!(got.map_or_else(|e| e.code(), |_| "ok"), code, "{subject}");
+        }
+    }
+
     /// A store that does not answer.
     struct Broken;
 

@@ -452,6 +452,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_knows_the_password_is_not_slowed_down() {
+        let world = World::new().await;
+        world.person("ada").await;
+        for _ in 0..15 {
+            world.login("ada", "", START).await;
+        }
+    }
+
+    #[tokio::test]
     async fn decide_is_for_a_persons_own_login_and_lives_fifteen_minutes() {
         let world = World::new().await;
         world.person("ada").await;
@@ -549,6 +558,15 @@ mod tests {
             "account-invalid"
         );
 
+        demo.agent("a").await;
+        let client = demo.agent("b").await;
+        let human = demo.session(&grant, START).await.unwrap();
+        let consent = tokens.consent(&human, &name("b"), None, START).await.unwrap();
+        let agent = demo.session(&demo.exchange(&client, START).await, START).await.unwrap();
+        let acting = tokens.exchange_on_behalf(&agent, &consent.token, START).await.unwrap();
+        let further = demo.session(&acting, START).await.unwrap();
+        let further = tokens.consent(&further, &name("a"), None, START).await.unwrap();
+
         // The same vault and keys under a gateway that is no demo.
         let config = IdentityConfig { demo: false, ..demo.config.clone() };
         let accounts = demo.accounts.clone();
@@ -556,6 +574,10 @@ mod tests {
         let real = opened.await.unwrap();
         assert_eq!(code(real.authenticator.authenticate(&bearer(&grant), START).await), "demo-refused");
         assert_eq!(code(real.tokens.demo_login(demo.org, &name("human"), "", START).await), "demo-refused");
+        assert_eq!(code(real.authenticator.authenticate(&bearer(&acting), START).await), "demo-refused");
+        assert_eq!(code(real.tokens.exchange_on_behalf(&agent, &consent.token, START).await), "demo-refused");
+        let other = Session { subject: Subject::agent(name("a")), ..Session::clone(&agent) };
+        assert_eq!(code(real.tokens.exchange_on_behalf(&other, &further.token, START).await), "demo-refused");
     }
 
     #[tokio::test]
