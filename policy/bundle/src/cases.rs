@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::check::{json_place, words};
 use crate::files::{FileKind, FilePath, Files};
 use crate::finding::{Finding, Place, RuleId};
+use crate::source::SourcePolicy;
 
 /// How the tests of a bundle went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -42,12 +43,22 @@ impl fmt::Display for TestRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.covered.len() + self.uncovered.len();
         let (passed, cases) = (self.passed, self.passed + self.failed);
-        write!(f, "{passed} of {cases} tests pass, {} of {all} policies covered ({} %)", self.covered.len(), self.percent())
+        write!(
+            f,
+            "{passed} of {cases} tests pass, {} of {all} policies covered ({} %)",
+            self.covered.len(),
+            self.percent()
+        )
     }
 }
 
 /// Runs every test file; a case that differs, and a file that does not read, is an error.
-pub(crate) fn run(files: &Files, snapshot: &PolicySnapshot, findings: &mut Vec<Finding>) -> TestRun {
+pub(crate) fn run(
+    files: &Files,
+    policies: &[SourcePolicy],
+    snapshot: &PolicySnapshot,
+    findings: &mut Vec<Finding>,
+) -> TestRun {
     let mut run = TestRun::default();
     for (path, text) in files.of(FileKind::Tests) {
         let outcomes = CaseFile::parse(text.as_bytes()).and_then(|file| file.run(snapshot));
@@ -78,13 +89,13 @@ pub(crate) fn run(files: &Files, snapshot: &PolicySnapshot, findings: &mut Vec<F
             }
         }
     }
-    let own: BTreeSet<Name> = snapshot.policies().iter().filter(|p| p.file != "kernel").map(|p| p.id.clone()).collect();
+    let own: BTreeSet<Name> = policies.iter().map(|p| p.id.clone()).collect();
     run.covered.retain(|id| own.contains(id));
     run.uncovered = own.difference(&run.covered).cloned().collect();
-    for policy in snapshot.policies().iter().filter(|p| run.uncovered.contains(&p.id)) {
+    for policy in policies.iter().filter(|p| run.uncovered.contains(&p.id)) {
         findings.push(
             Finding::warning(
-                Place::start(&*policy.file),
+                policy.place(),
                 RuleId::Coverage,
                 "no passing test is determined by it",
                 "add a test whose answer it determines",

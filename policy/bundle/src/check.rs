@@ -150,7 +150,7 @@ pub fn check(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
             }
         }
     }
-    let tests = snapshot.as_deref().map(|s| crate::cases::run(bundle.files(), s, &mut findings));
+    let tests = snapshot.as_deref().map(|s| crate::cases::run(bundle.files(), &policies, s, &mut findings));
     findings.sort();
     findings.dedup();
     Checked { report: Report { findings, policies: policies.len(), tests }, snapshot }
@@ -299,13 +299,13 @@ fn unsupported(bundle: &Bundle, findings: &mut Vec<Finding>) {
     }
 }
 
-fn unknown_roles(bundle: &Bundle, rules: &Rules, roles: &Roles, findings: &mut Vec<Finding>) {
+fn unknown_roles(bundle: &Bundle, rules: &Rules, known: &Roles, findings: &mut Vec<Finding>) {
     for (name, rule) in &rules.rules {
         let circles = std::iter::once(&rule.authority)
             .chain(rule.escalation.iter().map(|e| &e.authority))
             .chain(rule.break_glass.iter().map(|b| &b.authority));
         let unknown: BTreeSet<&Name> =
-            circles.flat_map(|c| &c.roles).filter(|role| !roles.roles.contains_key(*role)).collect();
+            circles.flat_map(|c| &c.roles).filter(|role| !known.roles.contains_key(*role)).collect();
         for role in unknown {
             let text = bundle.files().get("rules.json").map_or("", |t| t);
             let at = text.find(&format!("\"{role}\"")).unwrap_or(0);
@@ -422,7 +422,9 @@ fn types(policies: &[SourcePolicy], schema: &Schema, findings: &mut Vec<Finding>
     let mut say = |id: &cedar_policy::PolicyId, error: &dyn Diagnostic, rule: RuleId, text: String| {
         let Some(policy) = by_id.get(AsRef::<str>::as_ref(id)) else { return };
         let next = match (rule, error.help()) {
-            (RuleId::Level, _) => format!("reach at most {LEVEL} entities deep; have the attribute put on a nearer one"),
+            (RuleId::Level, _) => {
+                format!("reach at most {LEVEL} entities deep; have the attribute put on a nearer one")
+            }
             (_, Some(help)) => help.to_string(),
             (RuleId::CedarWarning, None) => "change it so that Cedar has nothing to warn of".to_owned(),
             (_, None) => "compare the policy with the schema".to_owned(),

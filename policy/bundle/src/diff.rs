@@ -164,7 +164,9 @@ fn subject(policy: &SourcePolicy) -> String {
 fn added(new: &SourcePolicy) -> Change {
     let (direction, words) = match (new.effect(), rule_of(new)) {
         (Effect::Permit, _) => (Direction::Weaker, "it is new and permits more".to_owned()),
-        (Effect::Forbid, Some(rule)) => (Direction::Stricter, format!("it is new and asks for approval by rule `{rule}`")),
+        (Effect::Forbid, Some(rule)) => {
+            (Direction::Stricter, format!("it is new and asks for approval by rule `{rule}`"))
+        }
         (Effect::Forbid, None) => (Direction::Stricter, "it is new and denies more; no approval lifts it".to_owned()),
     };
     Change::new(direction, subject(new), words).texts(None, Some(new.text()))
@@ -176,7 +178,9 @@ fn removed(old: &SourcePolicy) -> Change {
         (Effect::Forbid, Some(rule)) => {
             (Direction::Weaker, format!("it is gone; what it covered no longer waits for rule `{rule}`"))
         }
-        (Effect::Forbid, None) => (Direction::Weaker, "it is gone; what it denied is not denied by it any more".to_owned()),
+        (Effect::Forbid, None) => {
+            (Direction::Weaker, "it is gone; what it denied is not denied by it any more".to_owned())
+        }
     };
     Change::new(direction, subject(old), words).texts(Some(old.text()), None)
 }
@@ -206,8 +210,12 @@ fn changed(old: &SourcePolicy, new: &SourcePolicy) -> Vec<Change> {
     let (old_rule, new_rule) = (old.policy.annotation(REQUIRES), new.policy.annotation(REQUIRES));
     // A gate's own clause names its rule, so it is compared by rule and left out of the clauses.
     let rule_words = match (old_rule, new_rule) {
-        (Some(a), Some(b)) if a != b => Some((Direction::Unclear, format!("it asked for rule `{a}` and now asks for rule `{b}`"))),
-        (Some(a), None) => Some((Direction::Unclear, format!("it no longer waits for rule `{a}`; read what it does instead"))),
+        (Some(a), Some(b)) if a != b => {
+            Some((Direction::Unclear, format!("it asked for rule `{a}` and now asks for rule `{b}`")))
+        }
+        (Some(a), None) => {
+            Some((Direction::Unclear, format!("it no longer waits for rule `{a}`; read what it does instead")))
+        }
         (None, Some(b)) => {
             Some((Direction::Weaker, format!("what it denied for good can now be approved by rule `{b}`")))
         }
@@ -240,7 +248,9 @@ fn changed(old: &SourcePolicy, new: &SourcePolicy) -> Vec<Change> {
     let (a, b) = (annotations(old), annotations(new));
     if a != b {
         let (direction, words) = match (a.get(SEVERITY), b.get(SEVERITY)) {
-            (Some(_), None) => (Direction::Weaker, "it is no longer `@severity(\"hard\")`, so it could be put in shadow"),
+            (Some(_), None) => {
+                (Direction::Weaker, "it is no longer `@severity(\"hard\")`, so it could be put in shadow")
+            }
             (None, Some(_)) => (Direction::Stricter, "it is now `@severity(\"hard\")` and cannot be put in shadow"),
             _ => (Direction::Neutral, "its words for people changed"),
         };
@@ -300,10 +310,9 @@ fn other_files(old: &Files, new: &Files, changes: &mut Vec<Change>) {
 
 fn settings(old: &Draft, new: &Draft, changes: &mut Vec<Change>) {
     let (a, b) = (&old.settings, &new.settings);
-    for (what, old, new) in [
-        ("policy", &a.shadow.policies, &b.shadow.policies),
-        ("workflow", &a.shadow.workflows, &b.shadow.workflows),
-    ] {
+    for (what, old, new) in
+        [("policy", &a.shadow.policies, &b.shadow.policies), ("workflow", &a.shadow.workflows, &b.shadow.workflows)]
+    {
         shadow(what, old, new, changes);
     }
     if a.transforms != b.transforms {
@@ -329,7 +338,9 @@ fn shadow(what: &str, old: &[Shadowed], new: &[Shadowed], changes: &mut Vec<Chan
         let (direction, words) = match (a, b) {
             (None, Some(b)) => (Direction::Weaker, format!("it is put in shadow until {b}: judged, not enforced")),
             (Some(_), None) => (Direction::Stricter, "it leaves the shadow and is enforced".to_owned()),
-            (Some(a), Some(b)) if b > a => (Direction::Weaker, format!("it stays in shadow until {b}, longer than before")),
+            (Some(a), Some(b)) if b > a => {
+                (Direction::Weaker, format!("it stays in shadow until {b}, longer than before"))
+            }
             (Some(a), Some(b)) if b < a => (Direction::Stricter, format!("it is in shadow only until {b}")),
             _ => continue,
         };

@@ -157,12 +157,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn error(
-        place: Place,
-        rule: RuleId,
-        message: impl Into<String>,
-        next_step: impl Into<String>,
-    ) -> Self {
+    pub(crate) fn error(place: Place, rule: RuleId, message: impl Into<String>, next_step: impl Into<String>) -> Self {
         let (message, next_step) = (message.into(), next_step.into());
         Self { place, severity: Severity::Error, rule, policy: None, message, next_step }
     }

@@ -14,6 +14,7 @@ mod files;
 mod finding;
 mod keys;
 mod lint;
+mod lockout;
 mod manifest;
 mod root;
 mod signature;
@@ -28,10 +29,12 @@ pub use check::{Checked, MAX_POLICIES, Report, check, check_draft};
 pub use diff::{Change, Diff, Direction, diff};
 pub use digest::sha256;
 pub use files::{
-    CATALOGUE_FILE, FileError, FileKind, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_FILE_BYTES, MAX_FILES, SIGNATURES_FILE,
+    CATALOGUE_FILE, FileError, FileKind, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_FILE_BYTES, MAX_FILES,
+    SIGNATURES_FILE,
 };
 pub use finding::{Finding, Place, RuleId, Severity};
 pub use keys::{KeyError, KeyId, RootKey, Vkey};
+pub use lockout::{LockoutError, People, locked_out};
 pub use manifest::{CatalogueRef, FORMAT, Lineage, Manifest, Purpose, Settings, Shadow, Shadowed};
 pub use root::{
     Custody, ROOT_FORMAT, RootChain, RootDocument, RootError, RootKeyEntry, SignedRoot, Standing, Thresholds,

@@ -22,8 +22,7 @@ const TRANSFORM: &str = "transform";
 pub(crate) const SEVERITY: &str = "severity";
 
 /// Annotations that mean something, to the program or to people.
-const KNOWN: [&str; 8] =
-    ["id", REQUIRES, TRANSFORM, SEVERITY, "agent_message", "title", "doc", "control"];
+const KNOWN: [&str; 8] = ["id", REQUIRES, TRANSFORM, SEVERITY, "agent_message", "title", "doc", "control"];
 
 /// How long the text that an agent is shown may be.
 const MAX_AGENT_MESSAGE: usize = 200;
@@ -72,9 +71,10 @@ fn annotations(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
     for (key, value) in policy.policy.annotations() {
         let place = || policy.place_of(key);
         let problem = match key {
-            SEVERITY if value != "hard" => {
-                Some((format!("`@severity(\"{}\")` means nothing", value.escape_debug()), "write `hard`, or leave it out"))
-            }
+            SEVERITY if value != "hard" => Some((
+                format!("`@severity(\"{}\")` means nothing", value.escape_debug()),
+                "write `hard`, or leave it out",
+            )),
             SEVERITY if policy.effect() == Effect::Permit => {
                 Some(("a permit has no severity".to_owned(), "put it on the forbid that must always hold"))
             }
@@ -226,7 +226,10 @@ fn facts(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
             continue;
         }
         let (message, next) = if in_forbids {
-            (format!("`{fact}` is read in a permit: an approval must never grant"), "read it in a forbid only".to_owned())
+            (
+                format!("`{fact}` is read in a permit: an approval must never grant"),
+                "read it in a forbid only".to_owned(),
+            )
         } else {
             let next = "gates read it, in the shape `forbid … unless { context.satisfied.contains(…) }` with \
                         `@requires_approval`; nothing else may";
@@ -332,7 +335,8 @@ pub(crate) fn covers(outer: Option<&Value>, inner: Option<&Value>) -> bool {
     let (Some(outer), Some(inner)) = (outer, inner) else { return false };
     let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).map(str::to_owned);
     let entity_type = |v: &Value| {
-        text(v, "entity_type").or_else(|| v.get("entity").and_then(|e| e.get("type")).and_then(Value::as_str).map(str::to_owned))
+        text(v, "entity_type")
+            .or_else(|| v.get("entity").and_then(|e| e.get("type")).and_then(Value::as_str).map(str::to_owned))
     };
     match text(outer, "op").as_deref() {
         Some("All") => true,

@@ -451,7 +451,9 @@ mod tests {
 
     fn signed(root: RootDocument, by: &[u8]) -> SignedRoot {
         let mut signed = SignedRoot::unsigned(root);
-        by.iter().for_each(|n| signed.sign(&key(*n)).unwrap());
+        for n in by {
+            signed.sign(&key(*n)).unwrap();
+        }
         signed
     }
 

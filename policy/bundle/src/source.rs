@@ -244,7 +244,11 @@ mod tests {
         for (text, rule, place) in [
             ("@id(\"a\")\npermit(principal, action, resource)\nwhen { 1 + };", RuleId::Syntax, "policies.cedar:3:12"),
             ("permit(principal, action, resource);", RuleId::PolicyId, "policies.cedar:1:1"),
-            ("\n @id(\"a\") permit(principal == ?principal, action, resource);", RuleId::Template, "policies.cedar:2:31"),
+            (
+                "\n @id(\"a\") permit(principal == ?principal, action, resource);",
+                RuleId::Template,
+                "policies.cedar:2:31",
+            ),
             ("@id(\"a\") permit(principal, action, resource)", RuleId::Syntax, "policies.cedar:1:45"),
             ("@id(\"open", RuleId::Syntax, "policies.cedar:1:5"),
         ] {
@@ -252,7 +256,8 @@ mod tests {
             assert!(policies.is_empty(), "{text}");
             assert_eq!((findings[0].rule, &*findings[0].place.to_string()), (rule, place), "{:?}", findings[0]);
         }
-        let (policies, findings) = read("@id(\"bad\") permit(principal);\n@id(\"a\") permit(principal, action, resource);");
+        let (policies, findings) =
+            read("@id(\"bad\") permit(principal);\n@id(\"a\") permit(principal, action, resource);");
         assert_eq!((policies.len(), findings.is_empty()), (1, false), "one bad policy does not hide the next");
     }
 }

@@ -12,7 +12,16 @@ macro_rules! shipped {
 }
 
 /// Every file of the default bundle.
-const DEFAULT: &[(&str, &str)] = shipped!["policies.cedar", "roles.json", "rules.json", "tests/work.json"];
+const DEFAULT: &[(&str, &str)] = shipped![
+    "policies.cedar",
+    "roles.json",
+    "rules.json",
+    "tests/deciding.json",
+    "tests/managing.json",
+    "tests/reading.json",
+    "tests/stopping.json",
+    "tests/work.json",
+];
 
 const CATALOGUE: &str = include_str!("../../bundles/default/tools/catalogue.json");
 

@@ -123,11 +123,7 @@ pub(crate) fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, FolderE
 /// What an author works on: a folder, sealed or not, or a bundle file.
 pub fn read_draft(path: &Path) -> Result<Draft, FolderError> {
     let bad = |source| FolderError::Bundle { path: path.to_owned(), source };
-    if path.is_dir() {
-        Draft::from_files(read_folder(path)?).map_err(bad)
-    } else {
-        Ok(read_bundle(path)?.to_draft())
-    }
+    if path.is_dir() { Draft::from_files(read_folder(path)?).map_err(bad) } else { Ok(read_bundle(path)?.to_draft()) }
 }
 
 /// A sealed bundle: a folder with its manifest, or a bundle file.

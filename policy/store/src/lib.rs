@@ -4,10 +4,7 @@
 //! ledger entry; [`Store::commit`] swaps and cannot fail. A bundle that fails anything changes nothing. The ledger says
 //! which bundle is active; the disk only remembers. Absent: who may activate (the active bundle), the entry (`gateway/engine`).
 //! Read next: `store`, then `disk`.
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests"))]
 
 mod disk;
 mod embedded;

@@ -84,9 +84,10 @@ fn a_bundle_of_another_organization_or_root_version_does_not_become_active() {
 
 #[test]
 fn a_changed_missing_or_added_file_breaks_the_seal() {
+    type Raw = BTreeMap<String, Vec<u8>>;
     let files = sealed().to_files().unwrap();
     assert_eq!(Bundle::from_files(files.clone()).unwrap(), sealed());
-    let with = |edit: &dyn Fn(&mut BTreeMap<String, Vec<u8>>)| {
+    let with = |edit: &dyn Fn(&mut Raw)| {
         let mut files = files.clone();
         edit(&mut files);
         Bundle::from_files(files).unwrap_err()
@@ -149,7 +150,9 @@ proptest! {
     ) {
         let raw = texts.iter().map(|(path, text)| (path.clone(), text.clone().into_bytes()));
         let mut bundle = Draft::from_files(raw).unwrap().seal(lineage(version)).unwrap();
-        signers.iter().for_each(|n| bundle.sign(&key(*n)));
+        for n in &signers {
+            bundle.sign(&key(*n));
+        }
         let files = bundle.to_files().unwrap();
         let bytes = bundle.to_bytes().unwrap();
         let from_files = Bundle::from_files(files.clone()).unwrap();

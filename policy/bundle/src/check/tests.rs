@@ -1,1 +1,217 @@
 //! What a check finds, and where.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use countersign_gateway_model::Timestamp;
+
+use super::*;
+use crate::manifest::{Settings, Shadow, Shadowed};
+
+fn org() -> OrgId {
+    OrgId::from_bytes([1; 16])
+}
+
+const GOOD: &str = r#"@id("list")
+permit (principal is Countersign::Person, action == Countersign::Action::"listTools", resource)
+when { principal in Countersign::Role::"ADMIN" };
+@id("gate")
+@requires_approval("change")
+forbid (principal, action == Countersign::Action::"activatePolicy", resource)
+unless { context.satisfied.contains(Countersign::ApprovalRule::"change") };
+@id("propose")
+permit (principal is Countersign::Person, action == Countersign::Action::"activatePolicy", resource);
+"#;
+const RULES: &str = r#"{"rules":{"change":{"authority":{"roles":["ADMIN"]}}}}"#;
+const ROLES: &str = r#"{"roles":{"ADMIN":{}}}"#;
+const TESTS: &str = r#"{"entities": [
+  {"entity": "Person::ann", "attrs": {"active": true}, "roles": ["ADMIN"]},
+  {"entity": "PolicyBundle::b", "attrs": {"version": 2, "checked": true, "shadowed": true, "weakens": false, "rollback": false}}],
+ "cases": [
+  {"name": "an administrator lists tools",
+   "ask": {"asked": "Person::ann", "op": "listTools", "resource": "Organization::self", "now": 1},
+   "expect": {"decision": "allow", "determining": ["list"]}},
+  {"name": "activation waits",
+   "ask": {"asked": "Person::ann", "op": "activatePolicy", "resource": "PolicyBundle::b", "now": 1},
+   "expect": {"decision": "needs_approval", "rules": ["change"], "determining": ["gate"]}},
+  {"name": "and then goes",
+   "ask": {"asked": "Person::ann", "op": "activatePolicy", "resource": "PolicyBundle::b", "now": 1, "satisfied": ["change"]},
+   "expect": {"decision": "allow", "determining": ["propose"]}}]}"#;
+
+/// The good bundle, with some files replaced; an empty text removes a file.
+fn with(files: &[(&str, &str)]) -> Draft {
+    let mut all = BTreeMap::from([
+        ("policies.cedar", GOOD),
+        ("rules.json", RULES),
+        ("roles.json", ROLES),
+        ("tests/a.json", TESTS),
+    ]);
+    all.extend(files.iter().copied());
+    let raw = all.into_iter().filter(|(_, text)| !text.is_empty());
+    Draft::from_files(raw.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec()))).unwrap()
+}
+
+fn first_error(draft: &Draft) -> (RuleId, String) {
+    let checked = check_draft(draft, org(), None);
+    assert!(checked.accepted().is_none(), "{}", checked.report);
+    let error = checked.report.findings.iter().find(|f| f.severity == Severity::Error).unwrap();
+    assert!(!error.message.is_empty() && !error.next_step.is_empty() && !error.message.contains('\n'), "{error}");
+    (error.rule, error.place.to_string())
+}
+
+#[test]
+fn a_good_bundle_passes_with_every_policy_covered() {
+    let checked = check_draft(&with(&[]), org(), None);
+    assert!(checked.accepted().is_some(), "{}", checked.report);
+    let tests = checked.report.tests.as_ref().unwrap();
+    assert_eq!((tests.passed, tests.failed, tests.percent()), (3, 0, 100));
+    assert_eq!(checked.report.findings, []);
+    assert_eq!(
+        checked.report.to_string(),
+        "3 policies, 0 errors, 0 warnings; 3 of 3 tests pass, 3 of 3 policies covered (100 %)"
+    );
+}
+
+#[test]
+fn every_failure_names_file_line_column_and_rule() {
+    let policy = |text: &str| format!("{GOOD}{text}\n");
+    let mut wrong = Vec::new();
+    for (path, text, rule, place) in [
+        (
+            "policies.cedar",
+            policy("@id(\"x\")\npermit (principal, action, resource) when { 1 + };"),
+            RuleId::Syntax,
+            "policies.cedar:11:49",
+        ),
+        ("policies.cedar", policy("permit (principal, action, resource);"), RuleId::PolicyId, "policies.cedar:10:1"),
+        (
+            "policies.cedar",
+            policy("@id(\"kernel:x\") permit (principal, action, resource);"),
+            RuleId::PolicyId,
+            "policies.cedar:10:1",
+        ),
+        (
+            "policies.cedar",
+            policy(
+                "@id(\"x\") permit (principal is Countersign::Agent, action == Countersign::Action::\"start\", resource)\nwhen { principal.autonomie > 1 };",
+            ),
+            RuleId::Type,
+            "policies.cedar:11:8",
+        ),
+        (
+            "policies.cedar",
+            policy(
+                "@id(\"x\") permit (principal is Countersign::Person, action == Countersign::Action::\"start\", resource)\nwhen { principal in Countersign::Role::\"ADMINN\" };",
+            ),
+            RuleId::Type,
+            "policies.cedar:11:21",
+        ),
+        (
+            "policies.cedar",
+            policy(
+                "@id(\"x\") permit (principal is Countersign::Run, action == Countersign::Action::\"start\", resource);",
+            ),
+            RuleId::CedarWarning,
+            "policies.cedar:10:1",
+        ),
+        (
+            "policies.cedar",
+            policy(
+                "@id(\"x\") permit (principal is Countersign::Person, action == Countersign::Action::\"readRun\", resource is Countersign::Run)\nwhen { resource.instance.workflow.materiality > 1 };",
+            ),
+            RuleId::Level,
+            "policies.cedar:11:8",
+        ),
+        (
+            "policies.cedar",
+            GOOD.replace("@requires_approval(\"change\")\n", ""),
+            RuleId::ReservedFact,
+            "policies.cedar:6:18",
+        ),
+        (
+            "rules.json",
+            "{\"rules\":\n {\"change\":{\"authority\":{\"rolls\":[]}}}}".to_owned(),
+            RuleId::RulesData,
+            "rules.json:2:32",
+        ),
+        ("rules.json", "{\"rules\":{},\n\"rules\":{}}".to_owned(), RuleId::RulesData, "rules.json:2:1"),
+        ("rules.json", RULES.replace("\"ADMIN\"", "\"BOSS\""), RuleId::Roles, "rules.json:1:43"),
+        ("roles.json", "{\"roles\":[\"ADMIN\"]}".to_owned(), RuleId::Roles, "roles.json:1:9"),
+        ("counters.json", "{".to_owned(), RuleId::Data, "counters.json:1:2"),
+        (
+            "schema.cedarschema",
+            "namespace Mine {\n entity X in Y;\n action }".to_owned(),
+            RuleId::Schema,
+            "schema.cedarschema:3:9",
+        ),
+        (
+            "schema/a.cedarschema",
+            "namespace Countersign { entity X; }".to_owned(),
+            RuleId::Schema,
+            "schema/a.cedarschema:1:1",
+        ),
+        (
+            "schema/a.cedarschema",
+            "namespace Mine { action approve; }".to_owned(),
+            RuleId::Schema,
+            "schema/a.cedarschema:1:1",
+        ),
+        ("masks.json", "{\"masks\":[\"/x\"]}".to_owned(), RuleId::Unsupported, "masks.json:1:1"),
+        ("detectors.json", "{\"detectors\":[]}".to_owned(), RuleId::Unsupported, "detectors.json:1:1"),
+        ("tests/a.json", "{\"cases\":[}".to_owned(), RuleId::TestData, "tests/a.json:1:11"),
+        (
+            "tests/a.json",
+            TESTS.replace("\"determining\": [\"list\"]", "\"determining\": [\"gate\"]"),
+            RuleId::Test,
+            "tests/a.json:5:12",
+        ),
+        ("tests/a.json", TESTS.replace("\"active\": true", "\"activ\": true"), RuleId::TestData, "tests/a.json:1:1"),
+    ] {
+        let found = first_error(&with(&[(path, &text)]));
+        if found != (rule, place.to_owned()) {
+            wrong.push(format!("{found:?} instead of {rule} {place} in {text}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n---\n"));
+}
+
+#[test]
+fn a_failing_test_shows_question_expectation_and_what_determined_the_answer() {
+    let wrong = TESTS.replace("\"decision\": \"needs_approval\", \"rules\": [\"change\"]", "\"decision\": \"allow\"");
+    let checked = check_draft(&with(&[("tests/a.json", &wrong)]), org(), None);
+    let finding = checked.report.findings.iter().find(|f| f.rule == RuleId::Test).unwrap().to_string();
+    for part in
+        ["tests/a.json:8:12", "activation waits", "\"op\":\"activatePolicy\"", "expected Allow", "gate", "change"]
+    {
+        assert!(finding.contains(part), "{part} in {finding}");
+    }
+    assert!(checked.built().is_some() && checked.accepted().is_none(), "reloading needs no test, activation does");
+}
+
+#[test]
+fn a_policy_without_a_test_is_named_and_does_not_stand_in_the_way() {
+    let checked = check_draft(&with(&[("tests/a.json", "")]), org(), None);
+    let uncovered: Vec<_> =
+        checked.report.findings.iter().map(|f| (f.rule, f.policy.clone().unwrap().to_string())).collect();
+    assert_eq!(uncovered, ["list", "gate", "propose"].map(|id| (RuleId::Coverage, id.to_owned())));
+    assert!(checked.accepted().is_some());
+}
+
+#[test]
+fn shadow_and_transforms_are_refused_rather_than_ignored() {
+    let shadow =
+        Shadow { policies: vec![Shadowed { id: Name::new("gate").unwrap(), until: Timestamp(9) }], workflows: vec![] };
+    let settings = [
+        Settings { shadow, ..Settings::default() },
+        Settings { transforms: vec![Name::new("mask").unwrap()], ..Settings::default() },
+    ];
+    for settings in settings {
+        assert_eq!(first_error(&Draft { settings, ..with(&[]) }).0, RuleId::Unsupported);
+    }
+}
+
+#[test]
+fn empty_parts_and_types_of_ones_own_are_taken() {
+    let files =
+        [("masks.json", "{}"), ("schema/a.cedarschema", "namespace Mine { entity Robot; }"), ("README.md", "# hi")];
+    let checked = check_draft(&with(&files), org(), None);
+    assert!(checked.accepted().is_some(), "{}", checked.report);
+}

@@ -22,7 +22,9 @@ unless { context.satisfied.contains(Countersign::ApprovalRule::"r") };"#;
 #[test]
 fn every_change_of_a_policy_has_the_direction_its_effect_gives_it() {
     use Direction::{Neutral, Stricter, Unclear, Weaker};
-    let p = |effect: &str, scope: &str, conditions: &str| format!("@id(\"a\") {effect}(principal, action, {scope}) {conditions};");
+    let p = |effect: &str, scope: &str, conditions: &str| {
+        format!("@id(\"a\") {effect}(principal, action, {scope}) {conditions};")
+    };
     let tool = "resource is Countersign::Tool";
     let when = "when { context.delegated }";
     let permit = p("permit", tool, when);

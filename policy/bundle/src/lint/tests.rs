@@ -34,7 +34,9 @@ fn rules_of(text: &str) -> Vec<RuleId> {
 fn a_gate_in_its_one_shape_passes() {
     assert_eq!(lint_text(GATE, &["r"], &Shadow::default()), []);
     assert_eq!(
-        rules_of(r#"@id("t") @transform("mask") forbid(principal, action, resource) unless { context.applied.contains("mask") };"#),
+        rules_of(
+            r#"@id("t") @transform("mask") forbid(principal, action, resource) unless { context.applied.contains("mask") };"#
+        ),
         []
     );
 }
@@ -61,7 +63,10 @@ fn an_approval_annotation_without_its_enforcement_is_an_error() {
     }
     assert_eq!(gate(own, "permit", ""), [RuleId::GateOnPermit]);
     assert!(gate("", "forbid", &format!("unless {{ {clause} }}")).contains(&RuleId::ReservedFact), "no annotation");
-    assert!(gate(r#"@requires_approval("r") @transform("r")"#, "forbid", &format!("unless {{ {clause} }}")).contains(&RuleId::GateShape));
+    assert!(
+        gate(r#"@requires_approval("r") @transform("r")"#, "forbid", &format!("unless {{ {clause} }}"))
+            .contains(&RuleId::GateShape)
+    );
     assert!(gate(r#"@requires_approval("not a name")"#, "forbid", "").contains(&RuleId::GateShape));
 }
 
@@ -89,13 +94,17 @@ fn counted_facts_are_read_only_where_they_may_be_however_they_are_spelled() {
     for body in ["{a: context}.a has b", "context == context", "(if true then context else context) has now"] {
         assert!(policy("forbid", body).contains(&RuleId::WholeContext), "{body}");
     }
-    assert!(policy("permit", "(if true then context else context).satisfied.isEmpty()").contains(&RuleId::ReservedFact));
+    assert!(
+        policy("permit", "(if true then context else context).satisfied.isEmpty()").contains(&RuleId::ReservedFact)
+    );
     assert_eq!(policy("permit", r#"context.claims.contains("satisfied") && context.now > context.now"#), []);
 }
 
 #[test]
 fn ids_are_unique_and_findings_say_where() {
-    let text = format!("{GATE}@id(\"a\") permit(principal, action, resource);\n  @id(\"a\") permit(principal, action, resource) when {{ true }};");
+    let text = format!(
+        "{GATE}@id(\"a\") permit(principal, action, resource);\n  @id(\"a\") permit(principal, action, resource) when {{ true }};"
+    );
     let found = lint_text(&text, &["r"], &Shadow::default());
     assert_eq!(found, [(RuleId::PolicyId, Severity::Error, "policies.cedar:7:3".to_owned())]);
 }
@@ -110,8 +119,14 @@ fn rules_in_policies_and_data_are_the_same() {
 
 #[test]
 fn a_forbid_that_can_fail_is_named_and_a_permit_is_not() {
-    for body in ["context.denials + 1 > 3", "context.denials * 2 > 3", "-context.denials < 0", "context.denials - 1 > 3",
-        "context.now.offset(duration(\"1h\")) > context.now", "context.now.durationSince(context.now) > duration(\"1h\")"] {
+    for body in [
+        "context.denials + 1 > 3",
+        "context.denials * 2 > 3",
+        "-context.denials < 0",
+        "context.denials - 1 > 3",
+        "context.now.offset(duration(\"1h\")) > context.now",
+        "context.now.durationSince(context.now) > duration(\"1h\")",
+    ] {
         let policy = |effect| rules_of(&format!("@id(\"x\") {effect}(principal, action, resource) when {{ {body} }};"));
         assert_eq!(policy("forbid"), [RuleId::ForbidCanError], "{body}");
         assert_eq!(policy("permit"), [], "{body}");
@@ -123,18 +138,26 @@ fn what_never_applies_or_says_the_same_is_named() {
     let wall = r#"@id("w") forbid(principal, action in [Countersign::Action::"a", Countersign::Action::"b"], resource is Countersign::Tool);"#;
     for (permit, covered) in [
         (r#"permit(principal, action == Countersign::Action::"a", resource is Countersign::Tool)"#, true),
-        (r#"permit(principal is Countersign::Agent, action == Countersign::Action::"b", resource == Countersign::Tool::"t") when { context.denials > 1 }"#, true),
+        (
+            r#"permit(principal is Countersign::Agent, action == Countersign::Action::"b", resource == Countersign::Tool::"t") when { context.denials > 1 }"#,
+            true,
+        ),
         (r#"permit(principal, action in [Countersign::Action::"b"], resource is Countersign::Tool)"#, true),
         (r#"permit(principal, action == Countersign::Action::"c", resource is Countersign::Tool)"#, false),
-        (r#"permit(principal, action in [Countersign::Action::"a", Countersign::Action::"c"], resource is Countersign::Tool)"#, false),
+        (
+            r#"permit(principal, action in [Countersign::Action::"a", Countersign::Action::"c"], resource is Countersign::Tool)"#,
+            false,
+        ),
         (r#"permit(principal, action == Countersign::Action::"a", resource)"#, false),
-        (r#"permit(principal, action, resource is Countersign::Tool)"#, false),
+        ("permit(principal, action, resource is Countersign::Tool)", false),
     ] {
         let found = rules_of(&format!("{wall}@id(\"p\") {permit};"));
         assert_eq!(found.contains(&RuleId::Unreachable), covered, "{permit}");
     }
     assert_eq!(
-        rules_of(r#"@id("a") permit(principal, action, resource) when { true }; @id("b") @title("x") permit(principal, action, resource) when { true };"#),
+        rules_of(
+            r#"@id("a") permit(principal, action, resource) when { true }; @id("b") @title("x") permit(principal, action, resource) when { true };"#
+        ),
         [RuleId::Duplicate]
     );
 }
@@ -142,7 +165,9 @@ fn what_never_applies_or_says_the_same_is_named() {
 #[test]
 fn annotations_that_mean_nothing_are_named() {
     let policy = |annotation: &str, effect: &str| {
-        rules_of(&format!("@id(\"x\") {annotation} {effect}(principal, action, resource) when {{ context.denials > 1 }};"))
+        rules_of(&format!(
+            "@id(\"x\") {annotation} {effect}(principal, action, resource) when {{ context.denials > 1 }};"
+        ))
     };
     assert_eq!(policy(r#"@severity("soft")"#, "forbid"), [RuleId::Annotation]);
     assert_eq!(policy(r#"@severity("hard")"#, "permit"), [RuleId::Annotation]);
@@ -160,7 +185,9 @@ fn shadow_names_policies_that_exist_and_are_not_hard() {
         policies: vec![Shadowed { id: Name::new(id).unwrap(), until: Timestamp(1) }],
         workflows: vec![],
     };
-    let text = format!("{GATE}@id(\"h\") @severity(\"hard\") forbid(principal, action, resource) when {{ context.delegated }};");
+    let text = format!(
+        "{GATE}@id(\"h\") @severity(\"hard\") forbid(principal, action, resource) when {{ context.delegated }};"
+    );
     assert_eq!(lint_text(&text, &["r"], &shadow("g")), []);
     assert_eq!(lint_text(&text, &["r"], &shadow("h"))[0].0, RuleId::Shadow);
     assert_eq!(lint_text(&text, &["r"], &shadow("nobody"))[0].0, RuleId::Shadow);

@@ -2,9 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use countersign_policy_bundle::{
-    Custody, Lineage, RootDocument, RootKey, RootKeyEntry, Settings, Thresholds,
-};
+use countersign_policy_bundle::{Custody, Lineage, RootDocument, RootKey, RootKeyEntry, Settings, Thresholds};
 
 use super::*;
 
@@ -94,6 +92,7 @@ async fn a_bundle_is_in_force_only_after_both_phases() {
 
 #[tokio::test]
 async fn a_bad_bundle_never_replaces_a_good_one() {
+    type Wanted = fn(&StoreError) -> bool;
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
     store.create(root(org(1))).await.unwrap();
@@ -109,7 +108,7 @@ async fn a_bad_bundle_never_replaces_a_good_one() {
         settings: Settings { expires: Some(Timestamp(NOW.0 - 1)), ..Settings::default() },
         ..draft(&policy("x"), "allow")
     };
-    let cases: Vec<(&str, Bundle, fn(&StoreError) -> bool)> = vec![
+    let cases: Vec<(&str, Bundle, Wanted)> = vec![
         ("nobody signed it", unsigned.clone(), |e| matches!(e, StoreError::Bundle(BundleError::Root(_)))),
         ("replayed", good(org(1), 1, None), |e| matches!(e, StoreError::Lineage { .. })),
         ("the active one again", good(org(1), 2, Some(first)), |e| matches!(e, StoreError::Lineage { .. })),
@@ -310,5 +309,8 @@ async fn the_next_root_document_governs_the_next_bundle() {
     assert!(again.open(org(1), genesis, good).await.unwrap().trouble.is_none(), "roots are read back");
     let revoked = Store::new(dir.path());
     let old = LastGood::Ledgered { bundle: first, catalogue: None };
-    assert!(revoked.open(org(1), genesis, old).await.unwrap().trouble.is_some(), "a revoked key keeps nothing in force");
+    assert!(
+        revoked.open(org(1), genesis, old).await.unwrap().trouble.is_some(),
+        "a revoked key keeps nothing in force"
+    );
 }
