@@ -60,6 +60,8 @@ pub(crate) struct Request {
     pub folder: PathBuf,
     /// The user that runs become.
     pub user: Option<RunUser>,
+    /// The strongest level to try.
+    pub strongest: Level,
     /// The delegated control group, if one was found.
     pub cgroup: Option<PathBuf>,
 }
@@ -104,7 +106,7 @@ impl Found {
 /// Tries levels from the strongest down until one is had. Runs in a stage of its own, with a single thread.
 pub(crate) fn probe(request: &Request) -> Found {
     let mut trials = Vec::new();
-    for level in Level::STRONGEST_FIRST {
+    for level in Level::STRONGEST_FIRST.into_iter().filter(|level| *level <= request.strongest) {
         let trial = match level {
             Level::L0 => Trial {
                 level,

@@ -123,7 +123,8 @@ pub(crate) fn make_folders(folder: &Path, user: Option<RunUser>) -> io::Result<(
 
 /// Writes a file whole or not at all, and durably: synced, renamed into place, the folder synced.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().ok_or_else(|| io::Error::other("a file without a folder"))?;
+    // A bare name is in the working folder.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}.new", std::process::id()));
     let partial = PathBuf::from(partial);

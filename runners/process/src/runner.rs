@@ -56,6 +56,8 @@ pub struct ProcessConfig {
     /// The least level that runs may have. None: the level found at the first start, remembered in the folder; and
     /// where that is `L0`, no run at all. `L0` is only ever had by asking for it here.
     pub minimum: Option<Level>,
+    /// The strongest level to use: `L3`, but for machines whose stronger levels disturb the work.
+    pub strongest: Level,
     /// Where the gateway listens, for network mode `gateway`.
     pub gateway: Option<GatewayEndpoint>,
     /// Further files and folders that every run sees read-only.
@@ -76,6 +78,7 @@ impl ProcessConfig {
             backend,
             user: RunUser::default(),
             minimum: None,
+            strongest: Level::L3,
             gateway: None,
             read_only: Vec::new(),
             cgroup: None,
@@ -160,7 +163,7 @@ impl ProcessRunner {
         let runs = folder.join("runs");
         clear_unfinished(&runs).map_err(unusable)?;
         let cgroup = cgroup::delegated(config.cgroup.as_deref());
-        let found = run_canary(&program_of(&config), &folder, user, cgroup.as_deref()).map_err(OpenError::Canary)?;
+        let found = run_canary(&config, &folder, user, cgroup.as_deref()).map_err(OpenError::Canary)?;
         let minimum = minimum(&config, &folder, found.level()).map_err(unusable)?;
         let canary = Mutex::new((monotonic(), found));
         let config = ProcessConfig { folder, ..config };
@@ -247,10 +250,17 @@ fn clear_unfinished(runs: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn run_canary(program: &OsString, folder: &Path, user: Option<RunUser>, cgroup: Option<&Path>) -> io::Result<Found> {
+fn run_canary(
+    config: &ProcessConfig,
+    folder: &Path,
+    user: Option<RunUser>,
+    cgroup: Option<&Path>,
+) -> io::Result<Found> {
     let folder = folder.join(format!("canary-{}-{:?}", std::process::id(), std::thread::current().id()));
-    let request = canary::Request { folder: folder.clone(), user, cgroup: cgroup.map(Path::to_owned) };
-    let mut child = stage::command(program, stage::CANARY)
+    let strongest = config.strongest;
+    let request = canary::Request { folder: folder.clone(), user, strongest, cgroup: cgroup.map(Path::to_owned) };
+    let program = program_of(config);
+    let mut child = stage::command(&program, stage::CANARY)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -280,8 +290,7 @@ impl Inner {
     }
 
     fn refresh(&self) -> io::Result<Found> {
-        let cgroup = self.cgroup.as_deref();
-        let found = run_canary(&program_of(&self.config), &self.config.folder, self.user, cgroup)?;
+        let found = run_canary(&self.config, &self.config.folder, self.user, self.cgroup.as_deref())?;
         *self.canary.lock().unwrap_or_else(PoisonError::into_inner) = (monotonic(), found.clone());
         Ok(found)
     }

@@ -1,0 +1,165 @@
+//! The process runner against the conformance suite and what only it can show, as root and as an ordinary user, at
+//! every level that this machine holds.
+//!
+//! There is no test harness: tests execute this program again as canary, shim and agent, which has to branch off
+//! before any thread. Started as root, it also starts itself as an ordinary user.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod ledger;
+mod own;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use countersign_runners_contract::conformance::{Bench, CASES};
+use countersign_runners_contract::model::{Clock, Name, Timestamp};
+use countersign_runners_contract::{Runner, SecretError, SecretRef, SecretSource, SecretValue};
+use countersign_runners_process::{GatewayEndpoint, Level, ProcessConfig, ProcessRunner};
+use ledger::TestLedger;
+
+pub(crate) const SECRET: &str = "correct-horse-battery-staple";
+
+#[derive(Clone, Copy)]
+pub(crate) struct RealClock;
+
+impl Clock for RealClock {
+    #[expect(clippy::disallowed_methods, reason = "shims that really run are timed by the machine's clock")]
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        Timestamp(u64::try_from(since.as_millis()).unwrap())
+    }
+}
+
+struct OneSecret;
+
+#[async_trait]
+impl SecretSource for OneSecret {
+    async fn resolve(&self, reference: &SecretRef) -> Result<SecretValue, SecretError> {
+        if reference.provider() == "env" && reference.path() == "TOKEN" {
+            SecretValue::new(reference, SECRET.into())
+        } else {
+            Err(SecretError::NoProvider(reference.clone()))
+        }
+    }
+}
+
+/// One runner and the ledger that it trusts, in a folder that goes with it.
+pub(crate) struct Place {
+    pub folder: tempfile::TempDir,
+    pub ledger: TestLedger,
+    pub strongest: Level,
+    pub gateway: Option<GatewayEndpoint>,
+}
+
+impl Place {
+    pub(crate) fn new(strongest: Level) -> Self {
+        let folder = tempfile::Builder::new().prefix("cs-").tempdir_in("/tmp").unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        Self { folder, ledger: TestLedger::new(), strongest, gateway: None }
+    }
+
+    pub(crate) fn config(&self) -> ProcessConfig {
+        let mut config = ProcessConfig::new(self.folder.path().join("runner"), Name::new("process").unwrap());
+        config.strongest = self.strongest;
+        config.gateway.clone_from(&self.gateway);
+        config
+    }
+
+    pub(crate) fn open(&self, config: ProcessConfig) -> ProcessRunner {
+        let trust = Arc::new(self.ledger.trust());
+        ProcessRunner::open(config, trust, Arc::new(OneSecret), Arc::new(RealClock)).unwrap()
+    }
+
+    pub(crate) fn runner(&self) -> ProcessRunner {
+        self.open(self.config())
+    }
+
+    pub(crate) fn run_folder(&self, handle: &countersign_runners_contract::Handle) -> PathBuf {
+        self.folder.path().join("runner/runs").join(format!("{}-{}", handle.run, handle.attempt))
+    }
+}
+
+fn main() {
+    countersign_runners_process::shim_main_if_asked();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
+    if arguments.iter().any(|argument| argument == "--list") {
+        CASES.iter().for_each(|case| println!("{}: test", case.name));
+        return;
+    }
+    let as_user = arguments.iter().any(|argument| argument == "--as-user");
+    let mut failed = run_all(&filter, if as_user { "user" } else { "root" });
+    if nix::unistd::geteuid().is_root() && !as_user {
+        failed += run_as_user(&filter);
+    }
+    println!("\ntest result: {}. {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
+    std::process::exit(i32::from(failed > 0));
+}
+
+/// This program once more, as nobody, from a copy that nobody can execute.
+fn run_as_user(filter: &str) -> usize {
+    let folder = tempfile::Builder::new().prefix("cs-bin-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = folder.path().join("process");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let status = std::process::Command::new(&copy)
+        .args(["--as-user", filter])
+        .current_dir("/tmp")
+        .uid(65534)
+        .gid(65534)
+        .status()
+        .unwrap();
+    usize::from(!status.success())
+}
+
+fn run_all(filter: &str, who: &str) -> usize {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    let mut failed = 0;
+    let mut report = |name: String, outcome: Result<(), Box<dyn std::any::Any + Send>>| match outcome {
+        Ok(()) => println!("test {name} ... ok"),
+        Err(_) => {
+            println!("test {name} ... FAILED");
+            failed += 1;
+        }
+    };
+    let best = Place::new(Level::L3).runner().level();
+    println!("this machine holds {best} for {who}");
+    assert!(best >= Level::L1, "a machine that can sandbox nothing proves nothing here");
+    for level in [Level::L2, Level::L1].into_iter().filter(|level| *level <= best) {
+        let place = Arc::new(Place::new(level));
+        for case in CASES.iter().filter(|case| case.name.contains(filter)) {
+            let place = Arc::clone(&place);
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                runtime.block_on(async {
+                    let runner = place.runner();
+                    let restarted = || -> Box<dyn Runner> { Box::new(place.runner()) };
+                    let order = |wanted| place.ledger.order(wanted);
+                    let secret = ("secret://env/TOKEN".parse().unwrap(), SECRET);
+                    let bench = Bench { runner: &runner, restarted: &restarted, order: &order, secret };
+                    (case.run)(&bench).await;
+                });
+            }));
+            report(format!("{who}::{level}::{}", case.name), outcome);
+        }
+        for case in own::CASES.iter().filter(|case| case.name.contains(filter)) {
+            let place = Place::new(level);
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on((case.run)(place))));
+            report(format!("{who}::{level}::{}", case.name), outcome);
+        }
+        assert_eq!(leftovers(place.folder.path()), Vec::<String>::new(), "every case cleared its runs away");
+    }
+    failed
+}
+
+fn leftovers(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder.join("runner/runs")) else { return Vec::new() };
+    entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|n| !n.ends_with("reaped"))
+        .collect()
+}
