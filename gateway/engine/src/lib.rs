@@ -1,1 +1,209 @@
-//! Being built.
+//! Performs what the state machine asks: loads streams, asks policy, commits, dispatches, watches clocks, sweeps.
+//!
+//! It decides nothing: what a proposal becomes is `gateway/flow`'s, what policy says is `policy/decide`'s, what is
+//! durable is `ledger/log`'s. Whatever fails between a request and its commit means: not carried out. Absent on
+//! purpose: HTTP, SQL, Cedar syntax, the environment.
+//!
+//! Read next: `actions` (the way of a proposal), `gates` (people), `runs` (runners), `timers` (clocks), `audit`
+//! (history and evidence).
+
+pub mod acting;
+mod actions;
+mod api;
+mod asking;
+mod audit;
+mod error;
+mod gates;
+mod instances;
+mod mint;
+mod org;
+mod own;
+mod policies;
+mod records;
+mod runs;
+mod settings;
+mod timers;
+mod view;
+mod workflows;
+mod writing;
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tokio::sync::watch;
+
+use countersign_gateway_model::{Clock, Duration, OrgId, Timestamp};
+use countersign_ledger_log::Logs;
+use countersign_policy_decide::{EntityError, PolicySnapshot, Record};
+use countersign_runners_contract::Runner;
+
+pub use api::*;
+pub use audit::pack_of;
+pub use error::{EngineError, Refused};
+pub use mint::{Mint, MintExt};
+pub use org::Known;
+pub use own::{Allowed, OwnEntry};
+pub use policies::{Candidate, Policies, PolicyProblem};
+pub use view::escape;
+
+use crate::org::Org;
+
+/// A policy snapshot as it is shared.
+pub type Snapshot = Arc<PolicySnapshot>;
+
+/// How an engine is run.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// How long a permit lasts before it lapses unstarted.
+    pub permit_ttl: Duration,
+    /// Longest run, unless its tool says less.
+    pub run_deadline: Duration,
+    /// How long after a start without an outcome it is swept to `unknown`, where the agent carries it out.
+    pub sweep_after: Duration,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            permit_ttl: Duration::from_secs(300),
+            run_deadline: Duration::from_secs(600),
+            sweep_after: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// What the program lends the engine.
+pub struct Parts {
+    /// The ledger.
+    pub logs: Logs,
+    /// Policies in force.
+    pub policies: Arc<dyn Policies>,
+    /// Runners, by kind.
+    pub runners: HashMap<String, Arc<dyn Runner>>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Ids and randomness.
+    pub mint: Arc<dyn Mint>,
+    /// Options.
+    pub options: EngineOptions,
+}
+
+/// The engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: Parts,
+    orgs: RwLock<HashMap<OrgId, Arc<Org>>>,
+    /// Told whenever a timer may have been set or moved.
+    timers: tokio::sync::Notify,
+    ending: watch::Sender<bool>,
+}
+
+impl Engine {
+    /// An engine without organizations; see [`Engine::open_org`].
+    pub fn new(parts: Parts) -> Self {
+        let inner = Inner {
+            parts,
+            orgs: RwLock::default(),
+            timers: tokio::sync::Notify::new(),
+            ending: watch::Sender::new(false),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The ledger.
+    pub fn logs(&self) -> &Logs {
+        &self.inner.parts.logs
+    }
+
+    /// The policies in force.
+    pub fn policies(&self) -> &Arc<dyn Policies> {
+        &self.inner.parts.policies
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        self.inner.parts.clock.now()
+    }
+
+    /// Ids and randomness.
+    pub fn mint(&self) -> &dyn Mint {
+        &*self.inner.parts.mint
+    }
+
+    pub(crate) fn options(&self) -> &EngineOptions {
+        &self.inner.parts.options
+    }
+
+    pub(crate) fn runner(&self, kind: &str) -> Result<&Arc<dyn Runner>, EngineError> {
+        self.inner.parts.runners.get(kind).ok_or_else(|| EngineError::NoRunner(kind.to_owned()))
+    }
+
+    pub(crate) fn runners(&self) -> impl Iterator<Item = (&String, &Arc<dyn Runner>)> {
+        self.inner.parts.runners.iter()
+    }
+
+    /// The policy snapshot in force for an organization.
+    pub fn snapshot(&self, org: OrgId) -> Snapshot {
+        self.inner.parts.policies.snapshot(org)
+    }
+
+    pub(crate) fn org(&self, id: OrgId) -> Result<Arc<Org>, EngineError> {
+        let orgs = self.inner.orgs.read().unwrap_or_else(PoisonError::into_inner);
+        orgs.get(&id).cloned().ok_or(EngineError::NotFound("organization"))
+    }
+
+    pub(crate) fn insert_org(&self, org: Org) {
+        let mut orgs = self.inner.orgs.write().unwrap_or_else(PoisonError::into_inner);
+        orgs.insert(org.id, Arc::new(org));
+    }
+
+    pub(crate) fn orgs(&self) -> Vec<Arc<Org>> {
+        self.inner.orgs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn timers(&self) -> &tokio::sync::Notify {
+        &self.inner.timers
+    }
+
+    pub(crate) fn ending(&self) -> watch::Receiver<bool> {
+        self.inner.ending.subscribe()
+    }
+
+    /// Tells timers and watchers to end. What runs under a runner goes on and is adopted at the next start.
+    pub fn end(&self) {
+        self.inner.ending.send_replace(true);
+    }
+
+    /// Says who a pseudonym stands for, and what policy may know of them.
+    ///
+    /// # Errors
+    /// [`EntityError`] if the record breaks the base schema or names another organization.
+    pub fn introduce(
+        &self,
+        org: OrgId,
+        who: countersign_gateway_model::Pseudonym,
+        known: Known,
+        record: Record,
+    ) -> Result<(), EntityError> {
+        if let Ok(org) = self.org(org) {
+            org.entities.put(record)?;
+            org.introduce(who, known);
+        }
+        Ok(())
+    }
+
+    /// Writes what policy may know of something that is no principal: a team, a group.
+    ///
+    /// # Errors
+    /// [`EntityError`] if the record breaks the base schema or names another organization.
+    pub fn describe(&self, org: OrgId, record: Record) -> Result<(), EntityError> {
+        if let Ok(org) = self.org(org) {
+            org.entities.put(record)?;
+        }
+        Ok(())
+    }
+}

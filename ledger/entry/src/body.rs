@@ -18,7 +18,8 @@ use crate::EntryError;
 use crate::codec::{Bytes32, Bytes64};
 
 /// Which kind of stream an entry belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[cbor(index_only)]
 pub enum StreamKind {
     /// One governed execution.
@@ -120,7 +121,7 @@ pub enum Cause {
 }
 
 /// An instance comes into being. State CREATED.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Created {
     /// Workflow id.
@@ -159,7 +160,7 @@ pub struct Created {
 }
 
 /// One edge of the state machine.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Edge {
     /// State before.
@@ -180,7 +181,7 @@ pub struct Edge {
 }
 
 /// An amount held by a permit until its outcome settles it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Reservation {
     /// The counter.
@@ -195,7 +196,7 @@ pub struct Reservation {
 }
 
 /// Authority to start one action, once.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Permit {
     /// Its id.
@@ -234,7 +235,7 @@ pub struct Permit {
 }
 
 /// One item of one gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct GateItemRef {
     /// The gate.
@@ -246,7 +247,7 @@ pub struct GateItemRef {
 }
 
 /// Consumes a permit.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Start {
     /// The permit.
@@ -261,7 +262,8 @@ pub struct Start {
 }
 
 /// Who carries a start out.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum StartedBy {
     /// The agent itself.
     #[n(0)]
@@ -272,7 +274,7 @@ pub enum StartedBy {
 }
 
 /// One attempt of one dispatched job.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct RunStart {
     /// The run.
@@ -296,7 +298,7 @@ pub struct RunStart {
 }
 
 /// What became of a start.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Outcome {
     /// The permit that was started.
@@ -320,7 +322,7 @@ pub struct Outcome {
 }
 
 /// A second, different outcome; changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Conflict {
     /// The permit that already has its final outcome.
@@ -354,7 +356,7 @@ pub enum RefusalReason {
 }
 
 /// A committed "no".
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Refusal {
     /// What was asked.
@@ -407,7 +409,7 @@ pub enum OnTimeout {
 }
 
 /// A pause for human authority.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Gate {
     /// Its id.
@@ -434,7 +436,7 @@ pub struct Gate {
 }
 
 /// One proposed action in a gate.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct GateItem {
     /// Its id.
@@ -461,7 +463,7 @@ pub struct GateItem {
 }
 
 /// An item of a mixed batch that needs nobody.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct ClearedItem {
     /// The proposal.
@@ -473,7 +475,7 @@ pub struct ClearedItem {
 }
 
 /// An approval rule as it counts, pinned at the gate.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct RuleForm {
     /// The rule.
@@ -497,7 +499,7 @@ pub struct RuleForm {
 }
 
 /// What happened at a gate without moving it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct GateEvent {
     /// The gate.
@@ -581,7 +583,7 @@ pub enum Effect {
 }
 
 /// A person's decision, or SYSTEM's REJECT.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Decision {
     /// Its id.
@@ -639,7 +641,7 @@ pub struct Decision {
 }
 
 /// Rules of one item, in counting form.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct ItemRules {
     /// The item.
@@ -651,7 +653,7 @@ pub struct ItemRules {
 }
 
 /// One item that a decision speaks of.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct DecidedItem {
     /// The item.
@@ -669,7 +671,7 @@ pub struct DecidedItem {
 }
 
 /// The approver's own signature over gate id, item digests, kind, delta digest and shown digest.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Assertion {
     /// COSE algorithm number.
@@ -681,11 +683,12 @@ pub struct Assertion {
     /// The signature.
     #[n(2)]
     #[cbor(with = "minicbor::bytes")]
+    #[serde(serialize_with = "crate::codec::hex")]
     pub signature: Vec<u8>,
 }
 
 /// A person's bounded advance approval.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct TaskGrant {
     /// Its id.
@@ -718,7 +721,7 @@ pub struct TaskGrant {
 }
 
 /// One use of a task grant.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct TaskGrantUse {
     /// The grant.
@@ -733,7 +736,7 @@ pub struct TaskGrantUse {
 }
 
 /// A start whose outcome never came is closed as `unknown`.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Sweep {
     /// The permit that was started.
@@ -742,7 +745,7 @@ pub struct Sweep {
 }
 
 /// A question answered for an enforcement point: never a permit.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Evaluation {
     /// Who the question was about.
@@ -763,7 +766,7 @@ pub struct Evaluation {
 }
 
 /// A ledgered setting changed.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Settings {
     /// The setting.
@@ -778,7 +781,8 @@ pub struct Settings {
 }
 
 /// The value of a ledgered setting.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SettingValue {
     /// Yes or no.
     #[n(0)]
@@ -814,7 +818,7 @@ pub enum PrincipalChange {
 }
 
 /// A person, agent or service and its standing.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Principal {
     /// What happened.
@@ -841,7 +845,7 @@ pub struct Principal {
 }
 
 /// A workflow version was registered.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Workflow {
     /// Its id.
@@ -897,7 +901,7 @@ pub enum SignedBy {
 }
 
 /// A step of a bundle (kind `policy`) or of a tool catalogue (kind `catalogue`).
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct PolicyStep {
     /// Which step.
@@ -924,7 +928,7 @@ pub struct PolicyStep {
 }
 
 /// A counter was set by hand.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Counter {
     /// The counter.
@@ -939,7 +943,7 @@ pub struct Counter {
 }
 
 /// Work is held, or released again.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Freeze {
     /// False freezes, true lifts.
@@ -951,7 +955,7 @@ pub struct Freeze {
 }
 
 /// Payloads were erased.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Erasure {
     /// Whose data; none where payloads are named instead.
@@ -966,7 +970,7 @@ pub struct Erasure {
 }
 
 /// The journal no longer holds what is older.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Prune {
     /// First index still held.
@@ -978,7 +982,7 @@ pub struct Prune {
 }
 
 /// Records of an instance are kept from erasure and pruning, or no longer.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct LegalHold {
     /// The instance.
@@ -990,7 +994,7 @@ pub struct LegalHold {
 }
 
 /// What an integrity scrub found.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Scrub {
     /// Which copy was scrubbed.
@@ -1008,7 +1012,7 @@ pub struct Scrub {
 }
 
 /// A sink missed entries.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct SinkGap {
     /// The sink.
@@ -1023,7 +1027,7 @@ pub struct SinkGap {
 }
 
 /// A shipped safe bundle was put in force with the root threshold.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Recovery {
     /// The bundle.
@@ -1047,6 +1051,16 @@ pub enum SignatureMode {
     CheckpointOnly,
 }
 
+impl SignatureMode {
+    /// The word in reports and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PerEntry => "per_entry",
+            Self::CheckpointOnly => "checkpoint_only",
+        }
+    }
+}
+
 /// Who may approve what, for an organization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -1060,6 +1074,16 @@ pub enum AuthorityMode {
     FourEyes,
 }
 
+impl AuthorityMode {
+    /// The word in reports and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Solo => "solo",
+            Self::FourEyes => "four_eyes",
+        }
+    }
+}
+
 /// When a receipt is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -1070,17 +1094,31 @@ pub enum Durability {
     Journal,
     /// And to Objects.
     #[n(1)]
+    #[serde(rename = "journal+objects")]
     JournalObjects,
     /// And to ClickHouse.
     #[n(2)]
+    #[serde(rename = "journal+clickhouse")]
     JournalClickhouse,
     /// To all three.
     #[n(3)]
     All,
 }
 
+impl Durability {
+    /// The word in reports and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Journal => "journal",
+            Self::JournalObjects => "journal+objects",
+            Self::JournalClickhouse => "journal+clickhouse",
+            Self::All => "all",
+        }
+    }
+}
+
 /// The first entry of a log, signed by the root key; it certifies the log key.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Genesis {
     /// The organization of the log.
@@ -1113,7 +1151,8 @@ pub struct Genesis {
 }
 
 /// Who certified a gateway key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[cbor(index_only)]
 pub enum CertifiedBy {
     /// A root key.
@@ -1125,7 +1164,7 @@ pub enum CertifiedBy {
 }
 
 /// A gateway introduces itself to a log, before its first entry of this boot.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Boot {
     /// The gateway.
@@ -1152,7 +1191,8 @@ pub struct Boot {
 }
 
 /// What happens to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[cbor(index_only)]
 pub enum KeyChange {
     /// Valid from here on.
@@ -1167,7 +1207,8 @@ pub enum KeyChange {
 }
 
 /// What a key is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[cbor(index_only)]
 pub enum KeyRole {
     /// Of the organization.
@@ -1182,7 +1223,7 @@ pub enum KeyRole {
 }
 
 /// A key's validity changes, by position in the log and not by wall time.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Key {
     /// What happens.
@@ -1202,7 +1243,8 @@ pub struct Key {
 macro_rules! bodies {
     ($($(#[$doc:meta])* $number:literal $variant:ident($body:ty) in $($stream:ident)|+, $text:literal;)+) => {
         /// The body of an entry: one variant a kind.
-        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+        #[serde(untagged)]
         pub enum Body {
             $($(#[$doc])* $variant($body),)+
         }

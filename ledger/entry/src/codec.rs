@@ -16,6 +16,12 @@ macro_rules! bytes {
             }
         }
 
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                hex(&self.0, s)
+            }
+        }
+
         impl<C> minicbor::Encode<C> for $name {
             fn encode<W: minicbor::encode::Write>(
                 &self,
@@ -36,3 +42,8 @@ macro_rules! bytes {
 
 bytes!(/** 32 bytes: a public key. */ Bytes32, 32);
 bytes!(/** 64 bytes: an Ed25519 signature. */ Bytes64, 64);
+
+/// Bytes as lowercase hex, for people.
+pub(crate) fn hex<S: serde::Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(&bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, b| text + &format!("{b:02x}")))
+}

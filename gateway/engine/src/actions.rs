@@ -1,0 +1,678 @@
+//! The way of an action: typed input, question, verdict, permit, start, outcome.
+//!
+//! A tool with a runner is a dispatch: its permit and start are one append, and the order is built from the start that
+//! came back proven. Everything else is carried out by the agent, under a permit that is good for one start.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use countersign_gateway_flow::{
+    Action, ActionAnswer as FlowAnswer, Actions, Begin, Instance, ItemTerms, Now, PermitTerms, Proposal, Reply, Report,
+    RunTerms, StartTerms, decide,
+};
+use countersign_gateway_model::{
+    ActionId, Decision, Digest, Duration, InstanceId, Name, PermitId, Principal, RunId, Timestamp,
+};
+use countersign_ledger_entry::PayloadRole;
+use countersign_ledger_entry::body::QuestionKind;
+use countersign_ledger_entry::payload;
+use countersign_ledger_log::Appended;
+use countersign_policy_decide::catalogue::CompiledTool;
+use countersign_policy_decide::input::{self, TypedInput};
+use countersign_policy_decide::{EntityKind, EntityRef, Operation};
+
+use crate::api::{
+    ActionAnswer, ActionRecord, ActionRequest, ActionResult, Idempotency, OutcomeReport, Proposed, Recorded,
+    StartAnswer,
+};
+use crate::asking::{Answered, actor_of, ask, chain, question};
+use crate::error::EngineError;
+use crate::gates::Pending;
+use crate::instances::{Held, instance_name, last_receipt, refusal_words, refused};
+use crate::mint::MintExt as _;
+use crate::org::{Org, instance_stream};
+use crate::own::Beside;
+use crate::runs::PreparedRun;
+use crate::{Engine, Snapshot};
+
+/// Longest output of an agent's report, as JSON.
+const MAX_OUTPUT: usize = 64 * 1024;
+
+/// One action on its way.
+struct Asking {
+    id: ActionId,
+    tool: Name,
+    compiled: Option<Arc<CompiledTool>>,
+    input: Option<Arc<TypedInput>>,
+    answered: Answered,
+    run: Option<PreparedRun>,
+    revision: Option<String>,
+}
+
+/// Canonical JSON of what a permit is bound to. The order of its members is part of the format.
+pub(crate) fn canonical_action(
+    who: &Principal,
+    instance: InstanceId,
+    workflow_version: &Digest,
+    action: ActionId,
+    question: &str,
+    (tool, version, revision): (&Name, Option<&Digest>, Option<&str>),
+    input: &[u8],
+) -> Result<Vec<u8>, EngineError> {
+    #[derive(serde::Serialize)]
+    struct Canonical<'a> {
+        action: ActionId,
+        input: &'a RawValue,
+        instance: InstanceId,
+        on_behalf_of: Vec<String>,
+        organization: countersign_gateway_model::OrgId,
+        principal: String,
+        question: &'a str,
+        revision: Option<&'a str>,
+        tool: &'a Name,
+        tool_version: Option<&'a Digest>,
+        workflow_version: &'a Digest,
+    }
+    let input = std::str::from_utf8(input).map_err(EngineError::damaged)?;
+    let canonical = Canonical {
+        action,
+        input: serde_json::from_str(input).map_err(EngineError::damaged)?,
+        instance,
+        on_behalf_of: who.on_behalf_of.iter().map(|d| format!("{}/{}", crate::org::word(d.kind), d.id)).collect(),
+        organization: who.org,
+        principal: format!("{}/{}", crate::org::word(who.kind), who.id),
+        question,
+        revision,
+        tool,
+        tool_version: version,
+        workflow_version,
+    };
+    serde_json::to_vec(&canonical).map_err(EngineError::damaged)
+}
+
+impl Engine {
+    /// Proposes a batch of 1 to 16 actions on an instance.
+    ///
+    /// # Errors
+    /// A single refused action is [`EngineError::Refused`]; in a batch each item has its own answer.
+    pub async fn propose(
+        &self,
+        who: Arc<Principal>,
+        id: InstanceId,
+        requests: Vec<ActionRequest>,
+        begin: bool,
+        key: Option<Idempotency>,
+    ) -> Result<Proposed, EngineError> {
+        let this = self.clone();
+        Self::whole(async move { this.propose_actions(&who, id, requests, begin, key).await }).await
+    }
+
+    async fn propose_actions(
+        &self,
+        who: &Principal,
+        id: InstanceId,
+        requests: Vec<ActionRequest>,
+        begin: bool,
+        key: Option<Idempotency>,
+    ) -> Result<Proposed, EngineError> {
+        let org = self.org(who.org)?;
+        let mut held = self.hold(&org, id).await?;
+        let stream = instance_stream(id);
+        if let Some(answer) = self.replayed(&org, stream, who, key.as_ref()).await? {
+            self.visible(&org, who, held.fold()?)?;
+            return self.proposed_before(&org, &held, &answer).await;
+        }
+        let snapshot = self.snapshot(org.id);
+        let now = self.now();
+        let fold = held.fold()?;
+        if !fold.is_insider(who.pseudonym) {
+            self.visible(&org, who, fold)?;
+        }
+        if let Some(gate) = fold.gate() {
+            return Err(EngineError::Waiting(gate.gate));
+        }
+        let single = requests.len() == 1;
+        let mut beside = Beside::default();
+        let mut asking = Vec::with_capacity(requests.len());
+        let mut items = Vec::with_capacity(requests.len());
+        let mut pending = Vec::new();
+        for request in requests {
+            let mut one = self.ask_action(&org, &snapshot, who, &held, (id, now), request)?;
+            let (action, waits) = self.action_of(who, &held, &mut one, begin, (id, now), &mut beside)?;
+            pending.extend(waits);
+            items.push(action);
+            asking.push(one);
+        }
+        let mut gate = None;
+        if !pending.is_empty() {
+            let scene = self.gate_scene(&org, &snapshot, who, held.fold()?.created(), id, now);
+            let next = "the agent gets permits for what is approved";
+            let (terms, made) = self.open_gate(&scene, next, &pending, &mut beside)?;
+            gate = Some(terms);
+            let mut made = made.into_iter();
+            for item in &mut items {
+                if item.asked.verdict.as_ref().is_some_and(|v| v.decision == Decision::NeedsApproval) {
+                    item.item = made.next();
+                }
+            }
+        }
+        let state = Now { at: now, frozen: org.is_frozen(held.live.team.as_ref()), by: actor_of(who) };
+        let decided = decide(held.live.fold.as_ref(), Proposal::Actions(Actions { items, gate }), &state)?;
+        let reply = decided.reply.clone();
+        let answers = self.answers(&reply, &asking, now);
+        let stored = stored_answer(&answers, &reply)?;
+        beside.idempotency = key.as_ref().map(|k| crate::writing::idempotency(stream, who, k, stored));
+        let appended = self.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
+        let receipt = last_receipt(&appended)?;
+        let (gate, cancel) = match &reply {
+            Reply::Waiting { gate, .. } => (Some(*gate), Vec::new()),
+            Reply::Denied { cancel, .. } => (None, cancel.clone()),
+            Reply::Refused(reason) => {
+                let message = asking.first().map(|a| a.answered.agent_message()).unwrap_or_default();
+                return Err(refused(*reason, message, receipt));
+            }
+            _ => (None, Vec::new()),
+        };
+        let fold = held.fold()?;
+        self.cancel_runs(&org, fold, &cancel);
+        let state = fold.state();
+        self.dispatch_started(&org, id, &appended, asking.iter_mut().filter_map(|a| a.run.take()).collect()).await;
+        if single && let Some(ActionAnswer { result: ActionResult::Refused { code, message }, .. }) = answers.first() {
+            return Err(EngineError::Refused(Box::new(crate::error::Refused {
+                code,
+                message: message.clone(),
+                receipt,
+            })));
+        }
+        Ok(Proposed { items: answers, gate, state, receipt, first: true })
+    }
+
+    /// Reads one action strictly, and asks policy.
+    fn ask_action(
+        &self,
+        org: &Org,
+        snapshot: &Snapshot,
+        who: &Principal,
+        held: &Held,
+        (id, now): (InstanceId, Timestamp),
+        request: ActionRequest,
+    ) -> Result<Asking, EngineError> {
+        if request.revision.as_ref().is_some_and(|r| r.len() > 128 || !r.chars().all(|c| c.is_ascii_graphic())) {
+            return Err(EngineError::invalid("revision", "give at most 128 printable ASCII characters"));
+        }
+        let compiled = snapshot.tool(request.tool.as_str()).cloned();
+        let input = match &compiled {
+            Some(tool) => Some(input::parse(tool, &request.input)),
+            // Nothing is known of the tool, but what goes into the record must still be one strict form.
+            None => input::canonicalize(&request.input).map(|_| None).transpose(),
+        };
+        let input = input
+            .transpose()
+            .map_err(|source| EngineError::Input { tool: request.tool.to_string(), source })?
+            .map(Arc::new);
+        let dispatched = compiled.as_ref().is_some_and(|c| c.tool.runner.is_some());
+        let operation = if dispatched { Operation::Dispatch } else { Operation::CallTool };
+        let fold = held.fold()?;
+        let resource = EntityRef::new(org.id, EntityKind::Tool, request.tool.clone());
+        let mut asked = question(who, operation, resource, now);
+        asked.instance = Some(EntityRef::new(org.id, EntityKind::Instance, instance_name(id)?));
+        asked.input.clone_from(&input);
+        asked.denials = u64::from(fold.denials());
+        asked.four_eyes = crate::instances::four_eyes(org);
+        asked.revision.clone_from(&request.revision);
+        let answered = ask(snapshot, &org.entities, chain(who, asked));
+        Ok(Asking {
+            id: self.mint().action(),
+            tool: request.tool,
+            compiled,
+            input,
+            answered,
+            run: None,
+            revision: request.revision,
+        })
+    }
+
+    /// The action as the state machine takes it, with its permit's terms, and what people would be asked.
+    fn action_of(
+        &self,
+        who: &Principal,
+        held: &Held,
+        one: &mut Asking,
+        begin: bool,
+        (id, now): (InstanceId, Timestamp),
+        beside: &mut Beside,
+    ) -> Result<(Action, Option<Pending>), EngineError> {
+        let fold = held.fold()?;
+        let dispatched = one.compiled.as_ref().is_some_and(|c| c.tool.runner.is_some());
+        let kind = if dispatched { QuestionKind::Dispatch } else { QuestionKind::CallTool };
+        let word = if dispatched { "dispatch" } else { "callTool" };
+        let version = one.compiled.as_ref().map(|c| c.version);
+        let input: &[u8] = one.input.as_ref().map_or(b"null", |i| i.canonical());
+        let canonical = canonical_action(
+            who,
+            id,
+            &fold.created().workflow_version,
+            one.id,
+            word,
+            (&one.tool, version.as_ref(), one.revision.as_deref()),
+            input,
+        )?;
+        let (reference, digest) = beside.add(one.answered.evidence(&self.mint().salt(), &canonical));
+        let mut asked = one.answered.asked(Some(reference));
+        let decision = one.answered.verdict.decision;
+        let mut permit = None;
+        let mut pending = None;
+        match decision {
+            Decision::Allow => {
+                let (terms, run) = self.permit_terms(one.compiled.as_deref(), input, held, begin, now, beside)?;
+                if let Some(run) = &run {
+                    asked.payloads.push(run.reference);
+                }
+                permit = Some(terms);
+                one.run = run;
+            }
+            Decision::NeedsApproval => {
+                pending = Some(Pending {
+                    what: format!("{} {}", if dispatched { "dispatch" } else { "call" }, one.tool),
+                    tool: one.compiled.clone(),
+                    rules: one.answered.verdict.rules.clone(),
+                    input: serde_json::from_slice(input).map_err(EngineError::damaged)?,
+                    revision: one.revision.clone(),
+                    reasons: one.answered.reasons().map(str::to_owned).collect(),
+                });
+            }
+            Decision::Deny => {}
+        }
+        let action = Action {
+            action: one.id,
+            question: kind,
+            tool: one.tool.clone(),
+            tool_version: version,
+            digest,
+            mutable_target: one.compiled.as_ref().is_some_and(|c| c.tool.mutable_target),
+            asked,
+            permit,
+            item: None::<ItemTerms>,
+        };
+        Ok((action, pending))
+    }
+
+    /// Terms of a permit; for a dispatch with its run, whose job becomes a payload.
+    pub(crate) fn permit_terms(
+        &self,
+        tool: Option<&CompiledTool>,
+        input: &[u8],
+        held: &Held,
+        begin: bool,
+        now: Timestamp,
+        beside: &mut Beside,
+    ) -> Result<(PermitTerms, Option<PreparedRun>), EngineError> {
+        let permit = self.mint().permit();
+        let expires = now + self.options().permit_ttl;
+        let runner = tool.and_then(|t| t.tool.runner.as_ref().map(|r| (t, r)));
+        let mut run = None;
+        let start = match runner {
+            Some((tool, runner)) => {
+                let prepared = self.prepare_run(tool, runner, input, held, permit, beside)?;
+                let terms = StartTerms {
+                    // Long enough to reach the runner; the run's own length is bounded by its job.
+                    not_after: expires,
+                    run: Some(RunTerms {
+                        run: prepared.run,
+                        attempt: 1,
+                        backend: prepared.backend.clone(),
+                        external_name: prepared.external_name.clone(),
+                        job: prepared.digest,
+                    }),
+                };
+                run = Some(prepared);
+                Some(terms)
+            }
+            None if begin => Some(StartTerms { not_after: expires, run: None }),
+            None => None,
+        };
+        Ok((PermitTerms { permit, expires, reservations: Vec::new(), begin: start }, run))
+    }
+
+    /// The state machine's answers in the caller's words.
+    fn answers(&self, reply: &Reply, asking: &[Asking], now: Timestamp) -> Vec<ActionAnswer> {
+        let actions = match reply {
+            Reply::Answered(actions) | Reply::Waiting { actions, .. } | Reply::Denied { actions, .. } => {
+                actions.as_slice()
+            }
+            _ => &[],
+        };
+        let expires = now + self.options().permit_ttl;
+        actions
+            .iter()
+            .zip(asking)
+            .map(|(answer, one)| ActionAnswer {
+                action: one.id,
+                tool: one.tool.clone(),
+                result: result_of(answer, expires, one.run.as_ref().map(|r| r.run), || one.answered.agent_message()),
+            })
+            .collect()
+    }
+
+    async fn proposed_before(&self, org: &Org, held: &Held, answer: &Value) -> Result<Proposed, EngineError> {
+        let fold = held.fold()?;
+        let receipt = self.receipt_of_last(org, fold.id(), fold.sequence()).await?;
+        let stored: StoredProposed = serde_json::from_value(answer.clone()).map_err(EngineError::damaged)?;
+        if let (Some(refusal), true) = (stored.items.first().and_then(|i| i.refusal()), stored.items.len() == 1) {
+            let (code, message) = refusal;
+            return Err(EngineError::Refused(Box::new(crate::error::Refused { code, message, receipt })));
+        }
+        Ok(Proposed {
+            items: stored.items.into_iter().map(StoredItem::answer).collect(),
+            gate: stored.gate,
+            state: fold.state(),
+            receipt,
+            first: false,
+        })
+    }
+
+    /// Consumes the permit of an action: the agent may carry it out now, if this is the first answer.
+    ///
+    /// # Errors
+    /// [`EngineError::Illegal`] if the permit was started, has lapsed, or the instance is not RUNNING.
+    pub async fn begin(
+        &self,
+        who: Arc<Principal>,
+        action: ActionId,
+        key: Option<Idempotency>,
+    ) -> Result<(StartAnswer, countersign_ledger_entry::Receipt), EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            let org = this.org(who.org)?;
+            let row = this.action_row(&org, action).await?;
+            let mut held = this.hold(&org, row.instance).await?;
+            this.acts(&who, &held)?;
+            let stream = instance_stream(row.instance);
+            let permit = row.permit.ok_or(EngineError::NotFound("permit"))?;
+            if let Some(answer) = this.replayed(&org, stream, &who, key.as_ref()).await? {
+                let receipt = this.receipt_of_last(&org, row.instance, held.fold()?.sequence()).await?;
+                let fence = answer.get("fence").and_then(Value::as_u64).unwrap_or_default();
+                let not_after = Timestamp(answer.get("not_after").and_then(Value::as_u64).unwrap_or_default());
+                return Ok((StartAnswer { permit, not_after, first: false, fence }, receipt));
+            }
+            let snapshot = this.snapshot(org.id);
+            let now = this.now();
+            let live = held.fold()?.live_permit(permit);
+            let not_after = live.map_or(now, |p| p.expires);
+            let fence = held.fold()?.sequence() + 1;
+            let proposal =
+                Proposal::Begin(Begin { permit, terms: StartTerms { not_after, run: None }, payloads: Vec::new() });
+            let state = Now { at: now, frozen: org.is_frozen(held.live.team.as_ref()), by: actor_of(&who) };
+            let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
+            let answer =
+                serde_json::to_vec(&json!({ "fence": fence, "not_after": not_after })).map_err(EngineError::damaged)?;
+            let beside = Beside {
+                idempotency: key.as_ref().map(|k| crate::writing::idempotency(stream, &who, k, answer)),
+                ..Beside::default()
+            };
+            let appended = this.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
+            Ok((StartAnswer { permit, not_after, first: true, fence }, last_receipt(&appended)?))
+        })
+        .await
+    }
+
+    /// Records what became of an action that the agent carried out.
+    ///
+    /// # Errors
+    /// [`EngineError::Illegal`] if it was never started.
+    pub async fn report(
+        &self,
+        who: Arc<Principal>,
+        action: ActionId,
+        report: OutcomeReport,
+        key: Option<Idempotency>,
+    ) -> Result<Recorded, EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            let org = this.org(who.org)?;
+            let row = this.action_row(&org, action).await?;
+            let mut held = this.hold(&org, row.instance).await?;
+            this.acts(&who, &held)?;
+            if row.run.is_some() {
+                return Err(EngineError::invalid(
+                    "outcome",
+                    "a runner reports the outcome of a dispatch, not the agent",
+                ));
+            }
+            let stream = instance_stream(row.instance);
+            if this.replayed(&org, stream, &who, key.as_ref()).await?.is_some() {
+                let receipt = this.receipt_of_last(&org, row.instance, held.fold()?.sequence()).await?;
+                return Ok(Recorded { outcome: report.outcome, conflict: false, receipt });
+            }
+            let permit = row.permit.ok_or(EngineError::NotFound("permit"))?;
+            let mut beside = Beside::default();
+            let mut asked = countersign_gateway_flow::Asked::nothing();
+            let mut output = None;
+            if let Some(value) = &report.output {
+                let content = serde_json::to_vec(value).map_err(EngineError::damaged)?;
+                if content.len() > MAX_OUTPUT {
+                    return Err(EngineError::invalid("output", "give at most 65536 bytes of JSON"));
+                }
+                let salt = this.mint().salt();
+                output = Some(payload::salted(payload::OUTPUT, &salt, &content));
+                asked.payloads.push(beside.payload(PayloadRole::Output, payload::seal(&salt, &content)));
+            }
+            let proposal = Proposal::Outcome(Box::new(Report {
+                permit,
+                outcome: report.outcome,
+                output,
+                workspace: None,
+                sandbox_level: None,
+                asked,
+            }));
+            let answer = serde_json::to_vec(&json!({ "outcome": report.outcome })).map_err(EngineError::damaged)?;
+            beside.idempotency = key.as_ref().map(|k| crate::writing::idempotency(stream, &who, k, answer));
+            let (reply, appended) = this.commit_outcome(&org, &mut held, proposal, actor_of(&who), beside).await?;
+            let receipt = match appended {
+                Some(appended) => last_receipt(&appended)?,
+                None => this.receipt_of_last(&org, row.instance, held.fold()?.sequence()).await?,
+            };
+            Ok(Recorded { outcome: report.outcome, conflict: matches!(reply, Reply::Conflict(_)), receipt })
+        })
+        .await
+    }
+
+    /// Commits an outcome or a sweep. Outcomes are accepted in every state.
+    pub(crate) async fn commit_outcome(
+        &self,
+        org: &Org,
+        held: &mut Held,
+        proposal: Proposal,
+        by: countersign_gateway_flow::Actor,
+        mut beside: Beside,
+    ) -> Result<(Reply, Option<Appended>), EngineError> {
+        let now = self.now();
+        let snapshot = self.snapshot(org.id);
+        let state = Now { at: now, frozen: false, by };
+        let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
+        let reply = decided.reply.clone();
+        if decided.drafts.is_empty() {
+            return Ok((reply, None));
+        }
+        beside.urgent = true;
+        let appended = self.commit_held(org, held, decided, (beside, now, &snapshot)).await?;
+        Ok((reply, Some(appended)))
+    }
+
+    /// Only the principal that acts in an instance may begin and report in it.
+    pub(crate) fn acts(&self, who: &Principal, held: &Held) -> Result<(), EngineError> {
+        let created = held.fold()?.created();
+        if created.acting == who.pseudonym { Ok(()) } else { Err(EngineError::NotFound("action")) }
+    }
+
+    /// An action as people read it.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub async fn action(&self, who: &Principal, id: ActionId) -> Result<ActionRecord, EngineError> {
+        let org = self.org(who.org)?;
+        let row = self.action_row(&org, id).await?;
+        let held = self.hold(&org, row.instance).await?;
+        self.visible(&org, who, held.fold()?)?;
+        Ok(self.action_record(&row, held.fold()?))
+    }
+
+    /// How long after its permit an action can still be started.
+    pub(crate) fn permit_ttl(&self) -> Duration {
+        self.options().permit_ttl
+    }
+}
+
+/// What a flow answer means for the caller.
+pub(crate) fn result_of(
+    answer: &FlowAnswer,
+    expires: Timestamp,
+    run: Option<RunId>,
+    message: impl FnOnce() -> String,
+) -> ActionResult {
+    match answer {
+        FlowAnswer::Permitted { permit, .. } => ActionResult::Permitted { permit: *permit, expires },
+        FlowAnswer::Begun { permit, sequence, .. } => {
+            let start = StartAnswer { permit: *permit, not_after: expires, first: true, fence: *sequence };
+            match run {
+                Some(run) => ActionResult::Dispatched { run, start },
+                None => ActionResult::Started(start),
+            }
+        }
+        FlowAnswer::Waiting { item, .. } => ActionResult::Waiting { item: Some(*item) },
+        FlowAnswer::Cleared(_) => ActionResult::Waiting { item: None },
+        FlowAnswer::Refused { reason, .. } => {
+            let (code, message) = refusal_words(*reason, message());
+            ActionResult::Refused { code, message }
+        }
+        FlowAnswer::Dropped(_) => ActionResult::Refused {
+            code: "item-dropped",
+            message: "a person decided to go on without this action".to_owned(),
+        },
+        FlowAnswer::Voided(_) => ActionResult::Refused {
+            code: "instance-finished",
+            message: "the instance ended before this action was answered".to_owned(),
+        },
+    }
+}
+
+/// An answer as it is kept under an idempotency key.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct StoredProposed {
+    items: Vec<StoredItem>,
+    gate: Option<countersign_gateway_model::GateId>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct StoredItem {
+    action: ActionId,
+    tool: Name,
+    kind: String,
+    permit: Option<PermitId>,
+    expires: Option<Timestamp>,
+    fence: Option<u64>,
+    run: Option<RunId>,
+    item: Option<countersign_gateway_model::ItemId>,
+    message: Option<String>,
+}
+
+/// The codes that a refused action can have.
+const REFUSALS: [&str; 6] =
+    ["policy-denied", "policy-error", "tool-unknown", "frozen", "item-dropped", "instance-finished"];
+
+impl StoredItem {
+    fn of(answer: &ActionAnswer) -> Self {
+        let mut stored = Self {
+            action: answer.action,
+            tool: answer.tool.clone(),
+            kind: String::new(),
+            permit: None,
+            expires: None,
+            fence: None,
+            run: None,
+            item: None,
+            message: None,
+        };
+        let started = |stored: &mut Self, start: &StartAnswer| {
+            stored.permit = Some(start.permit);
+            stored.expires = Some(start.not_after);
+            stored.fence = Some(start.fence);
+        };
+        let kind = match &answer.result {
+            ActionResult::Permitted { permit, expires } => {
+                stored.permit = Some(*permit);
+                stored.expires = Some(*expires);
+                "permitted"
+            }
+            ActionResult::Started(start) => {
+                started(&mut stored, start);
+                "started"
+            }
+            ActionResult::Dispatched { run, start } => {
+                started(&mut stored, start);
+                stored.run = Some(*run);
+                "dispatched"
+            }
+            ActionResult::Waiting { item } => {
+                stored.item = *item;
+                "waiting"
+            }
+            ActionResult::Refused { code, message } => {
+                stored.message = Some(message.clone());
+                code
+            }
+        };
+        kind.clone_into(&mut stored.kind);
+        stored
+    }
+
+    fn refusal(&self) -> Option<(&'static str, String)> {
+        let code = REFUSALS.into_iter().find(|code| *code == self.kind)?;
+        Some((code, self.message.clone().unwrap_or_default()))
+    }
+
+    fn answer(self) -> ActionAnswer {
+        let refusal = self.refusal();
+        let start =
+            || Some(StartAnswer { permit: self.permit?, not_after: self.expires?, first: false, fence: self.fence? });
+        let result = match (self.kind.as_str(), self.permit, self.expires, start()) {
+            ("permitted", Some(permit), Some(expires), _) => ActionResult::Permitted { permit, expires },
+            ("started", .., Some(start)) => ActionResult::Started(start),
+            ("dispatched", .., Some(start)) => match self.run {
+                Some(run) => ActionResult::Dispatched { run, start },
+                None => ActionResult::Started(start),
+            },
+            ("waiting", ..) => ActionResult::Waiting { item: self.item },
+            _ => {
+                let (code, message) = refusal.unwrap_or(("policy-denied", String::new()));
+                ActionResult::Refused { code, message }
+            }
+        };
+        ActionAnswer { action: self.action, tool: self.tool, result }
+    }
+}
+
+fn stored_answer(answers: &[ActionAnswer], reply: &Reply) -> Result<Vec<u8>, EngineError> {
+    let gate = if let Reply::Waiting { gate, .. } = reply { Some(*gate) } else { None };
+    let stored = StoredProposed { items: answers.iter().map(StoredItem::of).collect(), gate };
+    serde_json::to_vec(&stored).map_err(EngineError::damaged)
+}
+
+/// The fold of an instance says what has become of an action's permit.
+pub(crate) fn permit_status(fold: &Instance, permit: PermitId, now: Timestamp) -> Option<&'static str> {
+    if let Some(live) = fold.live_permit(permit) {
+        return Some(if fold.state().is_terminal() {
+            "voided"
+        } else if live.expires < now {
+            "lapsed"
+        } else {
+            "permitted"
+        });
+    }
+    if fold.open_start(permit).is_some() {
+        return Some("started");
+    }
+    fold.unknown_start(permit).map(|_| "unknown")
+}

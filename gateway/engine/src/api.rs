@@ -1,0 +1,540 @@
+//! What the engine is asked and what it answers. `http` turns these into wire types; nothing here is a wire format.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use countersign_gateway_model::{
+    ActionId, DecisionId, Digest, GateId, InstanceId, ItemId, Name, Outcome, PermitId, RunId, State, Timestamp, Verdict,
+};
+use countersign_ledger_entry::Receipt;
+use countersign_ledger_entry::body::{Assertion, DecisionKind, Effect, GateSubject, OnDeny};
+
+/// An `Idempotency-Key` with the digest of the request that came with it.
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    /// The key, as the caller made it.
+    pub key: String,
+    /// SHA-256 over method, path and body.
+    pub request: Digest,
+}
+
+/// One page of a list, in ledger order.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Where the next page begins; none: this is the last.
+    pub next: Option<String>,
+}
+
+/// A new instance.
+#[derive(Clone, Debug)]
+pub struct NewInstance {
+    /// The workflow.
+    pub workflow: Name,
+    /// The agent that will act; none: the caller.
+    pub agent: Option<Name>,
+    /// The person answerable; none: the caller, who must then be a person.
+    pub accountable: Option<Name>,
+    /// The tree that its first run starts from.
+    pub workspace: Option<Digest>,
+    /// Words of the caller's own; at most 16.
+    pub labels: BTreeMap<String, String>,
+    /// Seconds until SYSTEM terminates it.
+    pub deadline_s: Option<u64>,
+    /// What a denied action does.
+    pub on_deny: OnDeny,
+    /// Start at once; else it rests in CREATED.
+    pub start: bool,
+}
+
+/// An instance as people read it.
+#[derive(Clone, Debug)]
+pub struct InstanceRecord {
+    /// Its id.
+    pub id: InstanceId,
+    /// The workflow.
+    pub workflow: Name,
+    /// Digest of the workflow version.
+    pub workflow_version: Digest,
+    /// Where it stands.
+    pub state: State,
+    /// `person/<id>` or `service/<id>`.
+    pub initiator: String,
+    /// The person answerable.
+    pub accountable: String,
+    /// Who answers for the acting agent.
+    pub owner: Option<String>,
+    /// Who acts in it.
+    pub acting: String,
+    /// When it came into being.
+    pub created: Timestamp,
+    /// When its stream last grew.
+    pub updated: Timestamp,
+    /// The open gate.
+    pub gate: Option<GateId>,
+    /// Permits whose start has no outcome yet.
+    pub open_starts: Vec<PermitId>,
+    /// Denials so far.
+    pub denials: u64,
+    /// The tree that the next run starts from.
+    pub workspace: Option<Digest>,
+    /// Words of the caller's own.
+    pub labels: BTreeMap<String, String>,
+    /// When SYSTEM terminates it.
+    pub deadline: Option<Timestamp>,
+    /// Whether a proposal could be carried out now, as far as readiness goes.
+    pub runnable: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+    /// Next sequence of its stream.
+    pub sequence: u64,
+}
+
+/// Which instances to list.
+#[derive(Clone, Debug, Default)]
+pub struct InstanceQuery {
+    /// Only those in this state.
+    pub state: Option<State>,
+    /// Only those of this workflow.
+    pub workflow: Option<Name>,
+    /// From where.
+    pub after: Option<String>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// What became of a request to create an instance.
+#[derive(Clone, Debug)]
+pub struct InstanceAnswer {
+    /// The instance.
+    pub instance: InstanceRecord,
+    /// The gate that its start waits at.
+    pub gate: Option<GateId>,
+    /// Proof of the last entry.
+    pub receipt: Receipt,
+}
+
+/// A proposal to call a tool.
+#[derive(Clone, Debug)]
+pub struct ActionRequest {
+    /// The tool.
+    pub tool: Name,
+    /// Its input as the caller wrote it: raw JSON, parsed once and strictly.
+    pub input: Vec<u8>,
+    /// Commit, image or content digest of the target, where the caller knows it.
+    pub revision: Option<String>,
+}
+
+/// What became of one proposed action.
+#[derive(Clone, Debug)]
+pub struct ActionAnswer {
+    /// Its id.
+    pub action: ActionId,
+    /// The tool.
+    pub tool: Name,
+    /// What became of it.
+    pub result: ActionResult,
+}
+
+/// The ways in which a proposed action is answered.
+#[derive(Clone, Debug)]
+pub enum ActionResult {
+    /// A permit, not yet consumed.
+    Permitted {
+        /// The permit.
+        permit: PermitId,
+        /// No start after this.
+        expires: Timestamp,
+    },
+    /// Permit and start: the agent may carry it out now.
+    Started(StartAnswer),
+    /// Permit and start: a runner carries it out.
+    Dispatched {
+        /// The run.
+        run: RunId,
+        /// The start.
+        start: StartAnswer,
+    },
+    /// Waits for people.
+    Waiting {
+        /// The item in the gate.
+        item: Option<ItemId>,
+    },
+    /// No.
+    Refused {
+        /// Problem code.
+        code: &'static str,
+        /// What the agent may be told.
+        message: String,
+    },
+}
+
+/// A consumed permit.
+#[derive(Clone, Debug)]
+pub struct StartAnswer {
+    /// The permit.
+    pub permit: PermitId,
+    /// Nothing may be begun after this.
+    pub not_after: Timestamp,
+    /// Only the first answer to a start is authority; a replayed one must be treated as `unknown`.
+    pub first: bool,
+    /// Stream sequence of the start.
+    pub fence: u64,
+}
+
+/// What became of a batch of actions.
+#[derive(Clone, Debug)]
+pub struct Proposed {
+    /// In the order of the request.
+    pub items: Vec<ActionAnswer>,
+    /// The gate that those which wait wait at.
+    pub gate: Option<GateId>,
+    /// Where the instance stands.
+    pub state: State,
+    /// Proof of the last entry.
+    pub receipt: Receipt,
+    /// False for a replay of an earlier answer.
+    pub first: bool,
+}
+
+/// An action as people read it.
+#[derive(Clone, Debug)]
+pub struct ActionRecord {
+    /// Its id.
+    pub id: ActionId,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The tool.
+    pub tool: Name,
+    /// `permitted`, `started`, `waiting`, `refused`, an outcome, `lapsed` or `voided`.
+    pub status: String,
+    /// Its run, if dispatched.
+    pub run: Option<RunId>,
+    /// Its permit.
+    pub permit: Option<PermitId>,
+    /// When it was proposed.
+    pub proposed: Timestamp,
+}
+
+/// What an agent says of an action that it carried out.
+#[derive(Clone, Debug)]
+pub struct OutcomeReport {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What came out; bounded, kept as a payload.
+    pub output: Option<Value>,
+}
+
+/// What became of a report.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The outcome on record.
+    pub outcome: Outcome,
+    /// The report differed from a final outcome: a conflict is on record and nothing changed.
+    pub conflict: bool,
+    /// Proof of the entry.
+    pub receipt: Receipt,
+}
+
+/// What became of a request to complete or to stop.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    /// Where the instance stands.
+    pub state: State,
+    /// The gate that it waits at.
+    pub gate: Option<GateId>,
+    /// The instance was already finished; nothing was done.
+    pub already: bool,
+    /// Proof of the last entry; none where nothing was done.
+    pub receipt: Option<Receipt>,
+}
+
+/// Which gates to list.
+#[derive(Clone, Debug, Default)]
+pub struct GateQuery {
+    /// Only open ones, or only closed ones.
+    pub open: Option<bool>,
+    /// Only this instance's.
+    pub instance: Option<InstanceId>,
+    /// From where.
+    pub after: Option<String>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// How far a rule is met.
+#[derive(Clone, Debug)]
+pub struct RuleProgress {
+    /// The rule.
+    pub rule: Name,
+    /// Persons needed.
+    pub quorum: u32,
+    /// Persons counted.
+    pub counted: u32,
+    /// Whether it is met.
+    pub met: bool,
+    /// What the bundle calls it.
+    pub title: String,
+    /// Roles of which a voter must hold one.
+    pub roles: Vec<Name>,
+}
+
+/// One item of a gate as people read it.
+#[derive(Clone, Debug)]
+pub struct GateItemRecord {
+    /// Its id.
+    pub item: ItemId,
+    /// The action.
+    pub action: ActionId,
+    /// The tool.
+    pub tool: Option<Name>,
+    /// Salted digest of what would be permitted.
+    pub digest: Digest,
+    /// The rules in its way.
+    pub rules: Vec<RuleProgress>,
+}
+
+/// A gate as people read it.
+#[derive(Clone, Debug)]
+pub struct GateRecord {
+    /// Its id.
+    pub id: GateId,
+    /// The instance that waits.
+    pub instance: InstanceId,
+    /// What it stands in front of.
+    pub subject: GateSubject,
+    /// Whether it is undecided.
+    pub open: bool,
+    /// When it opened.
+    pub opened: Timestamp,
+    /// When silence is acted on.
+    pub expires: Option<Timestamp>,
+    /// How it ended: a state's name.
+    pub resolved: Option<String>,
+    /// Its items; only of an open gate.
+    pub items: Vec<GateItemRecord>,
+}
+
+/// A gate with its approval view.
+#[derive(Clone, Debug)]
+pub struct GateDetail {
+    /// The gate.
+    pub gate: GateRecord,
+    /// The text to show.
+    pub view: String,
+    /// What a decision must name.
+    pub shown_digest: Digest,
+}
+
+/// A person's decision.
+#[derive(Clone, Debug)]
+pub struct DecisionRequest {
+    /// What.
+    pub kind: DecisionKind,
+    /// Which items; none: all.
+    pub items: Vec<ItemId>,
+    /// Why.
+    pub justification: Option<String>,
+    /// The view that was read.
+    pub shown_digest: Option<Digest>,
+    /// For OVERRIDE: by item, the changed keys (JSON pointer to value), or none to drop the item.
+    pub delta: BTreeMap<ItemId, Option<BTreeMap<String, Value>>>,
+    /// The role used.
+    pub role: Option<Name>,
+    /// The approver's own signature.
+    pub assertion: Option<Assertion>,
+}
+
+/// What became of a decision.
+#[derive(Clone, Debug)]
+pub struct DecisionAnswer {
+    /// Its id.
+    pub decision: DecisionId,
+    /// What it did.
+    pub effect: Effect,
+    /// Where the instance stands.
+    pub state: State,
+    /// What the gate's items got, where it resolved.
+    pub items: Vec<ActionAnswer>,
+    /// Rules still unmet.
+    pub remaining: Vec<RuleProgress>,
+    /// Proof of the last entry.
+    pub receipt: Receipt,
+}
+
+/// A run as people read it.
+#[derive(Clone, Debug)]
+pub struct RunRecord {
+    /// The run.
+    pub run: RunId,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The permit that it was started under.
+    pub permit: PermitId,
+    /// From 1.
+    pub attempt: u32,
+    /// The runner's kind.
+    pub backend: Name,
+    /// `queued` … `lost`.
+    pub phase: String,
+    /// The outcome on record.
+    pub outcome: Option<Outcome>,
+    /// Exit code, where there was one.
+    pub exit: Option<i32>,
+    /// Why it failed, in words.
+    pub reason: Option<String>,
+    /// Sandbox level enforced.
+    pub sandbox_level: Option<u8>,
+    /// When it was started.
+    pub started: Timestamp,
+    /// When its outcome was committed.
+    pub ended: Option<Timestamp>,
+    /// The tree that it left.
+    pub workspace: Option<Digest>,
+}
+
+/// A piece of a run's output.
+#[derive(Clone, Debug)]
+pub enum LogItem {
+    /// Bytes.
+    Chunk {
+        /// `stdout` or `stderr`.
+        stream: &'static str,
+        /// Byte offset within the stream.
+        offset: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// Bytes that are not to be had.
+    Gap {
+        /// `stdout` or `stderr`.
+        stream: &'static str,
+        /// First byte missing.
+        from: u64,
+        /// First byte not missing, where known.
+        to: Option<u64>,
+    },
+}
+
+/// Output of a run from a position on.
+#[derive(Clone, Debug)]
+pub struct LogPage {
+    /// The pieces.
+    pub items: Vec<LogItem>,
+    /// Nothing will follow.
+    pub ended: bool,
+    /// Offsets to go on from: stdout, stderr.
+    pub next: (u64, u64),
+}
+
+/// A workflow version to register.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkflowSpec {
+    /// Its id.
+    pub id: Name,
+    /// Its version; immutable once registered.
+    pub version: String,
+    /// One line for people.
+    #[serde(default)]
+    pub title: String,
+    /// The owning team.
+    #[serde(default)]
+    pub team: Option<Name>,
+    /// 0 none to 4 critical.
+    #[serde(default)]
+    pub materiality: u8,
+    /// Tools allowed; none: every listed one.
+    #[serde(default)]
+    pub tools: Option<Vec<Name>>,
+    /// What a denied action does to an instance.
+    #[serde(default = "refuse")]
+    pub on_deny: OnDeny,
+}
+
+fn refuse() -> OnDeny {
+    OnDeny::Refuse
+}
+
+/// A workflow as people read it.
+#[derive(Clone, Debug)]
+pub struct WorkflowRecord {
+    /// What was registered.
+    pub spec: WorkflowSpec,
+    /// Digest of its canonical form.
+    pub digest: Digest,
+}
+
+/// Which policy is in force.
+#[derive(Clone, Debug)]
+pub struct PolicyRecord {
+    /// Kernel, schema, bundle, catalogue.
+    pub digests: countersign_gateway_model::PolicyDigests,
+    /// The bundle's version.
+    pub version: u64,
+    /// `local` or `threshold`.
+    pub signed_by: String,
+    /// `solo` or `four_eyes`.
+    pub authority: &'static str,
+    /// Names of its policies.
+    pub policies: Vec<Name>,
+}
+
+/// Which entries to list.
+#[derive(Clone, Debug, Default)]
+pub struct EntryQuery {
+    /// Only this instance's stream.
+    pub instance: Option<InstanceId>,
+    /// From this index (or stream sequence, with `instance`).
+    pub from: u64,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// An entry as people read it.
+#[derive(Clone, Debug)]
+pub struct EntryRecord {
+    /// Place in the log.
+    pub index: u64,
+    /// Leaf hash, hex.
+    pub hash: String,
+    /// `instance`, `organization` or `log`.
+    pub stream: &'static str,
+    /// Id of the stream.
+    pub stream_id: String,
+    /// Place in the stream.
+    pub sequence: u64,
+    /// The kind.
+    pub kind: &'static str,
+    /// The body, as JSON.
+    pub body: Value,
+    /// What policy said.
+    pub verdict: Option<Verdict>,
+    /// Determining policies, per asked principal.
+    pub determining: Vec<Vec<Name>>,
+    /// Pseudonym of who acted.
+    pub actor: String,
+    /// Who that is, where known.
+    pub actor_name: Option<String>,
+    /// Pseudonyms of the chain, outermost first.
+    pub on_behalf_of: Vec<String>,
+    /// When, as claimed.
+    pub claimed: Timestamp,
+    /// `solo` or `four_eyes`.
+    pub authority: &'static str,
+    /// Payloads: role, digest, length.
+    pub payloads: Vec<(String, Digest, u32)>,
+}
+
+/// A verdict computed again from its stored inputs.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The entry.
+    pub index: u64,
+    /// What is on record.
+    pub stored: Verdict,
+    /// What comes out now; none: the inputs were erased.
+    pub computed: Option<Verdict>,
+}

@@ -1,0 +1,177 @@
+//! Asking policy: one question for the acting principal, one for each on whose behalf it acts; all must allow.
+//!
+//! What a verdict was computed from goes into one payload: the canonical questions, the digests of the entity versions
+//! and the canonical action. The payload's salt is the salt of the action's digest, so that one disclosure proves all.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use countersign_gateway_flow::{Actor, Asked};
+use countersign_gateway_model::{Decision, Digest, Principal, Timestamp, Verdict};
+use countersign_ledger_entry::payload::{self, Salt};
+use countersign_ledger_entry::{Blob, Payload, PayloadRef, PayloadRole};
+use countersign_policy_decide::{
+    Answer, EntityRef, EntityStore, EntityVersion, Operation, PolicySnapshot, Question, combine, decide, scope_name,
+};
+
+/// The principal as policy names it.
+pub(crate) fn entity_of(who: &Principal) -> EntityRef {
+    EntityRef::new(who.org, who.kind.into(), who.id.clone())
+}
+
+/// The principal as entries name it.
+pub(crate) fn actor_of(who: &Principal) -> Actor {
+    Actor { actor: who.pseudonym, on_behalf_of: who.on_behalf_of.iter().map(|d| d.pseudonym).collect() }
+}
+
+/// A question of `who`, with everything that follows from the credential.
+pub(crate) fn question(who: &Principal, operation: Operation, resource: EntityRef, now: Timestamp) -> Question {
+    let mut question = Question::new(entity_of(who), operation, resource, now);
+    question.scopes = who.scopes.iter().map(|s| scope_name(*s)).collect();
+    question.assurance = who.assurance;
+    question.delegated = !who.on_behalf_of.is_empty();
+    question
+}
+
+/// The same question for each that must allow it: the principal first, then its chain, outermost first.
+pub(crate) fn chain(who: &Principal, question: Question) -> Vec<Question> {
+    let mut questions = Vec::with_capacity(1 + who.on_behalf_of.len());
+    for delegator in &who.on_behalf_of {
+        let mut asked = question.clone();
+        asked.asked = EntityRef::new(who.org, delegator.kind.into(), delegator.id.clone());
+        asked.as_delegator = true;
+        questions.push(asked);
+    }
+    questions.insert(0, question);
+    questions
+}
+
+/// What policy said, and what it was computed from.
+pub(crate) struct Answered {
+    /// The strictest over all asked.
+    pub(crate) verdict: Verdict,
+    answers: Vec<Answer>,
+    questions: Vec<Question>,
+    versions: Vec<Arc<EntityVersion>>,
+}
+
+/// Asks all of `questions`.
+pub(crate) fn ask(snapshot: &PolicySnapshot, entities: &EntityStore, questions: Vec<Question>) -> Answered {
+    let mut answers = Vec::with_capacity(questions.len());
+    let mut versions: Vec<Arc<EntityVersion>> = Vec::new();
+    for question in &questions {
+        let slice = entities.slice(snapshot, question);
+        answers.push(decide(snapshot, &slice, question));
+        for member in slice.members() {
+            if !versions.iter().any(|v| Arc::ptr_eq(v, member)) {
+                versions.push(Arc::clone(member));
+            }
+        }
+    }
+    let (verdict, _) = combine(&answers);
+    Answered { verdict, answers, questions, versions }
+}
+
+impl Answered {
+    pub(crate) fn allowed(&self) -> bool {
+        self.verdict.decision == Decision::Allow
+    }
+
+    /// What an agent may be told of a denial: the policy's own words, no ids, thresholds, patterns or names.
+    pub(crate) fn agent_message(&self) -> String {
+        self.answers
+            .iter()
+            .filter(|a| a.verdict.decision == Decision::Deny)
+            .find_map(|a| a.agent_message.clone())
+            .unwrap_or_else(|| "refused by policy".to_owned())
+    }
+
+    /// The titles of the policies that stand in the way, for those who may read verdicts.
+    pub(crate) fn reasons(&self) -> impl Iterator<Item = &str> {
+        self.answers.iter().flat_map(|a| a.reasons.iter().map(|r| r.text.as_str()))
+    }
+
+    /// The answer as the state machine takes it, with the payload that `evidence` made.
+    pub(crate) fn asked(&self, evidence: Option<PayloadRef>) -> Asked {
+        let (verdict, determining) = combine(&self.answers);
+        Asked { verdict: Some(verdict), determining, payloads: evidence.into_iter().collect(), fields: Vec::new() }
+    }
+
+    /// The payload from which the verdict can be computed again, the blobs that it names, and the digest of `action`
+    /// (canonical JSON of what would be permitted) under the payload's salt.
+    pub(crate) fn evidence(&self, salt: &Salt, action: &[u8]) -> Evidence {
+        let mut content = Vec::with_capacity(1024);
+        content.extend_from_slice(b"{\"action\":");
+        content.extend_from_slice(action);
+        content.extend_from_slice(b",\"entities\":[");
+        for (at, version) in self.versions.iter().enumerate() {
+            content.extend_from_slice(if at == 0 { b"\"" } else { b",\"" });
+            content.extend_from_slice(version.digest().to_string().as_bytes());
+            content.push(b'"');
+        }
+        content.extend_from_slice(b"],\"questions\":[");
+        for (at, question) in self.questions.iter().enumerate() {
+            if at > 0 {
+                content.push(b',');
+            }
+            content.extend_from_slice(&question.canonical());
+        }
+        content.extend_from_slice(b"]}");
+        let bytes = payload::seal(salt, &content);
+        let digest = payload::digest(&bytes);
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        Evidence {
+            reference: PayloadRef { role: PayloadRole::Question, digest, length },
+            payload: Payload { digest, bytes },
+            action: payload::salted(payload::ACTION, salt, action),
+            blobs: self.versions.iter().map(|v| Blob { digest: v.digest(), bytes: Arc::clone(v.blob()) }).collect(),
+        }
+    }
+}
+
+/// What travels beside an entry that carries a verdict.
+pub(crate) struct Evidence {
+    pub(crate) reference: PayloadRef,
+    pub(crate) payload: Payload,
+    /// Salted digest of the action.
+    pub(crate) action: Digest,
+    pub(crate) blobs: Vec<Blob>,
+}
+
+/// The payload of a question, read back.
+#[derive(serde::Deserialize)]
+pub(crate) struct StoredEvidence<'a> {
+    #[serde(borrow)]
+    pub(crate) action: &'a RawValue,
+    pub(crate) entities: Vec<Digest>,
+    #[serde(borrow)]
+    pub(crate) questions: Vec<&'a RawValue>,
+}
+
+impl<'a> StoredEvidence<'a> {
+    /// Reads a payload's content.
+    pub(crate) fn read(content: &'a [u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(content)
+    }
+}
+
+/// Satisfied rules on every question of a chain.
+pub(crate) fn with_satisfied(
+    questions: &[Question],
+    satisfied: &BTreeSet<countersign_gateway_model::Name>,
+    overridden: bool,
+    now: Timestamp,
+) -> Vec<Question> {
+    questions
+        .iter()
+        .cloned()
+        .map(|mut q| {
+            q.now = now;
+            q.satisfied.clone_from(satisfied);
+            q.overridden = if overridden { satisfied.clone() } else { BTreeSet::new() };
+            q
+        })
+        .collect()
+}

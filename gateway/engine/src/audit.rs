@@ -1,0 +1,343 @@
+//! History and evidence: entries, receipts, proofs, packs, the log itself, and verdicts computed again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use countersign_gateway_model::{InstanceId, LogId, OrgId, Principal, StreamId, Verdict};
+use countersign_ledger_entry::body::Body;
+use countersign_ledger_entry::{Entry, PayloadRole, Receipt, Stream, StreamKind, VerifiedCheckpoint, note};
+use countersign_ledger_log::{KeyRing, LogHandle, StoredEntry};
+use countersign_ledger_merkle::{Hash, LogPath, leaf_hash};
+use countersign_ledger_verify::Contents;
+use countersign_policy_decide::{EntityRef, Operation, combine, replay};
+
+use crate::Engine;
+use crate::api::{EntryQuery, EntryRecord, Page, Replay};
+use crate::asking::StoredEvidence;
+use crate::error::EngineError;
+use crate::org::{Org, instance_stream};
+use crate::workflows::WORKFLOWS;
+
+/// Most entries of one page.
+const MAX_PAGE: usize = 500;
+
+impl Engine {
+    /// Opens an organization's log in this gateway: boot entry, settings, workflows.
+    ///
+    /// # Errors
+    /// [`EngineError::Ledger`] if the log refuses to be opened: then nothing may be signed.
+    pub async fn open_org(&self, id: OrgId, sandbox_level: Option<u8>) -> Result<(), EngineError> {
+        let log = self.logs().boot(id, sandbox_level).await.map_err(EngineError::ledger)?;
+        let authority = log.authority();
+        let org = Org::new(id, log, authority);
+        self.load_settings(&org).await?;
+        for workflow in self.all_workflows(&org).await? {
+            if let Some(team) = &workflow.spec.team {
+                self.ensure_team(&org, team)?;
+            }
+            org.entities.put(workflow.spec.record(&org, self.now())).map_err(EngineError::damaged)?;
+        }
+        tracing::debug!(org = %id, table = WORKFLOWS, "organization opened");
+        self.insert_org(org);
+        Ok(())
+    }
+
+    fn may_audit(&self, org: &Org, who: &Principal, what: &'static str) -> Result<(), EngineError> {
+        self.may_read(org, who, Operation::ReadVerdict, EntityRef::organization(org.id), what)
+    }
+
+    /// Entries of the log, or of one instance's stream.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for those who may not read verdicts.
+    pub async fn entries(&self, who: &Principal, query: EntryQuery) -> Result<Page<EntryRecord>, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_audit(&org, who, "log")?;
+        let limit = query.limit.clamp(1, MAX_PAGE);
+        let from = query.from;
+        let stored = match query.instance {
+            Some(instance) => org.log.stream_entries(instance_stream(instance), from, limit).await,
+            None => org.log.entries(from..from.saturating_add(u64::try_from(limit).unwrap_or(u64::MAX))).await,
+        }
+        .map_err(EngineError::ledger)?;
+        let next = (stored.len() == limit).then(|| (from + u64::try_from(limit).unwrap_or(0)).to_string());
+        let items = stored.iter().map(|entry| entry_record(&org, entry)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Page { items, next })
+    }
+
+    /// One entry.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub async fn entry(&self, who: &Principal, index: u64) -> Result<EntryRecord, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_audit(&org, who, "entry")?;
+        entry_record(&org, &stored_entry(&org, index).await?)
+    }
+
+    /// Proof that an entry is in the log as it is now.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub async fn receipt(&self, who: &Principal, index: u64) -> Result<Receipt, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_audit(&org, who, "entry")?;
+        self.receipt_at(&org, index).await
+    }
+
+    pub(crate) async fn receipt_at(&self, org: &Org, index: u64) -> Result<Receipt, EngineError> {
+        let stored = stored_entry(org, index).await?;
+        let checkpoint = org.log.checkpoint();
+        let proof = org.log.proof(index, checkpoint.checkpoint().size).await.map_err(EngineError::ledger)?;
+        Ok(self.receipt_from(index, &stored.leaf, proof, checkpoint))
+    }
+
+    pub(crate) fn receipt_from(
+        &self,
+        index: u64,
+        leaf: &[u8],
+        proof: Vec<Hash>,
+        checkpoint: Arc<VerifiedCheckpoint>,
+    ) -> Receipt {
+        Receipt { index, leaf_hash: leaf_hash(leaf), proof, checkpoint }
+    }
+
+    /// Proof of an entry of an instance's stream.
+    pub(crate) async fn receipt_of_last(
+        &self,
+        org: &Org,
+        instance: InstanceId,
+        sequence: u64,
+    ) -> Result<Receipt, EngineError> {
+        let stored =
+            org.log.stream_entries(instance_stream(instance), sequence, 1).await.map_err(EngineError::ledger)?;
+        let index = stored.first().map(|s| s.index).ok_or(EngineError::NotFound("entry"))?;
+        self.receipt_at(org, index).await
+    }
+
+    /// Inclusion proof of an entry in the tree of `size` entries.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub async fn proof(&self, who: &Principal, index: u64, size: u64) -> Result<Vec<Hash>, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_audit(&org, who, "proof")?;
+        org.log.proof(index, size).await.map_err(|_| EngineError::NotFound("proof"))
+    }
+
+    /// Consistency proof between two sizes.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub async fn consistency(&self, who: &Principal, old: u64, new: u64) -> Result<Vec<Hash>, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_audit(&org, who, "proof")?;
+        org.log.consistency(old, new).await.map_err(|_| EngineError::NotFound("proof"))
+    }
+
+    /// The evidence pack of the whole log as it is now. With `disclose`, payloads and blobs go in too.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] for those who may not export.
+    pub async fn pack(&self, who: &Principal, disclose: bool) -> Result<Vec<u8>, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_read(&org, who, Operation::ExportPack, EntityRef::organization(org.id), "pack")?;
+        pack_of(&org.log, &**self.logs().keys(), disclose).await
+    }
+
+    /// Computes the verdict of an entry again from its stored inputs.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for an entry without a verdict of its own question.
+    pub async fn replay(&self, who: &Principal, index: u64) -> Result<Replay, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_audit(&org, who, "entry")?;
+        let stored = stored_entry(&org, index).await?;
+        let header = Entry::parse(&stored.leaf)?.header;
+        let verdict = header.verdict.clone().ok_or(EngineError::NotFound("verdict"))?;
+        let digests = header.policy.ok_or(EngineError::NotFound("verdict"))?;
+        let Some(snapshot) = self.policies().past(org.id, &digests) else {
+            return Ok(Replay { index, stored: verdict, computed: None });
+        };
+        // The question stands with the first entry of an append that answers it; edges after it share it.
+        let first = index.saturating_sub(u64::from(header.append.index));
+        let around = org.log.entries(first..index + 1).await.map_err(EngineError::ledger)?;
+        let mut computed = None;
+        for entry in around.iter().rev() {
+            let candidate = Entry::parse(&entry.leaf)?.header;
+            for reference in candidate.payloads.iter().filter(|p| p.role == PayloadRole::Question) {
+                let Some(content) = self.payload(&org, entry.index, &reference.digest).await? else { continue };
+                let Some(again) = replay_evidence(&org, &snapshot, &content).await? else { continue };
+                if again == verdict {
+                    return Ok(Replay { index, stored: verdict, computed: Some(again) });
+                }
+                computed = computed.or(Some(again));
+            }
+            if computed.is_some() {
+                break;
+            }
+        }
+        Ok(Replay { index, stored: verdict, computed })
+    }
+
+    /// The log in tlog-tiles form, for principals who may read verdicts, or for everyone where it is public.
+    fn public_log(&self, who: Option<&Principal>, id: LogId) -> Result<Arc<Org>, EngineError> {
+        let org = self.orgs().into_iter().find(|org| org.log.id() == id).ok_or(EngineError::NotFound("log"))?;
+        if org.public_read.load(Ordering::Acquire) {
+            return Ok(org);
+        }
+        let who = who.filter(|w| w.org == org.id).ok_or(EngineError::NotFound("log"))?;
+        self.may_audit(&org, who, "log")?;
+        Ok(org)
+    }
+
+    /// The newest signed checkpoint.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub fn log_checkpoint(&self, who: Option<&Principal>, id: LogId) -> Result<String, EngineError> {
+        let org = self.public_log(who, id)?;
+        Ok(org.log.checkpoint().note().to_owned())
+    }
+
+    /// A tile or an entry bundle, by its path (`tile/0/000`, `tile/entries/000.p/5`).
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub async fn log_tile(&self, who: Option<&Principal>, id: LogId, path: &str) -> Result<Vec<u8>, EngineError> {
+        let org = self.public_log(who, id)?;
+        let bytes = match path.parse::<LogPath>().map_err(|_| EngineError::NotFound("tile"))? {
+            LogPath::Tile(tile) => org.log.tile(tile).await,
+            LogPath::Entries(bundle) => org.log.entry_bundle(bundle).await,
+        };
+        bytes.map_err(|_| EngineError::NotFound("tile"))
+    }
+
+    /// Root key, origin and id of the organization's log: what an auditor is given out of band.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for an unknown organization.
+    pub fn log_of(&self, org: OrgId) -> Result<LogHandle, EngineError> {
+        self.org(org).map(|org| org.log.clone())
+    }
+}
+
+/// The pack of a whole log.
+///
+/// # Errors
+/// [`EngineError::Ledger`] if the log cannot be read, [`EngineError::Damaged`] if it cannot be packed.
+pub async fn pack_of(log: &LogHandle, keys: &dyn KeyRing, disclose: bool) -> Result<Vec<u8>, EngineError> {
+    let checkpoint = log.checkpoint();
+    let size = checkpoint.checkpoint().size;
+    let mut entries: Vec<StoredEntry> = Vec::new();
+    while u64::try_from(entries.len()).unwrap_or(u64::MAX) < size {
+        let from = u64::try_from(entries.len()).unwrap_or(u64::MAX);
+        let page = log.entries(from..size.min(from + 4096)).await.map_err(EngineError::ledger)?;
+        if page.is_empty() {
+            return Err(EngineError::damaged("entries are missing"));
+        }
+        entries.extend(page);
+    }
+    let (mut payloads, mut blobs) = (BTreeMap::new(), BTreeMap::new());
+    if disclose {
+        for entry in &entries {
+            let Ok(parsed) = Entry::parse(&entry.leaf) else { continue };
+            for reference in &parsed.header.payloads {
+                let held = log.payload(entry.index, &reference.digest).await.map_err(EngineError::ledger)?;
+                let Some(bytes) = held else { continue };
+                if reference.role == PayloadRole::Question
+                    && let Some((_, content)) = countersign_ledger_entry::payload::open(&bytes)
+                    && let Ok(stored) = StoredEvidence::read(content)
+                {
+                    for digest in stored.entities {
+                        if let Some(blob) = log.blob(&digest).await.map_err(EngineError::ledger)? {
+                            blobs.insert(digest.to_string(), blob);
+                        }
+                    }
+                }
+                payloads.insert(reference.digest.to_string(), bytes);
+            }
+            if let Body::Policy(step) | Body::Catalogue(step) = &parsed.header.body
+                && let Some(blob) = log.blob(&step.digest).await.map_err(EngineError::ledger)?
+            {
+                blobs.insert(step.digest.to_string(), blob);
+            }
+        }
+    }
+    let contents = Contents {
+        origin: log.trusted().origin(),
+        checkpoint: checkpoint.note(),
+        leaves: entries.iter().map(|e| e.leaf.as_slice()).collect(),
+        payloads: payloads.iter().map(|(digest, bytes)| (digest.clone(), bytes.as_slice())).collect(),
+        blobs: blobs.iter().map(|(digest, bytes)| (digest.clone(), bytes.as_slice())).collect(),
+    };
+    let key = keys.log_key(log.id()).map_err(EngineError::ledger)?;
+    countersign_ledger_verify::write(&contents, |text| note::sign(text, log.trusted().origin(), &key))
+        .map_err(EngineError::damaged)
+}
+
+async fn replay_evidence(
+    org: &Org,
+    snapshot: &crate::Snapshot,
+    content: &[u8],
+) -> Result<Option<Verdict>, EngineError> {
+    let stored = StoredEvidence::read(content).map_err(EngineError::damaged)?;
+    let mut blobs = Vec::with_capacity(stored.entities.len());
+    for digest in &stored.entities {
+        match org.log.blob(digest).await.map_err(EngineError::ledger)? {
+            Some(blob) => blobs.push(blob),
+            None => return Ok(None),
+        }
+    }
+    let entities: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
+    let mut answers = Vec::with_capacity(stored.questions.len());
+    for question in &stored.questions {
+        answers.push(replay(snapshot, question.get().as_bytes(), &entities).map_err(EngineError::damaged)?);
+    }
+    Ok(Some(combine(&answers).0))
+}
+
+async fn stored_entry(org: &Org, index: u64) -> Result<StoredEntry, EngineError> {
+    let mut found = org.log.entries(index..index.saturating_add(1)).await.map_err(EngineError::ledger)?;
+    found.pop().ok_or(EngineError::NotFound("entry"))
+}
+
+fn entry_record(org: &Org, stored: &StoredEntry) -> Result<EntryRecord, EngineError> {
+    let header = Entry::parse(&stored.leaf)?.header;
+    let hash = leaf_hash(&stored.leaf).to_string();
+    let (stream, stream_id) = stream_words(header.stream);
+    Ok(EntryRecord {
+        index: stored.index,
+        hash,
+        stream,
+        stream_id,
+        sequence: header.sequence,
+        kind: header.body.kind().as_str(),
+        body: serde_json::to_value(&header.body).map_err(EngineError::damaged)?,
+        verdict: header.verdict,
+        determining: header.determining,
+        actor: header.actor.to_string(),
+        actor_name: Some(org.label(header.actor)).filter(|label| !label.starts_with("who_")),
+        on_behalf_of: header.on_behalf_of.iter().map(ToString::to_string).collect(),
+        claimed: header.claimed,
+        authority: header.authority.as_str(),
+        payloads: header
+            .payloads
+            .iter()
+            .map(|p| {
+                let role = serde_json::to_value(p.role).ok().and_then(|v| v.as_str().map(str::to_owned));
+                (role.unwrap_or_default(), p.digest, p.length)
+            })
+            .collect(),
+    })
+}
+
+fn stream_words(stream: Stream) -> (&'static str, String) {
+    let hex = |id: StreamId| id.to_string().trim_start_matches(StreamId::PREFIX).to_owned();
+    match stream.kind {
+        StreamKind::Instance => ("instance", format!("{}{}", InstanceId::PREFIX, hex(stream.id))),
+        StreamKind::Organization => ("organization", format!("{}{}", OrgId::PREFIX, hex(stream.id))),
+        StreamKind::Log => ("log", format!("{}{}", LogId::PREFIX, hex(stream.id))),
+    }
+}

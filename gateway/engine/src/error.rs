@@ -1,0 +1,130 @@
+//! Why the engine did not do as asked. `http` turns each into one problem by its `code`.
+
+use countersign_gateway_flow::Illegal;
+use countersign_gateway_model::{Digest, GateId};
+use countersign_ledger_entry::{EntryError, Receipt};
+use countersign_ledger_log::AppendError;
+use countersign_policy_decide::input::InputError;
+
+/// A refusal that is on record.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Problem code: `policy-denied`, `tool-unknown`, `policy-error`, `frozen`.
+    pub code: &'static str,
+    /// What the caller may be told.
+    pub message: String,
+    /// Proof of the refusal's entry.
+    pub receipt: Receipt,
+}
+
+/// Everything that can stand between a request and its commit.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// Unknown, of another organization, or not for this caller's eyes: the three cannot be told apart.
+    #[error("there is no such {0}, or it is not yours to see")]
+    NotFound(&'static str),
+    /// Policy said no; the refusal is in the ledger.
+    #[error("{}", .0.message)]
+    Refused(Box<Refused>),
+    /// The state machine does not allow it now.
+    #[error(transparent)]
+    Illegal(#[from] Illegal),
+    /// The instance waits at a gate; the link to it helps.
+    #[error("the instance waits for people at gate `{0}`: follow the gate")]
+    Waiting(GateId),
+    /// A tool's input does not fit its schema.
+    #[error("the input of tool `{tool}` is not acceptable")]
+    Input {
+        /// The tool.
+        tool: String,
+        /// Why.
+        #[source]
+        source: InputError,
+    },
+    /// A value that the engine itself checks.
+    #[error("`{field}` cannot be used: {problem}")]
+    Invalid {
+        /// Where.
+        field: &'static str,
+        /// What is wrong and what would do.
+        problem: String,
+    },
+    /// The idempotency key came before with another request.
+    #[error("this idempotency key was used before with another request: use a new key")]
+    IdempotencyReused,
+    /// The credential does not have the scope that deciding needs.
+    #[error("deciding needs a credential with scope `decide`: log in again for it")]
+    ScopeMissing,
+    /// A stand-in human outside a demo.
+    #[error("the stand-in human of a demo may decide in a log marked demo only")]
+    DemoOnly,
+    /// Changing policy under `four_eyes` takes a gate, which this version does not open.
+    #[error("activation under `four_eyes` needs a second person's approval, which this version cannot collect yet")]
+    FourEyes,
+    /// A candidate bundle failed a check; the active one stays.
+    #[error("the bundle was not activated: {0}")]
+    Bundle(String),
+    /// The confirmed diff is not the one of this candidate against the active bundle.
+    #[error("confirm the difference to the active bundle first: its digest is `{0}`")]
+    ConfirmDiff(Digest),
+    /// No runner takes this kind of job.
+    #[error("no runner of kind `{0}` is configured and healthy: see `countersign doctor`")]
+    NoRunner(String),
+    /// The runner could not be asked.
+    #[error("the runner did not answer")]
+    Runner(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The ledger did not take it.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The ledger could not be read.
+    #[error("the ledger could not be read")]
+    Ledger(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Stored bytes are not what they must be.
+    #[error("stored bytes are damaged: run `countersign ledger fsck`")]
+    Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Bytes that should be an entry are none.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// The gateway is ending.
+    #[error("the gateway is shutting down: try again on the next one")]
+    Draining,
+}
+
+impl EngineError {
+    /// Stable name of the problem, whose page is `openapi/problems/<code>.md`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "not-found",
+            Self::Refused(refused) => refused.code,
+            Self::Illegal(illegal) => illegal.code(),
+            Self::Waiting(_) => "instance-waiting",
+            Self::Input { .. } => "input-invalid",
+            Self::Invalid { .. } => "parameter-invalid",
+            Self::IdempotencyReused => "idempotency-key-reused",
+            Self::ScopeMissing => "scope-missing",
+            Self::DemoOnly => "demo-only",
+            Self::FourEyes => "four-eyes-unavailable",
+            Self::Bundle(_) => "bundle-rejected",
+            Self::ConfirmDiff(_) => "diff-unconfirmed",
+            Self::NoRunner(_) => "runner-unavailable",
+            Self::Runner(_) => "runner-failed",
+            Self::Append(error) => crate::own::append_code(error),
+            Self::Ledger(_) => "ledger-unreadable",
+            Self::Damaged(_) | Self::Entry(_) => "ledger-damaged",
+            Self::Draining => "draining",
+        }
+    }
+
+    pub(crate) fn ledger(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Ledger(Box::new(error))
+    }
+
+    pub(crate) fn damaged(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Damaged(error.into())
+    }
+
+    pub(crate) fn invalid(field: &'static str, problem: impl Into<String>) -> Self {
+        Self::Invalid { field, problem: problem.into() }
+    }
+}

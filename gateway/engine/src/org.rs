@@ -1,0 +1,216 @@
+//! One organization at work: its log, its entities, its streams. Nothing in here is shared with another organization.
+//!
+//! Each instance stream has a cell with a fair lock: one append in flight, so that heads are known when signing.
+//! Read next: `writing` (how an append is made), `instances`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use tokio::sync::watch;
+
+use countersign_gateway_flow::Instance;
+use countersign_gateway_model::{Digest, InstanceId, Name, OrgId, PrincipalKind, Pseudonym, StreamId};
+use countersign_ledger_entry::body::AuthorityMode;
+use countersign_ledger_entry::{Stream, StreamKind};
+use countersign_ledger_log::LogHandle;
+use countersign_policy_decide::{EntityKind, EntityRef, EntityStore};
+
+/// Who a pseudonym stands for, and what the exclusions need to know of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The sort.
+    pub kind: PrincipalKind,
+    /// Id within the organization.
+    pub id: Name,
+    /// For a person: the pseudonym that stands for the human being behind all their accounts; none: not known.
+    pub person: Option<Pseudonym>,
+    /// For a person: the key that says which human being this is.
+    pub person_key: Option<Name>,
+    /// For an agent or a service: who answers for it.
+    pub owner: Option<Pseudonym>,
+    /// Who issued credentials for it.
+    pub issuers: BTreeSet<Pseudonym>,
+    /// Teams it belongs to.
+    pub teams: Vec<Name>,
+}
+
+impl Known {
+    pub(crate) fn entity(&self, org: OrgId) -> EntityRef {
+        EntityRef::new(org, EntityKind::from(self.kind), self.id.clone())
+    }
+
+    /// `person/dana`.
+    pub(crate) fn label(&self) -> String {
+        format!("{}/{}", word(self.kind), self.id)
+    }
+}
+
+pub(crate) fn word(kind: PrincipalKind) -> &'static str {
+    match kind {
+        PrincipalKind::Person => "person",
+        PrincipalKind::Agent => "agent",
+        PrincipalKind::Service => "service",
+        PrincipalKind::System => "system",
+    }
+}
+
+/// What is frozen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Frozen {
+    pub(crate) all: bool,
+    pub(crate) teams: BTreeSet<Name>,
+}
+
+impl Frozen {
+    pub(crate) fn covers(&self, team: Option<&Name>) -> bool {
+        self.all || team.is_some_and(|team| self.teams.contains(team))
+    }
+}
+
+/// An instance in memory: the fold of its stream, and what people gave it to go with.
+#[derive(Default)]
+pub(crate) struct Live {
+    /// None before the stream was read, and for a stream without entries.
+    pub(crate) fold: Option<Instance>,
+    /// The tree that the next run starts from.
+    pub(crate) workspace: Option<Digest>,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The team that owns its workflow.
+    pub(crate) team: Option<Name>,
+}
+
+/// A stream's place in memory.
+pub(crate) struct Cell {
+    pub(crate) live: Arc<tokio::sync::Mutex<Live>>,
+    /// The stream's next sequence, for those who wait for a change.
+    pub(crate) changed: watch::Sender<u64>,
+}
+
+impl Cell {
+    fn new() -> Self {
+        Self { live: Arc::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+/// One organization.
+pub(crate) struct Org {
+    pub(crate) id: OrgId,
+    pub(crate) log: LogHandle,
+    pub(crate) entities: EntityStore,
+    /// One append at a time to the organization's own stream.
+    pub(crate) own: tokio::sync::Mutex<()>,
+    pub(crate) frozen: RwLock<Frozen>,
+    pub(crate) public_read: std::sync::atomic::AtomicBool,
+    cells: Mutex<HashMap<InstanceId, Arc<Cell>>>,
+    names: RwLock<HashMap<Pseudonym, Known>>,
+    stored: Mutex<HashSet<Digest>>,
+    authority: AuthorityMode,
+}
+
+/// Most digests of stored blobs that are remembered, so that they are not sent again.
+const REMEMBERED_BLOBS: usize = 200_000;
+
+impl Org {
+    pub(crate) fn new(id: OrgId, log: LogHandle, authority: AuthorityMode) -> Self {
+        Self {
+            id,
+            log,
+            entities: EntityStore::new(),
+            own: tokio::sync::Mutex::new(()),
+            frozen: RwLock::default(),
+            public_read: std::sync::atomic::AtomicBool::new(false),
+            cells: Mutex::default(),
+            names: RwLock::default(),
+            stored: Mutex::default(),
+            authority,
+        }
+    }
+
+    pub(crate) fn authority(&self) -> AuthorityMode {
+        self.authority
+    }
+
+    pub(crate) fn frozen(&self) -> Frozen {
+        self.frozen.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn is_frozen(&self, team: Option<&Name>) -> bool {
+        self.frozen.read().unwrap_or_else(PoisonError::into_inner).covers(team)
+    }
+
+    /// The cell of an instance, made if it is not in memory.
+    pub(crate) fn cell(&self, id: InstanceId) -> Arc<Cell> {
+        let mut cells = guard(&self.cells);
+        Arc::clone(cells.entry(id).or_insert_with(|| Arc::new(Cell::new())))
+    }
+
+    /// Drops a cell that nobody else holds: the stream is read again when it is needed.
+    pub(crate) fn release(&self, id: InstanceId) {
+        let mut cells = guard(&self.cells);
+        if cells.get(&id).is_some_and(|cell| Arc::strong_count(cell) == 1) {
+            cells.remove(&id);
+        }
+    }
+
+    /// Instances in memory.
+    pub(crate) fn cells(&self) -> Vec<(InstanceId, Arc<Cell>)> {
+        guard(&self.cells).iter().map(|(id, cell)| (*id, Arc::clone(cell))).collect()
+    }
+
+    pub(crate) fn known(&self, who: Pseudonym) -> Option<Known> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).get(&who).cloned()
+    }
+
+    pub(crate) fn known_by_id(&self, kind: PrincipalKind, id: &Name) -> Option<(Pseudonym, Known)> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.iter().find(|(_, k)| k.kind == kind && k.id == *id).map(|(who, k)| (*who, k.clone()))
+    }
+
+    pub(crate) fn introduce(&self, who: Pseudonym, known: Known) {
+        self.names.write().unwrap_or_else(PoisonError::into_inner).insert(who, known);
+    }
+
+    /// `person/dana`, or the pseudonym where nobody is known by it.
+    pub(crate) fn label(&self, who: Pseudonym) -> String {
+        if who == Pseudonym::SYSTEM {
+            return "system".to_owned();
+        }
+        self.known(who).map_or_else(|| who.to_string(), |k| k.label())
+    }
+
+    /// The human being behind an account, as quorum counts them.
+    pub(crate) fn person_of(&self, who: Pseudonym) -> Option<Pseudonym> {
+        self.known(who).and_then(|k| k.person)
+    }
+
+    /// Keeps of `blobs` those that were not stored before, as far as is remembered.
+    pub(crate) fn unstored(&self, blobs: &mut Vec<countersign_ledger_entry::Blob>) {
+        let stored = guard(&self.stored);
+        let mut seen = HashSet::new();
+        blobs.retain(|blob| !stored.contains(&blob.digest) && seen.insert(blob.digest));
+    }
+
+    /// Remembers that these are durable.
+    pub(crate) fn remember(&self, blobs: impl Iterator<Item = Digest>) {
+        let mut stored = guard(&self.stored);
+        if stored.len() > REMEMBERED_BLOBS {
+            stored.clear();
+        }
+        stored.extend(blobs);
+    }
+
+    /// The organization's own stream.
+    pub(crate) fn own_stream(&self) -> Stream {
+        Stream { kind: StreamKind::Organization, id: StreamId::from(self.id) }
+    }
+}
+
+/// The stream of an instance.
+pub(crate) fn instance_stream(id: InstanceId) -> Stream {
+    Stream { kind: StreamKind::Instance, id: StreamId::from(id) }
+}
+
+/// Nothing that a panic could leave half done is kept under these locks.
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,261 @@
+//! The organization's own stream: operations that belong to no instance.
+//!
+//! Each is asked of policy first; what is refused is committed as a refusal, what is allowed is committed with its
+//! verdict, and only then carried out by whoever called.
+
+use countersign_gateway_flow::Asked;
+use countersign_gateway_model::{Digest, Name, Principal, Timestamp};
+use countersign_ledger_entry::body::{QuestionKind, Refusal, RefusalReason};
+use countersign_ledger_entry::payload;
+use countersign_ledger_entry::{Blob, Body, Draft, Payload, PayloadRef, PayloadRole, Receipt, Row};
+use countersign_ledger_log::{Append, AppendError, Appended, Sealing};
+use countersign_policy_decide::{EntityRef, Operation, Question};
+
+use crate::Engine;
+use crate::api::Idempotency;
+use crate::asking::{Answered, Evidence, actor_of, ask, chain, question};
+use crate::error::{EngineError, Refused};
+use crate::mint::MintExt as _;
+use crate::org::Org;
+
+/// What goes into one append beside the entries.
+#[derive(Default)]
+pub(crate) struct Beside {
+    pub(crate) payloads: Vec<Payload>,
+    pub(crate) blobs: Vec<Blob>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) idempotency: Option<countersign_ledger_log::Idempotency>,
+    pub(crate) urgent: bool,
+}
+
+impl Beside {
+    /// Takes up what a verdict was computed from.
+    pub(crate) fn add(&mut self, evidence: Evidence) -> (PayloadRef, Digest) {
+        self.payloads.push(evidence.payload);
+        self.blobs.extend(evidence.blobs);
+        (evidence.reference, evidence.action)
+    }
+
+    /// Takes up a payload.
+    pub(crate) fn payload(&mut self, role: PayloadRole, bytes: Vec<u8>) -> PayloadRef {
+        let digest = payload::digest(&bytes);
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.payloads.push(Payload { digest, bytes });
+        PayloadRef { role, digest, length }
+    }
+}
+
+/// An operation that policy allowed: what its entry must carry.
+pub struct Allowed {
+    pub(crate) asked: Asked,
+    pub(crate) beside: Beside,
+    pub(crate) now: Timestamp,
+}
+
+/// Something to commit to the organization's stream.
+pub struct OwnEntry {
+    /// What happened.
+    pub body: Body,
+    /// Rows of projections and vaults, put in the same transaction.
+    pub rows: Vec<Row>,
+    /// Text that goes with it, as JSON; kept as a salted payload.
+    pub description: Option<serde_json::Value>,
+    /// Bytes that the entry names by their plain digest: bundles and catalogues.
+    pub blobs: Vec<Blob>,
+}
+
+impl OwnEntry {
+    /// An entry with nothing beside it.
+    pub fn new(body: impl Into<Body>) -> Self {
+        Self { body: body.into(), rows: Vec::new(), description: None, blobs: Vec::new() }
+    }
+}
+
+impl Engine {
+    /// Asks policy whether `who` may read. Nothing is committed; a denial looks like absence.
+    pub(crate) fn may_read(
+        &self,
+        org: &Org,
+        who: &Principal,
+        operation: Operation,
+        resource: EntityRef,
+        what: &'static str,
+    ) -> Result<(), EngineError> {
+        let snapshot = self.snapshot(org.id);
+        let asked = question(who, operation, resource, self.now());
+        if ask(&snapshot, &org.entities, chain(who, asked)).allowed() {
+            Ok(())
+        } else {
+            Err(EngineError::NotFound(what))
+        }
+    }
+
+    /// Asks policy whether `who` may carry out an operation of the gateway's own. A denial is committed.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] with the receipt of the refusal.
+    pub async fn authorize(
+        &self,
+        who: &Principal,
+        operation: Operation,
+        resource: EntityRef,
+        details: &serde_json::Value,
+    ) -> Result<Allowed, EngineError> {
+        let org = self.org(who.org)?;
+        let asked = question(who, operation, resource, self.now());
+        self.authorize_question(&org, who, asked, details).await
+    }
+
+    pub(crate) async fn authorize_question(
+        &self,
+        org: &Org,
+        who: &Principal,
+        mut asked: Question,
+        details: &serde_json::Value,
+    ) -> Result<Allowed, EngineError> {
+        let snapshot = self.snapshot(org.id);
+        let now = asked.now;
+        asked.four_eyes = org.authority() == countersign_ledger_entry::body::AuthorityMode::FourEyes;
+        let operation = asked.operation;
+        let answered = ask(&snapshot, &org.entities, chain(who, asked));
+        let action = serde_json::to_vec(details).map_err(EngineError::damaged)?;
+        let mut beside = Beside::default();
+        let (reference, digest) = beside.add(answered.evidence(&self.mint().salt(), &action));
+        let asked = answered.asked(Some(reference));
+        if answered.allowed() {
+            return Ok(Allowed { asked, beside, now });
+        }
+        Err(self.refuse_own(org, who, operation, answered, (asked, digest), (beside, now)).await)
+    }
+
+    async fn refuse_own(
+        &self,
+        org: &Org,
+        who: &Principal,
+        operation: Operation,
+        answered: Answered,
+        (asked, digest): (Asked, Digest),
+        (beside, now): (Beside, Timestamp),
+    ) -> EngineError {
+        let error = answered.verdict.error;
+        let refusal = Refusal {
+            question: QuestionKind::Operation,
+            action: None,
+            tool: Name::new(operation.as_str()).ok(),
+            digest: Some(digest),
+            reason: if error { RefusalReason::PolicyError } else { RefusalReason::Policy },
+        };
+        let draft = draft_of(who, refusal, &asked);
+        let message = answered.agent_message();
+        match self.append_own(org, vec![draft], beside, now).await {
+            Ok(appended) => match appended.entries.into_iter().next_back() {
+                Some(entry) => EngineError::Refused(Box::new(Refused {
+                    code: if error { "policy-error" } else { "policy-denied" },
+                    message,
+                    receipt: entry.receipt,
+                })),
+                None => EngineError::damaged("an append without entries"),
+            },
+            Err(error) => error,
+        }
+    }
+
+    /// Commits what was allowed to the organization's stream.
+    ///
+    /// # Errors
+    /// [`EngineError::Append`]: then it did not happen and must not be carried out.
+    pub async fn commit_own(&self, who: &Principal, allowed: Allowed, entry: OwnEntry) -> Result<Receipt, EngineError> {
+        let org = self.org(who.org)?;
+        let Allowed { mut asked, mut beside, now } = allowed;
+        if let Some(description) = &entry.description {
+            let content = serde_json::to_vec(description).map_err(EngineError::damaged)?;
+            let sealed = payload::seal(&self.mint().salt(), &content);
+            asked.payloads.push(beside.payload(PayloadRole::Description, sealed));
+        }
+        beside.rows.extend(entry.rows);
+        beside.blobs.extend(entry.blobs);
+        let draft = draft_of(who, entry.body, &asked);
+        let appended = self.append_own(&org, vec![draft], beside, now).await?;
+        appended
+            .entries
+            .into_iter()
+            .next_back()
+            .map(|e| e.receipt)
+            .ok_or_else(|| EngineError::damaged("an append without entries"))
+    }
+
+    /// Appends to the organization's stream, one append at a time.
+    pub(crate) async fn append_own(
+        &self,
+        org: &Org,
+        drafts: Vec<Draft>,
+        mut beside: Beside,
+        now: Timestamp,
+    ) -> Result<Appended, EngineError> {
+        let _one_at_a_time = org.own.lock().await;
+        let stream = org.own_stream();
+        let head = org.log.head(stream).await?;
+        let sealing = Sealing {
+            stream,
+            sequence: head.map_or(0, |h| h.next_sequence),
+            previous: head.map(|h| h.last_hash),
+            policy: Some(self.snapshot(org.id).digests()),
+            authority: org.authority(),
+            // The wait for the lock may have been long; what is claimed must not lie far behind.
+            claimed: now.max(self.now()),
+        };
+        let entries = org.log.seal(&sealing, drafts).map_err(EngineError::ledger)?;
+        org.unstored(&mut beside.blobs);
+        let blobs: Vec<Digest> = beside.blobs.iter().map(|b| b.digest).collect();
+        let append = Append {
+            expected: sealing.sequence,
+            entries,
+            payloads: beside.payloads,
+            blobs: beside.blobs,
+            rows: beside.rows,
+            idempotency: beside.idempotency,
+            erase: Vec::new(),
+            urgent: beside.urgent,
+        };
+        let appended = org.log.append(append).await?;
+        org.remember(blobs.into_iter());
+        Ok(appended)
+    }
+
+    /// The idempotency record of a request to the organization's stream.
+    pub(crate) fn own_idempotency(
+        org: &Org,
+        who: &Principal,
+        request: Option<&Idempotency>,
+        answer: Vec<u8>,
+    ) -> Option<countersign_ledger_log::Idempotency> {
+        request.map(|r| crate::writing::idempotency(org.own_stream(), who, r, answer))
+    }
+}
+
+/// A draft by `who` that carries what policy said.
+pub(crate) fn draft_of(who: &Principal, body: impl Into<Body>, asked: &Asked) -> Draft {
+    let actor = actor_of(who);
+    Draft {
+        body: body.into(),
+        verdict: asked.verdict.clone(),
+        determining: asked.determining.clone(),
+        actor: actor.actor,
+        on_behalf_of: actor.on_behalf_of,
+        payloads: asked.payloads.clone(),
+        fields: asked.fields.clone(),
+    }
+}
+
+/// Codes of a ledger that did not take an append.
+pub(crate) fn append_code(error: &AppendError) -> &'static str {
+    match error {
+        AppendError::DiskFull => "disk-full",
+        AppendError::ClockBehind { .. } => "clock-behind",
+        AppendError::Unknown => "outcome-unknown",
+        AppendError::Refusing(_) => "ledger-refusing",
+        AppendError::Replay(_) => "idempotency-key-reused",
+        AppendError::Malformed(_) | AppendError::Journal(_) => "internal",
+        _ => "ledger-busy",
+    }
+}

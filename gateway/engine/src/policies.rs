@@ -1,0 +1,171 @@
+//! The door to policies in force, and their activation as an operation like any other.
+//!
+//! `policy/store` is behind the door: it checks and swaps. Here the activation is asked of the *active* policy,
+//! committed, and only then carried out. Under `four_eyes` it needs a gate of its own, which this version does not open.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use countersign_gateway_model::{Digest, OrgId, PolicyDigests, Principal};
+use countersign_ledger_entry::body::{AuthorityMode, PolicyStep, SignedBy, Step};
+use countersign_ledger_entry::{Blob, Body, Receipt};
+use countersign_policy_decide::{BundleFacts, EntityKind, EntityRef, Operation, Record};
+
+use crate::api::PolicyRecord;
+use crate::error::EngineError;
+use crate::own::OwnEntry;
+use crate::{Engine, Snapshot};
+
+/// A candidate whose every check has passed, and what the person must have seen before it is activated.
+pub struct Candidate {
+    /// The bundle.
+    pub digest: Digest,
+    /// What it follows.
+    pub predecessor: Option<Digest>,
+    /// Its version.
+    pub version: u64,
+    /// Version of the root document it is signed under.
+    pub root_version: u64,
+    /// Who signed.
+    pub signed_by: SignedBy,
+    /// The difference to the active bundle, in words.
+    pub diff: String,
+    /// SHA-256 of those words: what a person confirms.
+    pub diff_digest: Digest,
+    /// It loosens something.
+    pub weakens: bool,
+    /// What must be kept so that verdicts under it can be computed again.
+    pub blobs: Vec<Blob>,
+    /// The prepared activation, for [`Policies::activate`].
+    pub prepared: Box<dyn Any + Send>,
+}
+
+/// Why a candidate cannot be activated, in words for its author.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct PolicyProblem(pub String);
+
+/// Policies in force, by organization. The program fills it with `policy/store`.
+pub trait Policies: Send + Sync + 'static {
+    /// The snapshot in force; the kernel's recovery snapshot where there is no bundle.
+    fn snapshot(&self, org: OrgId) -> Snapshot;
+
+    /// A snapshot that was in force once, for replay; none if it is not kept.
+    fn past(&self, org: OrgId, digests: &PolicyDigests) -> Option<Snapshot>;
+
+    /// Version and signer of the active bundle.
+    fn active(&self, org: OrgId) -> Option<(u64, SignedBy)>;
+
+    /// Checks a bundle from its transport bytes: strict validation, lint, its own tests, signatures, nobody locked out.
+    ///
+    /// # Errors
+    /// [`PolicyProblem`] with every finding; the active bundle stays.
+    fn check(&self, org: OrgId, bundle: &[u8]) -> Result<Candidate, PolicyProblem>;
+
+    /// Puts a checked candidate in force, after its entry is durable.
+    ///
+    /// # Errors
+    /// [`PolicyProblem`] if another one was activated since, or it cannot be kept.
+    fn activate(&self, org: OrgId, prepared: Box<dyn Any + Send>) -> Result<(), PolicyProblem>;
+}
+
+impl Engine {
+    /// Which policy is in force.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for those who may not read it.
+    pub fn policy(&self, who: &Principal) -> Result<PolicyRecord, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_read(&org, who, Operation::ReadPolicy, EntityRef::organization(org.id), "policy")?;
+        let snapshot = self.snapshot(org.id);
+        let (version, signed_by) = self.policies().active(org.id).unwrap_or((0, SignedBy::Local));
+        Ok(PolicyRecord {
+            digests: snapshot.digests(),
+            version,
+            signed_by: match signed_by {
+                SignedBy::Local => "local",
+                SignedBy::Threshold => "threshold",
+            }
+            .to_owned(),
+            authority: org.authority().as_str(),
+            policies: snapshot.policies().iter().map(|p| p.id.clone()).collect(),
+        })
+    }
+
+    /// Checks a candidate without changing anything.
+    ///
+    /// # Errors
+    /// [`EngineError::Bundle`] with every finding.
+    pub async fn check_policy(&self, who: &Principal, bundle: Vec<u8>) -> Result<Candidate, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_read(&org, who, Operation::ReadPolicy, EntityRef::organization(org.id), "policy")?;
+        self.checked(org.id, bundle).await
+    }
+
+    async fn checked(&self, org: OrgId, bundle: Vec<u8>) -> Result<Candidate, EngineError> {
+        let policies = Arc::clone(self.policies());
+        tokio::task::spawn_blocking(move || policies.check(org, &bundle))
+            .await
+            .map_err(EngineError::damaged)?
+            .map_err(|problem| EngineError::Bundle(problem.0))
+    }
+
+    /// Activates a bundle: checks, confirmed difference, the active policy's word, the entry, then the swap.
+    ///
+    /// # Errors
+    /// [`EngineError::ConfirmDiff`] until `confirmed` names the difference to the bundle that is active now;
+    /// [`EngineError::FourEyes`] where a second person would have to approve.
+    pub async fn activate_policy(
+        &self,
+        who: Arc<Principal>,
+        bundle: Vec<u8>,
+        confirmed: Option<Digest>,
+    ) -> Result<(Candidate, Receipt), EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            let org = this.org(who.org)?;
+            let mut candidate = this.checked(org.id, bundle).await?;
+            if org.authority() == AuthorityMode::FourEyes {
+                return Err(EngineError::FourEyes);
+            }
+            if confirmed != Some(candidate.diff_digest) {
+                return Err(EngineError::ConfirmDiff(candidate.diff_digest));
+            }
+            let name =
+                countersign_gateway_model::Name::new(&candidate.digest.to_string()).map_err(EngineError::damaged)?;
+            let facts = BundleFacts {
+                author: Some(who.id.clone()),
+                version: candidate.version,
+                checked: true,
+                shadowed: true,
+                weakens: candidate.weakens,
+                rollback: false,
+            };
+            let entity = EntityRef::new(org.id, EntityKind::PolicyBundle, name.clone());
+            org.entities.put(Record::bundle(org.id, name, facts, this.now())).map_err(EngineError::damaged)?;
+            let details =
+                json!({ "operation": "activatePolicy", "bundle": candidate.digest, "diff": candidate.diff_digest });
+            let allowed = this.authorize(&who, Operation::ActivatePolicy, entity, &details).await?;
+            let mut entry = OwnEntry::new(Body::Policy(PolicyStep {
+                step: Step::Activated,
+                digest: candidate.digest,
+                predecessor: candidate.predecessor,
+                version: candidate.version,
+                root_version: candidate.root_version,
+                signed_by: candidate.signed_by,
+                break_glass: false,
+            }));
+            entry.blobs.append(&mut candidate.blobs);
+            entry.description = Some(json!({ "diff": candidate.diff }));
+            let receipt = this.commit_own(&who, allowed, entry).await?;
+            // Durable: a crash here leaves an entry whose bundle is not active. The next start activates the bundle of
+            // the newest such entry, so the swap below is only the first of two ways to the same state.
+            let prepared = std::mem::replace(&mut candidate.prepared, Box::new(()));
+            this.policies().activate(org.id, prepared).map_err(|problem| EngineError::Bundle(problem.0))?;
+            Ok((candidate, receipt))
+        })
+        .await
+    }
+}

@@ -1,0 +1,303 @@
+//! Reading projections: rows by key and by list, joined with names.
+
+use countersign_gateway_flow::Instance;
+use countersign_gateway_flow::rows::{
+    self, ActionRow, ActionStatus, GateRow, GateState, InstanceRow, RunRow, StartRow,
+};
+use countersign_gateway_model::{ActionId, GateId, InstanceId, PermitId, Principal, RunId};
+use countersign_policy_decide::{EntityKind, EntityRef, Operation};
+
+use crate::Engine;
+use crate::api::{
+    ActionRecord, GateItemRecord, GateQuery, GateRecord, InstanceQuery, InstanceRecord, Page, RuleProgress,
+};
+use crate::error::EngineError;
+use crate::instances::instance_name;
+use crate::org::Org;
+
+/// Most items of one page.
+const MAX_PAGE: usize = 200;
+
+/// Most rows looked at for one page.
+const MAX_SCAN: usize = 5_000;
+
+/// What is known of an action from its row.
+pub(crate) struct ActionFacts {
+    pub(crate) id: ActionId,
+    pub(crate) instance: InstanceId,
+    pub(crate) permit: Option<PermitId>,
+    pub(crate) run: Option<RunId>,
+    row: ActionRow,
+    start: Option<StartRow>,
+}
+
+fn parse<T: serde::de::DeserializeOwned>(columns: &[u8]) -> Result<T, EngineError> {
+    serde_json::from_slice(columns).map_err(EngineError::damaged)
+}
+
+/// A cursor is the hex of the last key.
+fn cursor(after: Option<&str>) -> Result<Option<Vec<u8>>, EngineError> {
+    let Some(text) = after else { return Ok(None) };
+    let bad = || EngineError::invalid("cursor", "give a cursor that an earlier page answered with");
+    if text.len() % 2 != 0 || text.len() > 200 || !text.is_ascii() {
+        return Err(bad());
+    }
+    (0..text.len())
+        .step_by(2)
+        .map(|at| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or_else(bad))
+        .collect::<Result<Vec<u8>, _>>()
+        .map(Some)
+}
+
+fn to_cursor(key: &[u8]) -> String {
+    key.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn id16(key: &[u8]) -> Result<[u8; 16], EngineError> {
+    key.try_into().map_err(|_| EngineError::damaged("a row's key is no id"))
+}
+
+impl Engine {
+    pub(crate) async fn action_row(&self, org: &Org, id: ActionId) -> Result<ActionFacts, EngineError> {
+        let columns = org.log.view(rows::ACTIONS, id.as_bytes()).await.map_err(EngineError::ledger)?;
+        let row: ActionRow = parse(&columns.ok_or(EngineError::NotFound("action"))?)?;
+        let start = match row.permit {
+            Some(permit) => self.start_row(org, permit).await?,
+            None => None,
+        };
+        let run = start.as_ref().and_then(|s| s.run);
+        Ok(ActionFacts { id, instance: row.instance, permit: row.permit, run, row, start })
+    }
+
+    pub(crate) async fn start_row(&self, org: &Org, permit: PermitId) -> Result<Option<StartRow>, EngineError> {
+        let columns = org.log.view(rows::STARTS, permit.as_bytes()).await.map_err(EngineError::ledger)?;
+        columns.map(|c| parse(&c)).transpose()
+    }
+
+    pub(crate) fn action_record(&self, facts: &ActionFacts, fold: &Instance) -> ActionRecord {
+        let outcome = facts.start.as_ref().and_then(|s| s.outcome.as_ref()).map(|o| o.outcome.as_str());
+        let status = outcome
+            .or_else(|| facts.permit.and_then(|p| crate::actions::permit_status(fold, p, self.now())))
+            .unwrap_or(match facts.row.status {
+                ActionStatus::Permitted => "lapsed",
+                ActionStatus::Waiting | ActionStatus::Cleared => "waiting",
+                ActionStatus::Refused => "refused",
+                ActionStatus::Rejected => "rejected",
+                ActionStatus::Dropped => "dropped",
+            });
+        ActionRecord {
+            id: facts.id,
+            instance: facts.instance,
+            tool: facts.row.tool.clone().unwrap_or_else(|| fold.created().workflow.clone()),
+            status: status.to_owned(),
+            run: facts.run,
+            permit: facts.permit,
+            proposed: facts.row.proposed,
+        }
+    }
+
+    /// An instance.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    pub async fn instance(&self, who: &Principal, id: InstanceId) -> Result<InstanceRecord, EngineError> {
+        let org = self.org(who.org)?;
+        let held = self.hold(&org, id).await?;
+        self.visible(&org, who, held.fold()?)?;
+        self.record_of(&org, &held.live)
+    }
+
+    /// Instances, newest first.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for those who may not list them.
+    pub async fn instances(&self, who: &Principal, query: InstanceQuery) -> Result<Page<InstanceRecord>, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_read(&org, who, Operation::ListInstances, EntityRef::organization(org.id), "instance list")?;
+        let limit = query.limit.clamp(1, MAX_PAGE);
+        let mut after = cursor(query.after.as_deref())?;
+        let (mut items, mut looked) = (Vec::new(), 0);
+        loop {
+            let page =
+                org.log.scan(rows::INSTANCES, b"", after.as_deref(), limit, true).await.map_err(EngineError::ledger)?;
+            let whole = page.len() == limit;
+            for row in page {
+                looked += 1;
+                after = Some(row.key.clone());
+                let columns: InstanceRow = parse(&row.columns)?;
+                let wanted = query.state.is_none_or(|s| s == columns.state)
+                    && query.workflow.as_ref().is_none_or(|w| *w == columns.workflow);
+                if !wanted {
+                    continue;
+                }
+                items.push(self.record_of_row(&org, InstanceId::from_bytes(id16(&row.key)?), columns));
+                if items.len() == limit {
+                    return Ok(Page { items, next: after.map(|key| to_cursor(&key)) });
+                }
+            }
+            if !whole {
+                return Ok(Page { items, next: None });
+            }
+            if looked >= MAX_SCAN {
+                return Ok(Page { items, next: after.map(|key| to_cursor(&key)) });
+            }
+        }
+    }
+
+    fn record_of_row(&self, org: &Org, id: InstanceId, row: InstanceRow) -> InstanceRecord {
+        let mut reasons = Vec::new();
+        if row.state.is_terminal() {
+            reasons.push("finished".to_owned());
+        }
+        if row.gate.is_some() {
+            reasons.push("waiting_for_human".to_owned());
+        }
+        if org.is_frozen(None) {
+            reasons.push("frozen".to_owned());
+        }
+        InstanceRecord {
+            id,
+            workflow: row.workflow,
+            workflow_version: row.workflow_version,
+            state: row.state,
+            initiator: org.label(row.initiator),
+            accountable: org.label(row.accountable),
+            owner: row.owner.map(|who| org.label(who)),
+            acting: org.label(row.acting),
+            created: row.created,
+            updated: row.updated,
+            gate: row.gate,
+            open_starts: Vec::new(),
+            denials: u64::from(row.denials),
+            workspace: None,
+            labels: std::collections::BTreeMap::new(),
+            deadline: row.deadline,
+            runnable: reasons.is_empty(),
+            reasons,
+            sequence: 0,
+        }
+    }
+
+    pub(crate) async fn gate_row(&self, org: &Org, id: GateId) -> Result<GateRow, EngineError> {
+        let columns = org.log.view(rows::GATES, id.as_bytes()).await.map_err(EngineError::ledger)?;
+        parse(&columns.ok_or(EngineError::NotFound("gate"))?)
+    }
+
+    /// Gates, newest first.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for those who may not list them.
+    pub async fn gates(&self, who: &Principal, query: GateQuery) -> Result<Page<GateRecord>, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_read(&org, who, Operation::ListGates, EntityRef::organization(org.id), "gate list")?;
+        let limit = query.limit.clamp(1, MAX_PAGE);
+        let table = if query.open == Some(true) { rows::OPEN_GATES } else { rows::GATES };
+        let mut after = cursor(query.after.as_deref())?;
+        let (mut items, mut looked) = (Vec::new(), 0);
+        loop {
+            let page = org.log.scan(table, b"", after.as_deref(), limit, true).await.map_err(EngineError::ledger)?;
+            let whole = page.len() == limit;
+            for row in page {
+                looked += 1;
+                after = Some(row.key.clone());
+                let id = GateId::from_bytes(id16(&row.key)?);
+                let gate = self.gate_row(&org, id).await?;
+                let open = gate.state == GateState::Open;
+                let wanted = query.open.is_none_or(|o| o == open) && query.instance.is_none_or(|i| i == gate.instance);
+                if !wanted {
+                    continue;
+                }
+                items.push(self.gate_record(&org, id, gate));
+                if items.len() == limit {
+                    return Ok(Page { items, next: after.map(|key| to_cursor(&key)) });
+                }
+            }
+            if !whole {
+                return Ok(Page { items, next: None });
+            }
+            if looked >= MAX_SCAN {
+                return Ok(Page { items, next: after.map(|key| to_cursor(&key)) });
+            }
+        }
+    }
+
+    pub(crate) fn gate_record(&self, org: &Org, id: GateId, row: GateRow) -> GateRecord {
+        let snapshot = self.snapshot(org.id);
+        let resolved = match row.state {
+            GateState::Open => None,
+            GateState::Approved => Some("APPROVED"),
+            GateState::Overridden => Some("OVERRIDDEN"),
+            GateState::Rejected => Some("REJECTED"),
+        };
+        let items = row
+            .items
+            .into_iter()
+            .map(|item| GateItemRecord {
+                item: item.item,
+                action: item.action,
+                tool: item.tool,
+                digest: item.digest,
+                rules: item
+                    .rules
+                    .into_iter()
+                    .map(|rule| RuleProgress {
+                        quorum: u32::from(rule.quorum),
+                        counted: u32::try_from(item.votes.len()).unwrap_or(u32::MAX),
+                        met: rule.met,
+                        title: snapshot.rules().get(rule.rule.as_str()).map(|r| r.title.clone()).unwrap_or_default(),
+                        roles: rule.roles,
+                        rule: rule.rule,
+                    })
+                    .collect(),
+            })
+            .collect();
+        GateRecord {
+            id,
+            instance: row.instance,
+            subject: row.subject,
+            open: resolved.is_none(),
+            opened: row.opened,
+            expires: row.expires,
+            resolved: resolved.map(str::to_owned),
+            items,
+        }
+    }
+
+    pub(crate) async fn run_rows(
+        &self,
+        org: &Org,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<(RunId, u32, RunRow)>, Option<String>), EngineError> {
+        let limit = limit.clamp(1, MAX_PAGE);
+        let after = cursor(after)?;
+        let page = org.log.scan(rows::RUNS, b"", after.as_deref(), limit, true).await.map_err(EngineError::ledger)?;
+        let next = (page.len() == limit).then(|| page.last().map(|row| to_cursor(&row.key))).flatten();
+        let rows = page
+            .into_iter()
+            .map(|row| {
+                let (run, attempt) = rows::run_of(&row.key).ok_or_else(|| EngineError::damaged("a run's key"))?;
+                Ok((run, attempt, parse(&row.columns)?))
+            })
+            .collect::<Result<Vec<_>, EngineError>>()?;
+        Ok((rows, next))
+    }
+
+    /// The newest attempt of a run.
+    pub(crate) async fn run_row(&self, org: &Org, run: RunId) -> Result<(u32, RunRow), EngineError> {
+        let page = org.log.scan(rows::RUNS, run.as_bytes(), None, 1, true).await.map_err(EngineError::ledger)?;
+        let row = page.into_iter().next().ok_or(EngineError::NotFound("run"))?;
+        let (_, attempt) = rows::run_of(&row.key).ok_or_else(|| EngineError::damaged("a run's key"))?;
+        Ok((attempt, parse(&row.columns)?))
+    }
+
+    /// Entity of a gate for policy.
+    pub(crate) fn gate_entity(org: &Org, id: GateId) -> Result<EntityRef, EngineError> {
+        let name = countersign_gateway_model::Name::new(&id.to_string()).map_err(EngineError::damaged)?;
+        Ok(EntityRef::new(org.id, EntityKind::Gate, name))
+    }
+
+    pub(crate) fn instance_entity(org: &Org, id: InstanceId) -> Result<EntityRef, EngineError> {
+        Ok(EntityRef::new(org.id, EntityKind::Instance, instance_name(id)?))
+    }
+}

@@ -1,0 +1,127 @@
+//! Ledgered settings and the freeze: what changes how the whole organization is treated.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+
+use countersign_gateway_model::{Name, Principal};
+use countersign_ledger_entry::body::{Freeze, SettingValue, Settings};
+use countersign_ledger_entry::{Receipt, Row};
+use countersign_policy_decide::{EntityKind, EntityRef, Operation};
+
+use crate::Engine;
+use crate::error::EngineError;
+use crate::org::Org;
+use crate::own::OwnEntry;
+
+/// Table of settings: name to value.
+const SETTINGS: &str = "settings";
+
+/// Table of freezes: team, or nothing for the whole organization.
+const FREEZES: &str = "freezes";
+
+/// Whether the log's tiles and checkpoints may be read without a credential.
+pub(crate) const PUBLIC_READ: &str = "log.public_read";
+
+impl Engine {
+    /// Reads settings and freezes into memory.
+    pub(crate) async fn load_settings(&self, org: &Org) -> Result<(), EngineError> {
+        let public = org.log.view(SETTINGS, PUBLIC_READ.as_bytes()).await.map_err(EngineError::ledger)?;
+        org.public_read.store(public.as_deref() == Some(b"true".as_slice()), Ordering::Release);
+        let rows = org.log.scan(FREEZES, b"", None, 10_000, false).await.map_err(EngineError::ledger)?;
+        let mut frozen = org.frozen.write().unwrap_or_else(PoisonError::into_inner);
+        for row in rows {
+            match std::str::from_utf8(&row.key).ok().and_then(|team| Name::new(team).ok()) {
+                Some(team) => drop(frozen.teams.insert(team)),
+                None => frozen.all = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Settings with their values.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for those who may not read them.
+    pub fn settings(&self, who: &Principal) -> Result<Vec<(String, serde_json::Value)>, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_read(&org, who, Operation::ReadSettings, EntityRef::organization(org.id), "settings")?;
+        let frozen = org.frozen();
+        Ok(vec![
+            (PUBLIC_READ.to_owned(), json!(org.public_read.load(Ordering::Acquire))),
+            ("authority".to_owned(), json!(org.authority().as_str())),
+            ("frozen".to_owned(), json!({ "all": frozen.all, "teams": frozen.teams })),
+        ])
+    }
+
+    /// Changes whether the log may be read without a credential.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] by policy.
+    pub async fn set_public_read(&self, who: Arc<Principal>, on: bool) -> Result<Receipt, EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            let org = this.org(who.org)?;
+            let details = json!({ "operation": "manageSettings", "setting": PUBLIC_READ, "value": on });
+            let resource = EntityRef::organization(org.id);
+            let allowed = this.authorize(&who, Operation::ManageSettings, resource, &details).await?;
+            let setting = Name::new(PUBLIC_READ).map_err(EngineError::damaged)?;
+            let old = SettingValue::Flag(org.public_read.load(Ordering::Acquire));
+            let mut entry = OwnEntry::new(Settings { setting, old: Some(old), new: SettingValue::Flag(on) });
+            entry.rows.push(Row {
+                table: SETTINGS,
+                key: PUBLIC_READ.as_bytes().to_vec(),
+                columns: Some(on.to_string().into_bytes()),
+            });
+            let receipt = this.commit_own(&who, allowed, entry).await?;
+            org.public_read.store(on, Ordering::Release);
+            Ok(receipt)
+        })
+        .await
+    }
+
+    /// Freezes a team, or everything: proposals, starts, APPROVE and OVERRIDE are refused at once, running work is
+    /// cancelled. `lift` ends it, and is a person's to do.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] by policy.
+    pub async fn freeze(&self, who: Arc<Principal>, team: Option<Name>, lift: bool) -> Result<Receipt, EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            let org = this.org(who.org)?;
+            let operation = if lift { Operation::Lift } else { Operation::Freeze };
+            if let Some(team) = &team {
+                this.ensure_team(&org, team)?;
+            }
+            let resource = match &team {
+                Some(team) => EntityRef::new(org.id, EntityKind::Team, team.clone()),
+                None => EntityRef::organization(org.id),
+            };
+            let details = json!({ "operation": operation.as_str(), "team": team });
+            let mut allowed = this.authorize(&who, operation, resource, &details).await?;
+            allowed.beside.urgent = !lift;
+            let mut entry = OwnEntry::new(Freeze { lift, team: team.clone() });
+            entry.rows.push(Row {
+                table: FREEZES,
+                key: team.as_ref().map_or_else(Vec::new, |t| t.as_str().as_bytes().to_vec()),
+                columns: (!lift).then(|| b"{}".to_vec()),
+            });
+            let receipt = this.commit_own(&who, allowed, entry).await?;
+            {
+                let mut frozen = org.frozen.write().unwrap_or_else(PoisonError::into_inner);
+                match (&team, lift) {
+                    (None, lift) => frozen.all = !lift,
+                    (Some(team), true) => drop(frozen.teams.remove(team)),
+                    (Some(team), false) => drop(frozen.teams.insert(team.clone())),
+                }
+            }
+            if !lift {
+                this.cancel_frozen(&org).await;
+            }
+            Ok(receipt)
+        })
+        .await
+    }
+}

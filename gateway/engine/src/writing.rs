@@ -1,0 +1,106 @@
+//! One append to an instance's stream: decided, sealed, applied to the fold, committed, or taken back.
+//!
+//! The caller holds the stream's lock throughout, so heads are known when signing and nobody sees a fold that is
+//! ahead of the log.
+
+use countersign_gateway_flow::{Decided, Instance, Place};
+use countersign_gateway_model::{Digest, Principal, Timestamp};
+use countersign_ledger_entry::payload;
+use countersign_ledger_log::{Append, AppendError, Appended, IdempotencyScope, Sealing};
+use sha2::{Digest as _, Sha256};
+
+use crate::api::Idempotency;
+use crate::error::EngineError;
+use crate::org::{Cell, Live, Org, instance_stream};
+use crate::own::Beside;
+use crate::{Engine, Snapshot};
+
+/// The record of an idempotency key.
+pub(crate) fn idempotency(
+    stream: countersign_ledger_entry::Stream,
+    who: &Principal,
+    request: &Idempotency,
+    answer: Vec<u8>,
+) -> countersign_ledger_log::Idempotency {
+    countersign_ledger_log::Idempotency {
+        scope: IdempotencyScope { stream, principal: who.pseudonym },
+        key: key_digest(&request.key),
+        request: request.request,
+        answer,
+    }
+}
+
+/// Keys are looked up, so their digest has no salt; it stays in the database and is in no entry.
+pub(crate) fn key_digest(key: &str) -> Digest {
+    Digest(Sha256::new().chain_update(payload::IDEMPOTENCY).chain_update([0]).chain_update(key).finalize().into())
+}
+
+impl Engine {
+    /// Seals and commits what was decided for an instance. `live` is in the state that it was decided on.
+    ///
+    /// Must not be cancelled: the fold is ahead of the log until the append is answered. Callers run it in a task of
+    /// its own ([`Engine::whole`]).
+    pub(crate) async fn commit(
+        &self,
+        org: &Org,
+        cell: &Cell,
+        live: &mut Live,
+        decided: Decided,
+        (mut beside, now, snapshot): (Beside, Timestamp, &Snapshot),
+    ) -> Result<Appended, EngineError> {
+        let Place::Instance(id) = decided.place else {
+            return self.append_own(org, decided.drafts, beside, now).await;
+        };
+        let sealing = Sealing {
+            stream: instance_stream(id),
+            sequence: live.fold.as_ref().map_or(0, |f| f.sequence() + 1),
+            previous: live.fold.as_ref().map(Instance::last),
+            policy: Some(snapshot.digests()),
+            authority: org.authority(),
+            claimed: now,
+        };
+        let entries = org.log.seal(&sealing, decided.drafts).map_err(EngineError::ledger)?;
+        // The fold is the authority: what it refuses is a bug of ours and must not be signed for.
+        let rows = Instance::apply(&mut live.fold, &entries).map_err(EngineError::damaged)?;
+        beside.rows.splice(0..0, rows);
+        org.unstored(&mut beside.blobs);
+        let blobs: Vec<Digest> = beside.blobs.iter().map(|b| b.digest).collect();
+        let append = Append {
+            expected: sealing.sequence,
+            entries,
+            payloads: beside.payloads,
+            blobs: beside.blobs,
+            rows: beside.rows,
+            idempotency: beside.idempotency,
+            erase: Vec::new(),
+            urgent: beside.urgent,
+        };
+        match org.log.append(append).await {
+            Ok(appended) => {
+                // Durable from here on. A crash loses only this process's view, which the next start folds again.
+                org.remember(blobs.into_iter());
+                cell.changed.send_replace(sealing.sequence + 1);
+                Ok(appended)
+            }
+            Err(error) => {
+                if matches!(error, AppendError::Conflict { .. } | AppendError::Unknown) {
+                    // What is in memory may not be what is on disk: the stream is read again before anything else.
+                    *live = Live::default();
+                } else {
+                    Instance::rollback(&mut live.fold);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Runs `work` to its end even if the caller goes away in the middle.
+    pub(crate) async fn whole<T: Send + 'static>(
+        work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        match tokio::spawn(work).await {
+            Ok(result) => result,
+            Err(error) => Err(EngineError::damaged(error)),
+        }
+    }
+}
