@@ -18,6 +18,9 @@ use crate::files::{FileKind, FilePath, Files};
 use crate::finding::{Finding, Place, RuleId};
 use crate::source::SourcePolicy;
 
+/// How many policies without a test are named one by one; the run lists all of them.
+const MAX_NAMED: usize = 100;
+
 /// How the tests of a bundle went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TestRun {
@@ -92,7 +95,7 @@ pub(crate) fn run(
     let own: BTreeSet<Name> = policies.iter().map(|p| p.id.clone()).collect();
     run.covered.retain(|id| own.contains(id));
     run.uncovered = own.difference(&run.covered).cloned().collect();
-    for policy in policies.iter().filter(|p| run.uncovered.contains(&p.id)) {
+    for policy in policies.iter().filter(|p| run.uncovered.contains(&p.id)).take(MAX_NAMED) {
         findings.push(
             Finding::warning(
                 policy.place(),

@@ -134,19 +134,19 @@ pub fn check(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
             ages: ages.spans(),
             catalogue: catalogue.cloned(),
         };
-        if let Some(schema) = effective_schema(&parts, additions, &mut findings) {
-            types(&policies, &schema, &mut findings);
-        }
-        // The snapshot is built by the code that decides: what it refuses is refused, whatever was found before.
-        if findings.iter().all(|f| f.severity != Severity::Error) {
-            match PolicySnapshot::build(parts) {
-                Ok(built) => snapshot = Some(Arc::new(built)),
-                Err(error) => findings.push(Finding::error(
-                    Place::start("policies.cedar"),
-                    RuleId::Snapshot,
-                    words(&error),
-                    "correct what it names",
-                )),
+        // The snapshot is built by the code that decides: what it refuses is refused, whatever is found here. It stops
+        // at its first error; then, or where it need not be tried, Cedar is asked again for all of them.
+        let built = no_error(&findings).then(|| PolicySnapshot::build(parts.clone()));
+        match built {
+            Some(Ok(built)) => snapshot = Some(Arc::new(built)),
+            refused => {
+                if let Some(schema) = effective_schema(&parts, additions, &mut findings) {
+                    types(&policies, &schema, &mut findings);
+                }
+                if let Some(Err(error)) = refused.filter(|_| no_error(&findings)) {
+                    let place = Place::start("policies.cedar");
+                    findings.push(Finding::error(place, RuleId::Snapshot, words(&error), "correct what it names"));
+                }
             }
         }
     }
@@ -154,6 +154,10 @@ pub fn check(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
     findings.sort();
     findings.dedup();
     Checked { report: Report { findings, policies: policies.len(), tests }, snapshot }
+}
+
+fn no_error(findings: &[Finding]) -> bool {
+    findings.iter().all(|f| f.severity != Severity::Error)
 }
 
 /// An error with the reasons behind it, on one line.

@@ -121,14 +121,17 @@ impl Place {
 
     /// The place of byte `offset` in `text`.
     pub fn at(file: impl Into<String>, text: &str, offset: usize) -> Self {
+        Self::start(file).further(text, offset)
+    }
+
+    /// The place of byte `offset` in `text`, which begins here.
+    pub(crate) fn further(self, text: &str, offset: usize) -> Self {
         let before = text.get(..text.floor_char_boundary(offset.min(text.len()))).unwrap_or(text);
-        let line_start = before.rfind('\n').map_or(0, |n| n + 1);
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).saturating_add(1);
-        Self {
-            file: file.into(),
-            line: count(before.matches('\n').count()),
-            column: count(before.get(line_start..).unwrap_or_default().chars().count()),
-        }
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let lines = before.bytes().filter(|b| *b == b'\n').count();
+        let last = before.rsplit('\n').next().unwrap_or_default().chars().count();
+        let from = if lines == 0 { self.column } else { 1 };
+        Self { line: self.line.saturating_add(count(lines)), column: from.saturating_add(count(last)), file: self.file }
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct SourcePolicy {
     pub(crate) policy: Policy,
     /// Cedar's JSON form of it.
     pub(crate) est: Value,
-    file: FilePath,
+    place: Place,
     text: Arc<str>,
     range: Range<usize>,
     tokens: Vec<Token>,
@@ -42,12 +42,12 @@ impl SourcePolicy {
 
     /// Where it begins.
     pub(crate) fn place(&self) -> Place {
-        self.place_at(0)
+        self.place.clone()
     }
 
     /// The place `offset` bytes into it.
     pub(crate) fn place_at(&self, offset: usize) -> Place {
-        Place::at(self.file.as_str(), &self.text, self.range.start.saturating_add(offset))
+        self.place().further(self.text(), offset)
     }
 
     /// Where `word` first stands in it as an identifier or a string, outside comments; else where it begins.
@@ -146,9 +146,13 @@ fn statements(text: &str) -> Vec<(Range<usize>, Vec<Token>)> {
 /// Parses every policy of a file. What does not parse, and what has no usable `@id`, becomes a finding.
 pub(crate) fn parse(file: &FilePath, text: &Arc<str>, findings: &mut Vec<Finding>) -> Vec<SourcePolicy> {
     let mut out = Vec::new();
+    // Lines are counted from policy to policy, not from the start of a large file each time.
+    let (mut here, mut counted) = (Place::start(file.as_str()), 0);
     for (range, tokens) in statements(text) {
-        let place = |offset: usize| Place::at(file.as_str(), text, range.start.saturating_add(offset));
+        here = here.further(text.get(counted..range.start).unwrap_or_default(), usize::MAX);
+        counted = range.start;
         let own = text.get(range.clone()).unwrap_or_default();
+        let place = |offset: usize| here.clone().further(own, offset);
         if let Some(slot) = tokens.iter().find(|t| t.kind == Kind::Slot) {
             findings.push(Finding::error(
                 place(slot.range.start),
@@ -189,7 +193,7 @@ pub(crate) fn parse(file: &FilePath, text: &Arc<str>, findings: &mut Vec<Finding
                     id,
                     policy,
                     est,
-                    file: file.clone(),
+                    place: here.clone(),
                     text: Arc::clone(text),
                     range: range.clone(),
                     tokens,
