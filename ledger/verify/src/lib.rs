@@ -1,1 +1,22 @@
-//! Being built.
+//! Checks evidence from its bytes alone.
+//!
+//! The verifier trusts nobody: not the database, not the gateway, not its operator. It is given one root key and one
+//! pack, needs no network, no database and no clock, and says what is proven, what is covered, and what it cannot
+//! prove. Every transition is replayed through `gateway/flow`. Absent on purpose: evaluating policy (that replay is
+//! the gateway's), and anything that could make it depend on who runs it.
+//!
+//! Read next: `pack` (the file), `check` (the order of the checks), `report` (what is said).
+
+mod check;
+mod error;
+mod keys;
+mod pack;
+mod report;
+mod streams;
+mod zip;
+
+pub use check::verify;
+pub use error::VerifyError;
+pub use pack::{Contents, write};
+pub use report::{Counts, Report, Streams, Verdict};
+pub use zip::MAX_PACK;

@@ -1,0 +1,65 @@
+//! Why a pack is not valid.
+
+use countersign_ledger_entry::EntryError;
+use countersign_ledger_merkle::ProofError;
+use thiserror::Error;
+
+/// The first defect found. Whatever it is, nothing in the pack is proven.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// Too large to be looked at.
+    #[error("the pack is over a limit: {0}")]
+    Limit(&'static str),
+    /// Not a pack in its canonical form.
+    #[error("the file is not an evidence pack: {0}")]
+    Container(&'static str),
+    /// The signed note over the parts does not fit them.
+    #[error("the note `EVIDENCE` does not hold: {0}")]
+    Evidence(&'static str),
+    /// A note is malformed or not signed by the key that must have signed it.
+    #[error("a signed note does not hold")]
+    Note(#[source] EntryError),
+    /// The log is not the one that the root key vouches for.
+    #[error("the log does not follow from the root key")]
+    Trust(#[source] EntryError),
+    /// A part that a pack of this version does not have, or one that it must have and has not.
+    #[error("part `{0}` is missing, is one too many, or has another content than the log implies")]
+    Part(String),
+    /// An entry is not acceptable as bytes.
+    #[error("entry {index} is not acceptable")]
+    Entry {
+        /// Its index.
+        index: u64,
+        /// Why.
+        source: EntryError,
+    },
+    /// An entry does not continue what was before it.
+    #[error("entry {index} breaks the log: {problem}")]
+    Broken {
+        /// Its index.
+        index: u64,
+        /// How.
+        problem: String,
+    },
+    /// An entry that the state machine does not allow.
+    #[error("entry {index} is not lawful")]
+    Unlawful {
+        /// Its index.
+        index: u64,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The tree over the entries has another root than the checkpoint.
+    #[error("the entries do not have the root that the checkpoint signs")]
+    Root,
+    /// The checkpoint that the auditor holds does not lie on this log.
+    #[error("the checkpoint that you hold is of another history: size {size}")]
+    Fork {
+        /// Its size.
+        size: u64,
+    },
+    /// The arithmetic of a proof does not hold.
+    #[error("a proof does not hold")]
+    Proof(#[from] ProofError),
+}
