@@ -1,0 +1,12 @@
+//! What flow promises, as tests: the table row by row, gates explored to the end, histories that must be refused.
+//!
+//! `world` drives an instance the way the engine does: decide, seal, apply. Read next: `table`.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod counting;
+mod exhaustive;
+mod histories;
+mod projections;
+mod stopping;
+mod table;
+mod world;
