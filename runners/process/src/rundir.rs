@@ -50,6 +50,10 @@ pub(crate) struct Setup {
     pub cgroup: Option<PathBuf>,
     /// When the order was accepted.
     pub submitted: Timestamp,
+    /// The job's salted digest, for the time after the order.
+    pub job: Digest,
+    /// Nothing may be begun after this.
+    pub not_after: Timestamp,
     /// The gateway's clock minus the machine's, in milliseconds.
     pub clock_offset: i64,
     /// The Landlock version, for the evidence.
@@ -187,11 +191,8 @@ pub(crate) fn evidence(level: Level, resources: &Resources, facts: &BTreeMap<&st
     put(level >= Level::L1, network.to_owned());
     put(level >= Level::L2 && !has("open"), "namespace:net".to_owned());
     put(level >= Level::L2, "root:read-only".to_owned());
-    if has("landlock") {
-        put(true, format!("landlock:{landlock}"))
-    } else {
-        put(false, "landlock".to_owned())
-    }
+    let version = if has("landlock") { format!("landlock:{landlock}") } else { "landlock".to_owned() };
+    put(has("landlock"), version);
     put(has("proc"), "proc:private".to_owned());
     put(has("user"), "user:unprivileged".to_owned());
     put(level >= Level::L3, format!("cgroup:memory={}", resources.memory_bytes));

@@ -136,7 +136,8 @@ enum State {
 }
 
 impl ProcessRunner {
-    /// Opens the runner: makes its folder, runs the canary, remembers the level at the first start.
+    /// Opens the runner: makes its folder, runs the canary, remembers the level at the first start. Blocks for some
+    /// tens of milliseconds.
     pub fn open(
         config: ProcessConfig,
         trust: Arc<dyn Trust>,
@@ -510,6 +511,8 @@ impl Inner {
             read_only: self.config.read_only.clone(),
             cgroup: self.cgroup.clone(),
             submitted: now,
+            job: order.run().job,
+            not_after: order.start().fact().not_after,
             clock_offset: offset(now),
             landlock_version: self.found().landlock_version,
         };
@@ -643,7 +646,7 @@ impl Inner {
             Err(RunnerError::Reaped(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if let State::Final(_) = self.state(&folder)? {
+        if folder.join("result").exists() {
             return Ok(());
         }
         let request = folder.join("cancel");
@@ -689,12 +692,14 @@ impl Inner {
             return Err(RunnerError::NotFinished(handle.external_name.clone()));
         }
         let failed = |error| local(format!("clear run `{}` away", handle.run), error);
-        let bytes = fs::read(folder.join("order")).map_err(failed)?;
-        let order = Order::open_begun(&bytes, &*self.trust)?;
-        let tombstone =
-            Tombstone { handle: Handle::of(&order), job: order.run().job, not_after: order.start().fact().not_after };
+        let missing = |what: &str| failed(io::Error::other(format!("`{what}` is missing")));
+        let setup: Option<Setup> = rundir::read_json(&folder.join("setup")).map_err(failed)?;
+        let setup = setup.ok_or_else(|| missing("setup"))?;
+        let stored: Option<Handle> = rundir::read_json(&folder.join("handle")).map_err(failed)?;
+        let stored = stored.ok_or_else(|| missing("handle"))?;
+        let tombstone = Tombstone { job: setup.job, not_after: setup.not_after, handle: stored };
         // Before the folder goes: from here on its order is known to have been carried out.
-        rundir::write_json(&self.tombstone_of(handle), &tombstone).map_err(failed)?;
+        rundir::write_json(&self.tombstone_of(&tombstone.handle), &tombstone).map_err(failed)?;
         fs::remove_dir_all(&folder).map_err(failed)?;
         self.forget_old_tombstones().map_err(failed)
     }

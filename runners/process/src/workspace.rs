@@ -228,14 +228,16 @@ impl Trees {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(folder, flags, Mode::empty()).while_(|| format!("open `{}`", folder.display()))?;
         let tree = Tree { format: 1, salt: self.salt, folders: BTreeSet::new(), files: BTreeMap::new() };
-        let mut walk = Walk { store: self, owner, tree, refused: Vec::new(), bytes: 0, entries: 0 };
+        let mut walk = Walk { store: self, owner, tree, refused: Vec::new(), bytes: 0, entries: 0, kept: 0 };
         walk.folder(root, "")?;
-        let Walk { tree, refused, .. } = walk;
+        let Walk { tree, refused, kept, .. } = walk;
         let canonical = tree.canonical()?;
         let digest = Tree::digest_of(&canonical);
-        // Contents first, then the tree that names them.
-        let handle = File::open(&self.folder).while_(|| "open the store".to_owned())?;
-        nix::unistd::syncfs(&handle).while_(|| "sync the store".to_owned())?;
+        if kept > 0 {
+            // Contents first, then the tree that names them; one sync for all of them.
+            let handle = File::open(&self.folder).while_(|| "open the store".to_owned())?;
+            nix::unistd::syncfs(&handle).while_(|| "sync the store".to_owned())?;
+        }
         let path = self.folder.join(digest.to_string());
         if !path.exists() {
             write_durably(&path, &canonical).while_(|| format!("write tree `{digest}`"))?;
@@ -354,14 +356,15 @@ impl Trees {
         self.folder.join("blobs").join(first).join(&name)
     }
 
-    /// Stores a content under its digest.
-    fn keep(&self, file: &mut File) -> io::Result<(u64, Digest)> {
+    /// Stores a content under its digest; true if it was not there.
+    fn keep(&self, file: &mut File) -> io::Result<(u64, Digest, bool)> {
         let partial =
             self.folder.join("blobs").join(format!("partial.{}.{:?}", std::process::id(), std::thread::current().id()));
         let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
         let (size, sha256) = copy(file, &mut out)?;
         let path = self.blob_path(sha256);
-        if path.exists() {
+        let known = path.exists();
+        if known {
             fs::remove_file(&partial)?;
         } else {
             if let Some(folder) = path.parent() {
@@ -369,7 +372,7 @@ impl Trees {
             }
             fs::rename(&partial, &path)?;
         }
-        Ok((size, sha256))
+        Ok((size, sha256, !known))
     }
 }
 
@@ -420,6 +423,8 @@ struct Walk<'a> {
     refused: Vec<Refused>,
     bytes: u64,
     entries: usize,
+    /// Contents that the store did not have.
+    kept: usize,
 }
 
 impl Walk<'_> {
@@ -488,7 +493,8 @@ impl Walk<'_> {
                 if self.bytes > self.store.caps.bytes {
                     return Err(WorkspaceError::TooLarge(format!("{} bytes", self.store.caps.bytes)));
                 }
-                let (size, sha256) = self.store.keep(&mut file).while_(|| format!("keep `{path}`"))?;
+                let (size, sha256, fresh) = self.store.keep(&mut file).while_(|| format!("keep `{path}`"))?;
+                self.kept += usize::from(fresh);
                 let executable = metadata.mode() & 0o111 != 0;
                 self.tree.files.insert(path, TreeFile { executable, size, sha256 });
                 Ok(())

@@ -41,6 +41,11 @@ pub(crate) fn enter(spec: &SandboxSpec) -> Result<Mounted, Step> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).at("make mounts private")?;
     tmpfs(root, 0o755, 1 << 20, MsFlags::MS_NOSUID | MsFlags::MS_NODEV).at("mount a root")?;
 
+    // Before what is shown, which may lie below it.
+    let tmp = root.join("tmp");
+    fs::create_dir(&tmp).at("create /tmp")?;
+    tmpfs(&tmp, 0o777, spec.resources.tmp_bytes, MsFlags::MS_NOSUID | MsFlags::MS_NODEV).at("mount /tmp")?;
+
     for path in SYSTEM {
         show(Path::new(path), root).at("bind a system folder")?;
     }
@@ -70,10 +75,6 @@ pub(crate) fn enter(spec: &SandboxSpec) -> Result<Mounted, Step> {
     if has_proc {
         seal(&proc, RDONLY | NOSUID | NODEV | NOEXEC).at("make /proc read-only")?;
     }
-
-    let tmp = root.join("tmp");
-    fs::create_dir(&tmp).at("create /tmp")?;
-    tmpfs(&tmp, 0o777, spec.resources.tmp_bytes, MsFlags::MS_NOSUID | MsFlags::MS_NODEV).at("mount /tmp")?;
 
     fs::create_dir(root.join("run")).at("create /run")?;
     for (from, to, attributes) in [

@@ -1,6 +1,6 @@
 //! The system calls a workload may make: an allow-list, and answers that let programs fall back.
 //!
-//! Not listed means refused with `EPERM`: mounting, tracing, namespaces, BPF, keys, modules, io_uring, perf,
+//! Not listed means refused with `EPERM`: mounting, tracing, namespaces, BPF, keys, modules, `io_uring`, perf,
 //! userfaultfd, clocks, reboot, quotas, swap, raw I/O, other architectures (killed). `clone3` answers `ENOSYS`,
 //! because its flags are behind a pointer that a filter cannot read, and C libraries then use `clone`.
 //!

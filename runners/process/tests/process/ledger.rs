@@ -37,8 +37,14 @@ fn random<const N: usize>() -> [u8; N] {
 
 impl TestLedger {
     pub(crate) fn new() -> Self {
-        let (root, log_key) = (SigningKey::from_bytes(&random()), SigningKey::from_bytes(&random()));
-        let (org, id) = (OrgId::from_bytes(random()), LogId::from_bytes(random()));
+        Self::from_seed(random())
+    }
+
+    /// The same ledger for the same seed, so that two processes can trust one.
+    pub(crate) fn from_seed(seed: [u8; 32]) -> Self {
+        let (root, log_key) = (SigningKey::from_bytes(&seed), SigningKey::from_bytes(&seed.map(|b| !b)));
+        let half: [u8; 16] = seed[..16].try_into().unwrap();
+        let (org, id) = (OrgId::from_bytes(half), LogId::from_bytes(half));
         let origin = key::origin("test", id).unwrap();
         let vkey = key::VKey::new(&key::root_name(&origin), root.verifying_key()).unwrap();
         let genesis = Genesis {

@@ -3,7 +3,7 @@
 //!
 //! There is no test harness: tests execute this program again as canary, shim and agent, which has to branch off
 //! before any thread. Started as root, it also starts itself as an ordinary user.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod ledger;
 mod own;
@@ -48,9 +48,23 @@ impl SecretSource for OneSecret {
     }
 }
 
+pub(crate) enum Folder {
+    Own(tempfile::TempDir),
+    Other(PathBuf),
+}
+
+impl Folder {
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Own(folder) => folder.path(),
+            Self::Other(path) => path,
+        }
+    }
+}
+
 /// One runner and the ledger that it trusts, in a folder that goes with it.
 pub(crate) struct Place {
-    pub folder: tempfile::TempDir,
+    pub folder: Folder,
     pub ledger: TestLedger,
     pub strongest: Level,
     pub gateway: Option<GatewayEndpoint>,
@@ -60,7 +74,12 @@ impl Place {
     pub(crate) fn new(strongest: Level) -> Self {
         let folder = tempfile::Builder::new().prefix("cs-").tempdir_in("/tmp").unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
-        Self { folder, ledger: TestLedger::new(), strongest, gateway: None }
+        Self { folder: Folder::Own(folder), ledger: TestLedger::new(), strongest, gateway: None }
+    }
+
+    /// Somebody else's folder.
+    pub(crate) fn at(folder: &Path, ledger: TestLedger, strongest: Level) -> Self {
+        Self { folder: Folder::Other(folder.to_owned()), ledger, strongest, gateway: None }
     }
 
     pub(crate) fn config(&self) -> ProcessConfig {
@@ -87,9 +106,19 @@ impl Place {
 fn main() {
     countersign_runners_process::shim_main_if_asked();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [own::LOOK] => own::look_around(),
+        [own::DOOMED, folder, level] => {
+            let level = if *level == "L1" { Level::L1 } else { Level::L2 };
+            own::doomed_gateway(Path::new(folder), level)
+        }
+        _ => {}
+    }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
     if arguments.iter().any(|argument| argument == "--list") {
-        CASES.iter().for_each(|case| println!("{}: test", case.name));
+        for case in CASES {
+            println!("{}: test", case.name);
+        }
         return;
     }
     let as_user = arguments.iter().any(|argument| argument == "--as-user");
@@ -120,12 +149,9 @@ fn run_as_user(filter: &str) -> usize {
 fn run_all(filter: &str, who: &str) -> usize {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     let mut failed = 0;
-    let mut report = |name: String, outcome: Result<(), Box<dyn std::any::Any + Send>>| match outcome {
-        Ok(()) => println!("test {name} ... ok"),
-        Err(_) => {
-            println!("test {name} ... FAILED");
-            failed += 1;
-        }
+    let mut report = |name: String, outcome: Result<(), Box<dyn std::any::Any + Send>>| {
+        println!("test {name} ... {}", if outcome.is_ok() { "ok" } else { "FAILED" });
+        failed += usize::from(outcome.is_err());
     };
     let best = Place::new(Level::L3).runner().level();
     println!("this machine holds {best} for {who}");
