@@ -92,6 +92,11 @@ fn starts_without_authority_are_refused() {
     refuse(&w, "a start without a permit", |f| {
         last(f).remove(0);
     });
+    refuse(&w, "a start of nothing", |f| {
+        let start = last(f).remove(1);
+        f.pop();
+        append(f, vec![Draft { verdict: None, ..start }]);
+    });
     refuse(&w, "a start of another permit", |f| {
         edit(last(f), pick!(Start), |s| s.permit = crate::world::permit(4));
     });
@@ -558,7 +563,7 @@ proptest! {
     #[test]
     fn evolve_refuses_every_drop_repetition_and_reordering(seed in prop::collection::vec(any::<u8>(), 4..40)) {
         let w = play(&seed);
-        let entries: Vec<SignedEntry> = w.appends.iter().flatten().cloned().collect();
+        let entries: Vec<SignedEntry> = w.appends.iter().flat_map(|a| a.iter()).cloned().collect();
         for at in 0..entries.len() {
             let mut twice = entries.clone();
             twice.insert(at, entries[at].clone());
@@ -586,7 +591,7 @@ proptest! {
         what in 0usize..12,
     ) {
         let w = play(&seed);
-        let entries: Vec<SignedEntry> = w.appends.iter().flatten().cloned().collect();
+        let entries: Vec<SignedEntry> = w.appends.iter().flat_map(|a| a.iter()).cloned().collect();
         for at in 0..entries.len() {
             let mut header = entries[at].header.clone();
             match what {

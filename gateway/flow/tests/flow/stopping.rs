@@ -34,7 +34,7 @@ fn stopping_cannot_be_vetoed() {
                         "{state} {who}"
                     );
                     assert_eq!(w.state(), State::Terminated);
-                    for entry in w.appends.last().unwrap() {
+                    for entry in w.appends.last().unwrap().iter() {
                         match &entry.header.body {
                             Body::Edge(edge) => assert_eq!(edge.objection, objects),
                             Body::Decision(decision) => {

@@ -402,7 +402,7 @@ fn edges_that_only_follow_carry_the_verdict_they_follow_from() {
     let mut w = World::waiting(&[&[rule("r", 1)]]);
     w.at = Timestamp(w.at.0 + 10_000);
     w.expire(deny()).unwrap();
-    for entry in w.appends.last().unwrap() {
+    for entry in w.appends.last().unwrap().iter() {
         assert_eq!(entry.header.verdict.as_ref().unwrap().decision, Answer::Deny);
         assert_eq!(entry.header.actor, Pseudonym::SYSTEM);
         if let Body::Edge(edge) = &entry.header.body {
