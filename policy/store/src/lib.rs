@@ -4,6 +4,11 @@
 //! ledger entry; [`Store::commit`] swaps and cannot fail. A bundle that fails anything changes nothing. The ledger says
 //! which bundle is active; the disk only remembers. Absent: who may activate (the active bundle), the entry (`gateway/engine`).
 //! Read next: `store`, then `disk`.
+//!
+//! A first start: [`Store::create`] with version 1 of the root document; seal [`default_draft`] with
+//! [`Store::next_lineage`], sign it with the local key; `prepare` it with [`default_catalogue`]; commit genesis and the
+//! policy entry; `commit`. A later start: [`Store::open`] with genesis' root digest and what the ledger's last policy and
+//! catalogue entries name.
 #![cfg_attr(test, expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests"))]
 
 mod disk;

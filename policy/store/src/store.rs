@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use countersign_policy_bundle::{
-    Bundle, BundleError, Checked, Diff, Digest, Draft, OrgId, Report, RootChain, RootError, SignedRoot, Standing,
-    Timestamp, check, check_draft, diff,
+    Bundle, BundleError, Checked, Diff, Digest, Draft, Lineage, OrgId, Report, RootChain, RootError, SignedRoot,
+    Standing, Timestamp, check, check_draft, diff,
 };
 use countersign_policy_decide::catalogue::{Catalogue, CatalogueError};
 use countersign_policy_decide::{BuildError, PolicyParts, PolicySnapshot};
@@ -57,6 +57,9 @@ pub enum StoreError {
     /// Neither a bundle nor a catalogue was given.
     #[error("nothing is to change; give a bundle or a catalogue")]
     Nothing,
+    /// The active bundle cannot be read, so its version is not known here.
+    #[error("bundle `{0}` is active but cannot be read; restore it, or seal its successor with an explicit version")]
+    VersionUnknown(Digest),
     /// Past its end date.
     #[error("the bundle was not to be activated after {0}; seal it with a later end date")]
     Expired(Timestamp),
@@ -288,6 +291,20 @@ impl Store {
 
     fn slot(&self, org: OrgId) -> Result<Arc<Slot>, StoreError> {
         self.slots.load().get(&org).cloned().ok_or(StoreError::UnknownOrganization(org))
+    }
+
+    /// Where the next bundle stands: after the one in force, under the current root document. What a draft is sealed with.
+    pub fn next_lineage(&self, org: OrgId) -> Result<Lineage, StoreError> {
+        let slot = self.slot(org)?;
+        let active = slot.active.load_full();
+        let version = match (&active.bundle, active.head) {
+            (Some(bundle), _) => bundle.manifest().version.saturating_add(1),
+            (None, None) => 1,
+            // The version stands in the bundle that could not be loaded; a person who has it says it.
+            (None, Some(head)) => return Err(StoreError::VersionUnknown(head)),
+        };
+        let root_version = slot.chain.load().current().version;
+        Ok(Lineage { organization: org, version, predecessor: active.head, root_version })
     }
 
     /// Checks a draft as an activation would, and says what it changes. Writes nothing, changes nothing.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use countersign_policy_bundle::{Custody, Lineage, RootDocument, RootKey, RootKeyEntry, Settings, Thresholds};
+use countersign_policy_bundle::{Custody, RootDocument, RootKey, RootKeyEntry, Settings, Thresholds};
 
 use super::*;
 
@@ -83,6 +83,8 @@ async fn a_bundle_is_in_force_only_after_both_phases() {
     let first = activate(&store, good(org(1), 1, None)).await;
     let active = store.active(&org(1)).unwrap();
     assert!(active.standing.as_ref().unwrap().local, "signed by a key that the gateway keeps");
+    let lineage = store.next_lineage(org(1)).unwrap();
+    assert_eq!((lineage.version, lineage.predecessor, lineage.root_version), (2, Some(first), 1));
     let second = activate(&store, good(org(1), 2, Some(first))).await;
     assert_eq!(active.snapshot.digests().bundle, first, "who began with the old policy ends with it");
     assert_eq!(store.bundle(org(1), first).await.unwrap().digest(), first, "the old one is still there for replay");
@@ -197,6 +199,7 @@ async fn a_damaged_bundle_leaves_the_kernel_alone_and_no_older_one_takes_its_pla
         let opened = store.open(org(1), genesis, last_good).await.unwrap();
         assert!(opened.trouble.is_some(), "{what}");
         assert!(opened.active.snapshot.is_recovery(), "{what}");
+        assert!(matches!(store.next_lineage(org(1)), Err(StoreError::VersionUnknown(_))), "{what}");
         assert!(store.prepare(org(1), change(good(org(1), 2, Some(first))), NOW).await.is_err(), "{what}: replayed");
     }
     // A newly signed successor of what the ledger names repairs it.
