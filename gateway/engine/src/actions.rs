@@ -178,6 +178,8 @@ impl Engine {
         let fold = held.fold()?;
         self.cancel_runs(&org, fold, &cancel);
         let state = fold.state();
+        // Released before the runner is called: a run that ends at once takes the stream's lock for its outcome.
+        drop(held);
         self.dispatch_started(&org, id, &appended, asking.iter_mut().filter_map(|a| a.run.take()).collect()).await;
         if single && let Some(ActionAnswer { result: ActionResult::Refused { code, message }, .. }) = answers.first() {
             return Err(EngineError::Refused(Box::new(crate::error::Refused {
@@ -360,7 +362,7 @@ impl Engine {
         let fold = held.fold()?;
         let receipt = self.receipt_of_last(org, fold.id(), fold.sequence()).await?;
         let stored: StoredProposed = serde_json::from_value(answer.clone()).map_err(EngineError::damaged)?;
-        if let (Some(refusal), true) = (stored.items.first().and_then(|i| i.refusal()), stored.items.len() == 1) {
+        if let (Some(refusal), true) = (stored.items.first().and_then(StoredItem::refusal), stored.items.len() == 1) {
             let (code, message) = refusal;
             return Err(EngineError::Refused(Box::new(crate::error::Refused { code, message, receipt })));
         }

@@ -373,6 +373,8 @@ impl Engine {
         let state = fold.state();
         let remaining = fold.gate().map(|gate| remaining(&snapshot, gate)).unwrap_or_default();
         let instance = fold.id();
+        // Released before the runner is called: a run that ends at once takes the stream's lock for its outcome.
+        drop(held);
         self.dispatch_started(&org, instance, &appended, runs.into_iter().map(|(_, run)| run).collect()).await;
         Ok(DecisionAnswer { decision, effect, state, items, remaining, receipt })
     }
@@ -408,7 +410,7 @@ impl Engine {
         request: DecisionRequest,
         beside: &mut Beside,
     ) -> Result<(Proposal, Vec<(ActionId, PreparedRun)>), EngineError> {
-        let Deciding { org, snapshot, who, gate, opened, now } = *work;
+        let Deciding { org, snapshot, who, gate, opened, .. } = *work;
         let kind = request.kind;
         let chosen: Vec<&OpenItem> = match kind {
             DecisionKind::Reject => Vec::new(),
@@ -424,7 +426,7 @@ impl Engine {
                 .map(|id| gate.item(*id).ok_or(countersign_gateway_flow::Illegal::UnknownItem(*id)))
                 .collect::<Result<_, _>>()?,
         };
-        let mut asked = self.ask_decider(work, kind, &chosen, request.role.clone());
+        let mut asked = self.ask_decider(work, kind, &chosen, request.role.as_ref());
         let eligible = asked.iter().all(Answered::allowed);
         let role = request.role.clone().or_else(|| default_role(who, gate, snapshot));
 
@@ -523,7 +525,7 @@ impl Engine {
             let sealed = payload::seal(&self.mint().salt(), text.as_bytes());
             decided.payloads.push(beside.payload(PayloadRole::Justification, sealed));
         }
-        let reasked = reasked.into_iter().map(|r| self.keep(r, beside)).collect::<Result<Vec<_>, _>>()?;
+        let reasked = reasked.iter().map(|again| self.keep(again, beside)).collect();
         for run in &runs {
             let (_, prepared): &(ActionId, PreparedRun) = run;
             decided.payloads.push(prepared.reference);
@@ -554,7 +556,7 @@ impl Engine {
         work: &Deciding<'_>,
         kind: DecisionKind,
         items: &[&OpenItem],
-        role: Option<Name>,
+        role: Option<&Name>,
     ) -> DeciderAnswers {
         let Deciding { org, snapshot, who, gate, now, .. } = *work;
         let operation = match kind {
@@ -576,7 +578,7 @@ impl Engine {
             .map(|resource| {
                 let mut asked = question(who, operation, resource, now);
                 asked.four_eyes = four_eyes(org);
-                asked.role.clone_from(&role);
+                asked.role = role.cloned();
                 ask(snapshot, &org.entities, vec![asked])
             })
             .collect();
@@ -635,16 +637,15 @@ impl Engine {
         let mut out = Vec::new();
         for item in &tally.items {
             let open = gate.item(item.item).ok_or(countersign_gateway_flow::Illegal::UnknownItem(item.item))?;
-            let (questions, action, overridden) = match replaced.get(&item.item) {
-                Some(new) => (&new.questions, new.canonical.clone(), true),
-                None => {
-                    let stored = opened
-                        .items
-                        .get(&item.item)
-                        .ok_or_else(|| EngineError::damaged("the item's question was erased"))?;
-                    let action = serde_json::to_vec(&stored.action).map_err(EngineError::damaged)?;
-                    (&stored.questions, action, open.replaced)
-                }
+            let (questions, action, overridden) = if let Some(new) = replaced.get(&item.item) {
+                (&new.questions, new.canonical.clone(), true)
+            } else {
+                let stored = opened
+                    .items
+                    .get(&item.item)
+                    .ok_or_else(|| EngineError::damaged("the item's question was erased"))?;
+                let action = serde_json::to_vec(&stored.action).map_err(EngineError::damaged)?;
+                (&stored.questions, action, open.replaced)
             };
             let asked = with_satisfied(questions, &item.satisfied, overridden, now);
             out.push(Again { item: item.item, answered: ask(snapshot, &org.entities, asked), action });
@@ -652,9 +653,9 @@ impl Engine {
         Ok(out)
     }
 
-    fn keep(&self, again: Again, beside: &mut Beside) -> Result<Reasked, EngineError> {
+    fn keep(&self, again: &Again, beside: &mut Beside) -> Reasked {
         let (reference, _) = beside.add(again.answered.evidence(&self.mint().salt(), &again.action));
-        Ok(Reasked { item: again.item, asked: again.answered.asked(Some(reference)) })
+        Reasked { item: again.item, asked: again.answered.asked(Some(reference)) }
     }
 
     /// Counting forms under the current bundle.
@@ -896,12 +897,12 @@ fn form_of(name: &Name, rule: &ApprovalRule) -> RuleForm {
 }
 
 /// Whether this person's vote counts for a rule, as far as its authority goes.
-fn admits(snapshot: &Snapshot, rule: &Name, who: &Principal, role: Option<&Name>) -> bool {
+fn admits(snapshot: &Snapshot, rule: &Name, person: &Principal, role: Option<&Name>) -> bool {
     let Some(rule) = snapshot.rules().get(rule.as_str()) else {
         // The bundle no longer has it: the pinned form counts by role.
         return role.is_some();
     };
-    rule.authority.admits(&who.roles, &[], &who.teams)
+    rule.authority.admits(&person.roles, &[], &person.teams)
 }
 
 fn default_role(who: &Principal, gate: &OpenGate, snapshot: &Snapshot) -> Option<Name> {

@@ -152,6 +152,26 @@ impl Org {
         }
     }
 
+    /// Forgets instances that are closed and that nobody is at work on; their streams are read again when needed.
+    pub(crate) fn evict(&self) {
+        let mut cells = guard(&self.cells);
+        cells.retain(|id, cell| {
+            let idle = Arc::strong_count(cell) == 1;
+            let closed = match cell.live.try_lock() {
+                Ok(live) => live.fold.as_ref().is_none_or(Instance::is_closed),
+                Err(_) => false,
+            };
+            let keep = !(idle && closed);
+            if !keep {
+                self.log.close_stream(instance_stream(*id));
+                if let Ok(name) = Name::new(&id.to_string()) {
+                    self.entities.forget(&EntityRef::new(self.id, EntityKind::Instance, name));
+                }
+            }
+            keep
+        });
+    }
+
     /// Instances in memory.
     pub(crate) fn cells(&self) -> Vec<(InstanceId, Arc<Cell>)> {
         guard(&self.cells).iter().map(|(id, cell)| (*id, Arc::clone(cell))).collect()

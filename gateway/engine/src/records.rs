@@ -1,5 +1,7 @@
 //! Reading projections: rows by key and by list, joined with names.
 
+use std::fmt::Write as _;
+
 use countersign_gateway_flow::Instance;
 use countersign_gateway_flow::rows::{
     self, ActionRow, ActionStatus, GateRow, GateState, InstanceRow, RunRow, StartRow,
@@ -50,7 +52,11 @@ fn cursor(after: Option<&str>) -> Result<Option<Vec<u8>>, EngineError> {
 }
 
 fn to_cursor(key: &[u8]) -> String {
-    key.iter().map(|b| format!("{b:02x}")).collect()
+    key.iter().fold(String::with_capacity(2 * key.len()), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn id16(key: &[u8]) -> Result<[u8; 16], EngineError> {

@@ -9,6 +9,7 @@ use std::time::Duration as Span;
 
 use serde_json::json;
 
+use countersign_gateway_flow::rows::{self, TimerKind, TimerRow};
 use countersign_gateway_flow::{Actor, Asked, Instance, Proposal, Reply, Report};
 use countersign_gateway_model::{Digest, Duration, InstanceId, Name, Outcome, PermitId, Principal, RunId};
 use countersign_ledger_entry::body::{Body, Start, StartedBy};
@@ -194,10 +195,17 @@ impl Engine {
         });
         let level = observation.evidence.isolation.strip_prefix('L').and_then(|l| l.parse().ok());
         let report = (outcome, observation.workspace, level);
-        if let Err(error) = self.record_outcome(org, instance, permit, report, &output).await {
-            // The run's folder is kept: the next start finds it and commits its outcome then.
-            tracing::error!(error = %error, run = %handle.run, "the outcome is not committed");
-            return;
+        let mut ending = self.ending();
+        while let Err(error) = self.record_outcome(org, instance, permit, report, &output).await {
+            tracing::error!(%error, run = %handle.run, "the outcome is not committed yet");
+            if matches!(error, EngineError::Illegal(_) | EngineError::NotFound(_)) {
+                return;
+            }
+            // The run's folder is kept: if this process ends first, the next start finds it and commits its outcome.
+            tokio::select! {
+                _ = ending.wait_for(|ending| *ending) => return,
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
         }
         // The result is durable. A crash before this leaves an ended run that the next start clears away.
         if let Err(error) = runner.reap(handle).await {
@@ -311,28 +319,43 @@ impl Engine {
         runner: &Arc<dyn Runner>,
         owned: &[Handle],
     ) -> Result<usize, EngineError> {
-        let mut adopted = 0;
-        let mut after = None;
+        for handle in owned.iter().filter(|h| h.org == org.id) {
+            // Ended and on record: what is left of it at the runner is no longer needed.
+            if let Ok((_, row)) = self.run_row(org, handle.run).await
+                && row.outcome.is_some()
+                && let Err(error) = runner.reap(handle).await
+            {
+                tracing::warn!(error = %words(&error), run = %handle.run, "an ended run is not cleared away");
+            }
+        }
+        let (mut adopted, mut after) = (0, None);
         loop {
-            let (rows, next) = self.run_rows(org, after.as_deref(), 200).await?;
-            for (run, attempt, row) in rows {
-                if row.outcome.is_some() || row.backend != *runner.backend() {
-                    // Ended and on record: what is left of it at the runner is no longer needed.
-                    if let Some(handle) = owned.iter().find(|h| h.external_name == row.external_name) {
-                        let _ = runner.reap(handle).await;
-                    }
+            // Each open start has a timer, and only open ones do.
+            let page =
+                org.log.scan(rows::TIMERS, b"", after.as_deref(), 200, false).await.map_err(EngineError::ledger)?;
+            let whole = page.len() == 200;
+            for row in page {
+                let (_, id) = rows::timer_of(&row.key).ok_or_else(|| EngineError::damaged("a timer's key"))?;
+                after = Some(row.key);
+                let timer: TimerRow = serde_json::from_slice(&row.columns).map_err(EngineError::damaged)?;
+                if timer.kind != TimerKind::Start {
                     continue;
                 }
+                let permit = PermitId::from_bytes(id);
+                let held = self.hold(org, timer.instance).await?;
+                let run = held.fold()?.open_start(permit).and_then(|start| start.run.clone());
+                drop(held);
+                let Some(run) = run.filter(|run| run.backend == *runner.backend()) else { continue };
                 adopted += 1;
-                let handle = owned.iter().find(|h| h.external_name == row.external_name).cloned();
-                match handle {
-                    Some(handle) => self.watch(Arc::clone(org), row.instance, row.permit, Arc::clone(runner), handle),
-                    None => self.resubmit(org, row.instance, row.permit, (run, attempt), row.fence).await?,
+                match owned.iter().find(|h| h.external_name == run.external_name) {
+                    Some(handle) => {
+                        self.watch(Arc::clone(org), timer.instance, permit, Arc::clone(runner), handle.clone());
+                    }
+                    None => self.resubmit(org, timer.instance, permit, (run.run, run.attempt), run.fence).await?,
                 }
             }
-            match next {
-                Some(next) => after = Some(next),
-                None => return Ok(adopted),
+            if !whole {
+                return Ok(adopted);
             }
         }
     }
@@ -473,7 +496,7 @@ impl Engine {
         };
         let observation = match &row.outcome {
             Some(outcome) => {
-                record.phase = phase_word(outcome.outcome).to_owned();
+                phase_word(outcome.outcome).clone_into(&mut record.phase);
                 self.stored_output(org, row.instance, outcome.sequence)
                     .await
                     .and_then(|output| serde_json::from_value::<Observation>(output.get("observation")?.clone()).ok())
@@ -484,10 +507,10 @@ impl Engine {
             },
         };
         if let Some(observation) = observation {
-            record.phase = observation.phase.as_str().to_owned();
-            record.exit = observation.exit.and_then(|exit| match exit {
-                Exit::Code(code) => Some(code),
-                Exit::Signal(signal) => Some(128 + signal),
+            observation.phase.as_str().clone_into(&mut record.phase);
+            record.exit = observation.exit.map(|exit| match exit {
+                Exit::Code(code) => code,
+                Exit::Signal(signal) => 128 + signal,
             });
             record.reason = match observation.phase {
                 Phase::Failed { reason, .. } | Phase::Pending { reason } => Some(reason),

@@ -12,7 +12,7 @@ use countersign_gateway_flow::rows::{self, TimerKind, TimerRow};
 use countersign_gateway_flow::{
     Actor, Asked, Deadline, Expire, Illegal, Now, Proposal, Reply, SweepStart, SystemReject, decide,
 };
-use countersign_gateway_model::{Duration, GateId, InstanceId, PermitId};
+use countersign_gateway_model::{GateId, InstanceId, PermitId};
 use countersign_policy_decide::{EntityRef, Operation, Question};
 
 use crate::Engine;
@@ -38,6 +38,7 @@ impl Engine {
                 if let Err(error) = self.turn(&org).await {
                     tracing::error!(%error, org = %org.id, "timers");
                 }
+                org.evict();
             }
             tokio::select! {
                 _ = ending.wait_for(|ending| *ending) => return,
@@ -50,26 +51,32 @@ impl Engine {
     /// Acts on what is due now in one organization. Gives how many timers were acted on.
     pub(crate) async fn turn(&self, org: &Arc<Org>) -> Result<usize, EngineError> {
         let now = self.now();
-        let page = org.log.scan(rows::TIMERS, b"", None, TURN, false).await.map_err(EngineError::ledger)?;
-        let mut done = 0;
-        for row in page {
-            let (due, id) = rows::timer_of(&row.key).ok_or_else(|| EngineError::damaged("a timer's key"))?;
-            let timer: TimerRow = serde_json::from_slice(&row.columns).map_err(EngineError::damaged)?;
-            // The outcome of a start is due some time after nothing may be begun any more.
-            let slack = if timer.kind == TimerKind::Start { self.options().sweep_after } else { Duration(0) };
-            if due + slack > now {
-                if timer.kind == TimerKind::Start {
+        let (mut done, mut after) = (0, None);
+        loop {
+            let page =
+                org.log.scan(rows::TIMERS, b"", after.as_deref(), TURN, false).await.map_err(EngineError::ledger)?;
+            let whole = page.len() == TURN;
+            for row in page {
+                let (due, id) = rows::timer_of(&row.key).ok_or_else(|| EngineError::damaged("a timer's key"))?;
+                if due > now {
+                    return Ok(done);
+                }
+                after = Some(row.key);
+                let timer: TimerRow = serde_json::from_slice(&row.columns).map_err(EngineError::damaged)?;
+                // The outcome of a start is due some time after nothing may be begun any more.
+                if timer.kind == TimerKind::Start && due + self.options().sweep_after > now {
                     continue;
                 }
-                break;
+                match self.fire(org, &timer, id).await {
+                    Ok(()) => done += 1,
+                    Err(EngineError::Illegal(illegal)) => tracing::debug!(%illegal, "a timer had nothing to do"),
+                    Err(error) => tracing::warn!(%error, instance = %timer.instance, "a timer could not act yet"),
+                }
             }
-            match self.fire(org, &timer, id).await {
-                Ok(()) => done += 1,
-                Err(EngineError::Illegal(illegal)) => tracing::debug!(%illegal, "a timer had nothing to do"),
-                Err(error) => tracing::warn!(%error, instance = %timer.instance, "a timer could not act yet"),
+            if !whole {
+                return Ok(done);
             }
         }
-        Ok(done)
     }
 
     async fn fire(&self, org: &Arc<Org>, timer: &TimerRow, id: [u8; 16]) -> Result<(), EngineError> {

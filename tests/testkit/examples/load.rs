@@ -1,0 +1,190 @@
+//! Load for `cargo xtask bench`: pre-rendered requests over keep-alive connections, one thread, bounded in time.
+//!
+//! Closed loop: each connection sends its next request when the last one is answered. Open loop (`--rate`): requests
+//! are due at fixed times whether or not earlier ones were answered, and latency counts from the due time, so that a
+//! stall is charged to everyone who waited. Every request carries a fresh idempotency key. Prints one JSON object.
+
+#![expect(clippy::disallowed_methods, reason = "a load generator measures time; it is no part of the product")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// What to send where.
+struct Plan {
+    address: String,
+    targets: Vec<String>,
+    token: String,
+    body: Vec<u8>,
+    connections: usize,
+    seconds: f64,
+    rate: Option<f64>,
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let mut value = |name: &str| -> Result<String> {
+        let flag = arguments.next().with_context(|| format!("`{name}` is missing"))?;
+        if flag != name {
+            bail!("`{name}` was expected, not `{flag}`");
+        }
+        arguments.next().with_context(|| format!("`{name}` has no value"))
+    };
+    let plan = Plan {
+        address: value("--address")?,
+        targets: std::fs::read_to_string(PathBuf::from(value("--targets")?))?.lines().map(str::to_owned).collect(),
+        token: value("--token")?,
+        body: std::fs::read(value("--body")?)?,
+        connections: value("--connections")?.parse()?,
+        seconds: value("--seconds")?.parse()?,
+        rate: Some(value("--rate")?.parse::<f64>()?).filter(|r| *r > 0.0),
+    };
+    if !(plan.address.starts_with("127.0.0.1:") || plan.address.starts_with("[::1]:")) {
+        bail!("load goes to loopback only");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(plan))
+}
+
+async fn run(plan: Plan) -> Result<()> {
+    let plan = Arc::new(plan);
+    let serial = Arc::new(AtomicU64::new(0));
+    let mut nonce = [0_u8; 8];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut nonce)?;
+    let nonce = u64::from_le_bytes(nonce);
+    let begin = Instant::now() + Duration::from_millis(50);
+    let mut tasks = Vec::new();
+    for connection in 0..plan.connections {
+        tasks.push(tokio::task::spawn(drive(Arc::clone(&plan), connection, Arc::clone(&serial), nonce, begin)));
+    }
+    let (mut latencies, mut errors, mut samples) = (Vec::new(), 0_u64, Vec::new());
+    for task in tasks {
+        let (mine, wrong, sample) = task.await??;
+        latencies.extend(mine);
+        errors += wrong;
+        samples.extend(sample);
+    }
+    let elapsed = begin.elapsed().as_secs_f64();
+    latencies.sort_unstable();
+    let at = |q: f64| -> f64 {
+        let index = ((latencies.len() as f64 - 1.0).max(0.0) * q).round() as usize;
+        latencies.get(index).map_or(0.0, |ns| *ns as f64 / 1000.0)
+    };
+    let report = serde_json::json!({
+        "connections": plan.connections,
+        "offered_per_s": plan.rate,
+        "requests": latencies.len(),
+        "errors": errors,
+        "error_sample": samples.first(),
+        "seconds": elapsed,
+        "per_s": latencies.len() as f64 / elapsed,
+        "p50_us": at(0.50), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": at(1.0),
+    });
+    println!("{report}");
+    Ok(())
+}
+
+async fn drive(
+    plan: Arc<Plan>,
+    connection: usize,
+    serial: Arc<AtomicU64>,
+    nonce: u64,
+    begin: Instant,
+) -> Result<(Vec<u64>, u64, Vec<String>)> {
+    let mut stream = TcpStream::connect(&plan.address).await?;
+    stream.set_nodelay(true)?;
+    let requests: Vec<Vec<u8>> = plan.targets.iter().map(|target| render(&plan, target)).collect();
+    let end = begin + Duration::from_secs_f64(plan.seconds);
+    let (mut latencies, mut errors, mut samples) = (Vec::with_capacity(1 << 16), 0, Vec::new());
+    let mut buffer = vec![0_u8; 64 * 1024];
+    let mut turn = connection as u64;
+    tokio::time::sleep_until(begin.into()).await;
+    loop {
+        let due = match plan.rate {
+            Some(rate) => {
+                let due = begin + Duration::from_secs_f64(turn as f64 / rate);
+                if due >= end {
+                    break;
+                }
+                if due > Instant::now() {
+                    tokio::time::sleep_until(due.into()).await;
+                }
+                due
+            }
+            None => Instant::now(),
+        };
+        if Instant::now() >= end {
+            break;
+        }
+        // With as many targets as connections each connection stays on its own; with one it goes round all.
+        let mut request = requests[turn as usize % requests.len()].clone();
+        turn += plan.connections as u64;
+        let number = serial.fetch_add(1, Ordering::Relaxed);
+        let key = format!("{nonce:016x}{number:016x}");
+        if let Some(at) = find(&request, b"@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@") {
+            request[at..at + 32].copy_from_slice(key.as_bytes());
+        }
+        stream.write_all(&request).await?;
+        let (status, body) = answer(&mut stream, &mut buffer).await?;
+        latencies.push(u64::try_from(due.elapsed().as_nanos())?);
+        if !(200..300).contains(&status) {
+            errors += 1;
+            if samples.is_empty() {
+                samples.push(format!("{status} {}", String::from_utf8_lossy(&body)));
+            }
+        }
+    }
+    Ok((latencies, errors, samples))
+}
+
+fn render(plan: &Plan, target: &str) -> Vec<u8> {
+    let mut request = format!(
+        "POST {target} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+         Idempotency-Key: @@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r\nContent-Length: {}\r\n\r\n",
+        plan.address,
+        plan.token,
+        plan.body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(&plan.body);
+    request
+}
+
+/// Reads one response with a content length.
+async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<(u16, Vec<u8>)> {
+    let mut held = 0;
+    let head = loop {
+        let read = stream.read(&mut buffer[held..]).await?;
+        if read == 0 {
+            bail!("the server closed the connection");
+        }
+        held += read;
+        if let Some(at) = find(&buffer[..held], b"\r\n\r\n") {
+            break at + 4;
+        }
+    };
+    let text = std::str::from_utf8(&buffer[..head])?.to_ascii_lowercase();
+    let status: u16 = text.get(9..12).context("no status")?.parse()?;
+    let length: usize = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"))
+        .map_or(Ok(0), |value| value.trim().parse())?;
+    let mut body = buffer[head..held].to_vec();
+    while body.len() < length {
+        let read = stream.read(buffer).await?;
+        if read == 0 {
+            bail!("the server closed the connection");
+        }
+        body.extend_from_slice(&buffer[..read]);
+    }
+    Ok((status, body))
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
