@@ -1235,7 +1235,7 @@ pub struct Key {
     /// The public key.
     #[n(2)]
     pub key: Bytes32,
-    /// Signature by the root threshold's first key over [`crate::key::certificate_bytes`].
+    /// Signature by the root threshold's first key over [`crate::key::change_bytes`].
     #[n(3)]
     pub certificate: Bytes64,
 }

@@ -49,8 +49,10 @@ impl TrustedLog {
         if root.name() != key::root_name(&header.origin) {
             return Err(EntryError::OtherLog { expected: root.name().to_owned(), found: header.origin });
         }
-        let hex: String = genesis.log.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
-        if header.origin.rsplit_once('/').map(|(_, id)| id) != Some(hex.as_str()) {
+        if header.boot != 0 || header.key != root.id() {
+            return Err(EntryError::Genesis("it names another key than the root key, or a boot"));
+        }
+        if header.origin.rsplit_once('/').map(|(_, id)| id) != Some(key::hex(genesis.log.as_bytes()).as_str()) {
             return Err(EntryError::Genesis("the origin does not end in the log's id"));
         }
         if !genesis.root_keys.iter().any(|k| k.0 == *root.key().as_bytes()) {

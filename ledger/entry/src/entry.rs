@@ -8,7 +8,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use countersign_gateway_model::{
-    Determining, Digest, GatewayId, Name, PolicyDigests, Pseudonym, StreamId, Timestamp, Verdict,
+    Determining, Digest, GatewayId, PolicyDigests, Pseudonym, StreamId, Timestamp, Verdict,
 };
 use countersign_ledger_merkle::{Hash, leaf_hash};
 
@@ -91,9 +91,9 @@ pub struct PayloadRef {
     pub length: u32,
 }
 
-/// `h`: what is signed.
+/// `h`: what is signed. `B` is the body: read, or of a kind that this program does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct Header<B = Body> {
     /// Which kinds exist and how the state machine moves.
     pub semantics: u16,
     /// Origin line of the log.
@@ -107,7 +107,7 @@ pub struct Header {
     /// Place in the append.
     pub append: AppendPosition,
     /// What happened.
-    pub body: Body,
+    pub body: B,
     /// What policy said, where it was asked.
     pub verdict: Option<Verdict>,
     /// The policies that determined it, per asked principal.
@@ -154,26 +154,60 @@ pub struct SignedEntry {
     pub header: Header,
 }
 
-impl Header {
-    /// `h` as deterministic CBOR.
-    pub fn encode(&self) -> Vec<u8> {
+impl<B> Header<B> {
+    fn encode_around(&self, kind: u16, body: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(640);
-        let written = self.write(&mut Encoder::new(&mut out));
+        let written = self.write(kind, body, &mut Encoder::new(&mut out));
         // A `Vec` never fails to be written to.
         debug_assert!(written.is_ok(), "encoding to memory");
         out
     }
 
-    fn write<W: minicbor::encode::Write>(&self, e: &mut Encoder<W>) -> Result<(), minicbor::encode::Error<W::Error>> {
+    fn write<W: minicbor::encode::Write>(
+        &self,
+        kind: u16,
+        body: &[u8],
+        e: &mut Encoder<W>,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
         e.array(FIELDS)?.u8(FORMAT)?.u16(self.semantics)?.str(&self.origin)?;
         e.encode(self.stream)?.u64(self.sequence)?.encode(self.previous)?.encode(self.append)?;
-        e.u16(self.body.kind().number())?;
-        let body = self.body.encode();
-        e.writer_mut().write_all(&body).map_err(minicbor::encode::Error::write)?;
+        e.u16(kind)?;
+        e.writer_mut().write_all(body).map_err(minicbor::encode::Error::write)?;
         e.encode(&self.verdict)?.encode(&self.determining)?.encode(self.policy)?.encode(self.authority)?;
         e.encode(self.actor)?.encode(&self.on_behalf_of)?.encode(self.gateway)?.u64(self.boot)?;
         e.bytes(&self.key)?.encode(self.claimed)?.encode(&self.payloads)?.encode(&self.fields)?;
         Ok(())
+    }
+
+    fn with_body<C>(self, body: C) -> Header<C> {
+        Header {
+            semantics: self.semantics,
+            origin: self.origin,
+            stream: self.stream,
+            sequence: self.sequence,
+            previous: self.previous,
+            append: self.append,
+            body,
+            verdict: self.verdict,
+            determining: self.determining,
+            policy: self.policy,
+            authority: self.authority,
+            actor: self.actor,
+            on_behalf_of: self.on_behalf_of,
+            gateway: self.gateway,
+            boot: self.boot,
+            key: self.key,
+            claimed: self.claimed,
+            payloads: self.payloads,
+            fields: self.fields,
+        }
+    }
+}
+
+impl Header {
+    /// `h` as deterministic CBOR.
+    pub fn encode(&self) -> Vec<u8> {
+        self.encode_around(self.body.kind().number(), &self.body.encode())
     }
 
     /// Signs and closes the entry.
@@ -222,39 +256,15 @@ impl Entry {
     /// Reads a leaf.
     ///
     /// # Errors
-    /// Any defect of form; [`EntryError::UnknownKind`] for a kind of a later semantics version, whose signature can
-    /// still be checked with [`UnknownEntry::parse`].
+    /// Any defect of form; [`EntryError::UnknownKind`] for a kind of a later semantics version, whose links and signature
+    /// can still be checked with [`UnknownEntry::parse`].
     pub fn parse(leaf: &[u8]) -> Result<Self, EntryError> {
         let raw = RawEntry::parse(leaf)?;
-        let kind = Kind::from_number(raw.kind).ok_or(EntryError::UnknownKind(raw.kind))?;
-        let body = Body::decode(kind, raw.body)?;
-        check_place(kind, raw.stream)?;
-        let header = Header {
-            semantics: raw.semantics,
-            origin: raw.origin.to_owned(),
-            stream: raw.stream,
-            sequence: raw.sequence,
-            previous: raw.previous,
-            append: raw.append,
-            body,
-            verdict: raw.verdict,
-            determining: raw.determining,
-            policy: raw.policy,
-            authority: raw.authority,
-            actor: raw.actor,
-            on_behalf_of: raw.on_behalf_of,
-            gateway: raw.gateway,
-            boot: raw.boot,
-            key: raw.key,
-            claimed: raw.claimed,
-            payloads: raw.payloads,
-            fields: raw.fields,
-        };
-        // Bytes that decode but are not what we would have written are not an entry.
-        if header.encode() != raw.h {
-            return Err(EntryError::NotCanonical);
-        }
-        Ok(Self { header, signature: raw.signature })
+        let RawBody { kind, bytes } = raw.header.body;
+        let kind = Kind::from_number(kind).ok_or(EntryError::UnknownKind(kind))?;
+        let body = Body::decode(kind, bytes)?;
+        check_place(kind, raw.header.stream)?;
+        Ok(Self { header: raw.header.with_body(body), signature: raw.signature })
     }
 
     /// Checks the signature over `leaf`, from which this entry was read.
@@ -262,36 +272,26 @@ impl Entry {
     /// # Errors
     /// [`EntryError::Signature`] if it is absent or not by `key`.
     pub fn verify(&self, leaf: &[u8], key: &VerifyingKey) -> Result<(), EntryError> {
-        let raw = RawEntry::parse(leaf)?;
-        verify_signature(raw.h, raw.signature, key)
+        verify_signature(leaf, self.signature, key)
     }
 }
 
-/// An entry of a kind that this program does not know: its links and its signature can be checked, its meaning not.
+/// A body whose meaning this program does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownEntry {
+pub struct UnknownBody {
     /// The kind's number.
     pub kind: u16,
-    /// Semantics version that knows it.
-    pub semantics: u16,
-    /// Origin line of the log.
-    pub origin: String,
-    /// The stream.
-    pub stream: Stream,
-    /// Place in the stream.
-    pub sequence: u64,
-    /// Leaf hash of the stream's entry before this one.
-    pub previous: Option<Digest>,
-    /// Place in the append.
-    pub append: AppendPosition,
-    /// The gateway that wrote this.
-    pub gateway: GatewayId,
-    /// Its boot.
-    pub boot: u64,
-    /// C2SP key id of the signing key.
-    pub key: [u8; 4],
-    /// When, as the gateway claims.
-    pub claimed: Timestamp,
+    /// One CBOR item; whether it is in canonical form is for those to say who know the kind.
+    pub bytes: Vec<u8>,
+}
+
+/// An entry of a later semantics version: its links and its signature can be checked, its meaning not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownEntry {
+    /// What is signed.
+    pub header: Header<UnknownBody>,
+    /// The signature; none in a `checkpoint_only` log.
+    pub signature: Option<[u8; 64]>,
 }
 
 impl UnknownEntry {
@@ -301,19 +301,8 @@ impl UnknownEntry {
     /// Any defect of form outside the body.
     pub fn parse(leaf: &[u8]) -> Result<Self, EntryError> {
         let raw = RawEntry::parse(leaf)?;
-        Ok(Self {
-            kind: raw.kind,
-            semantics: raw.semantics,
-            origin: raw.origin.to_owned(),
-            stream: raw.stream,
-            sequence: raw.sequence,
-            previous: raw.previous,
-            append: raw.append,
-            gateway: raw.gateway,
-            boot: raw.boot,
-            key: raw.key,
-            claimed: raw.claimed,
-        })
+        let body = UnknownBody { kind: raw.header.body.kind, bytes: raw.header.body.bytes.to_vec() };
+        Ok(Self { header: raw.header.with_body(body), signature: raw.signature })
     }
 
     /// Checks the signature over `leaf`, from which this entry was read.
@@ -321,17 +310,19 @@ impl UnknownEntry {
     /// # Errors
     /// [`EntryError::Signature`] if it is absent or not by `key`.
     pub fn verify(&self, leaf: &[u8], key: &VerifyingKey) -> Result<(), EntryError> {
-        let raw = RawEntry::parse(leaf)?;
-        verify_signature(raw.h, raw.signature, key)
+        verify_signature(leaf, self.signature, key)
     }
 }
 
-fn verify_signature(h: &[u8], signature: Option<[u8; 64]>, key: &VerifyingKey) -> Result<(), EntryError> {
-    let signature = signature.ok_or(EntryError::Signature("entry"))?;
+/// `[h, sig]` with its one-byte array head: `h` is what lies between it and the 66 bytes of the signature.
+fn verify_signature(leaf: &[u8], signature: Option<[u8; 64]>, key: &VerifyingKey) -> Result<(), EntryError> {
+    let bad = || EntryError::Signature("entry");
+    let signature = signature.ok_or_else(bad)?;
+    let h = leaf.get(1..leaf.len().saturating_sub(66)).ok_or_else(bad)?;
     let mut signed = Vec::with_capacity(DOMAIN.len() + h.len());
     signed.extend_from_slice(DOMAIN);
     signed.extend_from_slice(h);
-    key.verify_strict(&signed, &Signature::from_bytes(&signature)).map_err(|_| EntryError::Signature("entry"))
+    key.verify_strict(&signed, &Signature::from_bytes(&signature)).map_err(|_| bad())
 }
 
 fn check_position(at: AppendPosition) -> Result<(), EntryError> {
@@ -352,28 +343,13 @@ fn check_place(kind: Kind, stream: Stream) -> Result<(), EntryError> {
 
 /// A leaf taken apart, with the body still as bytes.
 struct RawEntry<'b> {
-    h: &'b [u8],
-    semantics: u16,
-    origin: &'b str,
-    stream: Stream,
-    sequence: u64,
-    previous: Option<Digest>,
-    append: AppendPosition,
-    kind: u16,
-    body: &'b [u8],
-    verdict: Option<Verdict>,
-    determining: Vec<Vec<Name>>,
-    policy: Option<PolicyDigests>,
-    authority: AuthorityMode,
-    actor: Pseudonym,
-    on_behalf_of: Vec<Pseudonym>,
-    gateway: GatewayId,
-    boot: u64,
-    key: [u8; 4],
-    claimed: Timestamp,
-    payloads: Vec<PayloadRef>,
-    fields: Vec<Digest>,
+    header: Header<RawBody<'b>>,
     signature: Option<[u8; 64]>,
+}
+
+struct RawBody<'b> {
+    kind: u16,
+    bytes: &'b [u8],
 }
 
 impl<'b> RawEntry<'b> {
@@ -387,35 +363,7 @@ impl<'b> RawEntry<'b> {
             return Err(EntryError::NotCanonical);
         }
         let from = d.position();
-        if d.array()? != Some(FIELDS) {
-            return Err(EntryError::NotCanonical);
-        }
-        let format = d.u8()?;
-        if format != FORMAT {
-            return Err(EntryError::Format(format));
-        }
-        let semantics = d.u16()?;
-        let origin = d.str()?;
-        let stream = d.decode()?;
-        let sequence = d.u64()?;
-        let previous = d.decode()?;
-        let append = d.decode()?;
-        let kind = d.u16()?;
-        let body_from = d.position();
-        d.skip()?;
-        let body = leaf.get(body_from..d.position()).ok_or(EntryError::NotCanonical)?;
-        let verdict = d.decode()?;
-        let determining = d.decode()?;
-        let policy = d.decode()?;
-        let authority = d.decode()?;
-        let actor = d.decode()?;
-        let on_behalf_of = d.decode()?;
-        let gateway = d.decode()?;
-        let boot = d.u64()?;
-        let key = d.bytes()?.try_into().map_err(|_| EntryError::NotCanonical)?;
-        let claimed = d.decode()?;
-        let payloads = d.decode()?;
-        let fields = d.decode()?;
+        let header = Header::read(&mut d, leaf)?;
         let h = leaf.get(from..d.position()).ok_or(EntryError::NotCanonical)?;
         let signature_from = d.position();
         let signature = match d.bytes()? {
@@ -426,30 +374,54 @@ impl<'b> RawEntry<'b> {
         if d.position() != leaf.len() || leaf.len() != expected {
             return Err(EntryError::NotCanonical);
         }
-        check_position(append)?;
+        check_position(header.append)?;
+        // Bytes that decode but are not what we would have written are not an entry.
+        if header.encode_around(header.body.kind, header.body.bytes) != h {
+            return Err(EntryError::NotCanonical);
+        }
+        Ok(Self { header, signature })
+    }
+}
+
+impl<'b> Header<RawBody<'b>> {
+    fn read(d: &mut Decoder<'b>, leaf: &'b [u8]) -> Result<Self, EntryError> {
+        if d.array()? != Some(FIELDS) {
+            return Err(EntryError::NotCanonical);
+        }
+        let format = d.u8()?;
+        if format != FORMAT {
+            return Err(EntryError::Format(format));
+        }
         Ok(Self {
-            h,
-            semantics,
-            origin,
-            stream,
-            sequence,
-            previous,
-            append,
-            kind,
-            body,
-            verdict,
-            determining,
-            policy,
-            authority,
-            actor,
-            on_behalf_of,
-            gateway,
-            boot,
-            key,
-            claimed,
-            payloads,
-            fields,
-            signature,
+            semantics: d.u16()?,
+            origin: d.str()?.to_owned(),
+            stream: d.decode()?,
+            sequence: d.u64()?,
+            previous: d.decode()?,
+            append: d.decode()?,
+            body: RawBody::read(d, leaf)?,
+            verdict: d.decode()?,
+            determining: d.decode()?,
+            policy: d.decode()?,
+            authority: d.decode()?,
+            actor: d.decode()?,
+            on_behalf_of: d.decode()?,
+            gateway: d.decode()?,
+            boot: d.u64()?,
+            key: d.bytes()?.try_into().map_err(|_| EntryError::NotCanonical)?,
+            claimed: d.decode()?,
+            payloads: d.decode()?,
+            fields: d.decode()?,
         })
+    }
+}
+
+impl<'b> RawBody<'b> {
+    fn read(d: &mut Decoder<'b>, leaf: &'b [u8]) -> Result<Self, EntryError> {
+        let kind = d.u16()?;
+        let from = d.position();
+        d.skip()?;
+        let bytes = leaf.get(from..d.position()).ok_or(EntryError::NotCanonical)?;
+        Ok(Self { kind, bytes })
     }
 }

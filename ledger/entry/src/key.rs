@@ -3,7 +3,7 @@
 //! Names: origin `<configured name>/<32 hex>`; the log key is named by the origin itself, the root key by
 //! `<origin>/root`, a gateway key by `<origin>/gateway/<32 hex>`.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use base64::Engine as _;
@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use countersign_gateway_model::{GatewayId, LogId};
 
 use crate::EntryError;
+use crate::body::{Key, KeyChange, KeyRole};
 
 /// Signature type of plain Ed25519 (C2SP signed-note).
 const ED25519: u8 = 0x01;
@@ -53,8 +54,7 @@ impl VKey {
 
 impl fmt::Display for VKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}+", self.name)?;
-        self.id().iter().try_for_each(|b| write!(f, "{b:02x}"))?;
+        write!(f, "{}+{}", self.name, hex(&self.id()))?;
         let mut typed = [ED25519; 33];
         if let Some(rest) = typed.get_mut(1..) {
             rest.copy_from_slice(self.key.as_bytes());
@@ -82,8 +82,7 @@ impl FromStr for VKey {
             _ => return Err(bad()),
         };
         let vkey = Self::new(name, public_key(bytes)?)?;
-        let expected: String = vkey.id().iter().map(|b| format!("{b:02x}")).collect();
-        if id == expected { Ok(vkey) } else { Err(bad()) }
+        if id == hex(&vkey.id()) { Ok(vkey) } else { Err(bad()) }
     }
 }
 
@@ -100,7 +99,7 @@ pub fn key_id(name: &str, key: &VerifyingKey) -> [u8; 4] {
 /// # Errors
 /// [`EntryError::PublicKey`] if the bytes are no point of the curve, or a weak one.
 pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, EntryError> {
-    let bad = || EntryError::PublicKey(bytes.iter().map(|b| format!("{b:02x}")).collect());
+    let bad = || EntryError::PublicKey(hex(bytes));
     let key = VerifyingKey::from_bytes(bytes).map_err(|_| bad())?;
     if key.is_weak() { Err(bad()) } else { Ok(key) }
 }
@@ -111,8 +110,7 @@ pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, EntryError> {
 /// [`EntryError::Note`] if `configured` cannot be part of a key name.
 pub fn origin(configured: &str, log: LogId) -> Result<String, EntryError> {
     check_key_name(configured)?;
-    let hex: String = log.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
-    Ok(format!("{configured}/{hex}"))
+    Ok(format!("{configured}/{}", hex(log.as_bytes())))
 }
 
 /// Name of the root key of a log.
@@ -122,8 +120,7 @@ pub fn root_name(origin: &str) -> String {
 
 /// Name of a gateway's key in a log.
 pub fn gateway_name(origin: &str, gateway: GatewayId) -> String {
-    let hex: String = gateway.as_bytes().iter().map(|b| format!("{b:02x}")).collect();
-    format!("{origin}/gateway/{hex}")
+    format!("{origin}/gateway/{}", hex(gateway.as_bytes()))
 }
 
 /// What the root or the log key signs to introduce another key: domain, origin, key name, key.
@@ -157,7 +154,46 @@ pub fn check_certificate(
         .map_err(|_| EntryError::Signature("certificate"))
 }
 
-fn check_key_name(name: &str) -> Result<(), EntryError> {
+/// What the root key signs to change what a key is good for: domain, origin, change, role, key. Other bytes than those of
+/// a certificate, so that what introduced a key cannot be used again to revoke it.
+pub fn change_bytes(origin: &str, change: KeyChange, role: KeyRole, key: &[u8; 32]) -> Vec<u8> {
+    let mut out = b"countersign/key-change/v1\0".to_vec();
+    out.extend_from_slice(&u32::try_from(origin.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(origin.as_bytes());
+    let change = match change {
+        KeyChange::Added => 0,
+        KeyChange::Retired => 1,
+        KeyChange::Revoked => 2,
+    };
+    let role = match role {
+        KeyRole::Root => 0,
+        KeyRole::Log => 1,
+        KeyRole::Gateway => 2,
+    };
+    out.extend_from_slice(&[change, role]);
+    out.extend_from_slice(key);
+    out
+}
+
+/// Checks the root key's signature over [`change_bytes`].
+///
+/// # Errors
+/// [`EntryError::Signature`] if it is not by `root`.
+pub fn check_change(root: &VerifyingKey, origin: &str, change: &Key) -> Result<(), EntryError> {
+    let bytes = change_bytes(origin, change.change, change.role, &change.key.0);
+    root.verify_strict(&bytes, &Signature::from_bytes(&change.certificate.0))
+        .map_err(|_| EntryError::Signature("key change"))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+pub(crate) fn check_key_name(name: &str) -> Result<(), EntryError> {
     if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+') {
         Err(EntryError::Note("a key name must not be empty or have white space, `+` or control characters"))
     } else {

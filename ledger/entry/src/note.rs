@@ -10,7 +10,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey};
 use countersign_ledger_merkle::Hash;
 
 use crate::EntryError;
-use crate::key::{VKey, key_id};
+use crate::key::{VKey, check_key_name, key_id};
 
 /// Longest note that is read.
 const MAX_NOTE: usize = 64 * 1024;
@@ -50,8 +50,9 @@ impl<'a> Note<'a> {
                 line.strip_prefix("— ").ok_or(EntryError::Note("a signature line does not begin with a dash"))?;
             let (name, encoded) = rest.split_once(' ').ok_or(EntryError::Note("a signature line has no name"))?;
             let bytes = STANDARD.decode(encoded).map_err(|_| EntryError::Note("a signature is not base64"))?;
-            if name.is_empty() || bytes.len() < 5 || signatures.len() == MAX_SIGNATURES {
-                return Err(EntryError::Note("a signature line is empty, too short, or one of more than 64"));
+            check_key_name(name)?;
+            if bytes.len() < 5 || signatures.len() == MAX_SIGNATURES {
+                return Err(EntryError::Note("a signature line is too short, or one of more than 64"));
             }
             signatures.push((name, bytes));
         }

@@ -60,11 +60,8 @@ pub fn seal(salt: &Salt, content: &[u8]) -> Vec<u8> {
 
 /// The salt of one field: HMAC-SHA256(payload salt, path).
 pub fn field_salt(salt: &Salt, path: &str) -> Salt {
-    let mut mac = match Hmac::<Sha256>::new_from_slice(&salt.0) {
-        Ok(mac) => mac,
-        // HMAC takes keys of every length (RFC 2104 §3).
-        Err(_) => unreachable!("hmac accepts a key of 32 bytes"),
-    };
+    // HMAC takes keys of every length (RFC 2104 §3).
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&salt.0) else { unreachable!("hmac accepts a key of 32 bytes") };
     mac.update(path.as_bytes());
     Salt(mac.finalize().into_bytes().into())
 }
