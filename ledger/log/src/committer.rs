@@ -376,7 +376,8 @@ impl Core {
         {
             let record = Arc::clone(record);
             stream.keys.insert((record.principal, record.key), Arc::clone(&record));
-            work.batch.idempotency.push(NewIdempotency { log, scope: stream.number, index, record });
+            let other = Some(stream.number).filter(|_| scope.stream != pending.stream);
+            work.batch.idempotency.push(NewIdempotency { log, index, scope: other, record });
         }
         Ok(index)
     }

@@ -202,10 +202,10 @@ pub struct NewRow {
 pub struct NewIdempotency {
     /// Log.
     pub log: LogNumber,
-    /// The stream that it is scoped to.
-    pub scope: StreamNumber,
     /// First entry of the append.
     pub index: u64,
+    /// The stream that it is scoped to, where that is another one than the entry's.
+    pub scope: Option<StreamNumber>,
     /// The record.
     pub record: Arc<IdempotencyRecord>,
 }

@@ -13,6 +13,7 @@ mod append;
 mod committer;
 mod config;
 mod error;
+mod fsck;
 pub mod journal;
 mod keys;
 mod logs;
@@ -25,6 +26,7 @@ mod tree;
 pub use append::{Append, Appended, AppendedEntry, Idempotency, IdempotencyScope, Sealing};
 pub use config::{LogsConfig, NewLog, OnFatal};
 pub use error::{AppendError, Head, LogError, Replay};
+pub use fsck::{Fault, FsckLevel, FsckReport, LogReport, Progress, fsck};
 pub use journal::{
     CommitError, Journal, JournalError, LogNumber, LogRecord, StoredEntry, StreamNumber, ViewRow, Views,
 };

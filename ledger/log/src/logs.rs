@@ -98,7 +98,8 @@ impl Logs {
             config,
         });
         // A thread of its own: a handler that holds a runtime's worker too long must not hold the ledger.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LogError::Start)?;
+        // Without sockets: to be woken costs a thread less when no one has to be asked for them.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(LogError::Start)?;
         let committer = std::thread::Builder::new()
             .name("ledger-committer".to_owned())
             .spawn({

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use countersign_gateway_model::LogId;
+use countersign_ledger_entry::entry::UnknownEntry;
 use countersign_ledger_entry::{Body, Entry, EntryError, TrustedLog, VerifiedCheckpoint};
 use countersign_ledger_merkle::{CompactRange, Hash, TILE_WIDTH, leaf_hash, verify_consistency};
 
@@ -89,7 +90,8 @@ pub(crate) async fn load(journal: &dyn Journal, keys: &dyn KeyRing, record: &Log
         Some(entry) => entry.leaf.clone(),
         None => journal.entries(record.number, size - 1..size).await?.pop().map(|e| e.leaf).unwrap_or_default(),
     };
-    let authority = Entry::parse(&newest).map_err(|source| LogError::Entry { log, source })?.header.authority;
+    // Of whatever kind: the mode stands in every entry.
+    let authority = UnknownEntry::parse(&newest).map_err(|source| LogError::Entry { log, source })?.header.authority;
     let key_matches = keys.log_key(log)?.verifying_key() == *trusted.log().key();
     if !key_matches {
         return Err(damaged("the key ring's log key is not the one that genesis certifies".to_owned()));

@@ -87,6 +87,8 @@ impl SqlJournal {
             .foreign_keys(false)
             // The checkpoint inside COMMIT is what makes a commit wait for milliseconds: the checkpointer does it.
             .pragma("wal_autocheckpoint", "0")
+            // Or SQLite makes and deletes a file for every statement that could fail half-way.
+            .pragma("temp_store", "MEMORY")
             .pragma("cache_size", "-32768")
             .pragma("secure_delete", "ON")
             .statement_cache_capacity(512)

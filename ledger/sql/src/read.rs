@@ -179,9 +179,12 @@ impl Journal for SqlJournal {
         stream: Stream,
         since: Timestamp,
     ) -> Result<Vec<IdempotencyRecord>, JournalError> {
-        let sql = "SELECT i.principal, i.key, i.request, i.at, i.answer FROM stream AS s \
-                   JOIN idempotency AS i ON i.scope = s.number \
-                   WHERE s.id = ? AND s.kind = ? AND s.log = ? AND i.at >= ?";
+        let sql = "WITH s AS (SELECT number FROM stream WHERE id = ?1 AND kind = ?2 AND log = ?3) \
+                   SELECT i.principal, i.key, i.request, i.at, i.answer FROM s JOIN entry AS e ON e.stream = s.number \
+                   JOIN idempotency AS i ON i.entry = e.key WHERE i.scope IS NULL AND i.at >= ?4 \
+                   UNION ALL \
+                   SELECT i.principal, i.key, i.request, i.at, i.answer FROM s JOIN idempotency AS i \
+                   ON i.scope = s.number WHERE i.at >= ?4";
         let rows = sqlx::query(sql)
             .bind(&stream.id.as_bytes()[..])
             .bind(stream_kind(stream.kind))

@@ -1,7 +1,8 @@
 //! The tables, and why they are keyed so.
 //!
 //! What every append writes is keyed by integers that only grow (a log's entries are adjacent, streams are numbered as
-//! they begin), so a batch touches the right edge of a few trees and the write-ahead log stays short. Two things are keyed
+//! they begin), so a batch touches the right edge of a few trees and the write-ahead log stays short. An idempotency key
+//! is found through its entry; only one that is scoped to another stream than its entry's says which. Two things are keyed
 //! by bytes: projection rows, whose order is their callers' business, and shared bytes, which are rare. Entries,
 //! checkpoints and tiles have triggers against change: no wall against an intruder, but none of our own mistakes passes.
 //!
@@ -61,15 +62,15 @@ CREATE TABLE blob (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE idempotency (
-    scope INTEGER NOT NULL,
-    entry INTEGER NOT NULL,
+    entry INTEGER PRIMARY KEY,
+    scope INTEGER,
     principal BLOB NOT NULL,
     key BLOB NOT NULL,
     request BLOB NOT NULL,
     at INTEGER NOT NULL,
-    answer BLOB NOT NULL,
-    PRIMARY KEY (scope, entry)
-) STRICT, WITHOUT ROWID;
+    answer BLOB NOT NULL
+) STRICT;
+CREATE INDEX idempotency_scope ON idempotency (scope) WHERE scope IS NOT NULL;
 
 CREATE TABLE view_name (
     number INTEGER PRIMARY KEY,

@@ -39,7 +39,7 @@ impl Checkpointer {
             settle: AtomicBool::new(false),
             syncs,
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let thread = std::thread::Builder::new().name("ledger-checkpoint".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || {

@@ -110,14 +110,17 @@ impl Part {
             }
             Self::Idempotency => insert(
                 out,
-                "idempotency (scope, entry, principal, key, request, at, answer)",
+                "idempotency (entry, scope, principal, key, request, at, answer)",
                 "column1, column2, column3, column4, column5, column6, column7",
             ),
             Self::Erase => out.push_str("DELETE FROM payload WHERE key BETWEEN ? AND ? AND digest = ?;"),
             // One row instead of one per entry: every row is a wake-up on the other side.
-            Self::ReadRange => {
-                out.push_str("SELECT group_concat(hex(leaf), ' ' ORDER BY key) FROM entry WHERE key BETWEEN ? AND ?;")
-            }
+            // One row instead of one per entry: every row is a wake-up on the other side. As text, bytes keep what they
+            // are; whatever else came back would differ from what was sent, and nothing would be signed.
+            Self::ReadRange => out.push_str(
+                "SELECT group_concat(length(leaf), ' '), CAST(group_concat(leaf, '') AS BLOB) \
+                 FROM (SELECT leaf FROM entry WHERE key BETWEEN ? AND ? ORDER BY key);",
+            ),
             Self::ReadKeys => {
                 out.push_str("SELECT key, leaf FROM entry WHERE key IN (");
                 values(out, 1, rows);
@@ -310,7 +313,7 @@ impl Writer {
         store!(Part::Delete, deletes, |call, row| { call.bind(i64::from(row.0.0))?.bind(row.1)?.bind(&row.2[..])? });
         store!(Part::Idempotency, batch.idempotency, |call, kept| {
             let record = &kept.record;
-            call.bind(kept.scope.0.cast_signed())?.bind(key::entry(kept.log, kept.index)?)?;
+            call.bind(key::entry(kept.log, kept.index)?)?.bind(kept.scope.map(|scope| scope.0.cast_signed()))?;
             call.bind(&record.principal.as_bytes()[..])?.bind(&record.key.0[..])?.bind(&record.request.0[..])?;
             call.bind(record.at.0.cast_signed())?.bind(&record.answer[..])?
         });
@@ -338,12 +341,17 @@ impl Writer {
             call.part(Part::ReadRange, 1)?;
             call.bind(key::entry(first.log, first.index)?)?.bind(key::entry(last.log, last.index)?)?;
             let rows = self.run_all(call, DOING).await?;
-            let text: String = rows
-                .first()
-                .ok_or_else(|| corrupt("has no row"))?
-                .try_get(0)
-                .map_err(|source| journal_error(DOING, source))?;
-            return text.split(' ').map(|hex| unhex(hex).ok_or_else(|| corrupt("is not hex"))).collect();
+            let row = rows.first().ok_or_else(|| corrupt("has no row"))?;
+            let get = |source| journal_error(DOING, source);
+            let (lengths, mut bytes): (&str, &[u8]) = (row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?);
+            let mut leaves = Vec::with_capacity(batch.entries.len());
+            for length in lengths.split(' ') {
+                let length = length.parse().map_err(|_| corrupt("has no length"))?;
+                let (leaf, rest) = bytes.split_at_checked(length).ok_or_else(|| corrupt("is too short"))?;
+                leaves.push(leaf.to_vec());
+                bytes = rest;
+            }
+            return if bytes.is_empty() { Ok(leaves) } else { Err(corrupt("is too long")) };
         }
         let mut held: HashMap<i64, Vec<u8>> = HashMap::with_capacity(batch.entries.len());
         for chunk in batch.entries.chunks(CHUNK) {
@@ -443,20 +451,6 @@ pub(crate) fn stream_kind(kind: countersign_ledger_entry::StreamKind) -> i64 {
         countersign_ledger_entry::StreamKind::Organization => 1,
         countersign_ledger_entry::StreamKind::Log => 2,
     }
-}
-
-/// Upper-case hex digits as SQLite writes them.
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let nibble = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    };
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    pairs.iter().map(|[high, low]| Some(nibble(*high)? << 4 | nibble(*low)?)).collect()
 }
 
 impl SqlJournal {

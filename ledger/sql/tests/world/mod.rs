@@ -1,5 +1,12 @@
 //! What the tests of the journal share: keys, a hand-moved clock, a log to write to.
-#![expect(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "each test file and the example use a part of it"
+)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
