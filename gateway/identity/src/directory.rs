@@ -73,6 +73,10 @@ pub struct NewAgent {
     pub owner: Name,
     /// Teams it belongs to.
     pub teams: Vec<Name>,
+    /// 0 none … 4 unattended.
+    pub autonomy: u8,
+    /// Tool scopes held, such as `repo:read`.
+    pub scopes: Vec<Name>,
 }
 
 /// A service to be made.
@@ -86,6 +90,8 @@ pub struct NewService {
     pub owner: Name,
     /// Teams it belongs to.
     pub teams: Vec<Name>,
+    /// Tool scopes held, such as `repo:read`.
+    pub scopes: Vec<Name>,
 }
 
 /// What to change of an agent or a service; `None` leaves it.
@@ -97,6 +103,10 @@ pub struct PrincipalChange {
     pub owner: Option<Name>,
     /// Teams it belongs to.
     pub teams: Option<Vec<Name>>,
+    /// 0 none … 4 unattended; of agents only.
+    pub autonomy: Option<u8>,
+    /// Tool scopes held, such as `repo:read`.
+    pub scopes: Option<Vec<Name>>,
     /// No token.
     pub disabled: Option<bool>,
 }
@@ -282,7 +292,8 @@ impl Directory {
         by: Subject,
         now: Timestamp,
     ) -> Result<AgentRecord, IdentityError> {
-        check_names(&new.display_name, &[&new.teams])?;
+        check_names(&new.display_name, &[&new.teams, &new.scopes])?;
+        check_autonomy(new.autonomy)?;
         self.check_owner(org, &new.owner).await?;
         let record = AgentRecord {
             org,
@@ -291,6 +302,8 @@ impl Directory {
             display_name: new.display_name,
             owner: new.owner,
             teams: sorted(new.teams),
+            autonomy: new.autonomy,
+            scopes: sorted(new.scopes),
             disabled: false,
             created: now,
             created_by: by,
@@ -314,8 +327,11 @@ impl Directory {
             set(&mut record.display_name, change.display_name);
             set(&mut record.owner, change.owner);
             set(&mut record.teams, change.teams);
+            set(&mut record.autonomy, change.autonomy);
+            set(&mut record.scopes, change.scopes);
             set(&mut record.disabled, change.disabled);
-            check_names(&record.display_name, &[&record.teams])
+            check_autonomy(record.autonomy)?;
+            check_names(&record.display_name, &[&record.teams, &record.scopes])
         })
         .await
     }
@@ -328,7 +344,7 @@ impl Directory {
         by: Subject,
         now: Timestamp,
     ) -> Result<ServiceRecord, IdentityError> {
-        check_names(&new.display_name, &[&new.teams])?;
+        check_names(&new.display_name, &[&new.teams, &new.scopes])?;
         self.check_owner(org, &new.owner).await?;
         let record = ServiceRecord {
             org,
@@ -337,6 +353,7 @@ impl Directory {
             display_name: new.display_name,
             owner: new.owner,
             teams: sorted(new.teams),
+            scopes: sorted(new.scopes),
             disabled: false,
             created: now,
             created_by: by,
@@ -360,8 +377,12 @@ impl Directory {
             set(&mut record.display_name, change.display_name);
             set(&mut record.owner, change.owner);
             set(&mut record.teams, change.teams);
+            set(&mut record.scopes, change.scopes);
             set(&mut record.disabled, change.disabled);
-            check_names(&record.display_name, &[&record.teams])
+            if change.autonomy.is_some() {
+                return Err(IdentityError::Invalid { field: "autonomy", problem: "is had by agents only" });
+            }
+            check_names(&record.display_name, &[&record.teams, &record.scopes])
         })
         .await
     }
@@ -627,6 +648,15 @@ fn sorted(mut names: Vec<Name>) -> Vec<Name> {
     names
 }
 
+const MAX_AUTONOMY: u8 = 4;
+
+fn check_autonomy(autonomy: u8) -> Result<(), IdentityError> {
+    if autonomy > MAX_AUTONOMY {
+        return Err(IdentityError::Invalid { field: "autonomy", problem: "must be 0 (none) to 4 (unattended)" });
+    }
+    Ok(())
+}
+
 fn check_names(display_name: &str, lists: &[&Vec<Name>]) -> Result<(), IdentityError> {
     if display_name.chars().count() > MAX_DISPLAY_NAME {
         return Err(IdentityError::Invalid { field: "display_name", problem: "is longer than 200 characters" });
@@ -688,7 +718,14 @@ mod tests {
         assert_eq!(code(directory.create_person(world.org, new_person("ada"), None, START).await), "account-exists");
         let other = directory.create_person(elsewhere(), new_person("ada"), None, START).await.unwrap();
         assert_ne!(first.pseudonym, other.pseudonym);
-        let new = NewAgent { id: name("ada"), display_name: String::new(), owner: name("ada"), teams: vec![] };
+        let new = NewAgent {
+            id: name("ada"),
+            display_name: String::new(),
+            owner: name("ada"),
+            teams: vec![],
+            autonomy: 1,
+            scopes: vec![],
+        };
         let agent = directory.create_agent(world.org, new.clone(), ada(), START).await.unwrap();
         assert_ne!(first.pseudonym, agent.pseudonym);
         assert_eq!(code(directory.create_agent(world.org, new, ada(), START).await), "account-exists");
@@ -710,7 +747,14 @@ mod tests {
         ] {
             assert_eq!(code(directory.create_person(world.org, new, None, START).await), expected);
         }
-        let orphan = NewAgent { id: name("a"), display_name: String::new(), owner: name("nobody"), teams: vec![] };
+        let orphan = NewAgent {
+            id: name("a"),
+            display_name: String::new(),
+            owner: name("nobody"),
+            teams: vec![],
+            autonomy: 1,
+            scopes: vec![],
+        };
         assert_eq!(code(directory.create_agent(world.org, orphan, ada(), START).await), "account-unknown");
         for (subject, expected) in [
             ("person:ada", "account-invalid"),

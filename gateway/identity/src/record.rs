@@ -57,6 +57,12 @@ pub struct AgentRecord {
     pub owner: Name,
     /// Teams it belongs to.
     pub teams: Vec<Name>,
+    /// 0 none … 4 unattended: what policy lets it begin by itself.
+    #[serde(default)]
+    pub autonomy: u8,
+    /// Tool scopes held, such as `repo:read`.
+    #[serde(default)]
+    pub scopes: Vec<Name>,
     /// No token while this is so.
     pub disabled: bool,
     /// When the account was made.
@@ -81,6 +87,9 @@ pub struct ServiceRecord {
     pub owner: Name,
     /// Teams it belongs to.
     pub teams: Vec<Name>,
+    /// Tool scopes held, such as `repo:read`.
+    #[serde(default)]
+    pub scopes: Vec<Name>,
     /// No token while this is so.
     pub disabled: bool,
     /// When the account was made.

@@ -144,14 +144,22 @@ impl World {
 
     /// An agent owned by `ada` with its client id and secret.
     pub(crate) async fn agent(&self, id: &str) -> (ServiceAccountRecord, Secret) {
-        let new = NewAgent { id: name(id), display_name: id.into(), owner: name("ada"), teams: vec![name("core")] };
+        let new = NewAgent {
+            id: name(id),
+            display_name: id.into(),
+            owner: name("ada"),
+            teams: vec![name("core")],
+            autonomy: 1,
+            scopes: vec![],
+        };
         self.identity.directory.create_agent(self.org, new, ada(), START).await.unwrap();
         self.client(&Subject::agent(name(id))).await
     }
 
     /// A service owned by `ada` with its client id and secret.
     pub(crate) async fn service(&self, id: &str) -> (ServiceAccountRecord, Secret) {
-        let new = NewService { id: name(id), display_name: id.into(), owner: name("ada"), teams: Vec::new() };
+        let new =
+            NewService { id: name(id), display_name: id.into(), owner: name("ada"), teams: Vec::new(), scopes: vec![] };
         self.identity.directory.create_service(self.org, new, ada(), START).await.unwrap();
         self.client(&Subject::service(name(id))).await
     }

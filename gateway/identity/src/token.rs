@@ -666,7 +666,14 @@ mod tests {
         assert_eq!(eve.principal.org, elsewhere);
         assert_eq!(code(tokens.consent(&eve, &name("a"), None, START).await), "account-unknown");
         // An agent of the same name elsewhere does not help.
-        let new = crate::NewAgent { id: name("a"), display_name: "a".into(), owner: name("eve"), teams: vec![] };
+        let new = crate::NewAgent {
+            id: name("a"),
+            display_name: "a".into(),
+            owner: name("eve"),
+            teams: vec![],
+            autonomy: 1,
+            scopes: vec![],
+        };
         let by = Subject::person(name("eve"));
         world.identity.directory.create_agent(elsewhere, new, by, START).await.unwrap();
         let consent = tokens.consent(&eve, &name("a"), None, START).await.unwrap();
