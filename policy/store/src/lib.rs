@@ -16,6 +16,8 @@ mod embedded;
 mod folder;
 mod store;
 
+pub use countersign_policy_bundle as bundle;
+pub use countersign_policy_decide as decide;
 pub use embedded::{default_catalogue, default_draft};
 pub use folder::{FolderError, read_bundle, read_catalogue, read_draft, read_folder};
 pub use store::{Activation, Active, Change, LastGood, Opened, Prepared, Store, StoreError};
