@@ -18,6 +18,7 @@ use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use countersign_runners_contract::model::{Digest, RunId, Timestamp};
 use countersign_runners_contract::{Evidence, Handle, Manifest, Observation, Resources, StreamEnd};
@@ -26,6 +27,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{GatewayEndpoint, Level, RunUser};
 use crate::workspace::Caps;
+
+/// Counts files that are being written, of this process.
+static PARTIALS: AtomicU64 = AtomicU64::new(0);
 
 /// What the shim is told, beside the sealed order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +134,8 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     // A bare name is in the working folder.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".{}.new", std::process::id()));
+    // Two that write one file at once each write their own; the last rename stands.
+    partial.push(format!(".{}-{}.new", std::process::id(), PARTIALS.fetch_add(1, Ordering::Relaxed)));
     let partial = PathBuf::from(partial);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
     file.write_all(bytes)?;
@@ -201,7 +206,8 @@ pub(crate) fn evidence(level: Level, resources: &Resources, facts: &BTreeMap<&st
     put(true, format!("rlimit:cpu={}", resources.cpu_seconds));
     put(true, format!("rlimit:fsize={}", resources.file_bytes));
     put(true, format!("rlimit:nofile={}", resources.open_files));
-    put(true, format!("rlimit:nproc={}", resources.pids));
+    // Without a user namespace it counts whatever else the user runs, and bounds the run only roughly.
+    put(level >= Level::L2, format!("rlimit:nproc={}", resources.pids));
     put(level >= Level::L2, format!("tmp:size={}", resources.tmp_bytes));
     put(true, format!("workspace:watched={}", resources.workspace_bytes));
     put(true, format!("wall:ms={}", resources.wall.0));

@@ -33,13 +33,20 @@ use crate::rundir::{self, Finished, Setup, Started, Tombstone};
 use crate::spec::{GatewayEndpoint, Level, RunUser};
 use crate::time::{machine, machine_millis, monotonic};
 use crate::workspace::{Caps, Trees, WorkspaceError};
-use crate::{cgroup, shim, stage};
+use crate::{cgroup, procfs, shim, stage};
 
 /// How long a finding of the canary is good for.
 const CANARY_LIFE: std::time::Duration = std::time::Duration::from_mins(1);
 
+/// How soon `watch` looks again: quickly at a short run, less often at a long one.
+const WATCH_FIRST: std::time::Duration = std::time::Duration::from_millis(5);
+const WATCH_LAST: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Tombstones are kept for so long after their order could last have begun.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 86_400);
+
+/// Counts folders that are being made, of every runner of this process.
+static FOLDERS: AtomicU64 = AtomicU64::new(0);
 
 /// The most bytes that one `fetch` gives.
 const MAX_FETCH: usize = 1 << 20;
@@ -126,7 +133,6 @@ struct Inner {
     secrets: Arc<dyn SecretSource>,
     clock: Arc<dyn Clock>,
     canary: Mutex<(Instant, Found)>,
-    counter: AtomicU64,
 }
 
 /// What the files of a run say.
@@ -162,14 +168,13 @@ impl ProcessRunner {
         let folder = prepare().map_err(unusable)?;
         let trees = Trees::open(&folder.join("trees"), config.caps).map_err(OpenError::Workspaces)?;
         let runs = folder.join("runs");
-        clear_unfinished(&runs).map_err(unusable)?;
+        clear_unfinished(&folder, &runs).map_err(unusable)?;
         let cgroup = cgroup::delegated(config.cgroup.as_deref());
         let found = run_canary(&config, &folder, user, cgroup.as_deref()).map_err(OpenError::Canary)?;
         let minimum = minimum(&config, &folder, found.level()).map_err(unusable)?;
         let canary = Mutex::new((monotonic(), found));
         let config = ProcessConfig { folder, ..config };
-        let counter = AtomicU64::new(0);
-        Ok(Self(Arc::new(Inner { config, runs, trees, user, cgroup, minimum, trust, secrets, clock, canary, counter })))
+        Ok(Self(Arc::new(Inner { config, runs, trees, user, cgroup, minimum, trust, secrets, clock, canary })))
     }
 
     /// The level that the canary found last.
@@ -237,14 +242,15 @@ fn minimum(config: &ProcessConfig, folder: &Path, found: Level) -> io::Result<Op
     Ok(Some(found))
 }
 
-/// Folders that never got their name, from a process that ended in between.
-fn clear_unfinished(runs: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(runs)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with('.') {
-            // Another process may be making one just now: its lock says so.
-            if rundir::try_lock(&entry.path()).is_ok_and(|lock| lock.is_some()) {
-                let _ = fs::remove_dir_all(entry.path());
+/// Folders that never got their name, and canaries', of processes that are no more.
+fn clear_unfinished(folder: &Path, runs: &Path) -> io::Result<()> {
+    for (parent, prefix) in [(folder, "canary-"), (runs, ".new-")] {
+        for entry in fs::read_dir(parent)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = name.strip_prefix(prefix).and_then(|rest| rest.split('-').next()?.parse().ok());
+            if owner.is_some_and(|pid| procfs::start_time(pid).is_none()) {
+                fs::remove_dir_all(entry.path())?;
             }
         }
     }
@@ -517,7 +523,7 @@ impl Inner {
             landlock_version: self.found().landlock_version,
         };
         let sealed = order.seal(trust)?;
-        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
         let partial = self.runs.join(format!(".new-{}-{number}", std::process::id()));
         let make = || -> io::Result<File> {
             fs::create_dir(&partial)?;
@@ -549,8 +555,23 @@ impl Inner {
             fs::remove_dir_all(&folder).map_err(|e| local("clear a folder up", e))?;
             return Err(error);
         }
-        self.spawn(&folder, lock, secrets).map_err(|e| local("start the run's shim", e))?;
-        Ok(handle.clone())
+        self.begin(handle, &folder, lock, secrets)
+    }
+
+    /// Starts the shim. If it cannot be started, the run is given its last word, so that a failure here is one for good.
+    fn begin(
+        &self,
+        handle: &Handle,
+        folder: &Path,
+        lock: File,
+        secrets: &BTreeMap<String, SecretValue>,
+    ) -> Result<Handle, RunnerError> {
+        let Err(error) = self.spawn(folder, lock, secrets) else { return Ok(handle.clone()) };
+        match self.state(folder)? {
+            // It holds the lock after all.
+            State::Alive(_) => Ok(handle.clone()),
+            State::Final(_) => Err(local("start the run's shim", error)),
+        }
     }
 
     /// An equal order for a run that is there: begun, ended, or left by a process that ended before it could begin it.
@@ -566,7 +587,7 @@ impl Inner {
             && let Some(lock) = rundir::try_lock(folder).map_err(failed)?
             && untouched()
         {
-            self.spawn(folder, lock, secrets).map_err(|e| local("start the run's shim", e))?;
+            return self.begin(handle, folder, lock, secrets);
         }
         Ok(handle.clone())
     }
@@ -811,6 +832,18 @@ impl Runner for ProcessRunner {
     async fn observe(&self, handle: &Handle) -> Result<Observation, RunnerError> {
         let handle = handle.clone();
         self.blocking(move |inner| inner.observe(&handle)).await
+    }
+
+    async fn watch(&self, handle: &Handle, seen: Option<&Observation>) -> Result<Observation, RunnerError> {
+        let mut pause = WATCH_FIRST;
+        loop {
+            let now = self.observe(handle).await?;
+            if now.phase.is_final() || seen != Some(&now) {
+                return Ok(now);
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.mul_f32(1.2).min(WATCH_LAST);
+        }
     }
 
     async fn logs(&self, handle: &Handle, cursor: LogCursor) -> Result<LogRead, RunnerError> {

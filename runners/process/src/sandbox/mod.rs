@@ -292,6 +292,11 @@ impl Stages<'_> {
         };
         // The workload's, not ours.
         let _ = nix::unistd::close(GO);
+        if self.spec.level < Level::L2 {
+            // Without a namespace that dies with it, this process has to outlive the launcher for as long as it takes to
+            // end every descendant; the end of the orders tells it.
+            prctl::set_pdeathsig(None).at("outlive the launcher")?;
+        }
         self.supervise(workload, &children)
     }
 

@@ -13,10 +13,11 @@ use std::os::unix::process::CommandExt as _;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use countersign_runners_contract::conformance::{Bench, CASES};
+use countersign_runners_contract::conformance::{Bench, CASES, Case};
 use countersign_runners_contract::model::{Clock, Name, Timestamp};
 use countersign_runners_contract::{Runner, SecretError, SecretRef, SecretSource, SecretValue};
 use countersign_runners_process::{GatewayEndpoint, Level, ProcessConfig, ProcessRunner};
@@ -122,12 +123,14 @@ fn main() {
         return;
     }
     let as_user = arguments.iter().any(|argument| argument == "--as-user");
-    let mut failed = run_all(&filter, if as_user { "user" } else { "root" });
-    if nix::unistd::geteuid().is_root() && !as_user {
-        failed += run_as_user(&filter);
-    }
-    println!("\ntest result: {}. {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
-    std::process::exit(i32::from(failed > 0));
+    let root = nix::unistd::geteuid().is_root() && !as_user;
+    let nobody = std::thread::scope(|scope| {
+        let nobody = root.then(|| scope.spawn(|| run_as_user(&filter)));
+        let failed = run_all(&filter, if as_user { "user" } else { "root" });
+        failed + nobody.map_or(0, |nobody| nobody.join().unwrap())
+    });
+    println!("\ntest result: {}. {nobody} failed", if nobody == 0 { "ok" } else { "FAILED" });
+    std::process::exit(i32::from(nobody > 0));
 }
 
 /// This program once more, as nobody, from a copy that nobody can execute.
@@ -146,40 +149,64 @@ fn run_as_user(filter: &str) -> usize {
     usize::from(!status.success())
 }
 
+type Test<'a> = (String, Box<dyn Fn(&tokio::runtime::Runtime) + Send + Sync + 'a>);
+
+/// Cases that run side by side.
+const WORKERS: usize = 4;
+
 fn run_all(filter: &str, who: &str) -> usize {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
-    let mut failed = 0;
-    let mut report = |name: String, outcome: Result<(), Box<dyn std::any::Any + Send>>| {
-        println!("test {name} ... {}", if outcome.is_ok() { "ok" } else { "FAILED" });
-        failed += usize::from(outcome.is_err());
-    };
     let best = Place::new(Level::L3).runner().level();
     println!("this machine holds {best} for {who}");
     assert!(best >= Level::L1, "a machine that can sandbox nothing proves nothing here");
-    for level in [Level::L2, Level::L1].into_iter().filter(|level| *level <= best) {
-        let place = Arc::new(Place::new(level));
+    let levels: Vec<Level> = [Level::L2, Level::L1].into_iter().filter(|level| *level <= best).collect();
+    let places: Vec<Place> = levels.iter().map(|level| Place::new(*level)).collect();
+    let mut tests: Vec<Test<'_>> = Vec::new();
+    for place in &places {
+        let level = place.strongest;
         for case in CASES.iter().filter(|case| case.name.contains(filter)) {
-            let place = Arc::clone(&place);
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
-                runtime.block_on(async {
-                    let runner = place.runner();
-                    let restarted = || -> Box<dyn Runner> { Box::new(place.runner()) };
-                    let order = |wanted| place.ledger.order(wanted);
-                    let secret = ("secret://env/TOKEN".parse().unwrap(), SECRET);
-                    let bench = Bench { runner: &runner, restarted: &restarted, order: &order, secret };
-                    (case.run)(&bench).await;
-                });
-            }));
-            report(format!("{who}::{level}::{}", case.name), outcome);
+            tests.push((
+                format!("{who}::{level}::{}", case.name),
+                Box::new(move |runtime| promise(place, case, runtime)),
+            ));
         }
         for case in own::CASES.iter().filter(|case| case.name.contains(filter)) {
-            let place = Place::new(level);
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on((case.run)(place))));
-            report(format!("{who}::{level}::{}", case.name), outcome);
+            let test = move |runtime: &tokio::runtime::Runtime| runtime.block_on((case.run)(Place::new(level)));
+            tests.push((format!("{who}::{level}::{}", case.name), Box::new(test)));
         }
-        assert_eq!(leftovers(place.folder.path()), Vec::<String>::new(), "every case cleared its runs away");
     }
-    failed
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                let runtime =
+                    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+                while let Some((name, test)) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| test(&runtime)));
+                    println!("test {name} ... {}", if outcome.is_ok() { "ok" } else { "FAILED" });
+                    failed.fetch_add(usize::from(outcome.is_err()), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    for place in &places {
+        let left = leftovers(place.folder.path());
+        if !left.is_empty() {
+            println!("not cleared away: {left:?}");
+            failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    failed.into_inner()
+}
+
+/// One case of the suite.
+fn promise(place: &Place, case: &Case, runtime: &tokio::runtime::Runtime) {
+    runtime.block_on(async {
+        let runner = place.runner();
+        let restarted = || -> Box<dyn Runner> { Box::new(place.runner()) };
+        let order = |wanted| place.ledger.order(wanted);
+        let secret = ("secret://env/TOKEN".parse().unwrap(), SECRET);
+        (case.run)(&Bench { runner: &runner, restarted: &restarted, order: &order, secret }).await;
+    });
 }
 
 fn leftovers(folder: &Path) -> Vec<String> {
