@@ -5,6 +5,7 @@
 
 mod counting;
 mod exhaustive;
+mod forgeries;
 mod histories;
 mod projections;
 mod stopping;
