@@ -1,5 +1,6 @@
 //! Why a pack is not valid.
 
+use countersign_gateway_flow::EvolveError;
 use countersign_ledger_entry::EntryError;
 use countersign_ledger_merkle::ProofError;
 use thiserror::Error;
@@ -17,15 +18,23 @@ pub enum VerifyError {
     /// The signed note over the parts does not fit them.
     #[error("the note `EVIDENCE` does not hold: {0}")]
     Evidence(&'static str),
-    /// A note is malformed or not signed by the key that must have signed it.
-    #[error("a signed note does not hold")]
-    Note(#[source] EntryError),
+    /// A note of the pack is malformed or not signed by the key that must have signed it.
+    #[error("the note `{part}` does not hold")]
+    Note {
+        /// Which part.
+        part: &'static str,
+        /// Why.
+        source: EntryError,
+    },
     /// The log is not the one that the root key vouches for.
     #[error("the log does not follow from the root key")]
     Trust(#[source] EntryError),
     /// A part that a pack of this version does not have, or one that it must have and has not.
     #[error("part `{0}` is missing, is one too many, or has another content than the log implies")]
     Part(String),
+    /// The tree over the entries has another root than the checkpoint.
+    #[error("the entries do not have the root that the checkpoint signs")]
+    Root,
     /// An entry is not acceptable as bytes.
     #[error("entry {index} is not acceptable")]
     Entry {
@@ -48,13 +57,13 @@ pub enum VerifyError {
         /// Its index.
         index: u64,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: EvolveError,
     },
-    /// The tree over the entries has another root than the checkpoint.
-    #[error("the entries do not have the root that the checkpoint signs")]
-    Root,
+    /// The auditor's own checkpoint is none of this log's, so nothing can be said of it.
+    #[error("the checkpoint that you hold cannot be compared: it is not one of this log")]
+    Known(#[source] EntryError),
     /// The checkpoint that the auditor holds does not lie on this log.
-    #[error("the checkpoint that you hold is of another history: size {size}")]
+    #[error("the checkpoint that you hold is of another history: size {size}; keep both, they show a second history")]
     Fork {
         /// Its size.
         size: u64,

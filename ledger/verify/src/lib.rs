@@ -5,7 +5,8 @@
 //! prove. Every transition is replayed through `gateway/flow`. Absent on purpose: evaluating policy (that replay is
 //! the gateway's), and anything that could make it depend on who runs it.
 //!
-//! Read next: `pack` (the file), `check` (the order of the checks), `report` (what is said).
+//! Read next: `pack` (the file), `check` (the order of the checks), `walk` (what is asked of each entry), `report` (what
+//! is said).
 
 mod check;
 mod error;
@@ -13,10 +14,14 @@ mod keys;
 mod pack;
 mod report;
 mod streams;
+mod text;
+mod walk;
 mod zip;
 
-pub use check::verify;
+pub use check::{too_large, verify};
 pub use error::VerifyError;
 pub use pack::{Contents, write};
-pub use report::{Counts, Report, Streams, Verdict};
+pub use report::{
+    Counts, Facts, InstanceReport, Payloads, PolicySeen, Population, Report, Streams, TimeRange, Verdict, Witnesses,
+};
 pub use zip::MAX_PACK;

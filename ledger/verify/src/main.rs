@@ -1,11 +1,20 @@
 //! `countersign-verify`: the auditor's program. One pack, one root key; no network, no database, no clock.
 
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use countersign_ledger_entry::key::VKey;
-use countersign_ledger_verify::{MAX_PACK, verify};
+use countersign_ledger_entry::key::{VKey, root_name};
+use countersign_ledger_entry::note::{Checkpoint, Note};
+use countersign_ledger_verify::{MAX_PACK, too_large, verify};
+
+/// Longest file with a key or a checkpoint.
+const MAX_TEXT: u64 = 64 * 1024;
+
+/// Wrong usage, as `sysexits.h` has it.
+const USAGE: u8 = 64;
 
 /// Checks an evidence pack from its bytes alone.
 ///
@@ -37,40 +46,65 @@ fn main() -> ExitCode {
             let usage = error.use_stderr();
             // Nothing can be done about a closed terminal.
             let _ = error.print();
-            return ExitCode::from(if usage { 64 } else { 0 });
+            return ExitCode::from(if usage { USAGE } else { 0 });
         }
     };
     match run(&args) {
         Ok(code) => code,
         Err(message) => {
-            eprintln!("countersign-verify: {message}");
-            ExitCode::from(64)
+            let _ = writeln!(std::io::stderr(), "countersign-verify: {message}");
+            ExitCode::from(USAGE)
         }
     }
 }
 
 fn run(args: &Args) -> Result<ExitCode, String> {
-    let text = match std::fs::read_to_string(&args.key) {
-        Ok(text) => text,
-        Err(_) => args.key.clone(),
-    };
-    let root: VKey = text.trim().parse().map_err(|e| format!("--key: {e}; give a vkey or a file that holds one"))?;
-    let known = args.known.as_deref().map(|path| read_text(path)).transpose()?;
-    let size = std::fs::metadata(&args.file).map_err(|e| format!("`{}`: {e}", args.file.display()))?.len();
-    let report = if size > MAX_PACK {
-        verify(&root, &[], known.as_deref())
+    let root = root_key(&args.key)?;
+    let known = args.known.as_deref().map(|path| known_note(path, &root)).transpose()?;
+    let named = |e: std::io::Error| format!("`{}`: {e}", args.file.display());
+    let file = File::open(&args.file).map_err(named)?;
+    let report = if file.metadata().map_err(named)?.len() > MAX_PACK {
+        too_large(&root)
     } else {
-        let pack = std::fs::read(&args.file).map_err(|e| format!("`{}`: {e}", args.file.display()))?;
+        let mut pack = Vec::new();
+        // One byte more than is looked at, for files that do not say how long they are.
+        file.take(MAX_PACK + 1).read_to_end(&mut pack).map_err(named)?;
         verify(&root, &pack, known.as_deref())
     };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?);
+    let text = if args.json {
+        serde_json::to_string_pretty(&report).map_err(|e| e.to_string())? + "\n"
     } else {
-        print!("{}", report.render());
-    }
+        report.render()
+    };
+    // Whoever closed the pipe still gets the exit code.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(ExitCode::from(report.verdict.exit_code()))
 }
 
+/// A vkey, or a file that holds one.
+fn root_key(given: &str) -> Result<VKey, String> {
+    if let Ok(key) = given.trim().parse() {
+        return Ok(key);
+    }
+    let text = read_text(Path::new(given)).map_err(|_| format!("--key: `{given}` is neither a vkey nor a file"))?;
+    text.trim().parse().map_err(|e| format!("--key: {e}; give a vkey or a file that holds one"))
+}
+
+/// A note that can be compared at all; anything else would accuse the pack of what is wrong with the question.
+fn known_note(path: &Path, root: &VKey) -> Result<String, String> {
+    let note = read_text(path)?;
+    let parsed = Note::parse(&note).and_then(|note| Checkpoint::parse(note.text));
+    let checkpoint = parsed.map_err(|e| format!("--known: `{}`: {e}", path.display()))?;
+    if root_name(&checkpoint.origin) == root.name() {
+        Ok(note)
+    } else {
+        Err(format!("--known: `{}` is a checkpoint of log `{}`, not of --key's", path.display(), checkpoint.origin))
+    }
+}
+
 fn read_text(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|e| format!("`{}`: {e}", path.display()))
+    let named = |e: std::io::Error| format!("`{}`: {e}", path.display());
+    let mut text = String::new();
+    File::open(path).map_err(named)?.take(MAX_TEXT).read_to_string(&mut text).map_err(named)?;
+    Ok(text)
 }

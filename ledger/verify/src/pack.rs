@@ -5,6 +5,7 @@
 //! with exactly one signature, by the log key, over the root of an RFC 6962 tree of all other parts in name order,
 //! leaf = name ‖ 0x00 ‖ bytes. This version writes and reads whole logs, [0, size).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -12,8 +13,10 @@ use base64::engine::general_purpose::STANDARD;
 use rs_merkle::{Hasher, MerkleTree};
 use sha2::{Digest as _, Sha256};
 
-use countersign_ledger_entry::note::Note;
-use countersign_ledger_merkle::{Tree, bundles_between, encode_bundle, encode_tile, leaf_hash, tile_hashes, tiles_between};
+use countersign_ledger_entry::note::{Checkpoint, Note};
+use countersign_ledger_merkle::{
+    Tree, bundles_between, encode_bundle, encode_tile, leaf_hash, tile_hashes, tiles_between,
+};
 
 use crate::{VerifyError, zip};
 
@@ -79,15 +82,16 @@ pub struct Contents<'a> {
 ///
 /// # Errors
 /// [`VerifyError::Limit`] if the log is too large for one pack, [`VerifyError::Container`] if a leaf or a name cannot
-/// be in one.
+/// be in one, [`VerifyError::Root`] if the checkpoint is not one of these leaves.
 pub fn write(contents: &Contents<'_>, sign: impl FnOnce(&str) -> String) -> Result<Vec<u8>, VerifyError> {
-    let mut parts: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    parts.insert(CHECKPOINT.to_owned(), contents.checkpoint.as_bytes().to_vec());
+    let mut parts: BTreeMap<String, Cow<'_, [u8]>> = BTreeMap::new();
+    parts.insert(CHECKPOINT.to_owned(), Cow::Borrowed(contents.checkpoint.as_bytes()));
     let size = u64::try_from(contents.leaves.len()).unwrap_or(u64::MAX);
     let tree: Tree = contents.leaves.iter().map(|leaf| leaf_hash(leaf)).collect();
+    check_checkpoint(contents, &tree)?;
     for tile in tiles_between(0, size) {
         let hashes = tile_hashes(tile, &tree).map_err(|_| VerifyError::Container("a tile of the log is missing"))?;
-        parts.insert(tile.path(), encode_tile(&hashes));
+        parts.insert(tile.path(), Cow::Owned(encode_tile(&hashes)));
     }
     for bundle in bundles_between(0, size) {
         let range = bundle.entries();
@@ -98,19 +102,32 @@ pub fn write(contents: &Contents<'_>, sign: impl FnOnce(&str) -> String) -> Resu
         }
         .ok_or(VerifyError::Container("an entry of the log is missing"))?;
         let bytes = encode_bundle(leaves).map_err(|_| VerifyError::Container("an entry is longer than 65535 bytes"))?;
-        parts.insert(bundle.path(), bytes);
+        parts.insert(bundle.path(), Cow::Owned(bytes));
     }
     for (prefix, items) in [(PAYLOADS, &contents.payloads), (BLOBS, &contents.blobs)] {
         for (digest, bytes) in items {
-            parts.insert(format!("{prefix}{digest}"), bytes.to_vec());
+            parts.insert(format!("{prefix}{digest}"), Cow::Borrowed(bytes));
         }
     }
-    let root = parts_root(parts.iter().map(|(name, data)| (name.as_str(), data.as_slice())))
-        .ok_or(VerifyError::Container("there is nothing to put in"))?;
-    let text = format!("{TITLE}\n{}\n{}\n{}\n", contents.origin, parts.len(), STANDARD.encode(root));
-    parts.insert(EVIDENCE.to_owned(), sign(&text).into_bytes());
-    let listed: Vec<(&str, &[u8])> = parts.iter().map(|(name, data)| (name.as_str(), data.as_slice())).collect();
-    zip::write(&listed)
+    let listed = || parts.iter().map(|(name, data)| (name.as_str(), &**data));
+    let root = parts_root(listed()).ok_or(VerifyError::Container("there is nothing to put in"))?;
+    let evidence = sign(&format!("{TITLE}\n{}\n{}\n{}\n", contents.origin, parts.len(), STANDARD.encode(root)));
+    let mut all: Vec<(&str, &[u8])> = listed().collect();
+    all.push((EVIDENCE, evidence.as_bytes()));
+    all.sort_unstable_by_key(|(name, _)| *name);
+    zip::write(&all)
+}
+
+/// A pack that could not verify is not written: whoever exports must hear of it, not the auditor.
+fn check_checkpoint(contents: &Contents<'_>, tree: &Tree) -> Result<(), VerifyError> {
+    let malformed = |source| VerifyError::Note { part: CHECKPOINT, source };
+    let note = Note::parse(contents.checkpoint).map_err(malformed)?;
+    let checkpoint = Checkpoint::parse(note.text).map_err(malformed)?;
+    if checkpoint.origin == contents.origin && checkpoint.size == tree.size() && checkpoint.root == tree.root()? {
+        Ok(())
+    } else {
+        Err(VerifyError::Root)
+    }
 }
 
 /// A pack taken apart: the container is canonical and `EVIDENCE` has the right root; its signature is not yet checked.
@@ -128,7 +145,7 @@ impl<'a> Pack<'a> {
         let mut parts: BTreeMap<&str, &[u8]> = zip::read(file)?.into_iter().collect();
         let evidence = parts.remove(EVIDENCE).ok_or(VerifyError::Container("there is no part `EVIDENCE`"))?;
         let evidence = std::str::from_utf8(evidence).map_err(|_| VerifyError::Evidence("it is not text"))?;
-        let evidence = Note::parse(evidence).map_err(VerifyError::Note)?;
+        let evidence = Note::parse(evidence).map_err(|source| VerifyError::Note { part: EVIDENCE, source })?;
         if evidence.signature_count() != 1 {
             return Err(VerifyError::Evidence("it does not have exactly one signature"));
         }
@@ -147,10 +164,4 @@ impl<'a> Pack<'a> {
         }
         Ok(Self { evidence, origin, parts })
     }
-}
-
-/// SHA-256 of a blob, in hex.
-pub(crate) fn blob_name(bytes: &[u8]) -> String {
-    let hash: [u8; 32] = Sha256::digest(bytes).into();
-    hash.iter().map(|b| format!("{b:02x}")).collect()
 }

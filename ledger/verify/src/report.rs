@@ -1,9 +1,10 @@
-//! What a verification says, as data and as text.
+//! What a verification says, as data. Text: `text`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use serde::Serialize;
+
+use countersign_ledger_entry::body::SignatureMode;
 
 /// The three answers. Their exit codes are 0, 1 and 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -37,81 +38,18 @@ impl Verdict {
     }
 }
 
-/// How many entries of each sort the covered range has.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Counts {
-    /// Entries by kind.
-    pub kinds: BTreeMap<String, u64>,
-    /// Refusals committed.
-    pub refused: u64,
-    /// Decisions that resolved a gate by APPROVE.
-    pub approved: u64,
-    /// Decisions that resolved a gate by OVERRIDE.
-    pub overridden: u64,
-    /// Gates that ended by REJECT.
-    pub rejected: u64,
-    /// Outcomes by name, sweeps counted as `unknown`.
-    pub outcomes: BTreeMap<String, u64>,
-    /// Edges recorded against policy's objection.
-    pub objections: u64,
-}
-
-/// The instances in the covered range.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Streams {
-    /// Instances.
-    pub instances: u64,
-    /// Of these, terminal with every start closed.
-    pub closed: u64,
-    /// Instances by state.
-    pub states: BTreeMap<String, u64>,
-    /// Starts without an outcome at the end of the range.
-    pub open_starts: u64,
-}
-
-/// The whole report.
+/// The whole report. As JSON, the facts stand beside the verdict.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The answer.
     pub verdict: Verdict,
-    /// Why it is not VALID, in words.
+    /// Why it is not VALID, in words; printable ASCII.
     pub problems: Vec<String>,
-    /// Origin line of the log.
-    pub origin: String,
-    /// Organization.
-    pub organization: String,
-    /// The root key that was given.
+    /// The root key that was given, as a vkey.
     pub root_key: String,
-    /// First index covered, and first not covered.
-    pub covered: (u64, u64),
-    /// Root of the tree at that size, in hex.
-    pub root: String,
-    /// `per_entry` or `checkpoint_only`.
-    pub signatures: String,
-    /// When receipts were released.
-    pub durability: String,
-    /// Entries by authority mode.
-    pub authority: BTreeMap<String, u64>,
-    /// The log is a demonstration.
-    pub demo: bool,
-    /// First and last claimed time, RFC 3339.
-    pub claimed: Option<(String, String)>,
-    /// Gateway boots.
-    pub boots: u64,
-    /// Sandbox levels of those boots.
-    pub sandbox_levels: Vec<u8>,
-    /// Entries by sort.
-    pub counts: Counts,
-    /// Instances.
-    pub streams: Streams,
-    /// Payloads named by entries; of these, disclosed in the pack.
-    pub payloads: (u64, u64),
-    /// Erasure entries.
-    pub erasures: u64,
-    /// Witness cosignatures that were checked.
-    pub witnesses: u64,
-    /// Size of the checkpoint that the auditor holds and that lies on this log.
-    pub known: Option<u64>,
+    /// What the pack shows; none if it is INVALID, since then nothing in it is proven.
+    #[serde(flatten)]
+    pub facts: Option<Facts>,
     /// What holds.
     pub proven: Vec<String>,
     /// What cannot be shown from these bytes.
@@ -120,85 +58,234 @@ pub struct Report {
 
 impl Report {
     /// The report of something that could not be looked at any further.
-    pub(crate) fn invalid(root_key: &str, problem: String) -> Self {
+    pub(crate) fn invalid(root_key: String, problem: String) -> Self {
         Self {
             verdict: Verdict::Invalid,
             problems: vec![problem],
-            origin: String::new(),
-            organization: String::new(),
-            root_key: root_key.to_owned(),
-            covered: (0, 0),
-            root: String::new(),
-            signatures: String::new(),
-            durability: String::new(),
-            authority: BTreeMap::new(),
-            demo: false,
-            claimed: None,
-            boots: 0,
-            sandbox_levels: Vec::new(),
-            counts: Counts::default(),
-            streams: Streams::default(),
-            payloads: (0, 0),
-            erasures: 0,
-            witnesses: 0,
-            known: None,
+            root_key,
+            facts: None,
             proven: Vec::new(),
             not_proven: Vec::new(),
         }
     }
+}
 
-    /// The report for people.
-    pub fn render(&self) -> String {
-        let mut out = format!("{}\n", self.verdict.as_str());
-        // Writing to a string cannot fail.
-        for problem in &self.problems {
-            let _ = writeln!(out, "  ! {problem}");
-        }
-        if self.verdict == Verdict::Invalid {
-            out.push_str("  Nothing in this file is proven. Ask for the pack again, and keep this one as evidence.\n");
-            return out;
-        }
-        let joined = |map: &BTreeMap<String, u64>| {
-            map.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
-        };
-        let mut line = |name: &str, value: String| {
-            let _ = writeln!(out, "  {name:<14}{value}");
-        };
-        line("log", self.origin.clone());
-        line("organization", self.organization.clone());
-        line("covered", format!("entries {} to {}, whole", self.covered.0, self.covered.1.saturating_sub(1)));
-        line("root", self.root.clone());
-        line("signatures", self.signatures.clone());
-        line("durability", self.durability.clone());
-        line("authority", joined(&self.authority));
-        if self.demo {
-            line("demo", "this log is a demonstration: its human is a stand-in".to_owned());
-        }
-        if let Some((first, last)) = &self.claimed {
-            line("time", format!("{first} to {last}, as the gateway claims"));
-        }
-        let levels: Vec<String> = self.sandbox_levels.iter().map(|l| format!("L{l}")).collect();
-        line("boots", format!("{}{}", self.boots, if levels.is_empty() { String::new() } else { format!(", sandbox {}", levels.join(" ")) }));
-        line("instances", format!("{}, closed {}; {}", self.streams.instances, self.streams.closed, joined(&self.streams.states)));
-        line("entries", joined(&self.counts.kinds));
-        line(
-            "decisions",
-            format!(
-                "approved {}, overridden {}, rejected {}, refused by policy {}",
-                self.counts.approved, self.counts.overridden, self.counts.rejected, self.counts.refused
-            ),
-        );
-        line("outcomes", if self.counts.outcomes.is_empty() { "none".to_owned() } else { joined(&self.counts.outcomes) });
-        line("payloads", format!("{} named, {} disclosed, {} erasures", self.payloads.0, self.payloads.1, self.erasures));
-        line("witnesses", self.witnesses.to_string());
-        let _ = writeln!(out, "Proven:");
-        for item in &self.proven {
-            let _ = writeln!(out, "  + {item}");
-        }
-        let _ = writeln!(out, "Not proven:");
-        for item in &self.not_proven {
-            let _ = writeln!(out, "  - {item}");
+/// What a pack shows that is not INVALID.
+#[derive(Clone, Debug, Serialize)]
+pub struct Facts {
+    /// Origin line of the log.
+    pub origin: String,
+    /// Organization.
+    pub organization: String,
+    /// Which entries are covered.
+    pub population: Population,
+    /// Root of the tree at that size, in hex.
+    pub root: String,
+    /// `per_entry` or `checkpoint_only`.
+    pub signatures: &'static str,
+    /// When receipts were released.
+    pub durability: &'static str,
+    /// The log is a demonstration.
+    pub demo: bool,
+    /// Entries by authority mode.
+    pub authority: BTreeMap<&'static str, u64>,
+    /// Indices at which the mode is another than at the entry before.
+    pub authority_changes: Vec<u64>,
+    /// Policy snapshots in the order in which they first decided.
+    pub policies: Vec<PolicySeen>,
+    /// First and latest claimed time.
+    pub claimed: TimeRange,
+    /// Gateways that booted.
+    pub gateways: u64,
+    /// Their boots.
+    pub boots: u64,
+    /// Sandbox levels of those boots, ascending.
+    pub sandbox_levels: Vec<u8>,
+    /// Entries by sort.
+    pub counts: Counts,
+    /// Instances.
+    pub streams: Streams,
+    /// What is kept beside the ledger.
+    pub payloads: Payloads,
+    /// Outside memories.
+    pub witnesses: Witnesses,
+    /// Size of the checkpoint that the auditor holds and that lies on this log.
+    pub known: Option<u64>,
+}
+
+impl Facts {
+    /// What holds, given that nothing wrong was found.
+    pub(crate) fn proven(&self) -> Vec<String> {
+        let size = self.population.to;
+        let last = size.saturating_sub(1);
+        let mut out = vec![
+            format!("every byte of entries 0 to {last} is what the log key signed at size {size}"),
+            format!("population: entries 0 to {last} are complete, and so is each stream within them"),
+        ];
+        out.push(if self.signatures == SignatureMode::PerEntry.as_str() {
+            "each entry is signed by a gateway key that the root key or its log key certified before".to_owned()
+        } else {
+            "each entry names a gateway that the root key or its log key certified before; entries are unsigned in this \
+             log, so the log key alone vouches for them"
+                .to_owned()
+        });
+        let judged = if self.counts.later.is_empty() { "every" } else { "every judged" };
+        out.push(format!("{judged} transition replays through the state machine"));
+        out.push(format!(
+            "{judged} start consumed a permit of its own, once and in time; every permit had policy's yes"
+        ));
+        out.push(format!(
+            "{judged} approval was of the very digests that the gate showed, met the rules pinned there, and was by \
+             nobody in the acting chain and never by SYSTEM"
+        ));
+        if let Some(size) = self.known {
+            out.push(format!("the checkpoint that you hold, of size {size}, lies on this log"));
         }
         out
     }
+
+    /// What cannot be shown from these bytes.
+    pub(crate) fn not_proven(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        match self.known {
+            None => {
+                out.push("that no second history exists: no witness cosigned, and you gave no checkpoint".to_owned());
+                out.push("rollback not excluded: entries after the last one here may exist or have existed".to_owned());
+            }
+            Some(size) => {
+                out.push(format!("that no second history exists beyond size {size}, which your checkpoint covers"));
+                out.push(format!("rollback not excluded beyond size {size}: later entries may exist or have existed"));
+            }
+        }
+        out.push("that no request was left out: a log shows what was committed, not what was asked".to_owned());
+        out.push(match self.counts.asserted {
+            0 => "that an approval came from the person named: no approver signed with a key of their own".to_owned(),
+            n => format!(
+                "that an approval came from the person named: {n} approvers signed with keys of their own, which this \
+                 version does not check"
+            ),
+        });
+        out.push("that claimed times are true, beyond their order within 5 s".to_owned());
+        out.push(
+            "that verdicts follow from the policies: the gateway replays them from the stored questions".to_owned(),
+        );
+        if self.demo {
+            out.push("that any human was involved: this log is a demonstration".to_owned());
+        }
+        out
+    }
+}
+
+/// Which entries of the log a pack covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Population {
+    /// First index.
+    pub from: u64,
+    /// First index not covered: the size of the log at its checkpoint.
+    pub to: u64,
+    /// Every entry between is there.
+    pub complete: bool,
+}
+
+/// Times as gateways claimed them, RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TimeRange {
+    /// Of the first entry.
+    pub first: String,
+    /// The latest of all.
+    pub latest: String,
+}
+
+/// A policy bundle that decided something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicySeen {
+    /// Digest of the bundle.
+    pub bundle: String,
+    /// First entry under this snapshot.
+    pub from: u64,
+}
+
+/// How many entries of each sort the covered range has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Entries by kind.
+    pub kinds: BTreeMap<&'static str, u64>,
+    /// Entries of a later version, by the number of their kind.
+    pub later: BTreeMap<u16, u64>,
+    /// Refusals committed.
+    pub refused: u64,
+    /// Decisions that resolved a gate by APPROVE.
+    pub approved: u64,
+    /// Decisions that resolved a gate by OVERRIDE.
+    pub overridden: u64,
+    /// Gates that ended by a person's REJECT.
+    pub rejected: u64,
+    /// Gates that ended by SYSTEM's REJECT: nobody answered, somebody stopped, or policy denied by then.
+    pub system_rejected: u64,
+    /// Decisions that moved nothing: counted towards a quorum, or not effective.
+    pub other_decisions: u64,
+    /// Decisions that carry the approver's own signature, which this version does not check.
+    pub asserted: u64,
+    /// Outcomes by name, sweeps counted as `unknown`.
+    pub outcomes: BTreeMap<&'static str, u64>,
+    /// Of the outcomes, those that replaced an earlier `unknown`.
+    pub superseding: u64,
+    /// Claims against a final outcome, which changed nothing.
+    pub conflicts: u64,
+    /// Instances ended against policy's objection: stopping cannot be vetoed.
+    pub objections: u64,
+    /// Freezes and lifts.
+    pub freezes: u64,
+}
+
+/// The instances in the covered range.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Streams {
+    /// Of the instances, those that are terminal with every start closed: their streams are complete.
+    pub closed: u64,
+    /// Instances by state.
+    pub states: BTreeMap<String, u64>,
+    /// Starts without an outcome at the end of the range.
+    pub open_starts: u64,
+    /// Each of them, by id.
+    pub instances: Vec<InstanceReport>,
+}
+
+/// One instance at the end of the covered range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InstanceReport {
+    /// Its id.
+    pub id: String,
+    /// Its state; `unjudged` where an entry of a later version stands in its stream.
+    pub state: &'static str,
+    /// Terminal, and every start has an outcome: nothing of it can follow but a late outcome or a conflict.
+    pub closed: bool,
+    /// Entries of its stream.
+    pub entries: u64,
+    /// Starts without an outcome.
+    pub open_starts: u64,
+}
+
+/// Bytes kept beside the ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Payloads {
+    /// Named by entries.
+    pub named: u64,
+    /// Of these, in the pack and checked against their names.
+    pub disclosed: u64,
+    /// Of these, named by an erasure entry.
+    pub erased: u64,
+    /// Erasure entries.
+    pub erasures: u64,
+    /// Shared blobs in the pack, checked against their names.
+    pub blobs: u64,
+}
+
+/// Outside memories that vouch for the checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Witnesses {
+    /// Cosignatures that were checked; this version has no trust policy to check them under.
+    pub checked: u64,
+    /// Signature lines on the checkpoint by others than the log key, which say nothing here.
+    pub unchecked: u64,
 }

@@ -1,0 +1,137 @@
+//! The report for people.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write as _};
+
+use crate::{Counts, Facts, Report, Streams, Verdict};
+
+/// Instances named in the text; JSON names all.
+const NAMED: usize = 20;
+
+impl Report {
+    /// The report as plain text, lines ending in a line feed.
+    pub fn render(&self) -> String {
+        let mut out = Lines(format!("{}\n", self.verdict.as_str()));
+        for problem in &self.problems {
+            out.item('!', problem);
+        }
+        out.line("root key", &self.root_key);
+        match &self.facts {
+            Some(facts) => out.facts(facts),
+            None => out.note("Nothing in this file is proven. Keep it as evidence, and ask for the pack again."),
+        }
+        for (title, mark, items) in [("Proven:", '+', &self.proven), ("Not proven:", '-', &self.not_proven)] {
+            if !items.is_empty() {
+                out.note(title);
+                for item in items {
+                    out.item(mark, item);
+                }
+            }
+        }
+        debug_assert!(self.verdict != Verdict::Invalid || self.proven.is_empty(), "INVALID proves nothing");
+        out.0
+    }
+}
+
+/// Text under way. Writing to a string cannot fail.
+struct Lines(String);
+
+impl Lines {
+    fn note(&mut self, text: &str) {
+        let _ = writeln!(self.0, "{text}");
+    }
+
+    fn item(&mut self, mark: char, text: &str) {
+        let _ = writeln!(self.0, "  {mark} {text}");
+    }
+
+    fn line(&mut self, name: &str, value: impl Display) {
+        let _ = writeln!(self.0, "  {name:<14}{value}");
+    }
+
+    fn facts(&mut self, facts: &Facts) {
+        self.line("log", &facts.origin);
+        self.line("organization", &facts.organization);
+        let covered = facts.population;
+        self.line("covered", format!("entries {} to {}, whole", covered.from, covered.to.saturating_sub(1)));
+        self.line("root", &facts.root);
+        self.line("signatures", facts.signatures);
+        self.line("durability", facts.durability);
+        let changes = match facts.authority_changes.as_slice() {
+            [] => String::new(),
+            [first, rest @ ..] => format!("; changed at entry {first} and {} times more", rest.len()),
+        };
+        self.line("authority", format!("{}{changes}", joined(&facts.authority)));
+        if facts.demo {
+            self.line("demo", "this log is a demonstration: its human is a stand-in");
+        }
+        self.line("time", format!("{} to {}, as gateways claim", facts.claimed.first, facts.claimed.latest));
+        let levels: Vec<String> = facts.sandbox_levels.iter().map(|level| format!(" L{level}")).collect();
+        let sandbox = if levels.is_empty() { String::new() } else { format!("; sandbox{}", levels.concat()) };
+        self.line("boots", format!("{} of {} gateways{sandbox}", facts.boots, facts.gateways));
+        match facts.policies.as_slice() {
+            [] => self.line("policy", "none was asked"),
+            policies => {
+                for seen in policies.iter().take(NAMED) {
+                    self.line("policy", format!("{} from entry {}", seen.bundle, seen.from));
+                }
+                self.more(policies.len());
+            }
+        }
+        self.streams(&facts.streams);
+        self.counts(&facts.counts);
+        let p = facts.payloads;
+        let payloads = format!("{} named, {} disclosed and checked, {} erased", p.named, p.disclosed, p.erased);
+        self.line("payloads", format!("{payloads}; {} blobs; {} erasures", p.blobs, p.erasures));
+        let others = match facts.witnesses.unchecked {
+            0 => String::new(),
+            n => format!(" ({n} other signatures on the checkpoint were not checked)"),
+        };
+        self.line("witnesses", format!("{}{others}", facts.witnesses.checked));
+        if let Some(size) = facts.known {
+            self.line("known", format!("your checkpoint of size {size} lies on this log"));
+        }
+    }
+
+    fn streams(&mut self, streams: &Streams) {
+        let total = streams.instances.len();
+        let states = if streams.states.is_empty() { String::new() } else { format!("; {}", joined(&streams.states)) };
+        self.line("instances", format!("{total}, of these closed {}{states}", streams.closed));
+        let open = streams.instances.iter().filter(|instance| !instance.closed);
+        for instance in open.clone().take(NAMED) {
+            let starts = match instance.open_starts {
+                0 => String::new(),
+                n => format!(", {n} starts without an outcome"),
+            };
+            self.line("  open", format!("{} {}, {} entries{starts}", instance.id, instance.state, instance.entries));
+        }
+        self.more(open.count());
+    }
+
+    fn more(&mut self, count: usize) {
+        if let Some(more @ 1..) = count.checked_sub(NAMED) {
+            self.line("", format!("and {more} more, which JSON names"));
+        }
+    }
+
+    fn counts(&mut self, counts: &Counts) {
+        self.line("entries", joined(&counts.kinds));
+        if !counts.later.is_empty() {
+            self.line("later kinds", joined(&counts.later));
+        }
+        let Counts { approved, overridden, rejected, system_rejected, other_decisions, refused, .. } = counts;
+        let by_people = format!("approved {approved}, overridden {overridden}, rejected {rejected}");
+        self.line("gates", format!("{by_people}, rejected by SYSTEM {system_rejected}; other votes {other_decisions}"));
+        self.line(
+            "refused",
+            format!("{refused} by policy or freeze; ended against its objection {}", counts.objections),
+        );
+        let outcomes = if counts.outcomes.is_empty() { "none".to_owned() } else { joined(&counts.outcomes) };
+        let notes = format!("superseding {}, conflicting claims {}", counts.superseding, counts.conflicts);
+        self.line("outcomes", format!("{outcomes}; {notes}"));
+    }
+}
+
+fn joined<K: Display>(map: &BTreeMap<K, u64>) -> String {
+    map.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+}
