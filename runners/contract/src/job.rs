@@ -429,4 +429,20 @@ mod tests {
         large.inputs.insert(TreePath::new("x").unwrap(), Input { bytes: vec![0; MAX_JOB_BYTES], executable: false });
         assert!(matches!(Job::new(large), Err(JobError::TooLarge(_))));
     }
+    proptest::proptest! {
+        #[test]
+        fn every_job_is_read_back_from_its_bytes(
+            command in proptest::collection::vec("[^\u{0}]{1,20}", 1..4),
+            env in proptest::collection::btree_map("[A-Z_][A-Z0-9_]{0,8}", "[^\u{0}]{0,20}", 0..4),
+            wall in 1u64..604_800_000,
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..50),
+        ) {
+            let mut spec = JobSpec::command(command);
+            spec.env = env.into_iter().filter(|(name, _)| !name.starts_with(RESERVED_ENV)).collect();
+            spec.resources.wall = Duration(wall);
+            spec.inputs.insert(TreePath::new("in").unwrap(), Input { bytes, executable: true });
+            let job = Job::new(spec).unwrap();
+            proptest::prop_assert_eq!(Job::from_canonical(job.canonical()).unwrap(), job);
+        }
+    }
 }

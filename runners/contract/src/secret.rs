@@ -348,4 +348,26 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert!(!text.contains("second") && !text.contains("Zmly"), "{text}");
     }
+    proptest::proptest! {
+        #[test]
+        fn splits_change_nothing_and_no_value_comes_through(
+            text in "[ab]{0,60}", first in "[ab]{6,8}", second in "[ab]{6,12}", cuts in proptest::collection::vec(0usize..60, 0..5)
+        ) {
+            let values = [value(&first), value(&second)];
+            let mask = |parts: &[&[u8]]| {
+                let mut masker = Masker::new(&values);
+                let mut out: Vec<u8> = parts.iter().flat_map(|part| masker.push(part)).collect();
+                out.extend(masker.finish());
+                out
+            };
+            let whole = mask(&[text.as_bytes()]);
+            let mut cuts: Vec<usize> = cuts.into_iter().filter(|cut| *cut <= text.len()).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let parts: Vec<&[u8]> = cuts.windows(2).map(|pair| &text.as_bytes()[pair[0]..pair[1]]).collect();
+            proptest::prop_assert_eq!(&mask(&parts), &whole);
+            let whole = String::from_utf8(whole).unwrap();
+            proptest::prop_assert!(!whole.contains(&first) && !whole.contains(&second), "{}", whole);
+        }
+    }
 }

@@ -236,4 +236,36 @@ mod tests {
         let deep = Pattern::new(&["**", "x"].repeat(30).join("/")).unwrap();
         assert!(!deep.matches(&TreePath::new(&["x"; 29].join("/")).unwrap()));
     }
+    /// Matching as one would define it, without care for time.
+    fn oracle(pattern: &[&str], path: &[&str]) -> bool {
+        fn name(pattern: &[char], text: &[char]) -> bool {
+            match pattern.split_first() {
+                None => text.is_empty(),
+                Some(('*', rest)) => (0..=text.len()).any(|skip| name(rest, &text[skip..])),
+                Some((p, rest)) => {
+                    text.split_first().is_some_and(|(c, after)| (*p == '?' || p == c) && name(rest, after))
+                }
+            }
+        }
+        let chars = |text: &str| text.chars().collect::<Vec<_>>();
+        match pattern.split_first() {
+            None => path.is_empty(),
+            Some((&"**", rest)) => (0..=path.len()).any(|skip| oracle(rest, &path[skip..])),
+            Some((p, rest)) => {
+                path.split_first().is_some_and(|(c, after)| name(&chars(p), &chars(c)) && oracle(rest, after))
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn matching_is_what_its_definition_says(pattern in "([ab?*]{1,3}|\\*\\*)(/([ab?*]{1,3}|\\*\\*)){0,4}",
+                                                path in "[ab]{1,3}(/[ab]{1,3}){0,5}") {
+            let Ok(checked) = Pattern::new(&pattern) else { return Ok(()) };
+            let parts: Vec<&str> = pattern.split('/').collect();
+            let names: Vec<&str> = path.split('/').collect();
+            let matched = checked.matches(&TreePath::new(&path).unwrap());
+            proptest::prop_assert_eq!(matched, oracle(&parts, &names), "{} over {}", pattern, path);
+        }
+    }
 }
