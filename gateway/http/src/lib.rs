@@ -1,1 +1,95 @@
-//! Being built.
+//! The gateway's face: wire types, extractors, handlers, problems, and the OpenAPI document that is made of them.
+//!
+//! A handler's argument list is its authorization (`auth`), every error becomes a problem in one place (`problem`), one
+//! layer stands around all of it (`layers`). Absent on purpose: what may be done (policy), what becomes of it (the engine),
+//! sockets, TLS, configuration (the program).
+//!
+//! Read next: [`AppState`] (what the program lends), `actions` (the hot path), [`document`] (the contract).
+
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has found something")
+)]
+
+mod actions;
+mod agents;
+mod audit;
+mod auth;
+mod context;
+mod enrolments;
+mod gates;
+mod governed;
+mod health;
+mod input;
+mod instances;
+mod json;
+mod layers;
+mod log;
+mod metrics;
+mod openapi;
+mod people;
+mod policies;
+mod problem;
+mod reply;
+mod runs;
+mod service_accounts;
+mod services;
+mod settings;
+mod state;
+mod tokens;
+mod wire;
+mod workflows;
+mod workspaces;
+
+use axum::Router;
+use utoipa_axum::router::OpenApiRouter;
+
+pub use metrics::Metrics;
+pub use openapi::{OPEN, WITHOUT_ENTRY, WITHOUT_IDEMPOTENCY};
+pub use problem::{KINDS, Kind, kind};
+pub use state::{AppState, Info, Lifecycle, Limits, Parts, Phase, Shared, WorkspaceError, WorkspaceFile, Workspaces};
+
+/// All operations with their descriptions.
+fn operations() -> OpenApiRouter<AppState> {
+    let mut router = OpenApiRouter::with_openapi(openapi::frame());
+    for part in [
+        instances::routes(),
+        actions::routes(),
+        gates::routes(),
+        runs::routes(),
+        workspaces::routes(),
+        workflows::routes(),
+        policies::routes(),
+        audit::routes(),
+        log::routes(),
+        people::routes(),
+        agents::routes(),
+        services::routes(),
+        service_accounts::routes(),
+        enrolments::routes(),
+        tokens::routes(),
+        settings::routes(),
+        health::routes(),
+    ] {
+        router = router.merge(part);
+    }
+    router
+}
+
+/// Everything that the gateway serves over HTTP. The program gives it a listener.
+pub fn router(state: AppState) -> Router {
+    let (operations, _) = operations().split_for_parts();
+    operations
+        .merge(health::documentation())
+        .fallback(layers::unknown_route)
+        .method_not_allowed_fallback(layers::unknown_method)
+        .layer(axum::middleware::from_fn_with_state(state.clone(), layers::request))
+        .with_state(state)
+}
+
+/// The OpenAPI 3.1 document of everything that [`router`] serves. The same every time.
+pub fn document() -> utoipa::openapi::OpenApi {
+    let (_, mut api) = operations().split_for_parts();
+    openapi::complete(&mut api);
+    api
+}

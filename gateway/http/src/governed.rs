@@ -1,0 +1,48 @@
+//! Changes of accounts: policy is asked first, then the accounts change with the entry that says so, in one append.
+//!
+//! A denial is committed as a refusal and answered with its receipt. The change runs in a task of its own, so that a
+//! caller who goes away leaves nothing half done. Absent: accounts themselves (`gateway/identity`) and how their rows come
+//! beside an entry (the program's store).
+
+use std::sync::Arc;
+
+use countersign_gateway_engine::{EntityKind, EntityRef, Operation, acting};
+use countersign_gateway_identity::{IdentityError, Subject};
+use countersign_gateway_model::{Name, Principal, PrincipalKind};
+use serde_json::Value;
+
+use crate::problem::Problem;
+use crate::state::AppState;
+
+/// Asks whether `who` may, and carries `change` out with that authority.
+pub(crate) async fn governed<T: Send + 'static>(
+    app: &AppState,
+    who: &Arc<Principal>,
+    operation: Operation,
+    resource: EntityRef,
+    details: &Value,
+    change: impl Future<Output = Result<T, IdentityError>> + Send + 'static,
+) -> Result<T, Problem> {
+    let allowed = app.engine.authorize(who, operation, resource, details).await?;
+    let who = Arc::clone(who);
+    let change = tokio::spawn(async move { acting::scope(who, allowed, change).await });
+    match change.await {
+        Ok(done) => Ok(done?),
+        Err(error) => Err(Problem::internal("a change of accounts ended early", &error)),
+    }
+}
+
+/// The organization, as policy names it.
+pub(crate) fn organization(who: &Principal) -> EntityRef {
+    EntityRef::organization(who.org)
+}
+
+/// An account, as policy names it.
+pub(crate) fn account(who: &Principal, kind: PrincipalKind, id: &Name) -> EntityRef {
+    EntityRef::new(who.org, EntityKind::from(kind), id.clone())
+}
+
+/// A subject, as policy names it.
+pub(crate) fn of_subject(who: &Principal, subject: &Subject) -> EntityRef {
+    account(who, subject.kind(), subject.id())
+}

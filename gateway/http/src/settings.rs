@@ -1,0 +1,112 @@
+//! What changes how the whole organization is treated: freezes and ledgered settings.
+//!
+//! Absent: the program's own configuration, which is no tenant's.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use countersign_gateway_model::Name;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::auth::Auth;
+use crate::input::Input;
+use crate::problem::Problem;
+use crate::reply;
+use crate::state::AppState;
+use crate::wire::Recorded;
+
+pub(crate) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(get_settings))
+        .routes(routes!(set_public_read))
+        .routes(routes!(freeze))
+        .routes(routes!(lift_freeze))
+}
+
+/// What to freeze, or to lift.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "team": "core" }))]
+pub(crate) struct FreezeScope {
+    /// One team; absent: the whole organization.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    team: Option<Name>,
+}
+
+/// Settings by name.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "settings": { "log.public_read": false, "authority": "solo", "frozen": { "all": false, "teams": [] } }
+}))]
+pub(crate) struct Settings {
+    /// `log.public_read`: the log may be read without a credential. `authority`: `solo` or `four_eyes`. `frozen`: what is.
+    #[schema(value_type = Object)]
+    settings: BTreeMap<String, Value>,
+}
+
+/// Whether the log may be read without a credential.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "value": true }))]
+pub(crate) struct PublicRead {
+    /// `true`: checkpoints, tiles and entries under `/log/` are for everybody. Payloads never are.
+    value: bool,
+}
+
+/// Read settings
+#[utoipa::path(
+    get, path = "/api/v1/settings", operation_id = "getSettings", tag = "settings",
+    responses((status = 200, description = "All of them", body = Settings)),
+)]
+async fn get_settings(State(app): State<AppState>, Auth(who): Auth) -> Result<Response, Problem> {
+    reply::ok(&Settings { settings: app.engine.settings(&who)?.into_iter().collect() })
+}
+
+/// Open or close the log to the public
+#[utoipa::path(
+    put, path = "/api/v1/settings/log.public_read", operation_id = "setPublicRead", tag = "settings",
+    request_body = PublicRead,
+    responses((status = 200, description = "It is on record", body = Recorded)),
+)]
+async fn set_public_read(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
+    let PublicRead { value } = input.read()?;
+    let receipt = app.engine.set_public_read(who, value).await?;
+    let index = receipt.index;
+    reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
+}
+
+/// Freeze
+///
+/// Proposals, starts, APPROVE and OVERRIDE are refused at once, and running work is cancelled. Terminating, REJECT and
+/// outcomes pass.
+#[utoipa::path(
+    post, path = "/api/v1/freezes", operation_id = "freeze", tag = "settings",
+    request_body = FreezeScope,
+    responses((status = 200, description = "It is frozen", body = Recorded)),
+)]
+async fn freeze(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
+    let FreezeScope { team } = input.read_or_default()?;
+    let receipt = app.engine.freeze(who, team, false).await?;
+    let index = receipt.index;
+    reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
+}
+
+/// Lift a freeze
+#[utoipa::path(
+    post, path = "/api/v1/freezes/lift", operation_id = "liftFreeze", tag = "settings",
+    request_body = FreezeScope,
+    responses((status = 200, description = "Work goes on", body = Recorded)),
+)]
+async fn lift_freeze(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
+    let FreezeScope { team } = input.read_or_default()?;
+    let receipt = app.engine.freeze(who, team, true).await?;
+    let index = receipt.index;
+    reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
+}
