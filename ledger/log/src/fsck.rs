@@ -237,7 +237,7 @@ async fn check_tiles(
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<(), JournalError> {
     let log = record.number;
-    for level in 0_u8..8 {
+    for level in 0_u8..7 {
         let count = record.size >> (8 * u32::from(level) + 8);
         for index in 0..count {
             if level == 0 {

@@ -1,7 +1,7 @@
 //! The committer and its doors: an append becomes durable entries, a signed checkpoint and receipts, or nothing.
 //!
 //! [`Logs`] opens a [`Journal`], verifies what it loads and runs one committer for all logs in it. A [`LogHandle`] seals
-//! and appends entries of one log and reads it.
+//! and appends entries of one log and reads it. [`Objects`] keeps immutable bytes; [`files`] is it on a folder.
 //!
 //! Absent on purpose: SQL (`ledger/sql`), what entries mean (`gateway/flow`), HTTP, configuration files, key storage.
 //! Read in this order: `logs` (what callers see), `committer` (what happens to an append), `start` (what is verified
@@ -13,10 +13,13 @@ mod append;
 mod committer;
 mod config;
 mod error;
+mod export;
+pub mod files;
 mod fsck;
 pub mod journal;
 mod keys;
 mod logs;
+mod objects;
 mod queue;
 mod start;
 mod state;
@@ -26,12 +29,14 @@ mod tree;
 pub use append::{Append, Appended, AppendedEntry, Idempotency, IdempotencyScope, Sealing};
 pub use config::{LogsConfig, NewLog, OnFatal};
 pub use error::{AppendError, Head, LogError, Replay};
+pub use export::{ExportError, Exported, export};
 pub use fsck::{Fault, FsckLevel, FsckReport, LogReport, Progress, fsck};
 pub use journal::{
     CommitError, Journal, JournalError, LogNumber, LogRecord, StoredEntry, StreamNumber, ViewRow, Views,
 };
 pub use keys::{Entropy, KeyError, KeyRing};
 pub use logs::{LogHandle, Logs};
+pub use objects::{ObjectError, Objects, Put};
 pub use stats::{BUCKETS, Stats};
 
 /// Takes a lock. What it guards is changed in single steps that cannot panic half-way, so a poisoned one is whole.

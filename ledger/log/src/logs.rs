@@ -54,8 +54,8 @@ struct Shared {
     keys: Arc<dyn KeyRing>,
     /// Signs this process's entries in every log, certified by each log's key.
     gateway: Arc<SigningKey>,
-    /// Held while a log is loaded or begun, so that none is there twice.
-    loading: tokio::sync::Mutex<()>,
+    /// One is held while a log is loaded or begun, so that none is there twice; which one follows from the organization.
+    loading: [tokio::sync::Mutex<()>; 64],
     committer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -111,7 +111,7 @@ impl Logs {
             core,
             keys,
             gateway: Arc::new(gateway),
-            loading: tokio::sync::Mutex::new(()),
+            loading: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
             committer: Mutex::new(Some(committer)),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -123,7 +123,7 @@ impl Logs {
     /// [`LogError::Exists`] if the organization has one; [`LogError::New`] if the parts do not fit.
     pub async fn create(&self, new: NewLog) -> Result<LogHandle, LogError> {
         let shared = &self.shared;
-        let _one = shared.loading.lock().await;
+        let _one = shared.loading(new.org).await;
         if shared.core.journal.log_of(new.org).await?.is_some() {
             return Err(LogError::Exists(new.org));
         }
@@ -206,7 +206,7 @@ impl Logs {
         if let Some(log) = shared.core.logs.get(org) {
             return Ok(LogHandle { shared: Arc::clone(shared), log });
         }
-        let _one = shared.loading.lock().await;
+        let _one = shared.loading(org).await;
         if let Some(log) = shared.core.logs.get(org) {
             return Ok(LogHandle { shared: Arc::clone(shared), log });
         }
@@ -374,6 +374,14 @@ impl Drop for Shared {
 }
 
 impl Shared {
+    async fn loading(&self, org: OrgId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let sum = org.as_bytes().iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
+        match self.loading.get(sum % self.loading.len()) {
+            Some(one) => Some(one.lock().await),
+            None => None,
+        }
+    }
+
     fn gateway_key_id(&self, trusted: &TrustedLog) -> [u8; 4] {
         let name = gateway_name(trusted.origin(), self.core.config.gateway);
         key_id(&name, &self.gateway.verifying_key())

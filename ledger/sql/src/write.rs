@@ -237,13 +237,16 @@ impl Writer {
 
     /// Runs a call of which every statement must succeed.
     async fn run_all(&mut self, call: Call, doing: &'static str) -> Result<Vec<SqliteRow>, JournalError> {
-        let streams = call.shape.iter().position(|(part, _)| *part == Part::Stream);
+        let parts: Vec<Part> = call.shape.iter().map(|(part, _)| *part).collect();
         let outcome = self.run(call).await?;
         match outcome.error {
             None => Ok(outcome.rows),
-            Some(error) if is_constraint(&error) && streams == Some(outcome.finished) => {
-                Err(JournalError::StreamExists)
-            }
+            Some(error) if is_constraint(&error) => match parts.get(outcome.finished) {
+                Some(Part::Stream) => Err(JournalError::StreamExists),
+                // The committer gives every index once: somebody else has written here.
+                Some(Part::Entry) => Err(JournalError::Fenced),
+                _ => Err(journal_error(doing, error)),
+            },
             Some(error) => Err(journal_error(doing, error)),
         }
     }
