@@ -44,7 +44,7 @@ const BREACHES: [&str; 16] = [
     "may trace processes",
     "may open internet sockets",
     "may use kernel interfaces that no workload needs",
-    "may use io_uring or clone3",
+    "may use io_uring, clone3 or memory that nothing counts",
     "reads a file outside",
     "writes outside",
     "signals a process outside",
@@ -251,7 +251,9 @@ pub(crate) fn sing(bait: &Bait, spec: &SandboxSpec) -> u32 {
         ]
         .into_iter()
         .all(|call| eperm(call, [0; 4])),
-        !refused(libc::SYS_io_uring_setup, [0; 4], Errno::ENOSYS) || !refused(libc::SYS_clone3, [0; 4], Errno::ENOSYS),
+        !refused(libc::SYS_io_uring_setup, [0; 4], Errno::ENOSYS)
+            || !refused(libc::SYS_clone3, [0; 4], Errno::ENOSYS)
+            || (spec.level < Level::L3 && !refused(libc::SYS_memfd_create, [0; 4], Errno::ENOSYS)),
         fs::read(&bait.file).is_ok() || fs::read("/etc/passwd").is_ok_and(|text| text.starts_with(b"root:")),
         writes(&bait.folder) || writes(Path::new("/")) || writes(Path::new("/usr")) || writes(Path::new("/dev")),
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(bait.process), None).is_ok(),

@@ -200,6 +200,9 @@ pub(crate) fn evidence(level: Level, resources: &Resources, facts: &BTreeMap<&st
     put(has("landlock"), version);
     put(has("proc"), "proc:private".to_owned());
     put(has("user"), "user:unprivileged".to_owned());
+    // Landlock does not guard modes and times: without namespaces a workload that shares the gateway's user may change
+    // those of that user's files, though never what is in them.
+    put(level >= Level::L2 || has("other_user"), "attributes:own-files-only".to_owned());
     put(level >= Level::L3, format!("cgroup:memory={}", resources.memory_bytes));
     put(level >= Level::L3, format!("cgroup:pids={}", resources.pids));
     put(true, format!("rlimit:as={}", resources.memory_bytes));

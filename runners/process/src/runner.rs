@@ -790,6 +790,7 @@ impl Runner for ProcessRunner {
                 ("proc", held.is_some_and(|trial| trial.proc)),
                 ("landlock", held.is_some_and(|trial| trial.landlock)),
                 ("user", true),
+                ("other_user", inner.user.is_some()),
             ]);
             let limits = countersign_runners_contract::Resources::default();
             let isolation = rundir::evidence(level, &limits, &facts, doctor.found.landlock_version);

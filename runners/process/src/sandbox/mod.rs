@@ -387,7 +387,7 @@ impl Stages<'_> {
         let command = Command::prepare(self.spec, &inside).at("prepare the command")?;
         let rules = if self.spec.level >= Level::L1 { Some(landlock::build(self.spec)) } else { None };
         let filters = if self.spec.level >= Level::L1 {
-            seccomp::filters(self.spec.network, self.spec.level >= Level::L2)
+            seccomp::filters(self.spec.network, self.spec.level)
                 .map_err(io::Error::other)
                 .at("build the seccomp filter")?
         } else {

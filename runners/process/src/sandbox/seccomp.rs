@@ -3,7 +3,7 @@
 //! Not listed means refused with `EPERM`: mounting, tracing, namespaces, BPF, keys, modules, `io_uring`, perf,
 //! userfaultfd, clocks, reboot, quotas, swap, raw I/O, other architectures (killed). `clone3` answers `ENOSYS`,
 //! because its flags are behind a pointer that a filter cannot read, and C libraries then use `clone`; so does what is
-//! newer than this list.
+//! newer than this list, and without a control group what takes memory that no other limit counts.
 //!
 //! Read next: `sandbox`, which applies it last of all.
 
@@ -14,6 +14,8 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
+
+use crate::spec::Level;
 
 /// Errors of building a filter; they would be ours, not the machine's.
 pub(crate) type Error = seccompiler::BackendError;
@@ -330,7 +332,9 @@ const ALLOWED_HERE: &[i64] = &[
 const ALLOWED_HERE: &[i64] = &[];
 
 /// The filters, to be applied in this order. The later one answers where both refuse.
-pub(crate) fn filters(network: NetworkMode, unix_sockets: bool) -> Result<Vec<BpfProgram>, Error> {
+pub(crate) fn filters(network: NetworkMode, level: Level) -> Result<Vec<BpfProgram>, Error> {
+    // Pathname sockets of the machine are out of sight only with namespaces.
+    let unix_sockets = level >= Level::L2;
     let arch = std::env::consts::ARCH.try_into()?;
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().chain(ALLOWED_HERE).map(|call| (*call, Vec::new())).collect();
@@ -342,6 +346,24 @@ pub(crate) fn filters(network: NetworkMode, unix_sockets: bool) -> Result<Vec<Bp
     rules.insert(libc::SYS_prlimit64, vec![rule([eq(0, 0)?])?]);
     // No `ADDR_COMPAT_LAYOUT` and the like, which would weaken address randomisation: only the plain one and a query.
     rules.insert(libc::SYS_personality, vec![rule([eq(0, 0)?])?, rule([eq(0, 0xffff_ffff)?])?]);
+
+    if level < Level::L2 {
+        // Its own priority and processors alone, for the same reason; and no System V objects of other programs.
+        for call in [
+            libc::SYS_sched_setaffinity,
+            libc::SYS_sched_setparam,
+            libc::SYS_sched_setscheduler,
+            libc::SYS_sched_setattr,
+        ] {
+            rules.insert(call, vec![rule([eq(0, 0)?])?]);
+        }
+        for call in [libc::SYS_setpriority, libc::SYS_ioprio_set] {
+            rules.insert(call, vec![rule([eq(1, 0)?])?]);
+        }
+        for call in [libc::SYS_shmget, libc::SYS_semget, libc::SYS_msgget, libc::SYS_mq_open] {
+            rules.remove(&call);
+        }
+    }
 
     let mut sockets = Vec::new();
     if unix_sockets {
@@ -375,11 +397,18 @@ pub(crate) fn filters(network: NetworkMode, unix_sockets: bool) -> Result<Vec<Bp
 
     let refuse = |errno: i32| SeccompAction::Errno(errno.unsigned_abs());
     let allow = SeccompFilter::new(rules, refuse(libc::EPERM), SeccompAction::Allow, arch)?;
-    let absent = [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register]
-        .into_iter()
-        .chain(NEWER.filter(|call| *call != SYS_FCHMODAT2))
-        .map(|call| (call, Vec::new()))
-        .collect();
+    let mut absent: BTreeMap<i64, Vec<SeccompRule>> =
+        [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register]
+            .into_iter()
+            .chain(NEWER.filter(|call| *call != SYS_FCHMODAT2))
+            .map(|call| (call, Vec::new()))
+            .collect();
+    if level < Level::L3 {
+        // Memory that no limit of a process counts: only a control group would.
+        for call in [libc::SYS_memfd_create, libc::SYS_shmget, libc::SYS_msgget] {
+            absent.insert(call, Vec::new());
+        }
+    }
     let absent = SeccompFilter::new(absent, SeccompAction::Allow, refuse(libc::ENOSYS), arch)?;
     Ok(vec![allow.try_into()?, absent.try_into()?])
 }

@@ -200,6 +200,7 @@ impl Running {
             ("landlock", landlock),
             ("open", job.network == NetworkMode::Open),
             ("user", true),
+            ("other_user", shim.setup.user.is_some()),
         ]);
         shim.evidence = rundir::evidence(shim.setup.level, &job.resources, &facts, shim.setup.landlock_version);
         let pid = nix::unistd::getpid().as_raw();
