@@ -136,6 +136,9 @@ pub(crate) const SYSTEM: [&str; 8] = ["/usr", "/bin", "/sbin", "/lib", "/lib32",
 /// Files of `/etc` that programs need to start.
 pub(crate) const ETC: [&str; 3] = ["/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"];
 
+/// What of `/etc` programs give up over if they see it and may not read it, where it cannot be hidden.
+pub(crate) const ETC_VISIBLE: [&str; 2] = ["/etc/gitconfig", "/etc/ssl/openssl.cnf"];
+
 /// What of `/etc` is needed where the network is open.
 pub(crate) const ETC_NETWORK: [&str; 7] = [
     "/etc/resolv.conf",

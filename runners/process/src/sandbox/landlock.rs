@@ -14,7 +14,7 @@ use landlock::{
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
-use crate::spec::{DEVICES, ETC, ETC_NETWORK, Level, NET, SYSTEM, SandboxSpec, WORKSPACE};
+use crate::spec::{DEVICES, ETC, ETC_NETWORK, ETC_VISIBLE, Level, NET, SYSTEM, SandboxSpec, WORKSPACE};
 
 /// The newest version whose rights are asked for; an older kernel enforces what it knows, and the canary decides
 /// whether that is enough for the level.
@@ -40,7 +40,7 @@ pub(crate) fn build(spec: &SandboxSpec) -> io::Result<RulesetCreated> {
         }
         rules.add(Path::new(NET), read() | AccessFs::ResolveUnix)?;
     } else {
-        for path in SYSTEM.iter().chain(&ETC) {
+        for path in SYSTEM.iter().chain(&ETC).chain(&ETC_VISIBLE) {
             rules.add(Path::new(path), read())?;
         }
         if spec.network == NetworkMode::Open {

@@ -115,10 +115,10 @@ fn main() {
         }
         _ => {}
     }
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
+    let filter = filter(&arguments);
     if arguments.iter().any(|argument| argument == "--list") {
-        for case in CASES {
-            println!("{}: test", case.name);
+        for name in CASES.iter().map(|case| case.name).chain(own::CASES.iter().map(|case| case.name)) {
+            println!("{name}: test");
         }
         return;
     }
@@ -131,6 +131,19 @@ fn main() {
     });
     println!("\ntest result: {}. {nobody} failed", if nobody == 0 { "ok" } else { "FAILED" });
     std::process::exit(i32::from(nobody > 0));
+}
+
+/// The name that is asked for, among the arguments that a test harness takes.
+fn filter(arguments: &[String]) -> String {
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--test-threads" | "--skip" | "--format" | "--color" | "--logfile" | "-Z" => drop(arguments.next()),
+            option if option.starts_with('-') => {}
+            name => return name.to_owned(),
+        }
+    }
+    String::new()
 }
 
 /// This program once more, as nobody, from a copy that nobody can execute.
