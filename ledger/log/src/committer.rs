@@ -310,13 +310,11 @@ impl Core {
                 return Err(AppendError::Replay(Replay { request: known.request, answer: known.answer.clone() }));
             }
         }
-        if !work.logs.contains_key(&log) {
+        let log_work = work.logs.entry(log).or_insert_with(|| {
             let tip = lock(&pending.log.tip).clone();
             let (size, newest) = (tip.range.size(), tip.newest);
-            let state = Arc::clone(&pending.log);
-            work.logs.insert(log, LogWork { state, tip, size, newest, positions: Vec::new() });
-        }
-        let Some(log_work) = work.logs.get_mut(&log) else { return Err(AppendError::Unknown) };
+            LogWork { state: Arc::clone(&pending.log), tip, size, newest, positions: Vec::new() }
+        });
         if pending.genesis != (log_work.size == 0) {
             return Err(AppendError::Malformed("genesis is the first entry of a log and no other"));
         }

@@ -6,7 +6,7 @@
 //! Absent on purpose: SQL (`ledger/sql`), what entries mean (`gateway/flow`), HTTP, configuration files, key storage.
 //! Read in this order: `logs` (what callers see), `committer` (what happens to an append), `start` (what is verified
 //! before anything is signed), `journal` (what storage must promise).
-#![cfg_attr(test, expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests"))]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
 
 mod anchor;
 mod append;

@@ -84,8 +84,8 @@ impl SqlJournal {
         Ok(Some(number))
     }
 
-    async fn table_number(&self, table: &str) -> Result<Option<i64>, JournalError> {
-        Ok(self.names.tables.read().ok().and_then(|held| held.get(table).copied()))
+    fn table_number(&self, table: &str) -> Option<i64> {
+        self.names.tables.read().ok().and_then(|held| held.get(table).copied())
     }
 }
 
@@ -322,7 +322,7 @@ impl Journal for SqlJournal {
 #[async_trait]
 impl Views for SqlJournal {
     async fn get(&self, org: OrgId, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
-        let (Some(log), Some(name)) = (self.org_number(org).await?, self.table_number(table).await?) else {
+        let (Some(log), Some(name)) = (self.org_number(org).await?, self.table_number(table)) else {
             return Ok(None);
         };
         sqlx::query_scalar("SELECT columns FROM view WHERE log = ? AND name = ? AND key = ?")
@@ -343,7 +343,7 @@ impl Views for SqlJournal {
         limit: usize,
         reverse: bool,
     ) -> Result<Vec<ViewRow>, JournalError> {
-        let (Some(log), Some(name)) = (self.org_number(org).await?, self.table_number(table).await?) else {
+        let (Some(log), Some(name)) = (self.org_number(org).await?, self.table_number(table)) else {
             return Ok(Vec::new());
         };
         // Half-open interval of keys; no upper end where the prefix is empty or all ones.

@@ -7,9 +7,12 @@ mod world;
 use std::sync::Arc;
 
 use countersign_gateway_model::{Clock as _, Digest, Timestamp};
-use countersign_ledger_entry::body::Permit;
+use countersign_ledger_entry::body::{Permit, SignatureMode};
 use countersign_ledger_entry::{Blob, Body, Entry, Row, Stream, StreamKind};
-use countersign_ledger_log::{Append, AppendError, Idempotency, IdempotencyScope, Journal, LogError};
+use countersign_ledger_log::files::FileObjects;
+use countersign_ledger_log::{
+    Append, AppendError, FsckLevel, Idempotency, IdempotencyScope, Journal, LogError, Objects as _, export, fsck,
+};
 use countersign_ledger_merkle::{
     BundleCoord, TileCoord, TileSet, bundles_between, decode_bundle, leaf_hash, tiles_between, verify_consistency,
     verify_inclusion,
@@ -317,11 +320,11 @@ async fn entries_sealed_elsewhere_are_refused() {
 async fn a_folder_is_refused_while_it_is_used_or_if_it_is_newer_or_foreign() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Hand::new();
-    let (logs, _log) = ledger(folder.path(), &clock).await;
+    let (logs, log) = ledger(folder.path(), &clock).await;
     let second = SqlJournal::open(SqlOptions::new(folder.path())).await;
     assert!(matches!(second, Err(SqlError::Locked(_))), "{second:?}");
     logs.shutdown().await.unwrap();
-    drop((logs, _log));
+    drop((logs, log));
 
     let edit = async |sql: &'static str| {
         let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("ledger.db"));
@@ -392,10 +395,7 @@ async fn a_log_that_does_not_verify_is_not_loaded() {
         sqlx::Connection::close(conn).await.unwrap();
         let journal: Arc<dyn Journal> = Arc::new(journal(folder.path()).await);
         let logs = open(journal, &clock).await.unwrap();
-        let found = match logs.by_id(log_id(1)).await {
-            Err(error) => error,
-            Ok(_) => panic!("loaded after `{damage}`"),
-        };
+        let Err(found) = logs.by_id(log_id(1)).await else { panic!("loaded after `{damage}`") };
         let mut text = found.to_string();
         if let Some(source) = std::error::Error::source(&found) {
             text.push_str(&source.to_string());
@@ -403,4 +403,68 @@ async fn a_log_that_does_not_verify_is_not_loaded() {
         assert!(text.contains(expected), "`{damage}`: {text}");
         logs.shutdown().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_many_tiles_is_exported_as_others_read_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Hand::new();
+    let logs = open(Arc::new(journal(folder.path()).await), &clock).await.unwrap();
+    // Unsigned entries: this is about tiles, and 66,000 signatures are a second each way.
+    let unsigned = countersign_ledger_log::NewLog { signatures: SignatureMode::CheckpointOnly, ..new_log(1) };
+    let log = logs.create(unsigned).await.unwrap();
+    logs.boot(org(1), None).await.unwrap();
+    let mut tasks = Vec::new();
+    for n in 0..8 {
+        let (log, clock) = (log.clone(), Arc::clone(&clock));
+        tasks.push(tokio::spawn(async move {
+            for _ in 0..129 {
+                append(&log, stream(n), 64, &clock).await.unwrap();
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let checkpoint = log.checkpoint();
+    let (size, root) = (checkpoint.checkpoint().size, checkpoint.checkpoint().root);
+    assert_eq!(size, 2 + 8 * 129 * 64);
+    assert!(size > 65_536, "there is a full tile of level 1");
+
+    let out = tempfile::tempdir().unwrap();
+    let objects = FileObjects::open(out.path()).unwrap();
+    let exported = export(&log, &objects, "a", 0).await.unwrap();
+    assert_eq!((exported.size, exported.unchanged), (size, 0));
+    let again = export(&log, &objects, "a", 0).await.unwrap();
+    assert_eq!((again.stored, again.unchanged), (0, exported.stored), "an export can be run again");
+    let mut tiles = TileSet::new();
+    for coord in tiles_between(0, size) {
+        let bytes = objects.get(&format!("a/{coord}")).await.unwrap().unwrap();
+        tiles.insert(coord, &bytes).unwrap();
+    }
+    assert_eq!(countersign_ledger_merkle::root(size, &tiles).unwrap(), root);
+    let note = objects.get("a/checkpoint").await.unwrap().unwrap();
+    log.trusted().checkpoint(std::str::from_utf8(&note).unwrap()).unwrap();
+    // What comes after is what is new.
+    append(&log, stream(1), 1, &clock).await.unwrap();
+    let more = export(&log, &objects, "a", size).await.unwrap();
+    assert_eq!(more.stored, 2, "the partial tile of level 0 and the partial bundle; the levels above have not grown");
+
+    // From anywhere to anywhere.
+    let now = log.checkpoint();
+    let (size, root) = (now.checkpoint().size, now.checkpoint().root);
+    for index in [0, 255, 256, 65_535, 65_536, 65_600, size - 1] {
+        let leaf = log.entries(index..index + 1).await.unwrap().remove(0).leaf;
+        let proof = log.proof(index, size).await.unwrap();
+        verify_inclusion(&leaf_hash(&leaf), index, size, &proof, &root).unwrap();
+    }
+    let report = fsck(&**logs.journal(), &**logs.keys(), FsckLevel::Payloads, None, &mut |_| {}).await.unwrap();
+    assert!(report.sound, "{report:?}");
+    assert_eq!((report.logs[0].entries, report.logs[0].tiles), (size, size / 256 + 1));
+    logs.shutdown().await.unwrap();
+    // The tail of such a log is found again from its tiles.
+    let logs = open(Arc::new(journal(folder.path()).await), &clock).await.unwrap();
+    let log = logs.log(org(1)).await.unwrap();
+    assert_eq!(log.checkpoint().checkpoint().root, root);
+    logs.shutdown().await.unwrap();
 }
