@@ -29,14 +29,21 @@ use crate::reply::{ActionAnswer, Decided, Place, Reply};
 ///
 /// # Errors
 /// [`Illegal`]: nothing changes and nothing is recorded.
-pub fn decide(instance: Option<&Instance>, proposal: Proposal, now: &Now) -> Result<Decided, Illegal> {
-    let instance = match (instance, proposal) {
-        (None, Proposal::Create(create)) => return create_instance(*create, now),
-        (Some(_), Proposal::Create(_)) => return Err(Illegal::Exists),
-        (None, _) => return Err(Illegal::NoInstance),
-        (Some(instance), proposal) => (instance, proposal),
+pub fn decide(instance: Option<&Instance>, mut proposal: Proposal, now: &Now) -> Result<Decided, Illegal> {
+    let Some(instance) = instance else {
+        return match proposal {
+            Proposal::Create(create) => create_instance(*create, now),
+            _ => Err(Illegal::NoInstance),
+        };
     };
-    let (instance, proposal) = instance;
+    if let Proposal::Actions(Actions { gate: Some(terms), .. }) = &mut proposal {
+        forget_ended_caller(instance, terms);
+    }
+    if let Proposal::Terminate(terminate) = &mut proposal
+        && let Some(terms) = &mut terminate.gate
+    {
+        forget_ended_caller(instance, terms);
+    }
     let scene = Scene { instance, now, at: now.at.max(instance.latest()) };
     let (drafts, reply) = match proposal {
         Proposal::Create(_) => return Err(Illegal::Exists),
@@ -53,6 +60,11 @@ pub fn decide(instance: Option<&Instance>, proposal: Proposal, now: &Now) -> Res
         Proposal::GateEvent(note) => scene.gate_event(*note)?,
     };
     Ok(Decided { drafts, place: Place::Instance(instance.id()), reply })
+}
+
+/// A proposer whose start has its outcome by now waits inside none.
+fn forget_ended_caller(instance: &Instance, terms: &mut GateTerms) {
+    terms.caller = terms.caller.filter(|caller| instance.open_start(*caller).is_some());
 }
 
 /// Drafts and answer of one row.
@@ -294,9 +306,6 @@ impl Scene<'_> {
 
     /// COMPLETED and WAITING are refused while a start is open, but for the one inside which the proposer waits.
     fn no_open_starts(&self, caller: Option<PermitId>) -> Result<(), Illegal> {
-        if let Some(caller) = caller.filter(|c| self.instance.open_start(*c).is_none()) {
-            return Err(Illegal::NotBegun(caller));
-        }
         let open: Vec<PermitId> = self.cancel().into_iter().filter(|p| Some(*p) != caller).collect();
         if open.is_empty() { Ok(()) } else { Err(Illegal::OpenStarts(open)) }
     }

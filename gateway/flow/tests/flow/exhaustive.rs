@@ -59,6 +59,12 @@ fn moves(w: &World, quorum: u8) -> Vec<Move> {
     }
     for person in PERSONS {
         out.extend([Move::Reject(person, true), Move::Reject(person, false)]);
+        if [OWNER, AGENT].contains(&person) {
+            // Whoever may never approve tries it once for every state.
+            out.push(Move::Approve(person, live.clone(), Vote::Good));
+            out.push(Move::Drop(person, live.clone()));
+            continue;
+        }
         for items in &subsets {
             out.push(Move::Approve(person, items.clone(), Vote::Good));
             if person == BOB {

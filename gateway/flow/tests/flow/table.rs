@@ -233,6 +233,14 @@ fn completed_and_waiting_are_refused_while_a_start_is_open_and_list_it() {
     assert_eq!(w.state(), State::WaitingForHuman);
     w.report(open, Outcome::Succeeded).unwrap();
     assert_eq!(w.state(), State::WaitingForHuman);
+    // A start that has its outcome is nobody's to wait in.
+    let mut w = World::running();
+    let ended = w.started(2);
+    w.report(ended, Outcome::Succeeded).unwrap();
+    let act = w.action(1, needs(&["r"]), None);
+    let terms = GateTerms { caller: Some(ended), ..w.gate_terms(1) };
+    w.propose(AGENT, Proposal::Actions(Actions { items: vec![act], gate: Some(terms) })).unwrap();
+    assert_eq!(w.the().gate().unwrap().caller, None);
 }
 
 #[test]
