@@ -9,7 +9,8 @@ use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
 use cedar_policy::{
-    Effect, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint, Schema, ValidationMode, Validator,
+    ActionConstraint, Effect, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint, Schema,
+    ValidationMode, Validator,
 };
 use cedar_policy_core::ast::{Entity as CedarEntity, EntityUID, Expr, Policy as CorePolicy};
 use countersign_gateway_model::{Digest, Duration, Name, OrgId, PolicyDigests};
@@ -89,12 +90,17 @@ impl std::fmt::Display for Place {
 }
 
 impl Place {
-    fn at(file: &str, text: &str, offset: usize) -> Self {
-        let before = text.get(..offset).unwrap_or(text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+    /// `starts` are the byte offsets at which the text's lines start.
+    fn at(file: &str, text: &str, starts: &[usize], offset: usize) -> Self {
+        let line = starts.partition_point(|start| *start <= offset).max(1);
+        let start = starts.get(line - 1).copied().unwrap_or(0);
+        let column = text.get(start..offset).map_or(0, |before| before.chars().count()) + 1;
         Self { file: file.to_owned(), line, column }
     }
+}
+
+fn line_starts(text: &str) -> Vec<usize> {
+    std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect()
 }
 
 /// Why a snapshot cannot be built.
@@ -199,7 +205,10 @@ pub struct Prepared {
     pub severity: Option<Name>,
     /// The file it stands in; `kernel` for the program's.
     pub file: String,
+    /// The whole condition, scopes included.
     pub(crate) condition: Expr,
+    /// What is left of it once the scopes hold; `None`: nothing.
+    pub(crate) clauses: Option<Expr>,
     pub(crate) core: CorePolicy,
     policy: Policy,
 }
@@ -221,9 +230,18 @@ impl std::fmt::Debug for Prepared {
 #[derive(Debug, Default)]
 struct Bucket {
     everyone: Vec<Arc<Prepared>>,
-    by_principal: HashMap<EntityUID, Vec<Arc<Prepared>>>,
-    by_resource: HashMap<EntityUID, Vec<Arc<Prepared>>>,
-    by_both: HashMap<EntityUID, HashMap<EntityUID, Vec<Arc<Prepared>>>>,
+    by_principal: HashMap<Key, Vec<Arc<Prepared>>>,
+    by_resource: HashMap<Key, Vec<Arc<Prepared>>>,
+    by_both: HashMap<Key, HashMap<Key, Vec<Arc<Prepared>>>>,
+}
+
+/// An entity that a policy's head names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    /// `==`: that entity alone.
+    Same(EntityUID),
+    /// `in`: that entity and whatever belongs to it.
+    Within(EntityUID),
 }
 
 /// One action: its uid, its entities (itself and its ancestors), and what applies to it.
@@ -419,10 +437,13 @@ impl PolicySnapshot {
             return;
         };
         found.extend(bucket.everyone.iter().map(|p| &**p));
-        let keys = |entity: &Option<Arc<CedarEntity>>| -> Vec<EntityUID> {
-            entity
-                .as_ref()
-                .map_or_else(Vec::new, |e| std::iter::once(e.uid().clone()).chain(e.ancestors().cloned()).collect())
+        let keys = |entity: &Option<Arc<CedarEntity>>| -> Vec<Key> {
+            entity.as_ref().map_or_else(Vec::new, |e| {
+                [Key::Same(e.uid().clone()), Key::Within(e.uid().clone())]
+                    .into_iter()
+                    .chain(e.ancestors().map(|a| Key::Within(a.clone())))
+                    .collect()
+            })
         };
         let nothing_by_resource = bucket.by_resource.is_empty() && bucket.by_both.is_empty();
         let resources = if nothing_by_resource { Vec::new() } else { keys(&slice.resource) };
@@ -478,9 +499,10 @@ struct Loading {
 
 impl Loading {
     fn load(&mut self, file: &str, text: &str, kernel: bool, rules: &BTreeSet<Name>) -> Result<(), BuildError> {
+        let starts = line_starts(text);
         let parsed = PolicySet::from_str(text).map_err(|errors| {
             let offset = errors.iter().find_map(offset_of).unwrap_or(0);
-            BuildError::Parse { place: Place::at(file, text, offset), reason: schema::report(&errors) }
+            BuildError::Parse { place: Place::at(file, text, &starts, offset), reason: schema::report(&errors) }
         })?;
         if parsed.num_of_templates() > 0 {
             return Err(BuildError::Template { file: file.to_owned() });
@@ -492,7 +514,7 @@ impl Loading {
         };
         policies.sort_by_key(|p| start(p));
         for policy in policies {
-            let place = Place::at(file, text, start(policy));
+            let place = Place::at(file, text, &starts, start(policy));
             let Some(id) = policy.annotation("id").and_then(|id| Name::new(id).ok()) else {
                 return Err(BuildError::Id { place });
             };
@@ -519,6 +541,7 @@ impl Loading {
                 severity: policy.annotation("severity").and_then(|s| Name::new(s).ok()),
                 file: file.to_owned(),
                 condition: core.condition(),
+                clauses: core.non_scope_constraints().cloned(),
                 core,
                 policy,
                 id,
@@ -566,7 +589,8 @@ fn own_entities(
         .collect()
 }
 
-/// Groups policies by action, principal type and resource type, and then by the entities in their scopes.
+/// Groups policies by action, principal type and resource type, and then by the entities in their scopes. The groups
+/// are exact: a policy stands in one if, and only if, its scopes hold for every question that finds it there.
 fn actions(schema: &Schema, policies: &[Arc<Prepared>]) -> HashMap<String, ActionSet> {
     let kind_of = |ty: &cedar_policy::EntityTypeName| {
         EntityKind::ALL.iter().copied().find(|k| entity_type(*k) == AsRef::as_ref(ty))
@@ -576,44 +600,104 @@ fn actions(schema: &Schema, policies: &[Arc<Prepared>]) -> HashMap<String, Actio
         let uid: cedar_policy::EntityUid = uid.clone().into();
         entities.get(&uid).map(|e| Arc::new(AsRef::<CedarEntity>::as_ref(e).clone()))
     };
+    let scopes: Vec<Scope> = policies.iter().map(|p| Scope::of(p, &kind_of)).collect();
     let mut sets: HashMap<String, ActionSet> = HashMap::new();
     for action in schema.actions() {
         let uid: &EntityUID = action.as_ref();
         let own = arc(uid);
         let ancestors = own.as_ref().map(|e| e.ancestors().filter_map(&arc).collect::<Vec<_>>()).unwrap_or_default();
-        let set = ActionSet {
-            uid: uid.clone(),
-            entities: own.into_iter().chain(ancestors).collect(),
-            buckets: BTreeMap::new(),
-        };
+        let entities: Vec<Arc<CedarEntity>> = own.into_iter().chain(ancestors).collect();
+        let principals: Vec<EntityKind> =
+            schema.principals_for_action(action).into_iter().flatten().filter_map(kind_of).collect();
+        let resources: Vec<EntityKind> =
+            schema.resources_for_action(action).into_iter().flatten().filter_map(kind_of).collect();
+        let mut buckets = BTreeMap::new();
+        for principal in &principals {
+            for resource in &resources {
+                buckets.insert((*principal, *resource), Bucket::default());
+            }
+        }
+        for (prepared, scope) in policies.iter().zip(&scopes) {
+            let holds = match &scope.actions {
+                None => true,
+                Some(actions) => entities.iter().any(|e| {
+                    // `==` names the action itself, `in` one that it belongs to.
+                    actions.contains(e.uid()) && (scope.below || e.uid() == uid)
+                }),
+            };
+            if !holds {
+                continue;
+            }
+            for (_, bucket) in
+                buckets.iter_mut().filter(|((p, r), _)| scope.principal.admits(*p) && scope.resource.admits(*r))
+            {
+                let list = match (&scope.principal.key, &scope.resource.key) {
+                    (None, None) => &mut bucket.everyone,
+                    (Some(p), None) => bucket.by_principal.entry(p.clone()).or_default(),
+                    (None, Some(r)) => bucket.by_resource.entry(r.clone()).or_default(),
+                    (Some(p), Some(r)) => bucket.by_both.entry(p.clone()).or_default().entry(r.clone()).or_default(),
+                };
+                list.push(Arc::clone(prepared));
+            }
+        }
+        let set = ActionSet { uid: uid.clone(), entities, buckets };
         sets.insert(AsRef::<str>::as_ref(uid.eid()).to_owned(), set);
     }
-    for prepared in policies {
+    sets
+}
+
+/// What a policy's head asks for.
+struct Scope {
+    principal: Head,
+    resource: Head,
+    /// `None`: any.
+    actions: Option<BTreeSet<EntityUID>>,
+    /// Whether actions below the named ones count.
+    below: bool,
+}
+
+/// What a policy's head asks of principal or resource.
+struct Head {
+    /// `None`: any type; a type that no question has leaves none.
+    kinds: Option<Option<EntityKind>>,
+    key: Option<Key>,
+}
+
+impl Head {
+    fn admits(&self, kind: EntityKind) -> bool {
+        self.kinds.is_none_or(|only| only == Some(kind))
+    }
+}
+
+impl Scope {
+    fn of(prepared: &Prepared, kind_of: &dyn Fn(&cedar_policy::EntityTypeName) -> Option<EntityKind>) -> Self {
+        let same = |uid: cedar_policy::EntityUid| Head {
+            kinds: Some(kind_of(uid.type_name())),
+            key: Some(Key::Same(uid.into())),
+        };
+        let within = |ty: Option<cedar_policy::EntityTypeName>, uid: cedar_policy::EntityUid| Head {
+            kinds: ty.map(|ty| kind_of(&ty)),
+            key: Some(Key::Within(uid.into())),
+        };
         let principal = match prepared.policy.principal_constraint() {
-            PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => {
-                Some(EntityUID::from(uid))
-            }
-            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
+            PrincipalConstraint::Any => Head { kinds: None, key: None },
+            PrincipalConstraint::Is(ty) => Head { kinds: Some(kind_of(&ty)), key: None },
+            PrincipalConstraint::IsIn(ty, uid) => within(Some(ty), uid),
+            PrincipalConstraint::In(uid) => within(None, uid),
+            PrincipalConstraint::Eq(uid) => same(uid),
         };
         let resource = match prepared.policy.resource_constraint() {
-            ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
-                Some(EntityUID::from(uid))
-            }
-            ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
+            ResourceConstraint::Any => Head { kinds: None, key: None },
+            ResourceConstraint::Is(ty) => Head { kinds: Some(kind_of(&ty)), key: None },
+            ResourceConstraint::IsIn(ty, uid) => within(Some(ty), uid),
+            ResourceConstraint::In(uid) => within(None, uid),
+            ResourceConstraint::Eq(uid) => same(uid),
         };
-        for env in prepared.policy.get_valid_request_envs(schema) {
-            let (Some(p), Some(r)) = (kind_of(env.principal()), kind_of(env.resource())) else { continue };
-            let action: &EntityUID = env.action().as_ref();
-            let Some(set) = sets.get_mut(AsRef::<str>::as_ref(action.eid())) else { continue };
-            let bucket = set.buckets.entry((p, r)).or_default();
-            let list = match (&principal, &resource) {
-                (None, None) => &mut bucket.everyone,
-                (Some(p), None) => bucket.by_principal.entry(p.clone()).or_default(),
-                (None, Some(r)) => bucket.by_resource.entry(r.clone()).or_default(),
-                (Some(p), Some(r)) => bucket.by_both.entry(p.clone()).or_default().entry(r.clone()).or_default(),
-            };
-            list.push(Arc::clone(prepared));
-        }
+        let (actions, below) = match prepared.policy.action_constraint() {
+            ActionConstraint::Any => (None, true),
+            ActionConstraint::Eq(uid) => (Some([EntityUID::from(uid)].into()), false),
+            ActionConstraint::In(uids) => (Some(uids.into_iter().map(EntityUID::from).collect()), true),
+        };
+        Self { principal, resource, actions, below }
     }
-    sets
 }

@@ -128,6 +128,7 @@ pub(crate) fn read(snapshot: &PolicySnapshot) -> Question {
 }
 
 /// The answer, with the production slicer, by the index and by the full walk, which must agree.
+#[allow(dead_code, reason = "not every test file that shares this asks")]
 pub(crate) fn ask(snapshot: &PolicySnapshot, store: &EntityStore, question: &Question) -> Answer {
     let slice = store.slice(snapshot, question);
     let answer = decide(snapshot, &slice, question);
