@@ -172,6 +172,7 @@ impl ProcessRunner {
         let cgroup = cgroup::delegated(config.cgroup.as_deref());
         let found = run_canary(&config, &folder, user, cgroup.as_deref()).map_err(OpenError::Canary)?;
         let minimum = minimum(&config, &folder, found.level()).map_err(unusable)?;
+        tracing::info!(level = %found.level(), minimum = ?minimum, folder = %folder.display(), "process runner open");
         let canary = Mutex::new((monotonic(), found));
         let config = ProcessConfig { folder, ..config };
         Ok(Self(Arc::new(Inner { config, runs, trees, user, cgroup, minimum, trust, secrets, clock, canary })))
@@ -418,6 +419,8 @@ impl Inner {
         }
         let started: Option<Started> = rundir::read_json(&folder.join("started")).map_err(failed)?;
         let finished = self.last_word(folder, started).map_err(failed)?;
+        let phase = finished.observation.phase.as_str();
+        tracing::warn!(folder = %folder.display(), phase, "a run was left without its shim and is closed");
         // From here on the run is over for everybody, whoever else may look.
         rundir::write_json(&result, &finished).map_err(failed)?;
         drop(lock);
@@ -566,7 +569,11 @@ impl Inner {
         lock: File,
         secrets: &BTreeMap<String, SecretValue>,
     ) -> Result<Handle, RunnerError> {
-        let Err(error) = self.spawn(folder, lock, secrets) else { return Ok(handle.clone()) };
+        let Err(error) = self.spawn(folder, lock, secrets) else {
+            tracing::info!(run = %handle.run, attempt = handle.attempt, fence = handle.fence, "run handed to its shim");
+            return Ok(handle.clone());
+        };
+        tracing::error!(run = %handle.run, attempt = handle.attempt, %error, "the run's shim cannot be started");
         match self.state(folder)? {
             // It holds the lock after all.
             State::Alive(_) => Ok(handle.clone()),
@@ -722,6 +729,7 @@ impl Inner {
         // Before the folder goes: from here on its order is known to have been carried out.
         rundir::write_json(&self.tombstone_of(&tombstone.handle), &tombstone).map_err(failed)?;
         fs::remove_dir_all(&folder).map_err(failed)?;
+        tracing::debug!(run = %handle.run, attempt = handle.attempt, "run cleared away");
         self.forget_old_tombstones().map_err(failed)
     }
 
