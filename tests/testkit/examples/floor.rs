@@ -27,7 +27,7 @@ struct Floor {
 
 #[derive(serde::Deserialize)]
 struct Request {
-    items: Vec<Item>,
+    actions: Vec<Item>,
 }
 
 #[derive(serde::Deserialize)]
@@ -53,8 +53,8 @@ async fn ask(
     Path(id): Path<String>,
     Json(request): Json<Request>,
 ) -> Json<serde_json::Value> {
-    let answers: Vec<_> = request.items.iter().map(|item| answer(&floor, &id, item)).collect();
-    Json(serde_json::json!({ "items": answers }))
+    let answers: Vec<_> = request.actions.iter().map(|item| answer(&floor, &id, item)).collect();
+    Json(serde_json::json!({ "actions": answers }))
 }
 
 fn answer(floor: &Floor, id: &str, item: &Item) -> Option<serde_json::Value> {
@@ -116,5 +116,5 @@ fn floor() -> Result<Floor> {
         };
         entities.put(Record::instance(org, name(&format!("inst_{number:032x}"))?, facts, at))?;
     }
-    Ok(Floor { org, snapshot: Arc::new(snapshot), entities })
+    Ok(Floor { org, snapshot, entities })
 }

@@ -11,5 +11,5 @@
 mod gateway;
 mod policy;
 
-pub use gateway::{Answer, Gateway, Options, countersign, countersign_verify};
+pub use gateway::{Answer, Gateway, Options, PASSWORD, countersign, countersign_verify};
 pub use policy::default_snapshot;

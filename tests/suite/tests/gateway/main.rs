@@ -1,0 +1,13 @@
+//! Promises of the whole gateway, held against the program that users run: one file a subject, a real process each.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
+mod approvals;
+mod bad_input;
+mod crash;
+mod demo;
+mod first_hour;
+mod folder;
+mod stopping;
+mod walks;
+mod work;
