@@ -89,6 +89,17 @@ struct Round<'s> {
     broken_permits: Vec<(&'s Prepared, String)>,
 }
 
+impl<'s> Round<'s> {
+    /// The policy's condition is true.
+    fn holds(&mut self, prepared: &'s Prepared) {
+        match (prepared.forbids, &prepared.gate) {
+            (false, _) => self.permits.push(prepared),
+            (true, Some(rule)) => self.gates.push((prepared, rule)),
+            (true, None) => self.hard.push(prepared),
+        }
+    }
+}
+
 /// Answers one question.
 pub fn decide(snapshot: &PolicySnapshot, slice: &Slice, question: &Question) -> Answer {
     let mut candidates = Vec::with_capacity(32);
@@ -236,18 +247,17 @@ fn evaluate<'s>(
     let mut round = Round::default();
     for prepared in &walk.candidates {
         let condition = if walk.scopes_hold { prepared.clauses.as_ref() } else { Some(&prepared.condition) };
-        let value = condition.map_or(Ok(Value::from(true)), |c| evaluator.interpret(c, prepared.core.env()));
-        let result = match value {
+        let Some(condition) = condition else {
+            round.holds(prepared);
+            continue;
+        };
+        let result = match evaluator.interpret(condition, prepared.core.env()) {
             Ok(Value { value: ValueKind::Lit(Literal::Bool(holds)), .. }) => Ok(holds),
             Ok(other) => Err(format!("the condition is not a boolean but {other}")),
             Err(error) => Err(error.to_string()),
         };
         match (result, prepared.forbids) {
-            (Ok(true), false) => round.permits.push(prepared),
-            (Ok(true), true) => match &prepared.gate {
-                Some(rule) => round.gates.push((prepared, rule)),
-                None => round.hard.push(prepared),
-            },
+            (Ok(true), _) => round.holds(prepared),
             (Ok(false), _) => {}
             (Err(error), true) => round.broken.push((prepared, error)),
             (Err(error), false) => round.broken_permits.push((prepared, error)),

@@ -439,6 +439,7 @@ pub struct GateFacts {
 }
 
 /// What a policy bundle is to policy.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each an attribute of the schema")]
 #[derive(Clone, Debug, Default)]
 pub struct BundleFacts {
     /// Who proposed it.
@@ -693,7 +694,7 @@ impl Record {
         self.attrs.values().for_each(|a| {
             a.each_ref(&mut |r| {
                 found.insert(r);
-            })
+            });
         });
         found
     }

@@ -422,13 +422,12 @@ impl Kind {
 
     fn cedar_type(&self, out: &mut String) {
         match self {
-            Self::Bool => out.push_str("Bool"),
             Self::Long { .. } => out.push_str("Long"),
             Self::Number { .. } => out.push_str("decimal"),
             Self::Text { .. } => out.push_str("String"),
             Self::Record(shape) => shape.cedar_type(out),
-            // Never asked: neither stands in a type (`typable`), and a field of this kind has its own rule.
-            Self::Array { .. } | Self::Opaque => out.push_str("Bool"),
+            // The last two are never asked: neither stands in a type (`typable`), and such a field has its own rule.
+            Self::Bool | Self::Array { .. } | Self::Opaque => out.push_str("Bool"),
         }
     }
 

@@ -17,6 +17,7 @@ mod value;
 pub mod case;
 pub mod catalogue;
 pub mod data;
+pub mod depth;
 pub mod input;
 pub mod json;
 pub mod rules;

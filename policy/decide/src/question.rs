@@ -167,6 +167,7 @@ impl fmt::Display for Operation {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each an attribute of the context")]
 /// A question. Build it with [`Question::new`] and set what differs from the defaults.
 #[derive(Clone, Debug)]
 pub struct Question {

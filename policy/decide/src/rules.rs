@@ -108,6 +108,7 @@ impl Default for Quorum {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent exclusions, each a key of the rule")]
 /// Exclusions that a rule adds. The acting principal's chain is always excluded; `four_eyes` mode sets all of these.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -136,6 +136,12 @@ pub enum BuildError {
         /// The id.
         id: String,
     },
+    /// A policy that nests deeper than it can safely be walked.
+    #[error("{place}: the policy has more than {max} marks; split it", max = crate::depth::MAX_MARKS)]
+    TooDeep {
+        /// Where it passes the bound.
+        place: Place,
+    },
     /// A template; bundles have static policies only.
     #[error("{file}: templates are not supported; write the policy with its principal and resource")]
     Template {
@@ -276,6 +282,15 @@ pub struct PolicySnapshot {
 impl PolicySnapshot {
     /// Builds a snapshot: parses, checks ids and gates, validates strictly (a warning is an error) to [`LEVEL`].
     pub fn build(parts: PolicyParts) -> Result<Self, BuildError> {
+        for (file, text) in &parts.policies {
+            if let Some(offset) = crate::depth::too_deep(text) {
+                return Err(BuildError::TooDeep { place: Place::at(file, text, &line_starts(text), offset) });
+            }
+        }
+        crate::depth::with_room(|| Self::build_with_room(parts))
+    }
+
+    fn build_with_room(parts: PolicyParts) -> Result<Self, BuildError> {
         let tools = match &parts.catalogue {
             Some(catalogue) => catalogue.compile()?,
             None => BTreeMap::new(),
@@ -510,7 +525,7 @@ impl Loading {
         let mut policies: Vec<&Policy> = parsed.policies().collect();
         let start = |p: &Policy| {
             let core: &CorePolicy = p.as_ref();
-            core.loc().map_or(0, |loc| loc.start())
+            core.loc().map_or(0, cedar_policy_core::parser::Loc::start)
         };
         policies.sort_by_key(|p| start(p));
         for policy in policies {
@@ -658,37 +673,37 @@ struct Scope {
 
 /// What a policy's head asks of principal or resource.
 struct Head {
-    /// `None`: any type; a type that no question has leaves none.
-    kinds: Option<Option<EntityKind>>,
+    /// `None`: any type. A type that no question has leaves an empty list.
+    kinds: Option<Vec<EntityKind>>,
     key: Option<Key>,
 }
 
 impl Head {
     fn admits(&self, kind: EntityKind) -> bool {
-        self.kinds.is_none_or(|only| only == Some(kind))
+        self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&kind))
     }
 }
 
 impl Scope {
     fn of(prepared: &Prepared, kind_of: &dyn Fn(&cedar_policy::EntityTypeName) -> Option<EntityKind>) -> Self {
         let same = |uid: cedar_policy::EntityUid| Head {
-            kinds: Some(kind_of(uid.type_name())),
+            kinds: Some(kind_of(uid.type_name()).into_iter().collect()),
             key: Some(Key::Same(uid.into())),
         };
         let within = |ty: Option<cedar_policy::EntityTypeName>, uid: cedar_policy::EntityUid| Head {
-            kinds: ty.map(|ty| kind_of(&ty)),
+            kinds: ty.map(|ty| kind_of(&ty).into_iter().collect()),
             key: Some(Key::Within(uid.into())),
         };
         let principal = match prepared.policy.principal_constraint() {
             PrincipalConstraint::Any => Head { kinds: None, key: None },
-            PrincipalConstraint::Is(ty) => Head { kinds: Some(kind_of(&ty)), key: None },
+            PrincipalConstraint::Is(ty) => Head { kinds: Some(kind_of(&ty).into_iter().collect()), key: None },
             PrincipalConstraint::IsIn(ty, uid) => within(Some(ty), uid),
             PrincipalConstraint::In(uid) => within(None, uid),
             PrincipalConstraint::Eq(uid) => same(uid),
         };
         let resource = match prepared.policy.resource_constraint() {
             ResourceConstraint::Any => Head { kinds: None, key: None },
-            ResourceConstraint::Is(ty) => Head { kinds: Some(kind_of(&ty)), key: None },
+            ResourceConstraint::Is(ty) => Head { kinds: Some(kind_of(&ty).into_iter().collect()), key: None },
             ResourceConstraint::IsIn(ty, uid) => within(Some(ty), uid),
             ResourceConstraint::In(uid) => within(None, uid),
             ResourceConstraint::Eq(uid) => same(uid),

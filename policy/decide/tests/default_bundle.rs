@@ -1,6 +1,6 @@
 //! The default bundle decides as its own tests say, and builds on the catalogue that ships with it.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
 

@@ -96,7 +96,7 @@ fn agents_learn_what_a_policy_says_to_them_and_nothing_else() {
     let s = snapshot(&format!("{PERMIT}{titled}"));
     let answer = ask(&s, &world(), &read(&s));
     assert_eq!(answer.agent_message, None);
-    assert_eq!(answer.reasons[0].text, "internal words");
+    assert_eq!(answer.reasons.first().unwrap().text, "internal words");
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn a_gate_that_could_be_bypassed_or_never_asked_for_does_not_load() {
     let satisfied = |rule: &str| format!(r#"context.satisfied.contains(Countersign::ApprovalRule::"{rule}")"#);
     let (a, b) = (satisfied("a"), satisfied("b"));
     for (policy, part) in [
-        (format!(r#"@id("x") @requires_approval("a") permit (principal, action, resource);"#), "permit"),
+        (r#"@id("x") @requires_approval("a") permit (principal, action, resource);"#.to_owned(), "permit"),
         (format!(r#"@id("x") @requires_approval("a") {head};"#), "exactly one"),
         (format!(r#"@id("x") @requires_approval("a") {head} unless {{ {b} }};"#), "may stand only"),
         (format!(r#"@id("x") @requires_approval("a") {head} unless {{ {a} }} unless {{ {a} }};"#), "exactly one"),
@@ -206,6 +206,29 @@ fn what_strict_validation_refuses_or_warns_about_does_not_load() {
     }
 }
 
+#[test]
+fn a_policy_too_deep_to_be_walked_is_refused_and_does_not_take_the_process_down() {
+    let head =
+        r#"@id("x") permit (principal is Countersign::Agent, action in Countersign::Action::"callTool", resource)"#;
+    for n in [10, 300, 650, 3_000, 30_000] {
+        for condition in [
+            vec!["context.delegated"; n].join(" || "),
+            format!("{}context.delegated", "!".repeat(n)),
+            format!("{}context.delegated{}", "(".repeat(n), ")".repeat(n)),
+            format!("{}context.delegated{}", "if context.delegated then ".repeat(n), " else true".repeat(n)),
+            format!("{}1{} == [[1]]", "[".repeat(n), "]".repeat(n)),
+        ] {
+            let result = build(&format!("{head} when {{ {condition} }};"));
+            let known = matches!(
+                result,
+                Ok(_) | Err(BuildError::TooDeep { .. } | BuildError::Parse { .. } | BuildError::Invalid { .. })
+            );
+            assert!(known, "{n}");
+            assert_eq!(n > 2000, matches!(result, Err(BuildError::TooDeep { .. })), "{n}");
+        }
+    }
+}
+
 // ---- 5 --------------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -258,14 +281,14 @@ fn a_missing_member_is_a_denial_that_names_it() {
         let answer = ask(&s, &store, &read(&s));
         assert_eq!(answer.decision(), Decision::Deny, "{missing}");
         assert_eq!(ids(&answer), [ground::MISSING_ENTITY], "{missing}");
-        assert!(answer.reasons[0].text.contains(missing), "{missing}: {answer:?}");
+        assert!(answer.reasons.first().unwrap().text.contains(missing), "{missing}: {answer:?}");
     }
     let store = world();
     store.forget(&entity("Team::middle"));
     let answer = ask(&s, &store, &read(&s));
     assert_eq!(ids(&answer), [ground::MISSING_ENTITY]);
     assert!(
-        answer.reasons[0].text.contains("Team::middle"),
+        answer.reasons.first().unwrap().text.contains("Team::middle"),
         "an ancestor that is gone leaves the set open: {answer:?}"
     );
     store.put(Record::team(org(), name("middle"), vec![name("outer")], NOW)).unwrap();

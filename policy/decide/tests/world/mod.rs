@@ -1,6 +1,6 @@
 //! A small organization, and snapshots of few policies over it, for the tests beside this folder.
 
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
