@@ -92,6 +92,18 @@ pub(crate) struct PendingEntry {
     pub(crate) payloads: Vec<(Digest, Arc<[u8]>)>,
 }
 
+impl Pending {
+    /// About how much memory and disk it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let entry = |e: &PendingEntry| e.leaf.len() + e.payloads.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        let row = |r: &Arc<Row>| r.key.len() + r.columns.as_ref().map_or(0, Vec::len);
+        self.entries.iter().map(entry).sum::<usize>()
+            + self.blobs.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
+            + self.rows.iter().map(row).sum::<usize>()
+            + self.idempotency.as_ref().map_or(0, |(_, record)| record.answer.len())
+    }
+}
+
 /// A batch while it is put together.
 #[derive(Default)]
 struct Work {
@@ -154,9 +166,23 @@ struct Proven {
     authority: countersign_ledger_entry::body::AuthorityMode,
 }
 
+/// Stops the ledger if the committer ends in any other way than by coming to the end of its work.
+struct Watch<'a>(&'a Core);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if !self.0.done.load(Ordering::Acquire) {
+            // A defect of ours: what was on its way is not known, and nobody would answer what comes after it.
+            self.0.stop("the committer has panicked");
+            drop(self.0.queue.drain());
+        }
+    }
+}
+
 impl Core {
     /// Drains the queue until it is closed. Runs alone, on a thread of its own.
     pub(crate) async fn run(&self) {
+        let _watch = Watch(self);
         loop {
             let waiting = self.queue.take().await;
             if waiting.is_empty() {

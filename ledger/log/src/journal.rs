@@ -15,7 +15,13 @@ use countersign_gateway_model::{Digest, LogId, OrgId, Pseudonym, Timestamp};
 use countersign_ledger_entry::{Row, Stream};
 use countersign_ledger_merkle::{Hash, TileCoord};
 
-/// A log's number within one journal, from 1. Short, so that keys are short; it means nothing outside.
+/// Logs that a journal holds at most: their numbers are part of short keys.
+pub const MAX_LOGS: u32 = (1 << 19) - 1;
+
+/// Payloads that one entry names at most.
+pub const MAX_PAYLOADS: usize = 64;
+
+/// A log's number within one journal, from 1 to [`MAX_LOGS`]. Short, so that keys are short; it means nothing outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogNumber(pub u32);
 

@@ -31,7 +31,9 @@ use crate::append::{Append, Appended, IdempotencyScope, Sealing};
 use crate::committer::{Core, Pending, PendingEntry, RETRY_AFTER};
 use crate::config::{LogsConfig, NewLog};
 use crate::error::{AppendError, Head, LogError, Replay};
-use crate::journal::{IdempotencyRecord, Journal, LogNumber, LogRecord, StoredEntry, ViewRow, Views};
+use crate::journal::{
+    IdempotencyRecord, Journal, LogNumber, LogRecord, MAX_LOGS, MAX_PAYLOADS, StoredEntry, ViewRow, Views,
+};
 use crate::keys::KeyRing;
 use crate::lock;
 use crate::queue::{Queue, Refused};
@@ -178,7 +180,9 @@ impl Logs {
         let entry = header.sign(&new.root_signer).map_err(invalid)?;
         // As any holder would: a genesis that does not verify is never stored.
         let trusted = Arc::new(TrustedLog::new(&root, &entry.leaf).map_err(invalid)?);
-        let number = LogNumber(core.next_log.fetch_add(1, Ordering::Relaxed));
+        let next = |last: u32| Some(last + 1).filter(|_| last <= MAX_LOGS);
+        let number = core.next_log.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let number = LogNumber(number.map_err(|_| LogError::New("this journal holds as many logs as it can"))?);
         // Of the empty tree: it is in memory until genesis is committed, and no one is given it.
         let note = Checkpoint { origin, size: 0, root: EMPTY_ROOT }.sign(&log_key);
         let checkpoint = Arc::new(trusted.checkpoint(&note).map_err(invalid)?);
@@ -407,15 +411,14 @@ impl Core {
         let (reply, answer) = oneshot::channel();
         let pending = self.pend(log, own, append, reply)?;
         // Read here, so that the committer finds it in memory.
-        let key = (log.number, pending.stream);
-        if pending.expected > 0
-            && let Known::Absent = self.streams.read(&key, |_| ())
-        {
-            self.load_stream(key).await?;
+        let scope = pending.idempotency.as_ref().map(|(scope, _)| scope.stream).filter(|s| *s != pending.stream);
+        for stream in Some(pending.stream).filter(|_| pending.expected > 0).into_iter().chain(scope) {
+            let key = (log.number, stream);
+            if let Known::Absent = self.streams.read(&key, |_| ()) {
+                self.load_stream(key).await?;
+            }
         }
-        let entries = pending.entries.len();
-        let bytes = pending.entries.iter().map(|e| e.leaf.len() + e.payloads.iter().map(|p| p.1.len()).sum::<usize>());
-        let bytes = bytes.sum::<usize>() + pending.blobs.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        let (entries, bytes) = (pending.entries.len(), pending.bytes());
         match self.queue.push(pending, entries, bytes) {
             Ok(()) => {}
             Err(Refused::Full) => return Err(AppendError::Busy { retry_after: RETRY_AFTER }),
@@ -454,6 +457,9 @@ impl Core {
                 && header.previous == previous;
             if !in_place {
                 return Err(AppendError::Malformed("its entries are not adjacent entries of one stream"));
+            }
+            if header.payloads.len() > MAX_PAYLOADS {
+                return Err(AppendError::Malformed("an entry names at most 64 payloads"));
             }
             if leaf_hash(&leaf) != hash {
                 return Err(AppendError::Malformed("an entry's hash is not the hash of its leaf"));

@@ -29,6 +29,14 @@ struct Inner<T> {
     closed: bool,
 }
 
+impl<T> Inner<T> {
+    fn drain(&mut self) -> Vec<T> {
+        self.entries = 0;
+        self.bytes = 0;
+        std::mem::take(&mut self.items)
+    }
+}
+
 impl<T> Queue<T> {
     pub(crate) fn new(max_entries: usize, max_bytes: usize) -> Self {
         Self {
@@ -68,13 +76,16 @@ impl<T> Queue<T> {
             {
                 let mut inner = lock(&self.inner);
                 if !inner.items.is_empty() || inner.closed {
-                    inner.entries = 0;
-                    inner.bytes = 0;
-                    return std::mem::take(&mut inner.items);
+                    return inner.drain();
                 }
             }
             ready.await;
         }
+    }
+
+    /// Everything that has come, be it nothing.
+    pub(crate) fn drain(&self) -> Vec<T> {
+        lock(&self.inner).drain()
     }
 
     /// Takes no more; what is in it can still be taken.

@@ -114,7 +114,8 @@ pub(crate) async fn check_anchor(
             .ok_or_else(|| anchor_error(format!("`{origin}` is not the origin of a log")))?;
         let Some(record) = journal.log_by_id(id).await? else {
             let evidence = anchor::keep_evidence(path, note, "nothing of this log");
-            return Err(LogError::RolledBack { log: id, local: 0, anchor: 0, path: path.to_owned(), evidence });
+            let anchor = note.lines().nth(1).and_then(|size| size.parse().ok()).unwrap_or(0);
+            return Err(LogError::RolledBack { log: id, local: 0, anchor, path: path.to_owned(), evidence });
         };
         let (trusted, own) = trust(journal, keys, &record).await?;
         // Under our key: an anchor that anybody could have written must not be able to stop us with a claim.

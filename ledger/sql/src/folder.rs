@@ -60,6 +60,11 @@ impl Folder {
         }
     }
 
+    /// A folder that this process only reads: whoever holds it goes on writing.
+    pub(crate) fn look(path: &Path) -> Self {
+        Self { path: path.to_owned(), lock: Mutex::new(None) }
+    }
+
     /// Lets the next process take the folder. Nothing may be written to it any more.
     pub(crate) fn leave(&self) {
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());

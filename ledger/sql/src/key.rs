@@ -81,6 +81,15 @@ mod tests {
     }
 
     #[test]
+    fn everything_that_a_journal_must_hold_has_a_key() {
+        use countersign_ledger_log::journal::{MAX_LOGS, MAX_PAYLOADS};
+        let last = LogNumber(MAX_LOGS);
+        let n = u8::try_from(MAX_PAYLOADS - 1).unwrap();
+        assert_eq!(payload(last, (1 << INDEX_BITS) - 1, n).unwrap(), i64::MAX);
+        assert!(entry(LogNumber(MAX_LOGS + 1), 0).is_err());
+    }
+
+    #[test]
     fn what_does_not_fit_a_key_is_refused() {
         assert!(entry(LogNumber(1), 1 << INDEX_BITS).is_err());
         assert!(entry(LogNumber(1 << LOG_BITS), 0).is_err());

@@ -50,7 +50,8 @@ pub struct SqlJournal {
     pub(crate) writer: tokio::sync::Mutex<Option<Writer>>,
     pub(crate) readers: SqlitePool,
     pub(crate) folder: Folder,
-    pub(crate) checkpointer: Checkpointer,
+    /// None where the folder is only read.
+    pub(crate) checkpointer: Option<Checkpointer>,
     pub(crate) syncs: Arc<AtomicU64>,
     pub(crate) names: Names,
 }
@@ -77,25 +78,7 @@ impl SqlJournal {
         let folder = Folder::take(&options.folder)?;
         let path = folder.database();
         let failed = |source| SqlError::Database { path: path.clone(), source };
-        let connect = SqliteConnectOptions::new()
-            .filename(&path)
-            .create_if_missing(true)
-            .page_size(8192)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5))
-            .foreign_keys(false)
-            // The checkpoint inside COMMIT is what makes a commit wait for milliseconds: the checkpointer does it.
-            .pragma("wal_autocheckpoint", "0")
-            // Or SQLite makes and deletes a file for every statement that could fail half-way.
-            .pragma("temp_store", "MEMORY")
-            .pragma("cache_size", "-32768")
-            .pragma("secure_delete", "ON")
-            .statement_cache_capacity(512)
-            .command_buffer_size(64)
-            .row_buffer_size(8192)
-            .thread_name(|id| format!("ledger-sql-{id}"))
-            .disable_statement_logging();
+        let connect = connect_options(&path).create_if_missing(true);
         let mut conn = connect.connect().await.map_err(failed)?;
         check_sqlite(&mut conn, &path).await?;
         migrate(&mut conn, &path).await?;
@@ -112,11 +95,7 @@ impl SqlJournal {
             .fetch_one(&mut conn)
             .await
             .map_err(failed)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(options.readers.max(1))
-            .connect_with(connect.clone().pragma("query_only", "ON").row_buffer_size(64))
-            .await
-            .map_err(failed)?;
+        let readers = open_readers(connect.clone(), options.readers).await.map_err(failed)?;
         let maintenance = connect.clone().connect().await.map_err(failed)?;
         if options.reserve > 0 {
             folder.keep_reserve(options.reserve);
@@ -132,9 +111,40 @@ impl SqlJournal {
             writer: tokio::sync::Mutex::new(Some(Writer::new(conn, epoch))),
             readers,
             folder,
-            checkpointer,
+            checkpointer: Some(checkpointer),
             syncs,
             names,
+        };
+        journal.load_names().await.map_err(failed)?;
+        Ok(journal)
+    }
+
+    /// Opens a data folder to read it, while a gateway may be writing to it: for checks, exports and packs.
+    ///
+    /// # Errors
+    /// [`SqlError::Newer`], [`SqlError::Foreign`] for a folder without a ledger of this version, or what SQLite says.
+    pub async fn inspect(folder: &Path) -> Result<Self, SqlError> {
+        let folder = Folder::look(folder);
+        let path = folder.database();
+        let failed = |source| SqlError::Database { path: path.clone(), source };
+        let connect = connect_options(&path);
+        let mut conn = connect.connect().await.map_err(failed)?;
+        check_sqlite(&mut conn, &path).await?;
+        let (id, found) = versions(&mut conn).await.map_err(failed)?;
+        conn.close().await.map_err(failed)?;
+        if id != APPLICATION_ID || found < SCHEMA_VERSION {
+            return Err(SqlError::Foreign(path));
+        }
+        if found > SCHEMA_VERSION {
+            return Err(SqlError::Newer { found, supported: SCHEMA_VERSION });
+        }
+        let journal = Self {
+            writer: tokio::sync::Mutex::new(None),
+            readers: open_readers(connect, 2).await.map_err(failed)?,
+            folder,
+            checkpointer: None,
+            syncs: Arc::default(),
+            names: Names::default(),
         };
         journal.load_names().await.map_err(failed)?;
         Ok(journal)
@@ -152,6 +162,39 @@ impl SqlJournal {
     pub(crate) fn synced(&self, times: u64) {
         self.syncs.fetch_add(times, Ordering::Relaxed);
     }
+}
+
+fn connect_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .page_size(8192)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(false)
+        // The checkpoint inside COMMIT is what makes a commit wait for milliseconds: the checkpointer does it.
+        .pragma("wal_autocheckpoint", "0")
+        // Or SQLite makes and deletes a file for every statement that could fail half-way.
+        .pragma("temp_store", "MEMORY")
+        .pragma("cache_size", "-32768")
+        // What is erased is overwritten, not only unlinked.
+        .pragma("secure_delete", "ON")
+        .statement_cache_capacity(256)
+        .command_buffer_size(64)
+        .row_buffer_size(8192)
+        .thread_name(|id| format!("ledger-sql-{id}"))
+        .disable_statement_logging()
+}
+
+async fn open_readers(connect: SqliteConnectOptions, count: u32) -> Result<SqlitePool, sqlx::Error> {
+    let options = SqlitePoolOptions::new().max_connections(count.max(1));
+    options.connect_with(connect.pragma("query_only", "ON").pragma("cache_size", "-8192").row_buffer_size(64)).await
+}
+
+/// Application id and schema version.
+async fn versions(conn: &mut SqliteConnection) -> Result<(i64, i64), sqlx::Error> {
+    let id = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await?;
+    Ok((id, sqlx::query_scalar("PRAGMA user_version").fetch_one(conn).await?))
 }
 
 /// Refuses an SQLite that can lose data, and settings that did not take.
@@ -177,8 +220,7 @@ async fn check_sqlite(conn: &mut SqliteConnection, path: &Path) -> Result<(), Sq
 /// Brings the tables to this program's version, or refuses those of a newer one.
 async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), SqlError> {
     let failed = |source| SqlError::Database { path: path.to_owned(), source };
-    let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await.map_err(failed)?;
-    let found: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *conn).await.map_err(failed)?;
+    let (id, found) = versions(conn).await.map_err(failed)?;
     let tables: i64 =
         sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *conn).await.map_err(failed)?;
     if id != APPLICATION_ID && (id != 0 || found != 0 || tables != 0) {

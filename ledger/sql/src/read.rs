@@ -19,7 +19,7 @@ use countersign_ledger_merkle::{Hash, leaf_hash};
 use crate::error::journal_error;
 use crate::key;
 use crate::open::SqlJournal;
-use crate::write::{closed, log_number, stream_kind};
+use crate::write::{log_number, stream_kind};
 
 const READING: &str = "was read";
 
@@ -310,10 +310,13 @@ impl Journal for SqlJournal {
 
     async fn close(&self) -> Result<(), JournalError> {
         // The checkpointer first, then the readers: the last connection to go is the one that empties the log.
-        self.checkpointer.close();
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.close();
+        }
         self.readers.close().await;
-        let writer = self.writer.lock().await.take().ok_or_else(closed)?;
-        writer.close().await.map_err(|error| journal_error("was closed", error))?;
+        if let Some(writer) = self.writer.lock().await.take() {
+            writer.close().await.map_err(|error| journal_error("was closed", error))?;
+        }
         self.folder.leave();
         Ok(())
     }

@@ -24,6 +24,9 @@ use crate::open::SqlJournal;
 /// Most rows of one statement.
 const CHUNK: usize = 64;
 
+/// Most statement texts that are kept.
+const MAX_TEXTS: usize = 1024;
+
 /// The connection that writes, and what it has compiled.
 pub(crate) struct Writer {
     conn: SqliteConnection,
@@ -209,6 +212,9 @@ impl Writer {
     /// Runs a call to its end or to its first error.
     async fn run(&mut self, mut call: Call) -> Result<Outcome, JournalError> {
         call.fill()?;
+        if self.texts.len() > MAX_TEXTS {
+            self.texts.clear();
+        }
         let text = self.texts.entry(call.shape).or_insert_with_key(|shape| {
             let mut text = String::new();
             for (part, rows) in shape {
@@ -460,11 +466,15 @@ impl SqlJournal {
     pub(crate) async fn stage_batch(&self, batch: &Batch) -> Result<Vec<Vec<u8>>, JournalError> {
         let mut held = self.writer.lock().await;
         let writer = held.as_mut().ok_or_else(closed)?;
-        self.checkpointer.settle(&mut writer.conn).await;
+        if let Some(checkpointer) = &self.checkpointer {
+            checkpointer.settle(&mut writer.conn).await;
+        }
         let names = self.table_numbers(writer, batch).await?;
         match writer.stage(batch, &names).await {
             Ok(stored) => {
-                self.checkpointer.wrote(written(batch));
+                if let Some(checkpointer) = &self.checkpointer {
+                    checkpointer.wrote(written(batch));
+                }
                 Ok(stored)
             }
             Err(error) => {
@@ -522,7 +532,7 @@ impl SqlJournal {
 }
 
 pub(crate) fn closed() -> JournalError {
-    JournalError::Backend { doing: "was used after it was closed", source: "closed".into() }
+    JournalError::Backend { doing: "was written to", source: "it is closed, or open for reading only".into() }
 }
 
 /// About how many bytes a batch adds to the write-ahead log, not counting that it holds whole pages.

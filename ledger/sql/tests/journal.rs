@@ -10,6 +10,7 @@ use countersign_gateway_model::{Clock as _, Digest, Timestamp};
 use countersign_ledger_entry::body::{Permit, SignatureMode};
 use countersign_ledger_entry::{Blob, Body, Entry, Row, Stream, StreamKind};
 use countersign_ledger_log::files::FileObjects;
+use countersign_ledger_log::journal::Batch;
 use countersign_ledger_log::{
     Append, AppendError, FsckLevel, Idempotency, IdempotencyScope, Journal, LogError, Objects as _, export, fsck,
 };
@@ -219,22 +220,25 @@ async fn an_idempotency_key_is_answered_once_across_restarts() {
         request: Digest([2; 32]),
         answer: answer.to_vec(),
     };
+    let mut answers = Vec::new();
     for (n, scope) in [(1, stream(1)), (2, organization)] {
         let mut first = prepare(&log, stream(n), 1, clock.now()).await;
         first.idempotency = Some(keyed(scope, b"first"));
         let mut second = prepare(&log, stream(n + 10), 1, clock.now()).await;
         second.idempotency = Some(keyed(scope, b"second"));
+        // At once: one is committed, and the other is told what that one was answered.
         let (first, second) = tokio::join!(log.append(first), log.append(second));
-        first.unwrap();
-        let Err(AppendError::Replay(replay)) = second else { panic!("{second:?}") };
-        assert_eq!(replay.answer, b"first");
+        let (winner, loser) = if first.is_ok() { (&b"first"[..], second) } else { (&b"second"[..], first) };
+        let Err(AppendError::Replay(replay)) = loser else { panic!("{loser:?}") };
+        assert_eq!(replay.answer, winner);
+        answers.push(replay.answer);
     }
     logs.shutdown().await.unwrap();
 
     let (logs, log) = ledger(folder.path(), &clock).await;
     let mut at = IdempotencyScope { stream: stream(1), principal: who(1) };
     let replay = log.idempotent(at, &Digest([1; 32])).await.unwrap().unwrap();
-    assert_eq!((replay.answer.as_slice(), replay.request), (&b"first"[..], Digest([2; 32])));
+    assert_eq!((replay.answer, replay.request), (answers[0].clone(), Digest([2; 32])));
     assert_eq!(log.idempotent(at, &Digest([9; 32])).await.unwrap(), None);
     at.principal = who(2);
     assert_eq!(log.idempotent(at, &Digest([1; 32])).await.unwrap(), None, "keys are scoped to a principal");
@@ -338,6 +342,24 @@ async fn a_folder_is_refused_while_it_is_used_or_if_it_is_newer_or_foreign() {
     edit("PRAGMA user_version = 1; PRAGMA application_id = 7").await;
     let foreign = SqlJournal::open(SqlOptions::new(folder.path())).await;
     assert!(matches!(foreign, Err(SqlError::Foreign(_))), "{foreign:?}");
+}
+
+#[tokio::test]
+async fn a_folder_in_use_can_be_read_and_checked_but_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(SqlJournal::inspect(folder.path()).await.is_err(), "reading makes no folder");
+    let clock = Hand::new();
+    let (logs, log) = ledger(folder.path(), &clock).await;
+    append(&log, stream(1), 5, &clock).await.unwrap();
+    let looking = SqlJournal::inspect(folder.path()).await.unwrap();
+    let report = fsck(&looking, &Ring, FsckLevel::Payloads, None, &mut |_| {}).await.unwrap();
+    assert!(report.sound && report.logs[0].entries == 7, "{report:?}");
+    assert!(looking.stage(&Batch::default()).await.is_err());
+    append(&log, stream(1), 1, &clock).await.unwrap();
+    assert_eq!(looking.last_index(log.number()).await.unwrap(), Some(7), "it sees what is committed meanwhile");
+    looking.close().await.unwrap();
+    append(&log, stream(1), 1, &clock).await.unwrap();
+    logs.shutdown().await.unwrap();
 }
 
 #[tokio::test]
