@@ -561,3 +561,45 @@ fn gate_events_are_allowed_and_fire_once() {
         append(f, vec![with(Verdict::allow(), event.clone(), ALICE)]);
     });
 }
+
+#[test]
+fn a_gate_resolves_with_the_verdict_that_policy_gave_when_asked_again() {
+    use body::Effect;
+    let verdicts = |f: &mut Vec<super::histories::Forged>, to: &Verdict| {
+        last(f).iter_mut().skip(1).for_each(|d| d.verdict = Some(to.clone()));
+    };
+    let odd = Verdict { rules: vec![name("zz")], ..Verdict::allow() };
+    let mut w = World::empty();
+    w.create(true, needs(&["r"])).unwrap();
+    w.approve(ALICE, &[1]).unwrap();
+    refuse(&w, "a start that policy denies by now", |f| verdicts(f, &Verdict::deny()));
+    refuse(&w, "a start that needs more approval by now", |f| {
+        verdicts(f, &Verdict::needs_approval(vec![name("q")]));
+    });
+    let mut w = World::waiting(&[&[rule("r", 2)]]);
+    w.drop_items(ALICE, &[1]).unwrap();
+    refuse(&w, "a verdict where nothing was asked", |f| verdicts(f, &odd));
+    let mut w = World::running();
+    let run = w.run_start(7);
+    let act = w.action(1, needs(&["r"]), Some(run));
+    w.act(vec![act]).unwrap();
+    w.approve(ALICE, &[1]).unwrap();
+    refuse(&w, "another verdict on an approved dispatch's start", |f| last(f)[5].verdict = Some(odd.clone()));
+    let mut w = World::waiting(&[&[rule("r", 2)]]);
+    w.replace(ALICE, 1, &[]).unwrap();
+    refuse(&w, "an approval in the shape of an OVERRIDE", |f| {
+        edit(last(f), pick!(Decision), |d| d.items[0].instead = Some(digest(1001)));
+        edit(last(f), pick!(Permit), |p| p.digest = digest(1001));
+    });
+    let mut w = World::waiting(&[&[rule("r", 2)]]);
+    w.reject(ALICE).unwrap();
+    refuse(&w, "a REJECT that ends the instance and says that it only counts", |f| {
+        edit(last(f), pick!(Decision), |d| d.effect = Effect::Counted);
+    });
+    let mut w = World::waiting(&[&[rule("r", 2)]]);
+    w.approve(ALICE, &[1]).unwrap();
+    refuse(&w, "a person whom policy was not asked about", |f| {
+        edit(last(f), pick!(Decision), |d| d.effect = Effect::NotEligible);
+        last(f)[0].verdict = None;
+    });
+}
