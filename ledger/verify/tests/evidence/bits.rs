@@ -81,8 +81,7 @@ fn every_flipped_bit_of_every_entry_is_invalid_under_a_log_signed_again() {
             let mut leaves = world.leaves.clone();
             leaves[index] = flipped;
             let tree: Tree = leaves.iter().map(|leaf| leaf_hash(leaf)).collect();
-            let checkpoint =
-                Checkpoint { origin: world.origin.clone(), size: tree.size(), root: tree.root().unwrap() };
+            let checkpoint = Checkpoint { origin: world.origin.clone(), size: tree.size(), root: tree.root().unwrap() };
             let contents = countersign_ledger_verify::Contents {
                 origin: &world.origin,
                 checkpoint: &checkpoint.sign(&world.log_key),

@@ -93,8 +93,23 @@ fn names_are_plain_sorted_and_single() {
     };
     let long = "a".repeat(201);
     for name in [
-        "", "/etc/passwd", "../x", "tile/../x", "tile//x", "./x", "tile/.", "x/", "a\\b", "C:x", "a b", "\u{e9}", "a\0b",
-        "a\nb", "~x", "%2e%2e", &long,
+        "",
+        "/etc/passwd",
+        "../x",
+        "tile/../x",
+        "tile//x",
+        "./x",
+        "tile/.",
+        "x/",
+        "a\\b",
+        "C:x",
+        "a b",
+        "\u{e9}",
+        "a\0b",
+        "a\nb",
+        "~x",
+        "%2e%2e",
+        &long,
     ] {
         refused(&with(name), "not a plain relative path", name);
     }
@@ -174,7 +189,11 @@ fn the_evidence_note_must_be_the_one_that_fits() {
         ("a count that is not shortest", lines(2, &padded), "the number of parts is another"),
         ("another root", lines(3, "AAAA"), "not those that were signed"),
         ("a line more", sign(&format!("{text}more\n")), "not that of this version"),
-        ("a line less", sign(text.split_inclusive('\n').take(3).collect::<String>().as_str()), "not that of this version"),
+        (
+            "a line less",
+            sign(text.split_inclusive('\n').take(3).collect::<String>().as_str()),
+            "not that of this version",
+        ),
         ("no signature", text.clone(), "no blank line"),
         ("no text", String::new(), "no blank line"),
         ("a carriage return", sign(&text).replace('\n', "\r\n"), "control characters"),

@@ -2,10 +2,10 @@
 
 use countersign_gateway_model::{Assurance, Digest, InstanceId, Outcome, State};
 use countersign_ledger_entry::PayloadRole;
+use countersign_ledger_entry::body::Principal;
 use countersign_ledger_entry::body::{
     AuthorityMode, DecisionKind, Erasure, Freeze, PrincipalChange, SettingValue, Settings, SignatureMode,
 };
-use countersign_ledger_entry::body::Principal;
 use countersign_ledger_verify::{Facts, Report, Verdict, verify};
 
 use crate::world::*;

@@ -3,7 +3,7 @@
 //!
 //! Logs are made as the gateway makes them (`world`): decided by `flow`, sealed, folded. Forgers hold every key but the
 //! root's, unless a test says otherwise.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod bits;
 mod container;

@@ -1,9 +1,9 @@
 //! Root key, log key, checkpoint, and the checkpoint that an auditor holds.
 
-use countersign_ledger_entry::Bytes32;
 use countersign_ledger_entry::body::Genesis;
 use countersign_ledger_entry::key::VKey;
 use countersign_ledger_entry::note::{self, Checkpoint};
+use countersign_ledger_entry::{Bytes32, Header};
 use countersign_ledger_merkle::{EMPTY_ROOT, Hash, Tree, leaf_hash};
 use countersign_ledger_verify::{Report, Verdict, verify};
 
@@ -33,11 +33,13 @@ fn only_the_configured_root_key_is_trusted() {
     }
 }
 
+/// What was changed, how, and the reason for which it is refused.
+type Altered<T> = (&'static str, fn(&mut T), &'static str);
+
 #[test]
 fn a_genesis_must_fit_itself() {
     let fitting = World::new(|_| {});
-    type Change = fn(&mut Genesis);
-    let cases: [(&str, Change, &str); 3] = [
+    let cases: [Altered<Genesis>; 3] = [
         ("another log", |g| g.log = countersign_gateway_model::LogId::from_bytes([9; 16]), "origin does not end"),
         ("another root", |g| g.root_keys = vec![Bytes32([7; 32])], "not in root document version 1"),
         ("a weak log key", |g| g.log_key = Bytes32([0; 32]), "not a valid Ed25519 public key"),
@@ -56,7 +58,7 @@ fn a_genesis_must_fit_itself() {
         because(&world.verify(), Verdict::Invalid, why, what);
     }
     let root_id = fitting.vkey().id();
-    let altered: [(&str, fn(&mut countersign_ledger_entry::Header), &str); 4] = [
+    let altered: [Altered<Header>; 4] = [
         ("a boot", |h| h.boot = 1, "names another key than the root key, or a boot"),
         ("another key id", |h| h.key = [0; 4], "names another key than the root key, or a boot"),
         ("a sequence", |h| h.sequence = 1, "not the first entry"),
@@ -129,7 +131,9 @@ fn a_checkpoint_that_the_auditor_holds_lies_on_the_log_or_shows_a_fork() {
         assert_eq!(report.verdict, Verdict::Valid, "{earlier}: {:?}", report.problems);
         assert_eq!(report.facts.as_ref().unwrap().known, Some(earlier as u64));
         assert!(report.proven.iter().any(|p| p.contains("lies on this log")));
-        assert!(report.not_proven.iter().any(|p| p.contains(&format!("no second history exists beyond size {earlier}"))));
+        assert!(
+            report.not_proven.iter().any(|p| p.contains(&format!("no second history exists beyond size {earlier}")))
+        );
         if earlier > 0 {
             let other = Checkpoint { root: Hash([7; 32]), ..note };
             let report = verify(&root, &pack, Some(&other.sign(&world.log_key)));

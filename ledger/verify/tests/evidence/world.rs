@@ -631,8 +631,7 @@ pub(crate) fn zip(parts: &[(String, Vec<u8>)]) -> Vec<u8> {
         let size = u32::try_from(data.len()).unwrap().to_le_bytes();
         let length = u16::try_from(name.len()).unwrap().to_le_bytes();
         let crc = crc32fast::hash(data).to_le_bytes();
-        let common =
-            [&[10, 0, 0, 0, 0, 0, 0, 0, 0x21, 0], crc.as_slice(), &size, &size, &length, &[0, 0]].concat();
+        let common = [&[10, 0, 0, 0, 0, 0, 0, 0, 0x21, 0], crc.as_slice(), &size, &size, &length, &[0, 0]].concat();
         let offset = u32::try_from(out.len()).unwrap().to_le_bytes();
         central.extend([b"PK\x01\x02\x0a\0", common.as_slice(), &[0; 10], &offset, name.as_bytes()].concat());
         out.extend([b"PK\x03\x04", common.as_slice(), name.as_bytes(), data].concat());
