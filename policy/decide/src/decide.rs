@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use cedar_policy_core::ast::{Literal, Request, Value, ValueKind};
+use cedar_policy_core::ast::{Literal, Value, ValueKind};
 use cedar_policy_core::evaluator::Evaluator;
 use cedar_policy_core::extensions::Extensions;
 use countersign_gateway_model::{Decision, Determining, Name, OrgId, Verdict};
@@ -15,7 +15,6 @@ use countersign_gateway_model::{Decision, Determining, Name, OrgId, Verdict};
 use crate::context::context;
 use crate::entity::{EntityError, EntityVersion, well_known};
 use crate::question::{Question, QuestionError};
-use crate::schema::core;
 use crate::snapshot::{PolicySnapshot, Prepared};
 use crate::store::{Slice, SliceProblem};
 
@@ -231,18 +230,7 @@ fn evaluate<'s>(
     walk: &Walk<'s>,
 ) -> Result<Round<'s>, String> {
     let extensions = Extensions::all_available();
-    let action = snapshot.action(question).ok_or("no such action for this resource")?;
-    let context = context(snapshot, question, satisfied)?;
-    let uid = |entity: &crate::entity::EntityRef| (std::sync::Arc::unwrap_or_clone(entity.uid()), None);
-    let request = Request::new(
-        uid(&question.asked),
-        (action.uid.clone(), None),
-        uid(&question.resource),
-        context,
-        Some(core(snapshot.schema())),
-        extensions,
-    )
-    .map_err(|e| e.to_string())?;
+    let request = snapshot.request(question, context(snapshot, question, satisfied)?)?;
     let evaluator = Evaluator::new(request, &slice.entities, extensions);
     let mut round = Round::default();
     for prepared in &walk.candidates {

@@ -111,6 +111,11 @@ pub(crate) fn entity_type(kind: EntityKind) -> &'static EntityType {
     TYPES.get(kind as usize).unwrap_or(&NEVER)
 }
 
+/// The kind of a Cedar type; `None` for enum types, actions and a bundle's own types.
+pub(crate) fn kind_of(ty: &EntityType) -> Option<EntityKind> {
+    EntityKind::ALL.iter().copied().find(|kind| entity_type(*kind) == ty)
+}
+
 /// What names an entity: organization, type, id within the organization. Text form, where the organization is known
 /// from around it: `Person::alice`. In Cedar: `Countersign::Person::"<org>/alice"`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,11 +151,22 @@ impl EntityRef {
     }
 
     pub(crate) fn uid(&self) -> Arc<EntityUID> {
-        Arc::new(EntityUID::from_components(
-            entity_type(self.kind).clone(),
-            Eid::new(format!("{}/{}", self.org, self.id)),
-            None,
-        ))
+        let mut id = String::with_capacity(37 + self.id.as_str().len());
+        write_org(self.org, &mut id);
+        id.push('/');
+        id.push_str(self.id.as_str());
+        Arc::new(EntityUID::from_components(entity_type(self.kind).clone(), Eid::new(id), None))
+    }
+}
+
+/// The organization's text form. Questions name it several times each, and formatting machinery costs ten times as much.
+pub(crate) fn write_org(org: OrgId, out: &mut String) {
+    const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or('0');
+    out.push_str(OrgId::PREFIX);
+    for byte in org.as_bytes() {
+        out.push(digit(byte >> 4));
+        out.push(digit(byte & 15));
     }
 }
 

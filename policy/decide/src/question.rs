@@ -6,12 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use countersign_gateway_model::{Assurance, Digest, Name, OrgId, Scope, Timestamp};
 
-use crate::entity::{EntityError, EntityKind, EntityRef};
+use crate::entity::{EntityError, EntityKind, EntityRef, write_org};
 use crate::input::{self, InputError, TypedInput};
 use crate::json::{Json, JsonError, shown, write_text};
 use crate::snapshot::PolicySnapshot;
@@ -305,7 +304,7 @@ impl Question {
         let mut w = Writer { out: String::with_capacity(512), first: true };
         w.names("applied", &self.applied);
         w.flag("as_delegator", self.as_delegator);
-        w.text("asked", &self.asked.to_string());
+        w.reference("asked", Some(&self.asked));
         w.flag("asserted", self.asserted);
         w.text("assurance", assurance_name(self.assurance).0);
         w.number("authenticated_at", self.authenticated_at.map(|t| t.0));
@@ -329,9 +328,12 @@ impl Question {
         w.reference("instance", self.instance.as_ref());
         w.number("now", Some(self.now.0));
         w.text("op", self.operation.as_str());
-        w.text("org", &self.org.to_string());
+        w.key("org");
+        w.out.push('"');
+        write_org(self.org, &mut w.out);
+        w.out.push('"');
         w.names("overridden", &self.overridden);
-        w.text("resource", &self.resource.to_string());
+        w.reference("resource", Some(&self.resource));
         if let Some(revision) = &self.revision {
             w.text("revision", revision);
         }
@@ -517,7 +519,9 @@ struct Writer {
 impl Writer {
     fn key(&mut self, key: &str) {
         self.out.push(if std::mem::take(&mut self.first) { '{' } else { ',' });
-        let _ = write!(self.out, "\"{key}\":");
+        self.out.push('"');
+        self.out.push_str(key);
+        self.out.push_str("\":");
     }
 
     fn text(&mut self, key: &str, text: &str) {
@@ -541,7 +545,12 @@ impl Writer {
 
     fn reference(&mut self, key: &str, entity: Option<&EntityRef>) {
         if let Some(entity) = entity {
-            self.text(key, &entity.to_string());
+            self.key(key);
+            self.out.push('"');
+            self.out.push_str(entity.kind.as_str());
+            self.out.push_str("::");
+            self.out.push_str(entity.id.as_str());
+            self.out.push('"');
         }
     }
 

@@ -4,24 +4,28 @@
 //! apply to, action entities, tool entities, typed input shapes. Building is the only place where Cedar text is parsed.
 //! Absent: signatures, files, activation (`policy/bundle`, `policy/store`). Read next: `decide`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use cedar_policy::{
     ActionConstraint, Effect, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint, Schema,
     ValidationMode, Validator,
 };
-use cedar_policy_core::ast::{Entity as CedarEntity, EntityUID, Expr, Policy as CorePolicy};
+use cedar_policy_core::ast::{
+    Context, Entity as CedarEntity, EntityUID, EntityUIDEntry, Expr, Policy as CorePolicy, Request,
+};
+use cedar_policy_core::extensions::Extensions;
 use countersign_gateway_model::{Digest, Duration, Name, OrgId, PolicyDigests};
 
 use crate::catalogue::{Catalogue, CatalogueError, CompiledTool};
-use crate::entity::{EntityError, EntityKind, EntityRef, EntityVersion, Record, entity_type};
+use crate::entity::{self, EntityError, EntityKind, EntityRef, EntityVersion, Record};
 use crate::gate;
 use crate::question::{Operation, Question};
 use crate::rules::Rules;
 use crate::schema::{self, SchemaError};
 use crate::store::Slice;
+use crate::value;
 
 /// The kernel's policies, always in force.
 pub const KERNEL: &str = include_str!("kernel.cedar");
@@ -31,6 +35,9 @@ pub const RECOVERY: &str = include_str!("recovery.cedar");
 
 /// How deep attribute access may go in a policy (Cedar's level); slices are closed to it.
 pub const LEVEL: u32 = 2;
+
+/// How many request signatures are remembered; beyond, each request is checked anew.
+const MAX_SEEN: usize = 4096;
 
 /// What a snapshot is made of. Text comes with the name of its file, for errors.
 #[derive(Clone, Debug)]
@@ -254,6 +261,7 @@ enum Key {
 #[derive(Debug)]
 pub(crate) struct ActionSet {
     pub(crate) uid: EntityUID,
+    shared: Arc<EntityUID>,
     entities: Vec<Arc<CedarEntity>>,
     buckets: BTreeMap<(EntityKind, EntityKind), Bucket>,
 }
@@ -277,6 +285,7 @@ pub struct PolicySnapshot {
     set: PolicySet,
     actions: HashMap<String, ActionSet>,
     tool_actions: HashMap<Name, String>,
+    seen: RwLock<HashSet<Vec<u8>>>,
 }
 
 impl PolicySnapshot {
@@ -339,6 +348,7 @@ impl PolicySnapshot {
             set,
             actions,
             tool_actions,
+            seen: RwLock::default(),
         })
     }
 
@@ -441,6 +451,41 @@ impl PolicySnapshot {
 
     pub(crate) fn action_entities(&self, question: &Question) -> &[Arc<CedarEntity>] {
         self.action(question).map_or(&[], |a| a.entities.as_slice())
+    }
+
+    /// A request that the schema admits. Cedar checks it, unless one with the same signature passed before: the
+    /// signature holds all that the schema can see, so the answer would be the same.
+    pub(crate) fn request(&self, question: &Question, context: Context) -> Result<Request, String> {
+        let action = self.action(question).ok_or("no such action for this resource")?;
+        let (principal, resource) = (question.asked.uid(), question.resource.uid());
+        let mut signature = Vec::with_capacity(512);
+        signature.extend([question.asked.kind as u8, question.resource.kind as u8]);
+        value::write_text(action.uid.eid().as_ref(), &mut signature);
+        if let Context::Value(members) = &context {
+            for (key, member) in members.iter() {
+                value::write_text(key, &mut signature);
+                value::write_signature(member, &mut signature);
+            }
+        }
+        if self.seen.read().unwrap_or_else(PoisonError::into_inner).contains(&signature) {
+            let known = |euid: Arc<EntityUID>| EntityUIDEntry::Known { euid, loc: None };
+            let action = known(Arc::clone(&action.shared));
+            return Ok(Request::new_unchecked(known(principal), action, known(resource), Some(context)));
+        }
+        let request = Request::new(
+            (Arc::unwrap_or_clone(principal), None),
+            (action.uid.clone(), None),
+            (Arc::unwrap_or_clone(resource), None),
+            context,
+            Some(schema::core(&self.schema)),
+            Extensions::all_available(),
+        )
+        .map_err(|e| e.to_string())?;
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() < MAX_SEEN {
+            seen.insert(signature);
+        }
+        Ok(request)
     }
 
     /// What can apply to a question, by type and by the entities that policies name. Nothing that could apply is
@@ -607,9 +652,7 @@ fn own_entities(
 /// Groups policies by action, principal type and resource type, and then by the entities in their scopes. The groups
 /// are exact: a policy stands in one if, and only if, its scopes hold for every question that finds it there.
 fn actions(schema: &Schema, policies: &[Arc<Prepared>]) -> HashMap<String, ActionSet> {
-    let kind_of = |ty: &cedar_policy::EntityTypeName| {
-        EntityKind::ALL.iter().copied().find(|k| entity_type(*k) == AsRef::as_ref(ty))
-    };
+    let kind_of = |ty: &cedar_policy::EntityTypeName| entity::kind_of(ty.as_ref());
     let entities = schema.action_entities().unwrap_or_else(|_| cedar_policy::Entities::empty());
     let arc = |uid: &EntityUID| {
         let uid: cedar_policy::EntityUid = uid.clone().into();
@@ -655,7 +698,7 @@ fn actions(schema: &Schema, policies: &[Arc<Prepared>]) -> HashMap<String, Actio
                 list.push(Arc::clone(prepared));
             }
         }
-        let set = ActionSet { uid: uid.clone(), entities, buckets };
+        let set = ActionSet { uid: uid.clone(), shared: Arc::new(uid.clone()), entities, buckets };
         sets.insert(AsRef::<str>::as_ref(uid.eid()).to_owned(), set);
     }
     sets

@@ -22,7 +22,9 @@ pub(crate) fn entity(uid: Arc<EntityUID>) -> Value {
 }
 
 pub(crate) fn set(values: impl IntoIterator<Item = Value>) -> Value {
-    Value::set(values, None)
+    static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::empty_set(None));
+    let mut values = values.into_iter().peekable();
+    if values.peek().is_none() { EMPTY.clone() } else { Value::set(values, None) }
 }
 
 pub(crate) fn record(pairs: impl IntoIterator<Item = (String, Value)>) -> Value {
@@ -61,4 +63,54 @@ pub(crate) fn write_cedar_string(text: &str, out: &mut String) {
         }
     }
     out.push('"');
+}
+
+/// Writes all that a schema can see of a value: kinds, keys, entity types, and the ids of entities that have no record
+/// (enum members, actions). Two values with the same signature pass, or fail, the same schema.
+pub(crate) fn write_signature(value: &Value, out: &mut Vec<u8>) {
+    match value.value_kind() {
+        ValueKind::Lit(Literal::Bool(_)) => out.push(b'b'),
+        ValueKind::Lit(Literal::Long(_)) => out.push(b'l'),
+        ValueKind::Lit(Literal::String(_)) => out.push(b's'),
+        ValueKind::Lit(Literal::EntityUID(uid)) => {
+            if let Some(kind) = crate::entity::kind_of(uid.entity_type()) {
+                out.extend([b'e', kind as u8]);
+            } else {
+                out.push(b'u');
+                write_text(&uid.to_string(), out);
+            }
+        }
+        ValueKind::Set(set) => {
+            let mut members: Vec<Vec<u8>> = Vec::new();
+            for member in set.iter() {
+                let mut signature = Vec::new();
+                write_signature(member, &mut signature);
+                if !members.contains(&signature) {
+                    members.push(signature);
+                }
+            }
+            members.sort_unstable();
+            out.push(b'[');
+            out.extend(members.into_iter().flatten());
+            out.push(b']');
+        }
+        ValueKind::Record(members) => {
+            out.push(b'{');
+            for (key, member) in members.iter() {
+                write_text(key, out);
+                write_signature(member, out);
+            }
+            out.push(b'}');
+        }
+        ValueKind::ExtensionValue(extension) => {
+            out.push(b'x');
+            write_text(&extension.typename().to_string(), out);
+        }
+    }
+}
+
+/// Length, then bytes: no text can be mistaken for another's beginning.
+pub(crate) fn write_text(text: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(&text.len().to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
 }

@@ -91,6 +91,24 @@ fn a_question_that_does_not_fit_the_schema_is_denied() {
 }
 
 #[test]
+fn a_question_that_passed_vouches_for_none_of_another_shape() {
+    let s = snapshot(PERMIT);
+    let store = world();
+    for _ in 0..2 {
+        assert_eq!(ask(&s, &store, &read(&s)).decision(), Decision::Allow);
+        let mut wrong_instance = read(&s);
+        wrong_instance.instance = Some(entity("Workflow::fix"));
+        assert_eq!(ids(&ask(&s, &store, &wrong_instance)), [ground::INVALID]);
+        let mut wrong_person = read(&s);
+        wrong_person.standing_in_for = Some(entity("Team::inner"));
+        assert_eq!(ids(&ask(&s, &store, &wrong_person)), [ground::INVALID]);
+        let mut wrong_asker = read(&s);
+        wrong_asker.asked = entity("Team::inner");
+        assert_eq!(ids(&ask(&s, &store, &wrong_asker)), [ground::INVALID]);
+    }
+}
+
+#[test]
 fn input_typed_for_another_tool_or_version_is_denied() {
     let s = snapshot(PERMIT);
     let mut other = read(&s);
