@@ -38,7 +38,9 @@ use crate::journal::{
 };
 use crate::lock;
 use crate::queue::Queue;
-use crate::state::{IdempotencyKey, Known, LogState, LogTable, StreamKey, StreamState, StreamTable, StreamUpdate, Tip};
+use crate::state::{
+    IdempotencyKey, Known, LogState, LogTable, StreamKey, StreamMap, StreamState, StreamTable, StreamUpdate, Tip,
+};
 use crate::stats::{Counters, add};
 
 /// How far a claimed time may be behind the log's running maximum, or off the committer's clock.
@@ -109,7 +111,7 @@ impl Pending {
 struct Work {
     batch: Batch,
     logs: HashMap<LogNumber, LogWork>,
-    streams: HashMap<StreamKey, StreamWork>,
+    streams: StreamMap<StreamWork>,
     rows: HashMap<RowKey, usize>,
     /// Some stream was taken for new because its append expects sequence 0; the journal has not been asked.
     guessed: bool,

@@ -4,6 +4,7 @@
 //! journal and nothing here. Absent: reading either from storage (`start`, `logs`).
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -123,6 +124,51 @@ impl LogTable {
 /// Names a stream among those of all logs.
 pub(crate) type StreamKey = (LogNumber, Stream);
 
+/// A map by stream. An id is 128 bits that the program mints, so nobody can choose ids that collide, and mixing them by a
+/// multiplication serves; an append looks its stream up ten times.
+pub(crate) type StreamMap<T> = HashMap<StreamKey, T, BuildHasherDefault<IdHasher>>;
+
+/// Mixes ids, see [`StreamMap`].
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u8(&mut self, n: u8) {
+        self.write_u64(n.into());
+    }
+
+    fn write_u32(&mut self, n: u32) {
+        self.write_u64(n.into());
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        // An odd constant near 2^64 / golden ratio.
+        self.0 = (self.0.rotate_left(23) ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
+
+    fn write_isize(&mut self, n: isize) {
+        self.write_u64(n.cast_unsigned() as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        // The map takes places from the low bits, which a multiplication mixes least: fold the high ones down, twice.
+        let folded = (self.0 ^ (self.0 >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        folded ^ (folded >> 32)
+    }
+}
+
 /// Names an idempotency key within its stream.
 pub(crate) type IdempotencyKey = (Pseudonym, Digest);
 
@@ -169,7 +215,7 @@ pub(crate) struct StreamTable {
 
 #[derive(Default)]
 struct Streams {
-    slots: HashMap<StreamKey, Slot>,
+    slots: StreamMap<Slot>,
     bytes: usize,
     tick: u64,
 }
@@ -302,5 +348,82 @@ impl Streams {
             }
             self.remove(&key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use countersign_gateway_model::InstanceId;
+    use countersign_ledger_entry::StreamKind;
+    use std::hash::BuildHasher as _;
+
+    fn key(n: u64) -> StreamKey {
+        // As minted: time in front, then what counts up, then noise that may be none.
+        let id = (u128::from(1_795_219_200_000 + n / 7) << 80) | u128::from(n);
+        let stream = Stream { kind: StreamKind::Instance, id: InstanceId::from_bytes(id.to_be_bytes()).into() };
+        (LogNumber(1), stream)
+    }
+
+    fn head(n: u64) -> Head {
+        Head { next_sequence: n, last_hash: Digest([0; 32]) }
+    }
+
+    fn update(n: u64, is_new: bool) -> StreamUpdate {
+        StreamUpdate { number: StreamNumber(1), head: Some(head(n)), keys: Vec::new(), is_new }
+    }
+
+    #[test]
+    fn ids_that_sort_by_time_spread_over_the_map() {
+        let build = BuildHasherDefault::<IdHasher>::default();
+        let mut buckets = [0_u32; 1024];
+        for n in 0..10_240 {
+            let bucket = usize::try_from(build.hash_one(key(n)) % 1024).unwrap();
+            if let Some(count) = buckets.get_mut(bucket) {
+                *count += 1;
+            }
+        }
+        assert!(buckets.iter().all(|count| *count < 40), "{:?}", buckets.iter().max());
+    }
+
+    #[test]
+    fn what_was_read_before_a_commit_does_not_replace_what_the_commit_made_true() {
+        let table = StreamTable::new(1 << 20);
+        let (one, two) = (key(1), key(2));
+        // Read, commit, put in.
+        let token = table.loading(one);
+        table.committed([(one, update(5, false))]);
+        let stale = StreamState { number: Some(StreamNumber(1)), head: Some(head(4)), keys: HashMap::new() };
+        table.loaded(one, token, Some(stale.clone()));
+        assert!(matches!(table.read(&one, |_| ()), Known::Absent), "it must be read again");
+        // Two readers, the first of them from before the commit.
+        let early = table.loading(two);
+        table.committed([(two, update(5, false))]);
+        let late = table.loading(two);
+        table.loaded(two, early, Some(stale));
+        assert!(matches!(table.read(&two, |_| ()), Known::Absent));
+        let fresh = StreamState { number: Some(StreamNumber(1)), head: Some(head(5)), keys: HashMap::new() };
+        table.loaded(two, late, Some(fresh));
+        assert!(matches!(table.read(&two, |s| s.head), Known::Ready(Some(h)) if h == head(5)));
+        // A failed read leaves nothing behind.
+        let token = table.loading(one);
+        table.loaded(one, token, None);
+        assert_eq!(table.size().0, 1);
+    }
+
+    #[test]
+    fn the_least_recently_used_streams_go_first() {
+        let table = StreamTable::new(100 * 256);
+        for n in 0..100 {
+            table.committed([(key(n), update(n, true))]);
+        }
+        assert_eq!(table.size(), (100, 100 * 256));
+        assert!(matches!(table.read(&key(0), |_| ()), Known::Ready(())));
+        table.committed([(key(100), update(100, true))]);
+        assert!(table.size().1 <= 100 * 256);
+        assert!(matches!(table.read(&key(0), |_| ()), Known::Ready(())), "it was used just now");
+        assert!(matches!(table.read(&key(1), |_| ()), Known::Absent));
+        table.drop_stream(&key(0));
+        assert!(matches!(table.read(&key(0), |_| ()), Known::Absent));
     }
 }

@@ -79,8 +79,9 @@ impl Part {
 
     fn text(self, rows: usize, out: &mut String) {
         let insert = |out: &mut String, into: &str, columns: &str| {
+            // `OR FAIL`: whatever fails, the whole transaction goes, so SQLite need not keep what would undo one statement.
             // Writing to a string cannot fail.
-            let _ = write!(out, "INSERT INTO {into} SELECT {columns} FROM (");
+            let _ = write!(out, "INSERT OR FAIL INTO {into} SELECT {columns} FROM (");
             values(out, self.width(), rows);
             out.push_str(") WHERE column1 IS NOT NULL;");
         };
