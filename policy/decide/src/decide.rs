@@ -384,7 +384,8 @@ mod tests {
         for (team, within) in [("outer", vec![]), ("inner", vec![name("outer")]), ("else", vec![])] {
             store.put(Record::team(org(), name(team), within, AT)).unwrap();
         }
-        store.put(Record::person(org(), name("p"), PersonFacts { active: true, ..Default::default() }, AT)).unwrap();
+        let facts = PersonFacts { active: true, roles: vec![name("R")], ..Default::default() };
+        store.put(Record::person(org(), name("p"), facts, AT)).unwrap();
         for (id, team) in [("a0", "inner"), ("a1", "else")] {
             let facts =
                 AgentFacts { active: true, owner: name("p"), autonomy: 2, scopes: vec![], teams: vec![name(team)] };
@@ -419,7 +420,8 @@ mod tests {
     fn policy(i: usize, draw: (u8, u8, u8, u8)) -> String {
         let (effect, principal, action_resource, condition) = draw;
         let uid = |kind: &str, id: &str| format!("Countersign::{kind}::\"{}/{id}\"", org());
-        let principal = match principal % 7 {
+        let principal = match principal % 8 {
+            7 => "principal in Countersign::Role::\"R\"".to_owned(),
             0 => "principal".to_owned(),
             1 => "principal is Countersign::Agent".to_owned(),
             2 => format!("principal == {}", uid("Agent", "a0")),
@@ -469,6 +471,7 @@ mod tests {
             bundle: Digest([7; 32]),
             policies: BTreeMap::from([("p.cedar".to_owned(), text)]),
             rules: Rules::parse(rules).unwrap(),
+            roles: [name("R")].into(),
             catalogue: Some(catalogue()),
             ..PolicyParts::recovery(org())
         };
@@ -477,7 +480,11 @@ mod tests {
     }
 
     fn questions(snapshot: &PolicySnapshot) -> Vec<Question> {
-        let mut all = Vec::new();
+        let person = EntityRef::new(org(), EntityKind::Person, name("p"));
+        let mut all = vec![
+            Question::new(person.clone(), Operation::ListTools, EntityRef::organization(org()), AT),
+            Question::new(person, Operation::Freeze, EntityRef::new(org(), EntityKind::Team, name("inner")), AT),
+        ];
         for agent in ["a0", "a1"] {
             for tool in ["s0.a", "s1.b", "s1.c"] {
                 for denials in [0, 1] {
@@ -535,6 +542,33 @@ mod tests {
             })
             .collect();
         (response.decision() == cedar_policy::Decision::Allow, reasons, errors)
+    }
+
+    #[test]
+    fn the_kernel_alone_keeps_organizations_apart() {
+        let snapshot = build("@id(\"all\") permit (principal, action, resource);".to_owned()).unwrap();
+        let question = questions(&snapshot).remove(0);
+        let mut slice = world().slice(&snapshot, &question);
+        assert_eq!(decide(&snapshot, &slice, &question).decision(), Decision::Allow);
+        // What the store would never hand out: the same person, said to be another organization's.
+        let other = OrgId::from_bytes([2; 16]).to_string();
+        let stray = cedar_policy_core::ast::Entity::new_with_attr_partial_value(
+            Arc::unwrap_or_clone(question.asked.uid()),
+            [("org".into(), crate::value::string(other).into()), ("active".into(), Value::from(true).into())],
+            std::collections::HashSet::new(),
+            std::collections::HashSet::new(),
+            [],
+        );
+        slice.entities = cedar_policy_core::entities::Entities::new()
+            .add_entities(
+                slice.entities.iter().filter(|e| e.uid() != stray.uid()).cloned().chain([stray.clone()]).map(Arc::new),
+                None::<&cedar_policy_core::entities::NoEntitiesSchema>,
+                cedar_policy_core::entities::TCComputation::AssumeAlreadyComputed,
+                Extensions::all_available(),
+            )
+            .unwrap();
+        let answer = decide(&snapshot, &slice, &question);
+        assert_eq!(answer.determining, [name("kernel:organizations-do-not-mix")]);
     }
 
     fn ids<'a>(policies: impl Iterator<Item = &'a Prepared>) -> BTreeSet<String> {

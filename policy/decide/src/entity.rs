@@ -825,6 +825,16 @@ impl EntityVersion {
         {
             return Err(EntityError::Foreign { entity: entity.to_string(), reference: foreign.to_string() });
         }
+        // The kernel compares these texts; one that says another organization would put the entity there.
+        match record.attrs.get("org") {
+            Some(Attr::Text(org)) if *org == entity.org.to_string() => {}
+            other => {
+                return Err(EntityError::Foreign {
+                    entity: entity.to_string(),
+                    reference: shown(&format!("{other:?}")),
+                });
+            }
+        }
         let unfit = |reason: String| EntityError::Schema { entity: entity.to_string(), reason };
         let mut attrs = Vec::with_capacity(record.attrs.len());
         for (name, attr) in &record.attrs {

@@ -264,6 +264,7 @@ impl Slice {
         let principal = find_cedar(&question.asked.uid());
         let resource = find_cedar(&question.resource.uid());
         out.extend(snapshot.action_entities(question).iter().cloned());
+        // Should Cedar ever refuse them, none are there, the kernel's forbids err, and that is a denial.
         let entities = Entities::new()
             .add_entities(
                 out,

@@ -360,6 +360,9 @@ fn nothing_of_another_organization_is_sliced_stored_or_decided() {
     let mut record = Record::agent(org(), name("mole"), agent(), NOW);
     record.parents.insert(EntityRef::new(other, EntityKind::Team, name("inner")));
     assert!(matches!(store.put(record), Err(EntityError::Foreign { .. })));
+    let mut record = Record::agent(org(), name("mole"), agent(), NOW);
+    record.attrs.insert("org", countersign_policy_decide::Attr::Text(other.to_string()));
+    assert!(matches!(store.put(record), Err(EntityError::Foreign { .. })));
 }
 
 #[test]
