@@ -14,7 +14,7 @@ use countersign_gateway_flow::{
 };
 use countersign_gateway_model::{
     ActionId, Assurance, Digest, Duration, GateId, InstanceId, ItemId, Name, Principal, PrincipalKind, Pseudonym,
-    Scope, Timestamp,
+    Scope, State, Timestamp,
 };
 use countersign_ledger_entry::body::{
     AuthorityMode, Created, DecisionKind, GateSubject, OnTimeout, QuestionKind, RuleForm,
@@ -338,7 +338,9 @@ impl Engine {
         self.describe_gate(&org, &held, id, row.opened, row.expires)?;
         let work = Deciding { org: &org, snapshot: &snapshot, who, gate: &gate, opened: &opened, now };
         let mut beside = Beside { urgent: request.kind == DecisionKind::Reject, ..Beside::default() };
-        let (proposal, runs) = self.decision_proposal(&work, &held, request, &mut beside)?;
+        let weighed = self.decision_proposal(&work, &held, request, &mut beside);
+        self.describe_instance(&org, &held.live)?;
+        let (proposal, runs) = weighed?;
         let state = Now { at: now, frozen: org.is_frozen(held.live.team.as_ref()), by: actor_of(who) };
         let decision = if let Proposal::Decide(decide) = &proposal { decide.decision } else { self.mint().decision() };
         let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
@@ -428,6 +430,8 @@ impl Engine {
         };
         let mut asked = self.ask_decider(work, kind, &chosen, request.role.as_ref());
         let eligible = asked.iter().all(Answered::allowed);
+        // The questions themselves are asked for the state in which what they permit will be carried out.
+        self.describe_instance_in(org, &held.live, State::Running)?;
         let role = request.role.clone().or_else(|| default_role(who, gate, snapshot));
 
         // OVERRIDE: a new typed input, decided from the first round.

@@ -10,7 +10,7 @@ use countersign_gateway_flow::{
     Create, Decided, Instance, Now, Proposal, Reply, StartInstance, SystemReject, Terminate, decide,
 };
 use countersign_gateway_model::{
-    ActionId, Digest, Duration, InstanceId, Name, Principal, PrincipalKind, Pseudonym, Timestamp,
+    ActionId, Digest, Duration, InstanceId, Name, Principal, PrincipalKind, Pseudonym, State, Timestamp,
 };
 use countersign_ledger_entry::body::{Body, Created};
 use countersign_ledger_entry::payload;
@@ -128,13 +128,19 @@ impl Engine {
     /// Tells policy what there is to know of an instance now.
     pub(crate) fn describe_instance(&self, org: &Org, live: &Live) -> Result<(), EngineError> {
         let Some(fold) = &live.fold else { return Ok(()) };
+        self.describe_instance_in(org, live, fold.state())
+    }
+
+    /// The same, in another state: what is permitted at a gate is permitted in the state that the gate leads back to.
+    pub(crate) fn describe_instance_in(&self, org: &Org, live: &Live, state: State) -> Result<(), EngineError> {
+        let Some(fold) = &live.fold else { return Ok(()) };
         let created = fold.created();
         let named =
             |who: Pseudonym| org.known(who).ok_or_else(|| EngineError::damaged(format!("nobody is known as `{who}`")));
         let person = |who: Pseudonym| named(who).map(|known| known.id);
         let facts = InstanceFacts {
             workflow: created.workflow.clone(),
-            state: fold.state(),
+            state,
             actor: named(created.acting)?.entity(org.id),
             initiator: named(created.initiator)?.entity(org.id),
             owner: created.owner.map(person).transpose()?,

@@ -4,7 +4,7 @@
 //! verdict, and only then carried out by whoever called.
 
 use countersign_gateway_flow::Asked;
-use countersign_gateway_model::{Digest, Name, Principal, Timestamp};
+use countersign_gateway_model::{Digest, Name, OrgId, Principal, Pseudonym, Timestamp};
 use countersign_ledger_entry::body::{QuestionKind, Refusal, RefusalReason};
 use countersign_ledger_entry::payload;
 use countersign_ledger_entry::{Blob, Body, Draft, Payload, PayloadRef, PayloadRole, Receipt, Row};
@@ -176,6 +176,28 @@ impl Engine {
         beside.blobs.extend(entry.blobs);
         let draft = draft_of(who, entry.body, &asked);
         let appended = self.append_own(&org, vec![draft], beside, now).await?;
+        appended
+            .entries
+            .into_iter()
+            .next_back()
+            .map(|e| e.receipt)
+            .ok_or_else(|| EngineError::damaged("an append without entries"))
+    }
+
+    /// Commits what the gateway itself does, as SYSTEM and without a verdict: the first activation, sweeps of accounts.
+    ///
+    /// # Errors
+    /// [`EngineError::Append`]: then it did not happen and must not be carried out.
+    pub async fn commit_system(&self, org: OrgId, entry: OwnEntry) -> Result<Receipt, EngineError> {
+        let org = self.org(org)?;
+        let mut beside = Beside { rows: entry.rows, blobs: entry.blobs, ..Beside::default() };
+        let mut draft = Draft::new(entry.body, Pseudonym::SYSTEM);
+        if let Some(description) = &entry.description {
+            let content = serde_json::to_vec(description).map_err(EngineError::damaged)?;
+            let sealed = payload::seal(&self.mint().salt(), &content);
+            draft.payloads.push(beside.payload(PayloadRole::Description, sealed));
+        }
+        let appended = self.append_own(&org, vec![draft], beside, self.now()).await?;
         appended
             .entries
             .into_iter()
