@@ -49,6 +49,9 @@ pub(crate) const TOLERANCE: Duration = Duration::from_secs(5);
 /// When to come back, for those who are pushed back.
 pub(crate) const RETRY_AFTER: Duration = Duration(250);
 
+/// Free disk space, in bytes, below which the reserve is given up for urgent appends: some batches of them fit in it.
+const LOW: u64 = 8 << 20;
+
 /// Commits between two looks for idempotency keys that are older than their window.
 const FORGET_EVERY: u64 = 1024;
 
@@ -177,6 +180,7 @@ impl Drop for Watch<'_> {
             // A defect of ours: what was on its way is not known, and nobody would answer what comes after it.
             self.0.stop("the committer has panicked");
             drop(self.0.queue.drain());
+            (self.0.config.on_fatal)("the committer has panicked");
         }
     }
 }
@@ -199,9 +203,10 @@ impl Core {
             if let Some((rest, _, _)) = again {
                 refuse(rest, || AppendError::Busy { retry_after: RETRY_AFTER }, self);
             }
-            if self.stopped.get().is_some() {
-                let reason = self.stopped.get().cloned().unwrap_or_default();
+            if let Some(reason) = self.stopped.get() {
                 refuse(self.queue.take().await, || AppendError::Refusing(reason.clone()), self);
+                // Everybody has an answer: now the process may end.
+                (self.config.on_fatal)(reason);
                 break;
             }
         }
@@ -212,7 +217,6 @@ impl Core {
     fn stop(&self, reason: &str) {
         if self.stopped.set(reason.to_owned()).is_ok() {
             self.queue.close();
-            (self.config.on_fatal)(reason);
         }
     }
 
@@ -224,7 +228,12 @@ impl Core {
         sure: bool,
         reserve: bool,
     ) -> Option<(Vec<Pending>, bool, bool)> {
-        let room = self.journal.free_space().is_none_or(|free| free >= self.config.reserve);
+        let free = self.journal.free_space();
+        let room = free.is_none_or(|free| free >= self.config.reserve);
+        if free.is_some_and(|free| free < LOW) && waiting.iter().any(|p| p.urgent) && self.journal.release_reserve() {
+            // Before it is needed: without room COMMIT itself would fail, and that ends the process.
+            tracing::warn!("the disk is nearly full; the reserve was given up for entries that stop something");
+        }
         let now = self.config.clock.now();
         let mut work = Work::default();
         let mut admitted = Vec::with_capacity(waiting.len());

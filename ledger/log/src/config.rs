@@ -11,7 +11,8 @@ use countersign_ledger_entry::body::{AuthorityMode, Durability, SignatureMode};
 
 use crate::keys::Entropy;
 
-/// Called once, with the reason, when nothing may be signed any more: it should end the process.
+/// Called once, with the reason, when nothing may be signed any more, after every waiting caller was given its answer. It
+/// ends the process, after the moment that the answers need to leave it.
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// How the ledger of one process is run.

@@ -93,6 +93,10 @@ impl Folder {
     /// Takes `bytes` of room that is given up only for entries that must not be lost. Without room there is no reserve.
     pub(crate) fn keep_reserve(&self, bytes: u64) {
         let name = self.path.join(RESERVE);
+        if self.free_space().is_some_and(|free| free / 2 < bytes) {
+            tracing::warn!(path = %name.display(), "the disk is too full for a reserve; free some space and start again");
+            return;
+        }
         let kept = OpenOptions::new().create(true).truncate(false).write(true).open(&name).and_then(|file| {
             if file.metadata()?.len() < bytes {
                 let length = i64::try_from(bytes).map_err(io::Error::other)?;

@@ -107,11 +107,8 @@ impl Part {
                 values(out, 4, rows);
                 out.push_str(") WHERE column1 IS NOT NULL;");
             }
-            Self::Delete => {
-                out.push_str("DELETE FROM view WHERE (log, name, key) IN (");
-                values(out, 3, rows);
-                out.push_str(");");
-            }
+            // One by one: SQLite scans the whole table for a list of row values.
+            Self::Delete => out.push_str("DELETE FROM view WHERE log = ? AND name = ? AND key = ?;"),
             Self::Idempotency => insert(
                 out,
                 "idempotency (entry, scope, principal, key, request, at, answer)",
@@ -316,11 +313,13 @@ impl Writer {
         store!(Part::Put, puts, |call, put| {
             call.bind(i64::from(put.0.0))?.bind(put.1)?.bind(&put.2[..])?.bind(&put.3[..])?
         });
-        let deletes: Vec<_> = rows()
-            .filter(|(new, _)| new.row.columns.is_none())
-            .map(|(new, name)| (new.log, *name, &new.row.key))
-            .collect();
-        store!(Part::Delete, deletes, |call, row| { call.bind(i64::from(row.0.0))?.bind(row.1)?.bind(&row.2[..])? });
+        for (new, name) in rows().filter(|(new, _)| new.row.columns.is_none()) {
+            call.part(Part::Delete, 1)?;
+            call.bind(i64::from(new.log.0))?.bind(*name)?.bind(&new.row.key[..])?;
+            if call.shape.len() > CHUNK {
+                self.run_all(std::mem::take(&mut call), "deleted rows").await?;
+            }
+        }
         store!(Part::Idempotency, batch.idempotency, |call, kept| {
             let record = &kept.record;
             call.bind(key::entry(kept.log, kept.index)?)?.bind(kept.scope.map(|scope| scope.0.cast_signed()))?;

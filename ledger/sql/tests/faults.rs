@@ -37,6 +37,8 @@ enum Fault {
     StageTorn,
     /// The batch is stored without its last entry.
     StageShort,
+    /// The committer panics.
+    StagePanics,
     /// As `StageTorn`, and it cannot be rolled back.
     StageTornAndStuck,
     /// COMMIT is not reached: the database is busy.
@@ -93,9 +95,14 @@ impl Faulty {
 #[async_trait]
 impl Journal for Faulty {
     async fn stage(&self, batch: &Batch) -> Result<Vec<Vec<u8>>, JournalError> {
-        use Fault::{StageBusy, StageFails, StageFull, StageHappensAndFails, StageShort, StageTorn, StageTornAndStuck};
-        let of = [StageBusy, StageFull, StageFails, StageHappensAndFails, StageTorn, StageShort, StageTornAndStuck];
-        match self.take(&of) {
+        use Fault::{
+            StageBusy, StageFails, StageFull, StageHappensAndFails, StagePanics, StageShort, StageTorn,
+            StageTornAndStuck,
+        };
+        let clean = [StageBusy, StageFull, StageFails, StagePanics];
+        let of = [StageHappensAndFails, StageTorn, StageShort, StageTornAndStuck];
+        match self.take(&clean).or_else(|| self.take(&of)) {
+            Some(StagePanics) => panic!("as the test wants"),
             Some(StageBusy) => Err(JournalError::Busy),
             Some(StageFull) => Err(JournalError::Full),
             Some(StageFails) => Err(backend()),
@@ -265,6 +272,7 @@ async fn every_fault_at_the_door_is_told_as_it_is_and_leaves_all_or_nothing() {
         (F::StageTorn, Told::Refusing, false, false),
         (F::StageShort, Told::Refusing, false, false),
         (F::StageTornAndStuck, Told::Refusing, false, false),
+        (F::StagePanics, Told::Unknown, false, false),
         (F::CommitBusy, Told::Busy, false, true),
         (F::CommitFenced, Told::Refusing, false, false),
         (F::CommitFails, Told::Unknown, false, false),
@@ -300,7 +308,6 @@ async fn every_fault_at_the_door_is_told_as_it_is_and_leaves_all_or_nothing() {
             Err(other) => panic!("{fault:?}: {other}"),
         };
         assert_eq!(found, told, "{fault:?}");
-        assert_eq!(fatal.load(Ordering::SeqCst), usize::from(!goes_on), "{fault:?}");
         assert_eq!(logs.stopped().is_none(), goes_on, "{fault:?}");
         let signed = log.checkpoint().checkpoint().size;
         assert_eq!(signed, if told == Told::Committed { before + 3 } else { before }, "{fault:?}: memory is not ahead");
@@ -312,6 +319,7 @@ async fn every_fault_at_the_door_is_told_as_it_is_and_leaves_all_or_nothing() {
         }
         // The process ends: what was staged goes with its connection.
         logs.shutdown().await.unwrap();
+        assert_eq!(fatal.load(Ordering::SeqCst), usize::from(!goes_on), "{fault:?}");
         drop((logs, log, faulty));
 
         let (logs, log) = ledger(folder.path(), &clock).await;

@@ -199,6 +199,16 @@ async fn what_travels_with_an_append_is_read_back() {
     assert_eq!(scan(&[3], None, 9, false).await, keys(&[]));
     assert!(logs.views().get(org(2), "t", &[2]).await.unwrap().is_none(), "nothing crosses organizations");
 
+    // Many rows go at once, in more statements than one call takes.
+    let mut many = prepare(&log, stream(1), 1, clock.now()).await;
+    many.rows = (0..200_u8).map(|n| Row { table: "m", key: vec![n], columns: Some(vec![n]) }).collect();
+    log.append(many).await.unwrap();
+    let mut fewer = prepare(&log, stream(1), 1, clock.now()).await;
+    fewer.rows = (0..199_u8).map(|n| Row { table: "m", key: vec![n], columns: None }).collect();
+    log.append(fewer).await.unwrap();
+    let left = log.scan("m", &[], None, 300, false).await.unwrap();
+    assert_eq!(left.into_iter().map(|row| row.key).collect::<Vec<_>>(), [[199]]);
+
     // Erasure takes the bytes and leaves the entry.
     let mut erasing = prepare(&log, stream(1), 1, clock.now()).await;
     erasing.erase = vec![(index, payload.digest)];
