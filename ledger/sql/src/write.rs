@@ -5,7 +5,7 @@
 //! of two: the rows that only fill up are NULL and filtered out. A usual batch is two calls: everything up to the
 //! read-back, then checkpoint, compare-and-swap and COMMIT. Absent: what the rows mean.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -23,6 +23,9 @@ use crate::open::SqlJournal;
 
 /// Most rows of one statement.
 const CHUNK: usize = 64;
+
+/// Most statements of a call that carries a varying number of them.
+const MAX_PARTS: usize = 16;
 
 /// Most statement texts that are kept.
 const MAX_TEXTS: usize = 1024;
@@ -68,13 +71,18 @@ impl Part {
     fn width(self) -> usize {
         match self {
             Self::Begin | Self::Commit => 0,
-            Self::ReadKeys => 1,
+            Self::ReadKeys | Self::Delete => 1,
             Self::Checkpoint | Self::ReadRange => 2,
-            Self::Blob | Self::Payload | Self::Tile | Self::Delete | Self::Erase => 3,
+            Self::Blob | Self::Payload | Self::Tile | Self::Erase => 3,
             Self::Log | Self::Stream | Self::Entry | Self::Put => 4,
             Self::Idempotency => 7,
             Self::Swap => 8,
         }
+    }
+
+    /// Values before the rows.
+    fn head(self) -> usize {
+        if self == Self::Delete { 2 } else { 0 }
     }
 
     fn text(self, rows: usize, out: &mut String) {
@@ -107,8 +115,12 @@ impl Part {
                 values(out, 4, rows);
                 out.push_str(") WHERE column1 IS NOT NULL;");
             }
-            // One by one: SQLite scans the whole table for a list of row values.
-            Self::Delete => out.push_str("DELETE FROM view WHERE log = ? AND name = ? AND key = ?;"),
+            // Of one log and table: for a list of whole row values SQLite would scan the table.
+            Self::Delete => {
+                out.push_str("DELETE FROM view WHERE log = ? AND name = ? AND key IN (");
+                values(out, 1, rows);
+                out.push_str(");");
+            }
             Self::Idempotency => insert(
                 out,
                 "idempotency (entry, scope, principal, key, request, at, answer)",
@@ -171,7 +183,7 @@ impl Call {
         self.fill()?;
         let padded = if part.width() == 0 { 0 } else { rows.next_power_of_two() };
         self.shape.push((part, padded));
-        self.open = padded * part.width();
+        self.open = part.head() + padded * part.width();
         Ok(())
     }
 
@@ -313,11 +325,20 @@ impl Writer {
         store!(Part::Put, puts, |call, put| {
             call.bind(i64::from(put.0.0))?.bind(put.1)?.bind(&put.2[..])?.bind(&put.3[..])?
         });
+        let mut deletes: BTreeMap<(LogNumber, i64), Vec<&[u8]>> = BTreeMap::new();
         for (new, name) in rows().filter(|(new, _)| new.row.columns.is_none()) {
-            call.part(Part::Delete, 1)?;
-            call.bind(i64::from(new.log.0))?.bind(*name)?.bind(&new.row.key[..])?;
-            if call.shape.len() > CHUNK {
-                self.run_all(std::mem::take(&mut call), "deleted rows").await?;
+            deletes.entry((new.log, *name)).or_default().push(&new.row.key);
+        }
+        for ((log, name), keys) in deletes {
+            for chunk in keys.chunks(CHUNK) {
+                call.part(Part::Delete, chunk.len())?;
+                call.bind(i64::from(log.0))?.bind(name)?;
+                for key in chunk {
+                    call.bind(*key)?;
+                }
+                if call.shape.len() > MAX_PARTS {
+                    self.run_all(std::mem::take(&mut call), "deleted rows").await?;
+                }
             }
         }
         store!(Part::Idempotency, batch.idempotency, |call, kept| {
@@ -330,7 +351,7 @@ impl Writer {
             let keys = key::payloads(erase.log, erase.index)?;
             call.part(Part::Erase, 1)?;
             call.bind(*keys.start())?.bind(*keys.end())?.bind(&erase.digest.0[..])?;
-            if call.shape.len() > CHUNK {
+            if call.shape.len() > MAX_PARTS {
                 self.run_all(std::mem::take(&mut call), "erased payloads").await?;
             }
         }
@@ -387,7 +408,7 @@ impl Writer {
                 call.part(Part::Tile, 1).map_err(before)?;
                 let key = key::tile(advance.log, coord.level(), coord.index()).map_err(before)?;
                 call.bind(key).and_then(|c| c.bind(&root.0[..])).and_then(|c| c.bind(&hashes[..])).map_err(before)?;
-                if call.shape.len() >= CHUNK {
+                if call.shape.len() > MAX_PARTS {
                     self.run_all(std::mem::take(&mut call), "stored tiles").await.map_err(before)?;
                 }
             }
