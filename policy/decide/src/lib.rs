@@ -5,6 +5,7 @@
 //! Absent: files, signatures and activation (`policy/bundle`, `policy/store`), votes and states (`gateway/flow`),
 //! clocks, IO. Read next: `snapshot`, `store`, `decide`.
 
+mod alike;
 mod context;
 mod decide;
 mod entity;

@@ -18,6 +18,7 @@ use cedar_policy_core::ast::{
 use cedar_policy_core::extensions::Extensions;
 use countersign_gateway_model::{Digest, Duration, Name, OrgId, PolicyDigests};
 
+use crate::alike;
 use crate::catalogue::{Catalogue, CatalogueError, CompiledTool};
 use crate::entity::{self, EntityError, EntityKind, EntityRef, EntityVersion, Record};
 use crate::gate;
@@ -617,7 +618,13 @@ fn offset_of(error: &cedar_policy::ParseError) -> Option<usize> {
 }
 
 fn validate(schema: &Schema, set: &PolicySet, places: &HashMap<String, Place>) -> Result<(), BuildError> {
-    let result = Validator::new(schema.clone()).validate_with_level(set, ValidationMode::Strict, LEVEL);
+    let mut forms = HashSet::new();
+    let one_of_each =
+        set.policies().filter(|policy| alike::form(policy).is_none_or(|form| forms.insert(form))).cloned();
+    // Fewer policies under the same ids as in `set`, where each was added: this cannot fail, and if it does, all are asked.
+    let some = PolicySet::from_policies(one_of_each);
+    let asked = some.as_ref().unwrap_or(set);
+    let result = Validator::new(schema.clone()).validate_with_level(asked, ValidationMode::Strict, LEVEL);
     let invalid = |id: &PolicyId, reason: String| {
         let id = AsRef::<str>::as_ref(id).to_owned();
         let place = places.get(&id).cloned().unwrap_or(Place { file: String::new(), line: 1, column: 1 });
