@@ -1,2 +1,47 @@
-//! Being built.
-fn main() {}
+//! `countersign`: an authorization gateway in front of AI agents.
+//!
+//! This crate assembles: configuration, keys, the data folder, the rooms below, the command line. It decides nothing. Read
+//! next: `cli` (what it can be told), `gateway` (how one gateway is put together), `demo` (the shortest proof that it works).
+
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has found something")
+)]
+
+mod accounts;
+mod agent;
+mod cli;
+mod client;
+mod clock;
+mod config;
+mod demo;
+mod folder;
+mod gateway;
+mod keys;
+mod mint;
+mod policies;
+mod serve;
+mod telemetry;
+mod text;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // First of all, before a thread or a runtime: stages of the process runner fork, and a fork copies one thread only.
+    countersign_runners_process::shim_main_if_asked();
+    cli::main()
+}
+
+/// An error with its causes, in one line.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.ends_with(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -30,6 +30,8 @@ pub struct IdentityConfig {
     pub machine_life: Duration,
     /// Life of persons' tokens with scope `act`: an hour, at most twelve. With `decide` it is [`DECIDE_LIFE`] at most.
     pub person_life: Duration,
+    /// Longest life of persons' tokens with scope `decide`: [`DECIDE_LIFE`], and no more than that.
+    pub decide_life: Duration,
     /// Longest life of a consent: 8 hours, at most 24.
     pub consent_life: Duration,
     /// Sessions cached: 16,384, about 1 KiB each.
@@ -46,6 +48,7 @@ impl IdentityConfig {
             audience: audience.into(),
             machine_life: Duration::from_secs(15 * 60),
             person_life: Duration::from_secs(60 * 60),
+            decide_life: DECIDE_LIFE,
             consent_life: Duration::from_secs(8 * 60 * 60),
             cache_capacity: 16_384,
             demo: false,
@@ -62,6 +65,7 @@ impl IdentityConfig {
         for (field, life, most, problem) in [
             ("machine_life", self.machine_life, MAX_MACHINE_LIFE, "must be 1 s to 1 h"),
             ("person_life", self.person_life, MAX_PERSON_LIFE, "must be 1 s to 12 h"),
+            ("decide_life", self.decide_life, DECIDE_LIFE, "must be 1 s to 15 min"),
             ("consent_life", self.consent_life, MAX_CONSENT_LIFE, "must be 1 s to 24 h"),
         ] {
             if life < Duration::from_secs(1) || life > most {

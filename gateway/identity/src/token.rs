@@ -327,7 +327,7 @@ impl TokenService {
         now: Timestamp,
     ) -> Result<TokenGrant, IdentityError> {
         let life = if scopes.contains(&Scope::Decide) {
-            self.config.person_life.min(DECIDE_LIFE)
+            self.config.person_life.min(self.config.decide_life)
         } else {
             self.config.person_life
         };

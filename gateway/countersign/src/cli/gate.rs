@@ -1,0 +1,155 @@
+//! Gates: what waits for people, the view they are shown, and their word.
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::{Global, Paging, confirm, out, query};
+use crate::client::{Client, segment};
+use crate::text::plain;
+
+/// Gates.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Gate {
+    /// List gates, newest first; open ones unless told otherwise
+    #[command(after_help = "Example:\n  countersign gate list")]
+    List {
+        /// Closed ones too.
+        #[arg(long)]
+        all: bool,
+        /// Only this instance's.
+        #[arg(long)]
+        instance: Option<String>,
+        #[command(flatten)]
+        paging: Paging,
+    },
+    /// Show a gate with its approval view
+    #[command(after_help = "Example:\n  countersign gate show gate_0192…")]
+    Show {
+        /// The gate.
+        id: String,
+    },
+    /// Approve what waits, as proposed
+    #[command(after_help = "Example:\n  countersign gate approve gate_0192… --justification \"I read the patch\"")]
+    Approve {
+        /// The gate.
+        id: String,
+        #[command(flatten)]
+        word: Word,
+    },
+    /// Reject what waits; that ends the instance
+    #[command(after_help = "Example:\n  countersign gate reject gate_0192… --justification \"Wrong branch\"")]
+    Reject {
+        /// The gate.
+        id: String,
+        #[command(flatten)]
+        word: Word,
+    },
+    /// Approve with a changed input, or without an item
+    #[command(
+        name = "override",
+        after_help = "Example:\n  countersign gate override gate_0192… --item item_0192… --set /branch='\"release\"' --justification \"Not to main\""
+    )]
+    Override {
+        /// The gate.
+        id: String,
+        /// The item that is changed.
+        #[arg(long)]
+        item: String,
+        /// A change: JSON pointer, `=`, JSON value.
+        #[arg(long = "set", value_name = "POINTER=JSON", required_unless_present = "drop")]
+        set: Vec<String>,
+        /// Leave the item out instead.
+        #[arg(long, conflicts_with = "set")]
+        drop: bool,
+        #[command(flatten)]
+        word: Word,
+    },
+}
+
+/// What every decision carries.
+#[derive(Debug, Args)]
+pub(crate) struct Word {
+    /// Why; kept with the decision.
+    #[arg(long)]
+    justification: Option<String>,
+    /// The role that you use, where you hold several.
+    #[arg(long)]
+    role: Option<String>,
+    /// Only these items; without any, all.
+    #[arg(long = "only", value_name = "ITEM")]
+    items: Vec<String>,
+    /// Do not ask; needs --shown-digest, so that a script decides what somebody has read.
+    #[arg(long, requires = "shown_digest")]
+    yes: bool,
+    /// Digest of the view that was read.
+    #[arg(long, value_name = "HEX")]
+    shown_digest: Option<String>,
+}
+
+pub(crate) async fn gate(verb: Gate, global: &Global) -> Result<()> {
+    let client = global.client()?;
+    match verb {
+        Gate::List { all, instance, paging } => {
+            let parts = [("open", (!all).then_some("true")), ("instance", instance.as_deref())];
+            let page = client.get(&format!("/api/v1/gates{}", query(&parts, Some(&paging)))).await?;
+            global.page(&page, &["id", "subject", "open", "instance", "opened", "expires", "resolved"])
+        }
+        Gate::Show { id } => {
+            let shown = client.get(&format!("/api/v1/gates/{}", segment(&id)?)).await?;
+            if global.json { global.document(&shown) } else { show(&shown) }
+        }
+        Gate::Approve { id, word } => decide(&client, &id, "APPROVE", json!({}), &word, global).await,
+        Gate::Reject { id, word } => decide(&client, &id, "REJECT", json!({}), &word, global).await,
+        Gate::Override { id, item, set, drop, word } => {
+            let change = if drop { Value::Null } else { Value::Object(changes(&set)?) };
+            decide(&client, &id, "OVERRIDE", json!({ item: change }), &word, global).await
+        }
+    }
+}
+
+fn changes(set: &[String]) -> Result<Map<String, Value>> {
+    let mut changes = Map::new();
+    for change in set {
+        let (pointer, value) =
+            change.split_once('=').with_context(|| format!("`{change}` is no change: give /pointer=JSON"))?;
+        let value = serde_json::from_str(value)
+            .with_context(|| format!("`{value}` is not JSON: texts are quoted, as in '/branch=\"main\"'"))?;
+        changes.insert(pointer.to_owned(), value);
+    }
+    Ok(changes)
+}
+
+fn show(shown: &Value) -> Result<()> {
+    let text = |key: &str| shown.get(key).and_then(Value::as_str).unwrap_or_default();
+    out(&format!("{}\nshown digest: {}\n", plain(text("view")).trim_end(), plain(text("shown_digest"))))
+}
+
+async fn decide(client: &Client, id: &str, kind: &str, delta: Value, word: &Word, global: &Global) -> Result<()> {
+    let path = format!("/api/v1/gates/{}", segment(id)?);
+    let shown_digest = if word.yes {
+        word.shown_digest.clone()
+    } else {
+        let shown = client.get(&path).await?;
+        // The view goes to the person, not into the document that a program reads.
+        eprintln!("{}", plain(shown.get("view").and_then(Value::as_str).unwrap_or_default()).trim_end());
+        let digest = shown.get("shown_digest").and_then(Value::as_str).map(str::to_owned);
+        if let Some(read) = &word.shown_digest
+            && Some(read) != digest.as_ref()
+        {
+            bail!("what waits is not what you read any more: read the view above and decide again");
+        }
+        if !confirm(&format!("\n{kind} this?"), "--yes with --shown-digest")? {
+            bail!("nothing was decided");
+        }
+        digest
+    };
+    let mut body = json!({
+        "decision": kind, "items": word.items, "justification": word.justification, "shown_digest": shown_digest,
+        "delta": delta,
+    });
+    if let Some(role) = &word.role {
+        body["role"] = json!(role);
+    }
+    global.answer(&client.post(&format!("{path}/decisions"), &body).await?)
+}

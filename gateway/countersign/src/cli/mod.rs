@@ -1,0 +1,349 @@
+//! What the program can be told: verbs by noun, each with `--json`, an example, and errors that say what to do next.
+//!
+//! Exit codes: 0 done, 1 not done (the error says why), 2 inconclusive (`verify` alone), 64 wrong usage. Read next:
+//! `server` (up, doctor), `people`, `work`, `gate`, `policy`, `ledger`, `generate`.
+
+mod gate;
+mod generate;
+mod ledger;
+mod people;
+mod policy;
+mod server;
+mod work;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::config::{self, Loaded};
+
+/// Wrong usage.
+const USAGE: u8 = 64;
+
+/// Variables that are the command line's own and no settings.
+const OWN_VARIABLES: [&str; 6] = [
+    "COUNTERSIGN_SERVER",
+    "COUNTERSIGN_TOKEN",
+    "COUNTERSIGN_CONFIG",
+    "COUNTERSIGN_PASSWORD",
+    "COUNTERSIGN_CLIENT_SECRET",
+    "COUNTERSIGN_INPUTS",
+];
+
+/// An authorization gateway in front of AI agents: every action is decided by policy, paused for people where policy says
+/// so, recorded in a signed ledger, and only then carried out.
+#[derive(Debug, Parser)]
+#[command(
+    name = "countersign",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  countersign demo --yes\n  countersign up --data-dir ./countersign-data\n  countersign gate list"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Answer with one JSON document.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Configuration file; else `countersign.toml` in the working directory, where there is one.
+    #[arg(long, global = true, value_name = "FILE", env = "COUNTERSIGN_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The gateway's address; else the one of the last login, else `http://127.0.0.1:7777`.
+    #[arg(long, global = true, value_name = "URL", env = "COUNTERSIGN_SERVER")]
+    pub server: Option<String>,
+    /// A token; else the one that `login` kept.
+    #[arg(long, global = true, value_name = "TOKEN", env = "COUNTERSIGN_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve a gateway from a data folder
+    Up(server::Up),
+    /// Watch one governed piece of work from beginning to end, and verify its evidence
+    Demo(crate::demo::Args),
+    /// Check an evidence pack from its bytes alone
+    Verify(ledger::Verify),
+    /// Say what this machine can do, and what would make it better
+    Doctor(server::Doctor),
+    /// Use a one-time token: become a person, or get a service account
+    #[command(subcommand)]
+    Enrol(people::Enrol),
+    /// Log in as a person and keep the token for later commands
+    Login(people::Login),
+    /// Tokens: for agents and services, who one is, revocation
+    #[command(subcommand)]
+    Token(people::Token),
+    /// Agents
+    #[command(subcommand)]
+    Agent(people::Agent),
+    /// Persons
+    #[command(subcommand)]
+    Person(people::Person),
+    /// Workflows
+    #[command(subcommand)]
+    Workflow(work::Workflow),
+    /// Instances: governed pieces of work
+    #[command(subcommand)]
+    Instance(work::Instance),
+    /// Actions: what an agent proposes
+    #[command(subcommand)]
+    Action(work::Action),
+    /// Gates: what waits for people
+    #[command(subcommand)]
+    Gate(gate::Gate),
+    /// Runs: what a runner carries out
+    #[command(subcommand)]
+    Run(work::Run),
+    /// The signed ledger
+    #[command(subcommand)]
+    Ledger(ledger::Ledger),
+    /// Policy
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// The configuration
+    #[command(subcommand)]
+    Config(generate::ConfigVerb),
+    /// Print completions for a shell
+    Completions(generate::Completions),
+    /// Print generated documents
+    #[command(subcommand, hide = true)]
+    Generate(generate::Generate),
+    /// The demo's agent
+    #[command(name = "__agent", hide = true)]
+    DemoAgent(crate::agent::Args),
+}
+
+/// Parses, runs, and turns the outcome into an exit code.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let usage = error.use_stderr();
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return ExitCode::from(if usage { USAGE } else { 0 });
+        }
+    };
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error, json);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    // Verbs without a runtime first: they must work on a machine where nothing else does.
+    match cli.verb {
+        Verb::Verify(args) => return Ok(ledger::verify(&args, cli.global.json)),
+        Verb::Completions(args) => return generate::completions(&args),
+        Verb::Generate(what) => return generate::generate(&what),
+        verb => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+            let code = runtime.block_on(verb_with(verb, &cli.global));
+            // A prompt that nobody answers must not hold the process.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+            code
+        }
+    }
+}
+
+async fn verb_with(verb: Verb, global: &Global) -> Result<ExitCode> {
+    match verb {
+        Verb::Up(args) => server::up(args, global).await?,
+        Verb::Demo(args) => {
+            if !crate::demo::run(args, global.json).await? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Verb::Doctor(args) => return server::doctor(args, global).await,
+        Verb::Enrol(verb) => people::enrol(verb, global).await?,
+        Verb::Login(args) => people::login(args, global).await?,
+        Verb::Token(verb) => people::token(verb, global).await?,
+        Verb::Agent(verb) => people::agent(verb, global).await?,
+        Verb::Person(verb) => people::person(verb, global).await?,
+        Verb::Workflow(verb) => work::workflow(verb, global).await?,
+        Verb::Instance(verb) => work::instance(verb, global).await?,
+        Verb::Action(verb) => work::action(verb, global).await?,
+        Verb::Gate(verb) => gate::gate(verb, global).await?,
+        Verb::Run(verb) => work::run(verb, global).await?,
+        Verb::Ledger(verb) => return ledger::ledger(verb, global).await,
+        Verb::Policy(verb) => return policy::policy(verb, global).await,
+        Verb::Config(verb) => generate::config(&verb, global)?,
+        Verb::DemoAgent(args) => crate::agent::run(args).await?,
+        Verb::Verify(_) | Verb::Completions(_) | Verb::Generate(_) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(error: &anyhow::Error, json: bool) {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    if json {
+        let problem = error.downcast_ref::<crate::client::ProblemError>().map(|problem| &problem.body);
+        let document = serde_json::json!({ "error": text, "problem": problem });
+        // Nothing can be done about a closed pipe.
+        let _ = writeln!(std::io::stderr(), "{document}");
+    } else {
+        let _ = writeln!(std::io::stderr(), "countersign: {text}");
+    }
+}
+
+impl Global {
+    /// The configuration, with these flags above all other layers.
+    pub(crate) fn load(&self, flags: &[(&str, String, &str)]) -> Result<Loaded> {
+        let variables = std::env::vars().filter(|(name, _)| !OWN_VARIABLES.contains(&name.as_str()));
+        Ok(config::load(self.config.as_deref(), variables, flags)?)
+    }
+
+    /// A client of the gateway.
+    pub(crate) fn client(&self) -> Result<Client> {
+        Client::new(self.server.as_deref(), self.token.as_deref())
+    }
+
+    /// Prints an answer: as it is with `--json`, else as fields.
+    pub(crate) fn answer(&self, value: &Value) -> Result<()> {
+        if self.json { self.document(value) } else { out(&crate::text::fields(value)) }
+    }
+
+    /// Prints a page: as it is with `--json`, else as a table.
+    pub(crate) fn page(&self, page: &Value, columns: &[&str]) -> Result<()> {
+        if self.json {
+            return self.document(page);
+        }
+        let items = page.get("items").or(Some(page)).and_then(Value::as_array).cloned().unwrap_or_default();
+        out(&crate::text::table(&items, columns))?;
+        if let Some(next) = page.get("next").and_then(Value::as_str) {
+            out(&format!("more: --after {}\n", crate::text::plain(next)))?;
+        }
+        Ok(())
+    }
+
+    /// Prints a JSON document.
+    pub(crate) fn document(&self, value: &Value) -> Result<()> {
+        out(&format!("{}\n", serde_json::to_string_pretty(value)?))
+    }
+}
+
+/// Prints, and ends quietly where nobody reads any more.
+pub(crate) fn out(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("the answer cannot be printed")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Asks a question in the terminal. An error where there is none: scripts say yes with a flag.
+pub(crate) fn confirm(question: &str, flag: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("nobody can be asked here: give {flag}");
+    }
+    eprint!("{question} [y/N] ");
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).context("the terminal cannot be read")?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+}
+
+/// Where a page begins and how long it is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Paging {
+    /// Cursor that an earlier page ended with.
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+    /// How many at most.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=200))]
+    limit: u16,
+}
+
+/// A query string of what is there.
+pub(crate) fn query(parts: &[(&str, Option<&str>)], paging: Option<&Paging>) -> String {
+    let mut all: Vec<(String, String)> = Vec::new();
+    for (name, value) in parts {
+        if let Some(value) = value {
+            all.push(((*name).to_owned(), (*value).to_owned()));
+        }
+    }
+    if let Some(paging) = paging {
+        if let Some(after) = &paging.after {
+            all.push(("after".to_owned(), after.clone()));
+        }
+        all.push(("limit".to_owned(), paging.limit.to_string()));
+    }
+    if all.is_empty() {
+        return String::new();
+    }
+    let pairs: Vec<String> = all.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
+    format!("?{}", pairs.join("&"))
+}
+
+/// Percent-encodes what a query may not carry as it is (RFC 3986, section 2.3).
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = std::fmt::Write::write_fmt(&mut out, format_args!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// The command line's own description.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_verb_has_an_example() {
+        command().debug_assert();
+        fn walk(command: &clap::Command, path: &str, missing: &mut Vec<String>) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+                let path = format!("{path} {}", sub.get_name());
+                if sub.has_subcommands() {
+                    walk(sub, &path, missing);
+                } else if !sub.get_after_help().is_some_and(|help| help.to_string().contains("countersign")) {
+                    missing.push(path);
+                }
+            }
+        }
+        let mut missing = Vec::new();
+        walk(&command(), "countersign", &mut missing);
+        assert_eq!(missing, Vec::<String>::new(), "verbs without an example");
+    }
+
+    #[test]
+    fn queries_carry_what_they_are_given_and_nothing_more() {
+        assert_eq!(query(&[("a", None)], None), "");
+        assert_eq!(query(&[("state", Some("A&b=c")), ("x", None)], None), "?state=A%26b%3Dc");
+    }
+}

@@ -1,0 +1,217 @@
+//! The command line's side of the API: one request, one answer, problems as errors that say what to do.
+//!
+//! The server's address and the token come from flags, variables, or a file of this user alone that `login` writes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use reqwest::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::keys::{private_folder, read_private, write_private};
+
+/// Where a gateway listens that was told nothing.
+pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7777";
+
+/// A request may wait for people for some seconds; this is well beyond.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A problem as the gateway said it.
+#[derive(Debug)]
+pub(crate) struct ProblemError {
+    /// HTTP status.
+    pub status: u16,
+    /// Its stable name.
+    pub code: String,
+    /// The whole document.
+    pub body: Value,
+}
+
+impl std::fmt::Display for ProblemError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = |key: &str| self.body.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (title, detail) = (text("title"), text("detail"));
+        write!(f, "{}", crate::text::plain(if detail.is_empty() { title } else { detail }))?;
+        for error in self.body.get("errors").and_then(Value::as_array).into_iter().flatten() {
+            write!(f, "\n  {}", crate::text::plain(&error.to_string()))?;
+        }
+        write!(f, "\n  problem: {} ({})", self.code, self.status)
+    }
+}
+
+impl std::error::Error for ProblemError {}
+
+/// Tokens of this user, by server.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Held {
+    #[serde(default)]
+    servers: BTreeMap<String, HeldToken>,
+    /// The server of the last login.
+    #[serde(default)]
+    last: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HeldToken {
+    token: String,
+    subject: String,
+    expires: String,
+}
+
+fn held_path() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CONFIG_HOME").filter(|value| !value.is_empty()).map(PathBuf::from).or_else(|| {
+        std::env::var_os("HOME").filter(|value| !value.is_empty()).map(|home| PathBuf::from(home).join(".config"))
+    });
+    base.map(|base| base.join("countersign").join("credentials.json"))
+}
+
+fn held() -> Result<Held> {
+    let Some(path) = held_path() else { return Ok(Held::default()) };
+    match read_private(&path)? {
+        Some(text) => serde_json::from_str(&text)
+            .with_context(|| format!("`{}` cannot be read; remove it and log in again", path.display())),
+        None => Ok(Held::default()),
+    }
+}
+
+/// Keeps a token for later commands. Gives where.
+pub(crate) fn keep(server: &str, token: &str, subject: &str, expires: &str) -> Result<PathBuf> {
+    let path = held_path().context("neither HOME nor XDG_CONFIG_HOME is set: give --token to each command instead")?;
+    if let Some(folder) = path.parent() {
+        private_folder(folder)?;
+    }
+    let mut all = held()?;
+    let (token, subject, expires) = (token.to_owned(), subject.to_owned(), expires.to_owned());
+    all.servers.insert(server.to_owned(), HeldToken { token, subject, expires });
+    all.last = Some(server.to_owned());
+    write_private(&path, &serde_json::to_vec_pretty(&all)?)?;
+    Ok(path)
+}
+
+/// Who is asked, and as whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    server: String,
+    token: Option<String>,
+}
+
+impl Client {
+    /// A client; server and token as given, else as kept.
+    pub(crate) fn new(server: Option<&str>, token: Option<&str>) -> Result<Self> {
+        let kept = if server.is_some() && token.is_some() { Held::default() } else { held()? };
+        let server = server.or(kept.last.as_deref()).unwrap_or(DEFAULT_SERVER).trim_end_matches('/').to_owned();
+        let token = token.map(str::to_owned).or_else(|| kept.servers.get(&server).map(|held| held.token.clone()));
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .timeout(PATIENCE)
+            .connect_timeout(Duration::from_secs(10))
+            .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
+            // A token goes where it was sent, and nowhere else.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("the HTTP client cannot be made")?;
+        Ok(Self { http, server, token })
+    }
+
+    /// The server's address.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// The same server, without a token.
+    pub(crate) fn anonymous(&self) -> Self {
+        Self { token: None, ..self.clone() }
+    }
+
+    /// The same server, as the holder of this token.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// Reads.
+    pub(crate) async fn get(&self, path: &str) -> Result<Value> {
+        json(self.send(Method::GET, path, None, None).await?)
+    }
+
+    /// Reads, and lets the gateway wait some seconds for a change.
+    pub(crate) async fn get_waiting(&self, path: &str, seconds: u64) -> Result<Value> {
+        json(self.send(Method::GET, path, None, Some(seconds)).await?)
+    }
+
+    /// Reads bytes.
+    pub(crate) async fn bytes(&self, path: &str) -> Result<Vec<u8>> {
+        self.send(Method::GET, path, None, None).await
+    }
+
+    /// Asks for something, once: a lost answer can be asked for again under the same key by the caller of this process.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        let bytes = serde_json::to_vec(body)?;
+        json(self.send(Method::POST, path, Some(bytes), None).await?)
+    }
+
+    /// Asks for something with a body that is JSON already.
+    pub(crate) async fn post_bytes(&self, path: &str, body: Vec<u8>) -> Result<Value> {
+        json(self.send(Method::POST, path, Some(body), None).await?)
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>, wait: Option<u64>) -> Result<Vec<u8>> {
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.server));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(seconds) = wait {
+            request = request.header("prefer", format!("wait={seconds}"));
+        }
+        if method == Method::POST {
+            request = request.header("idempotency-key", uuid::Uuid::now_v7().to_string());
+        }
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let response = request.send().await.map_err(|error| {
+            let hint =
+                if error.is_connect() { ": is the gateway up there? start it with `countersign up`" } else { "" };
+            anyhow!("`{}` does not answer{hint} ({})", self.server, crate::words(&error))
+        })?;
+        let status = response.status();
+        let bytes = response.bytes().await.context("the answer was cut off; what was asked may have been done")?;
+        if status.is_success() {
+            return Ok(bytes.into());
+        }
+        Err(problem(status, &bytes, self.token.is_some()))
+    }
+}
+
+fn json(bytes: Vec<u8>) -> Result<Value> {
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&bytes).context("the answer is not JSON: is that a countersign gateway?")
+}
+
+fn problem(status: StatusCode, bytes: &[u8], has_token: bool) -> anyhow::Error {
+    let Ok(body) = serde_json::from_slice::<Value>(bytes) else {
+        return anyhow!("the server answered {status} and no problem document: is that a countersign gateway?");
+    };
+    let code = body.get("code").or_else(|| body.get("type")).and_then(Value::as_str).unwrap_or_default();
+    let code = code.trim_start_matches("/problems/").to_owned();
+    let error = anyhow::Error::new(ProblemError { status: status.as_u16(), code, body });
+    if status == StatusCode::UNAUTHORIZED {
+        let hint = if has_token { "log in again" } else { "log in" };
+        return error.context(format!("{hint} with `countersign login`, or give --token"));
+    }
+    error
+}
+
+/// Refuses an id that would change the path it stands in.
+pub(crate) fn segment(id: &str) -> Result<&str> {
+    if id.is_empty() || id == "." || id == ".." || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._:-".contains(c))
+    {
+        bail!("`{}` is not an id: give one that a list or an answer showed", crate::text::plain(id));
+    }
+    Ok(id)
+}

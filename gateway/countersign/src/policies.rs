@@ -1,0 +1,343 @@
+//! Policies in force, behind the engine's door: `policy/store` with the local root key that signs in mode `solo`.
+//!
+//! What is activated is kept twice: the store's folder for a quick start, and blobs in the ledger from which any policy
+//! of the past is built again. The ledger says which bundle is active. Absent: who may activate (policy itself).
+
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use countersign_gateway_engine::{Candidate, OwnEntry, Policies, PolicyProblem, Snapshot};
+use countersign_gateway_model::{Clock, Digest, OrgId, PolicyDigests};
+use countersign_ledger_log::LogHandle;
+use countersign_policy_store::bundle::{
+    Bundle, Custody, Diff, Draft, Lineage, MANIFEST_FILE, RootDocument, RootKey, RootKeyEntry, SignedRoot, Standing,
+    Thresholds, check, sha256,
+};
+use countersign_policy_store::decide::catalogue::Catalogue;
+use countersign_policy_store::decide::{PolicyParts, PolicySnapshot};
+use countersign_policy_store::{
+    Active, Change, LastGood, Prepared, Store, StoreError, default_catalogue, default_draft,
+};
+use countersign_runners_contract::entry::body::{PolicyStep, SignedBy, Step};
+use countersign_runners_contract::entry::{Blob, Body, Entry, StreamKind};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+/// Entries of the organization's stream looked at a time.
+const PAGE: usize = 256;
+
+/// Why there is no policy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PoliciesError {
+    /// The store.
+    #[error("the policy store cannot be opened")]
+    Store(#[from] StoreError),
+    /// The bundle that is compiled in.
+    #[error("the default bundle of this program cannot be used")]
+    Default(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The root key.
+    #[error(transparent)]
+    Keys(#[from] crate::keys::KeysError),
+    /// The ledger.
+    #[error("the ledger cannot be read")]
+    Ledger(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A draft on its way: files by path. What the command line sends, where nothing is sealed yet.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DraftFiles {
+    /// Always `countersign-draft/1`.
+    pub format: String,
+    /// Path to text.
+    pub files: BTreeMap<String, String>,
+}
+
+impl DraftFiles {
+    /// The only format.
+    pub(crate) const FORMAT: &'static str = "countersign-draft/1";
+}
+
+/// The door.
+pub(crate) struct LocalPolicies {
+    store: Arc<Store>,
+    key: RootKey,
+    clock: Arc<dyn Clock>,
+    runtime: Handle,
+    recovery: Snapshot,
+    log: OnceLock<LogHandle>,
+    past: Mutex<HashMap<PolicyDigests, Snapshot>>,
+}
+
+impl std::fmt::Debug for LocalPolicies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalPolicies").finish_non_exhaustive()
+    }
+}
+
+/// The root document of an organization whose only key is kept by the gateway itself.
+pub(crate) fn root_document(org: OrgId, key: &RootKey) -> Result<SignedRoot, PoliciesError> {
+    let wrong = |e: countersign_policy_store::bundle::RootError| PoliciesError::Default(Box::new(e));
+    let entry = RootKeyEntry { vkey: key.vkey().clone(), custody: Custody::Local };
+    let document = RootDocument::first(org, vec![entry], Thresholds::all(1)).map_err(wrong)?;
+    let mut signed = SignedRoot::unsigned(document);
+    signed.sign(key).map_err(wrong)?;
+    Ok(signed)
+}
+
+impl LocalPolicies {
+    /// A door over a store, with nothing in force but the kernel.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        key: RootKey,
+        clock: Arc<dyn Clock>,
+        org: OrgId,
+    ) -> Result<Self, PoliciesError> {
+        let recovery = PolicySnapshot::build(PolicyParts::recovery(org)).map_err(StoreError::Kernel)?;
+        Ok(Self {
+            store,
+            key,
+            clock,
+            runtime: Handle::current(),
+            recovery: Arc::new(recovery),
+            log: OnceLock::new(),
+            past: Mutex::default(),
+        })
+    }
+
+    /// Opens the organization's policy: what the newest activation in the ledger says, or nothing yet.
+    pub(crate) async fn open(&self, log: &LogHandle) -> Result<(), PoliciesError> {
+        let _ = self.log.set(log.clone());
+        let active = last_activation(log).await?;
+        let last_good = match active {
+            Some((bundle, catalogue)) => LastGood::Ledgered { bundle, catalogue },
+            None => LastGood::Nothing,
+        };
+        let genesis = log.trusted().genesis().root_document;
+        let opened = self.store.open(log.org(), genesis, last_good).await?;
+        if let Some(trouble) = opened.trouble {
+            tracing::error!(error = %crate::words(&trouble), "the active bundle cannot be loaded; the kernel alone decides");
+        }
+        Ok(())
+    }
+
+    /// Whether a bundle is in force.
+    pub(crate) fn has_bundle(&self, org: OrgId) -> bool {
+        self.store.active(&org).is_some_and(|active| active.head.is_some())
+    }
+
+    /// The first policy of an organization: the default bundle and its catalogue, signed by the local root key.
+    pub(crate) async fn first(&self, org: OrgId) -> Result<(Vec<OwnEntry>, Prepared), PoliciesError> {
+        let draft = default_draft().map_err(|e| PoliciesError::Default(Box::new(e)))?;
+        let catalogue = default_catalogue().map_err(|e| PoliciesError::Default(Box::new(e)))?;
+        let bundle = self.seal(org, draft).map_err(|e| PoliciesError::Default(Box::new(e)))?;
+        let change = Change { bundle: Some(bundle), catalogue: Some(catalogue) };
+        let prepared = self.store.prepare(org, change, self.clock.now()).await?;
+        let next = Arc::clone(prepared.next());
+        let mut entries = Vec::new();
+        if let Some(catalogue) = &next.catalogue {
+            let mut entry = OwnEntry::new(Body::Catalogue(PolicyStep {
+                step: Step::Activated,
+                digest: catalogue.digest(),
+                predecessor: None,
+                version: 1,
+                root_version: 1,
+                signed_by: SignedBy::Local,
+                break_glass: false,
+            }));
+            entry.blobs.push(Blob { digest: catalogue.digest(), bytes: catalogue.canonical().into() });
+            entries.push(entry);
+        }
+        if let Some(bundle) = &next.bundle {
+            let manifest = bundle.manifest();
+            let mut entry = OwnEntry::new(Body::Policy(PolicyStep {
+                step: Step::Activated,
+                digest: bundle.digest(),
+                predecessor: manifest.predecessor,
+                version: manifest.version,
+                root_version: manifest.root_version,
+                signed_by: signer(next.standing.as_ref()),
+                break_glass: false,
+            }));
+            entry.blobs = blobs(bundle).map_err(|e| PoliciesError::Default(Box::new(e)))?;
+            entries.push(entry);
+        }
+        Ok((entries, prepared))
+    }
+
+    /// Puts a prepared policy in force, once its entries are durable.
+    pub(crate) async fn commit(&self, prepared: Prepared) {
+        self.store.commit(prepared).await;
+    }
+
+    fn seal(&self, org: OrgId, draft: Draft) -> Result<Bundle, StoreError> {
+        let active = self.store.active(&org).ok_or(StoreError::UnknownOrganization(org))?;
+        let chain = self.store.root_chain(&org).ok_or(StoreError::UnknownOrganization(org))?;
+        let lineage = Lineage {
+            organization: org,
+            version: active.bundle.as_ref().map_or(1, |bundle| bundle.manifest().version.saturating_add(1)),
+            predecessor: active.head,
+            root_version: chain.current().version,
+        };
+        let mut bundle = draft.seal(lineage)?;
+        bundle.sign(&self.key);
+        Ok(bundle)
+    }
+
+    /// A sealed bundle as it is, or a draft sealed and signed by the local root key.
+    fn read(&self, org: OrgId, bytes: &[u8]) -> Result<Bundle, StoreError> {
+        match serde_json::from_slice::<DraftFiles>(bytes) {
+            Ok(draft) if draft.format == DraftFiles::FORMAT => {
+                let files = draft.files.into_iter().map(|(path, text)| (path, text.into_bytes()));
+                self.seal(org, Draft::from_files(files)?)
+            }
+            _ => Ok(Bundle::from_bytes(bytes)?),
+        }
+    }
+
+    fn remembered(&self, digests: &PolicyDigests) -> Option<Snapshot> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).get(digests).cloned()
+    }
+}
+
+fn signer(standing: Option<&Standing>) -> SignedBy {
+    match standing {
+        Some(standing) if !standing.local => SignedBy::Threshold,
+        _ => SignedBy::Local,
+    }
+}
+
+/// A bundle as blobs: its manifest under the bundle's digest, each file under its own, which the manifest names.
+fn blobs(bundle: &Bundle) -> Result<Vec<Blob>, StoreError> {
+    let blob = |bytes: Vec<u8>| Blob { digest: sha256(&bytes), bytes: bytes.into() };
+    Ok(bundle.to_files()?.into_values().map(blob).collect())
+}
+
+/// Bundle and catalogue of the newest activations in the ledger.
+async fn last_activation(log: &LogHandle) -> Result<Option<(Digest, Option<Digest>)>, PoliciesError> {
+    let ledger = |e: Box<dyn std::error::Error + Send + Sync>| PoliciesError::Ledger(e);
+    let stream = countersign_runners_contract::entry::Stream { kind: StreamKind::Organization, id: log.org().into() };
+    let head = log.head(stream).await.map_err(|e| ledger(e.into()))?;
+    let mut end = head.map_or(0, |head| head.next_sequence);
+    let (mut bundle, mut catalogue) = (None, None);
+    while end > 0 && (bundle.is_none() || catalogue.is_none()) {
+        let from = end.saturating_sub(u64::try_from(PAGE).unwrap_or(u64::MAX));
+        let limit = usize::try_from(end - from).unwrap_or(PAGE);
+        let page = log.stream_entries(stream, from, limit).await.map_err(|e| ledger(e.into()))?;
+        for stored in page.iter().rev() {
+            match Entry::parse(&stored.leaf).map_err(|e| ledger(e.into()))?.header.body {
+                Body::Policy(step) if step.step == Step::Activated => bundle = bundle.or(Some(step.digest)),
+                Body::Catalogue(step) if step.step == Step::Activated => catalogue = catalogue.or(Some(step.digest)),
+                _ => {}
+            }
+        }
+        end = from;
+    }
+    Ok(bundle.map(|bundle| (bundle, catalogue)))
+}
+
+/// A policy of the past, built again from what the ledger keeps.
+async fn rebuild(log: &LogHandle, digests: &PolicyDigests) -> Option<Snapshot> {
+    let none = Digest([0; 32]);
+    let catalogue = if digests.catalogue == none {
+        None
+    } else {
+        let bytes = log.blob(&digests.catalogue).await.ok()??;
+        Some(Catalogue::parse(&bytes).ok()?)
+    };
+    let built = if digests.bundle == none {
+        let parts = PolicyParts { catalogue, ..PolicyParts::recovery(log.org()) };
+        Arc::new(PolicySnapshot::build(parts).ok()?)
+    } else {
+        #[derive(Deserialize)]
+        struct Named {
+            files: BTreeMap<String, Digest>,
+        }
+        let manifest = log.blob(&digests.bundle).await.ok()??;
+        let Named { files } = serde_json::from_slice(&manifest).ok()?;
+        let mut held = vec![(MANIFEST_FILE.to_owned(), manifest)];
+        for (path, digest) in files {
+            held.push((path, log.blob(&digest).await.ok()??));
+        }
+        let bundle = Bundle::from_files(held).ok()?;
+        Arc::clone(check(&bundle, catalogue.as_ref()).built()?)
+    };
+    // Kernel and base schema are this program's: a verdict of another program's is not computed again by this one.
+    (built.digests() == *digests).then_some(built)
+}
+
+fn candidate(prepared: Prepared, predecessor: Option<Digest>) -> Result<Candidate, PolicyProblem> {
+    let next: Arc<Active> = Arc::clone(prepared.next());
+    let bundle = next.bundle.as_ref().ok_or_else(|| PolicyProblem("there is no bundle in it".to_owned()))?;
+    let words = diff_words(prepared.diff());
+    let manifest = bundle.manifest();
+    Ok(Candidate {
+        digest: bundle.digest(),
+        predecessor,
+        version: manifest.version,
+        root_version: manifest.root_version,
+        signed_by: signer(next.standing.as_ref()),
+        diff_digest: sha256(words.as_bytes()),
+        weakens: prepared.diff().weakens(),
+        diff: words,
+        blobs: blobs(bundle).map_err(|e| problem(&e))?,
+        prepared: Box::new(prepared),
+    })
+}
+
+fn diff_words(diff: &Diff) -> String {
+    if diff.is_empty() { "nothing changes\n".to_owned() } else { diff.to_string() }
+}
+
+fn problem(error: &StoreError) -> PolicyProblem {
+    PolicyProblem(crate::words(error))
+}
+
+impl Policies for LocalPolicies {
+    fn snapshot(&self, org: OrgId) -> Snapshot {
+        self.store.snapshot(&org).unwrap_or_else(|| Arc::clone(&self.recovery))
+    }
+
+    fn past(&self, org: OrgId, digests: &PolicyDigests) -> Option<Snapshot> {
+        let active = self.snapshot(org);
+        if active.digests() == *digests {
+            return Some(active);
+        }
+        if let Some(known) = self.remembered(digests) {
+            return Some(known);
+        }
+        let log = self.log.get().filter(|log| log.org() == org)?.clone();
+        let (runtime, wanted) = (self.runtime.clone(), *digests);
+        // A thread of its own, because this is asked from within the runtime, which must not wait for itself.
+        let built = std::thread::spawn(move || runtime.block_on(rebuild(&log, &wanted))).join().ok()??;
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(*digests, Arc::clone(&built));
+        Some(built)
+    }
+
+    fn active(&self, org: OrgId) -> Option<(u64, SignedBy)> {
+        let active = self.store.active(&org)?;
+        let bundle = active.bundle.as_ref()?;
+        Some((bundle.manifest().version, signer(active.standing.as_ref())))
+    }
+
+    fn check(&self, org: OrgId, bundle: &[u8]) -> Result<Candidate, PolicyProblem> {
+        let bundle = self.read(org, bundle).map_err(|e| problem(&e))?;
+        let predecessor = bundle.manifest().predecessor;
+        let change = Change { bundle: Some(bundle), catalogue: None };
+        // Called on a blocking thread: the store's own waits are for files and for its turn.
+        let prepared =
+            self.runtime.block_on(self.store.prepare(org, change, self.clock.now())).map_err(|e| problem(&e))?;
+        candidate(prepared, predecessor)
+    }
+
+    fn activate(&self, org: OrgId, prepared: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {
+        let prepared =
+            prepared.downcast::<Prepared>().map_err(|_| PolicyProblem("that is no prepared activation".to_owned()))?;
+        let before = self.snapshot(org);
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(before.digests(), before);
+        let (store, runtime) = (Arc::clone(&self.store), self.runtime.clone());
+        let done = std::thread::spawn(move || runtime.block_on(store.commit(*prepared))).join();
+        done.map(drop).map_err(|_| PolicyProblem("the activation was cut off; restart the gateway".to_owned()))
+    }
+}
