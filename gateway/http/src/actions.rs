@@ -124,6 +124,10 @@ impl From<engine::ActionRecord> for Action {
 
 /// A start, with the proof.
 #[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "permit": "perm_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a", "not_after": "2026-11-20T09:05:00.000Z", "first": true, "fence": 4,
+    "receipt": { "index": 41, "leaf_hash": "5b0f…", "proof": ["q7Zq…"], "checkpoint": "…" }
+}))]
 pub(crate) struct ActionStarted {
     #[serde(flatten)]
     start: Start,

@@ -128,7 +128,7 @@ pub(crate) struct ServiceAccountEnrolment {
 /// Makes an enrolment token for somebody who will choose their own name and password.
 #[utoipa::path(
     post, path = "/api/v1/enrolments/people", operation_id = "invitePerson", tag = "enrolments",
-    request_body = PersonInvitation,
+    request_body = Option<PersonInvitation>,
     responses((status = 201, description = "The token", body = Invitation)),
 )]
 async fn invite_person(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {

@@ -51,6 +51,10 @@ pub(crate) struct Item {
 
 /// A pause for human authority.
 #[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "gate_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a", "instance": "inst_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a",
+    "subject": "actions", "open": false, "opened": "2026-11-20T09:00:00.000Z", "resolved": "APPROVED", "items": []
+}))]
 pub(crate) struct Gate {
     /// Its id.
     #[schema(value_type = String)]

@@ -6,7 +6,7 @@
 use serde_json::json;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::path::{HttpMethod, Operation, ParameterBuilder, ParameterIn, PathItem};
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::schema::{ArrayItems, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
@@ -135,7 +135,7 @@ fn string() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))
 }
 
-fn problem_schema() -> utoipa::openapi::schema::Schema {
+fn problem_schema() -> Schema {
     let integer = || ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer));
     ObjectBuilder::new()
         .description(Some("A request that was not carried out (RFC 9457). Members beside these may come."))
@@ -197,6 +197,20 @@ pub(crate) fn complete(api: &mut OpenApi) {
         // The router marks what takes the rest of a path; the document knows no such thing.
         api.paths.paths.insert(path.replace("{*", "{"), item);
     }
+    for (name, schema) in api.components.iter_mut().flat_map(|components| &mut components.schemas) {
+        if let Some(item) = name.strip_prefix("Page_") {
+            refer(schema, item);
+        }
+    }
+}
+
+/// A page refers to what it is a page of, which generic types would repeat.
+fn refer(page: &mut RefOr<Schema>, item: &str) {
+    if let RefOr::T(Schema::Object(page)) = page
+        && let Some(RefOr::T(Schema::Array(list))) = page.properties.get_mut("items")
+    {
+        list.items = ArrayItems::RefOrSchema(Box::new(Ref::from_schema_name(item).into()));
+    }
 }
 
 fn complete_operation(path: &str, method: &HttpMethod, operation: &mut Operation) {
@@ -231,6 +245,8 @@ fn complete_operation(path: &str, method: &HttpMethod, operation: &mut Operation
     if changes {
         statuses.extend(["409", "413", "415", "422"]);
     }
+    // Any other status is a problem too, and one that comes later will be.
+    statuses.push("default");
     for status in statuses {
         let response = RefOr::Ref(Ref::from_response_name("Problem"));
         operation.responses.responses.entry(status.to_owned()).or_insert(response);
@@ -261,3 +277,6 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (HttpMethod, &mut Ope
     .into_iter()
     .filter_map(|(method, operation)| operation.map(|operation| (method, operation)))
 }
+
+#[cfg(test)]
+mod tests;

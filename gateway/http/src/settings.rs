@@ -88,7 +88,7 @@ async fn set_public_read(State(app): State<AppState>, Auth(who): Auth, input: In
 /// outcomes pass.
 #[utoipa::path(
     post, path = "/api/v1/freezes", operation_id = "freeze", tag = "settings",
-    request_body = FreezeScope,
+    request_body = Option<FreezeScope>,
     responses((status = 200, description = "It is frozen", body = Recorded)),
 )]
 async fn freeze(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
@@ -101,7 +101,7 @@ async fn freeze(State(app): State<AppState>, Auth(who): Auth, input: Input) -> R
 /// Lift a freeze
 #[utoipa::path(
     post, path = "/api/v1/freezes/lift", operation_id = "liftFreeze", tag = "settings",
-    request_body = FreezeScope,
+    request_body = Option<FreezeScope>,
     responses((status = 200, description = "Work goes on", body = Recorded)),
 )]
 async fn lift_freeze(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {

@@ -253,7 +253,7 @@ async fn exchange(State(app): State<AppState>, Caller(session): Caller, input: I
 /// The token of the request, another one of the caller's own, or everything of an account. It holds at once.
 #[utoipa::path(
     post, path = "/api/v1/tokens/revoke", operation_id = "revokeToken", tag = "tokens",
-    request_body = Revoke,
+    request_body = Option<Revoke>,
     responses((status = 204, description = "Revoked")),
 )]
 async fn revoke(State(app): State<AppState>, Caller(session): Caller, input: Input) -> Result<StatusCode, Problem> {
