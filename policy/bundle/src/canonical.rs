@@ -30,7 +30,9 @@ pub(crate) fn write<T: Serialize>(document: &T) -> Result<Vec<u8>, CanonicalErro
 
 /// Reads a document in any spelling, strictly: no duplicate keys.
 pub(crate) fn read_any<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CanonicalError> {
-    Ok(serde_json::from_slice(&Json::parse(bytes)?.canonical())?)
+    // The strict reader judges the text; the shape is read from the same text, so that its errors name line and column.
+    Json::parse(bytes)?;
+    Ok(serde_json::from_slice(bytes)?)
 }
 
 /// Reads a document from its canonical bytes; every other spelling of it is refused.

@@ -68,7 +68,7 @@ pub(crate) fn run(
         let outcomes = match outcomes {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                let place = json_place::<serde::de::IgnoredAny>(path.as_str(), text);
+                let (place, _) = json_place::<serde::de::IgnoredAny>(path.as_str(), text);
                 let next = "correct the file; every entity and case is read strictly";
                 findings.push(Finding::error(place, RuleId::TestData, words(&error), next));
                 continue;

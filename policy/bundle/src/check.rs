@@ -236,16 +236,17 @@ impl Data {
         match parse(text.as_bytes()) {
             Ok(data) => Some(data),
             Err(error) => {
-                let place = json_place::<T>(path, text);
-                findings.push(Finding::error(place, rule, words(&error), "correct the file there"));
+                let (place, shape) = json_place::<T>(path, text);
+                let message = shape.unwrap_or_else(|| words(&error));
+                findings.push(Finding::error(place, rule, message, "correct the file there"));
                 None
             }
         }
     }
 }
 
-/// Where a JSON file goes wrong: where the strict reader stops, else where its shape is another.
-pub(crate) fn json_place<T: DeserializeOwned>(path: &str, text: &str) -> Place {
+/// Where a JSON file goes wrong: where the strict reader stops, else where its shape is another, and then in which way.
+pub(crate) fn json_place<T: DeserializeOwned>(path: &str, text: &str) -> (Place, Option<String>) {
     match Json::parse(text.as_bytes()) {
         Err(
             JsonError::Syntax { at, .. }
@@ -253,13 +254,17 @@ pub(crate) fn json_place<T: DeserializeOwned>(path: &str, text: &str) -> Place {
             | JsonError::KeyNotNfc { at, .. }
             | JsonError::InexactNumber { at, .. }
             | JsonError::TooDeep { at },
-        ) => Place::at(path, text, at),
+        ) => (Place::at(path, text, at), None),
         Ok(_) => match serde_json::from_str::<T>(text) {
             Err(error) if error.line() > 0 => {
                 let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
-                Place { file: path.to_owned(), line: number(error.line()), column: number(error.column()) }
+                let place = Place { file: path.to_owned(), line: number(error.line()), column: number(error.column()) };
+                let text = error.to_string();
+                // The place is told apart from the words.
+                let words = text.rsplit_once(" at line ").map_or(text.as_str(), |(words, _)| words);
+                (place, Some(words.to_owned()))
             }
-            _ => Place::start(path),
+            _ => (Place::start(path), None),
         },
     }
 }
@@ -328,6 +333,12 @@ fn additions(bundle: &Bundle, findings: &mut Vec<Finding>) -> Option<Vec<SchemaF
     let mut fragments = Vec::new();
     let mut good = true;
     for (path, text) in bundle.files().of(FileKind::Schema) {
+        if let Some((offset, message)) = source::schema_excess(text) {
+            let place = Place::at(path.as_str(), text, offset);
+            findings.push(Finding::error(place, RuleId::Limit, message, "give the inner types names of their own"));
+            good = false;
+            continue;
+        }
         match SchemaFragment::from_cedarschema_str(text) {
             Err(error) => {
                 findings.push(schema_finding(path, text, &error));

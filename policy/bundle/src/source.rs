@@ -15,6 +15,18 @@ use serde_json::Value;
 use crate::files::FilePath;
 use crate::finding::{Finding, Place, RuleId};
 
+/// How deep brackets may nest. Parsers of nested text recurse, and a stack that overflows ends the whole process.
+const MAX_NESTING: usize = 32;
+/// How many `if`s one policy may have: they nest without brackets, and each one whose condition is known to hold doubles
+/// the time that Cedar's validation takes (30 of them: hours).
+const MAX_IFS: usize = 12;
+/// How many operator characters and words one policy may have: a chain of operators is a nest, too.
+const MAX_OPERATORS: usize = 800;
+
+/// The stack that reading bundle text within these limits needs at most, in a build without optimisation, with room to
+/// spare. A thread that calls [`crate::check`] or [`crate::diff`] on text of others has at least this much.
+pub const STACK: usize = 64 * 1024 * 1024;
+
 /// One policy of a bundle, parsed, with its place.
 #[derive(Clone, Debug)]
 pub(crate) struct SourcePolicy {
@@ -116,6 +128,44 @@ fn tokens(text: &str) -> Vec<Token> {
     out
 }
 
+/// Where a text goes beyond what is safe to hand to a parser that recurses, and how.
+fn excess(text: &str, tokens: &[Token]) -> Option<(usize, String)> {
+    let (mut depth, mut ifs, mut operators) = (0_usize, 0_usize, 0_usize);
+    for token in tokens {
+        let word = text.get(token.range.clone()).unwrap_or_default();
+        match (token.kind, word) {
+            (Kind::Mark, "(" | "[" | "{") => depth += 1,
+            (Kind::Mark, ")" | "]" | "}") => depth = depth.saturating_sub(1),
+            (Kind::Mark, "," | ";" | ":" | "@") => {}
+            (Kind::Word, "if") => ifs += 1,
+            (Kind::Mark, _) | (Kind::Word, "in" | "has" | "like" | "is") => operators += 1,
+            _ => {}
+        }
+        let most =
+            [(depth, MAX_NESTING, "nested brackets"), (ifs, MAX_IFS, "`if`s"), (operators, MAX_OPERATORS, "operators")];
+        if let Some((_, limit, what)) = most.iter().find(|(count, limit, _)| count > limit) {
+            return Some((token.range.start, format!("more than {limit} {what}")));
+        }
+    }
+    None
+}
+
+/// The same for a schema, whose types nest by `<` and `{`.
+pub(crate) fn schema_excess(text: &str) -> Option<(usize, String)> {
+    let mut depth = 0_usize;
+    for token in tokens(text).into_iter().filter(|t| t.kind == Kind::Mark) {
+        match text.get(token.range.clone()).unwrap_or_default() {
+            "(" | "[" | "{" | "<" => depth += 1,
+            ")" | "]" | "}" | ">" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_NESTING {
+            return Some((token.range.start, format!("more than {MAX_NESTING} nested brackets")));
+        }
+    }
+    None
+}
+
 /// Cuts a file into statements: each ends with its `;`. What stands after the last `;` is a statement, too.
 fn statements(text: &str) -> Vec<(Range<usize>, Vec<Token>)> {
     let mut out = Vec::new();
@@ -160,6 +210,11 @@ pub(crate) fn parse(file: &FilePath, text: &Arc<str>, findings: &mut Vec<Finding
                 "a template decides nothing until it is linked, and nothing links it",
                 "write the policy out with its principal and resource",
             ));
+            continue;
+        }
+        if let Some((offset, message)) = excess(own, &tokens) {
+            let next = "split it into policies that each say one thing";
+            findings.push(Finding::error(place(offset), RuleId::Limit, message, next));
             continue;
         }
         let parsed = match Policy::parse(None, own) {
@@ -263,5 +318,62 @@ mod tests {
         let (policies, findings) =
             read("@id(\"bad\") permit(principal);\n@id(\"a\") permit(principal, action, resource);");
         assert_eq!((policies.len(), findings.is_empty()), (1, false), "one bad policy does not hide the next");
+    }
+
+    #[test]
+    fn text_that_would_overflow_a_parser_is_refused_and_text_at_the_limits_is_read() {
+        let many = |n: usize, word: &str, by: &str| vec![word; n].join(by);
+        let around = |n: usize, open: &str, close: &str| format!("{}true{}", open.repeat(n), close.repeat(n));
+        let mut fitting = String::new();
+        // The braces of `when` are one level.
+        let nest = MAX_NESTING - 1;
+        // The head has operators, too.
+        let chain = MAX_OPERATORS - 3;
+        for (deep, fits) in [
+            (around(100_000, "(", ")"), around(nest, "(", ")")),
+            (around(100_000, "[", "]"), format!("{0} == {0}", around(nest, "[", "]"))),
+            (around(100_000, "{a:", "}"), format!("{0} == {0}", around(nest, "{a:", "}"))),
+            (around(100_000, "if true then ", " else false"), around(MAX_IFS, "if true then ", " else false")),
+            (around(100_000, "if true then true else ", ""), around(MAX_IFS, "if true then true else ", "")),
+            (many(100_000, "true", "&&"), many(chain / 2, "true", "&&")),
+            (many(100_000, "true", "||"), many(chain / 2, "true", "||")),
+            (format!("{} > 1", many(100_000, "1", "+")), format!("{} > 1", many(chain - 1, "1", "+"))),
+            (format!("context{}", ".a".repeat(100_000)), format!("context{}", ".a".repeat(chain))),
+            (format!("context has a{}", ".a".repeat(100_000)), format!("context has a{}", ".a".repeat(chain - 1))),
+            ("!".repeat(100_000), "!!!!true".to_owned()),
+        ] {
+            let head = "permit(principal, action == Countersign::Action::\"listTools\", resource)";
+            let policy = |n: usize, body: &str| format!("@id(\"p{n}\") {head} when {{ {body} }};\n");
+            let (policies, findings) = read(&policy(0, &deep));
+            assert_eq!((policies.len(), findings.len(), findings[0].rule), (0, 1, RuleId::Limit));
+            fitting.push_str(&policy(fitting.matches("@id").count(), &fits));
+        }
+        // Whole: parsed, linted, checked, compared, dropped, on the stack that is promised to suffice.
+        let whole = std::thread::Builder::new().stack_size(STACK / 2).spawn(move || {
+            let files = [("policies.cedar".to_owned(), fitting.clone().into_bytes())];
+            let draft = crate::Draft::from_files(files).unwrap();
+            let checked = crate::check_draft(&draft, countersign_gateway_model::OrgId::from_bytes([1; 16]), None);
+            assert!(checked.report.findings.iter().all(|f| !matches!(f.rule, RuleId::Limit | RuleId::Syntax)));
+            assert_eq!(crate::diff(&crate::Draft::default(), &draft).changes.len(), 11);
+            read(&fitting).0.len()
+        });
+        assert_eq!(whole.unwrap().join().unwrap(), 11);
+        let nested = |n| format!("namespace M {{ entity E {{ a: {}Long{} }}; }}", "Set<".repeat(n), ">".repeat(n));
+        assert!(schema_excess(&nested(100_000)).is_some());
+        assert!(schema_excess(&nested(MAX_NESTING - 2)).is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_is_cut_within_a_character_or_loses_a_policy(text in "(\\PC|[\"\\\\;@(){}/\n]){0,60}") {
+            let pieces = statements(&text);
+            for (range, tokens) in &pieces {
+                let own = text.get(range.clone()).unwrap();
+                proptest::prop_assert!(tokens.iter().all(|t| own.get(t.range.clone()).is_some()));
+            }
+            let (policies, findings) = read(&format!("{text}\n;@id(\"last\") permit(principal, action, resource);"));
+            let swallowed = text.matches('"').count() > 0 || text.contains("//");
+            proptest::prop_assert!(swallowed || !policies.is_empty() || findings.is_empty());
+        }
     }
 }

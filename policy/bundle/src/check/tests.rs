@@ -1,6 +1,8 @@
 //! What a check finds, and where.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::fmt::Write as _;
+
 use countersign_gateway_model::Timestamp;
 
 use super::*;
@@ -218,19 +220,16 @@ fn empty_parts_and_types_of_ones_own_are_taken() {
 
 #[test]
 fn places_are_right_in_a_long_file_and_findings_about_it_are_bounded() {
-    let grants: String = (0..150)
-        .map(|n| {
-            format!(
-                "@id(\"grant-{n}\")\npermit (principal == Countersign::Agent::\"{}/a{n}\", \
-                 action == Countersign::Action::\"readInstance\", resource is Countersign::Instance);\n",
-                org()
-            )
-        })
-        .collect();
+    let mut grants = String::new();
+    for n in 0..150 {
+        let agent = format!("Countersign::Agent::\"{}/a{n}\"", org());
+        writeln!(grants, "@id(\"grant-{n}\")\npermit (principal == {agent},").unwrap();
+        grants += "action == Countersign::Action::\"readInstance\", resource is Countersign::Instance);\n";
+    }
     let checked = check_draft(&with(&[("policies/grants.cedar", &grants)]), org(), None);
     assert!(checked.accepted().is_some(), "{}", checked.report);
     assert_eq!(checked.report.policies, 153);
     let last = checked.report.findings.last().unwrap();
-    assert_eq!((checked.report.findings.len(), &*last.place.to_string()), (100, "policies/grants.cedar:199:1"));
+    assert_eq!((checked.report.findings.len(), &*last.place.to_string()), (100, "policies/grants.cedar:298:1"));
     assert_eq!(checked.report.tests.as_ref().unwrap().uncovered.len(), 150);
 }
