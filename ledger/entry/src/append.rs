@@ -142,3 +142,6 @@ pub struct Blob {
     /// Content.
     pub bytes: std::sync::Arc<[u8]>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -228,3 +228,6 @@ impl<T> Committed<T> {
         self.receipt.checkpoint.org()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -425,3 +425,6 @@ impl<'b> RawBody<'b> {
         Ok(Self { kind, bytes })
     }
 }
+
+#[cfg(test)]
+mod tests;

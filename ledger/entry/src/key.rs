@@ -200,3 +200,6 @@ pub(crate) fn check_key_name(name: &str) -> Result<(), EntryError> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

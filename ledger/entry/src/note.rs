@@ -142,3 +142,6 @@ impl Checkpoint {
         Ok(Self { origin: origin.to_owned(), size: number, root: Hash(root) })
     }
 }
+
+#[cfg(test)]
+mod tests;

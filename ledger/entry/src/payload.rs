@@ -79,3 +79,6 @@ pub fn field_commitment(field_salt: &Salt, path: &str, value: &[u8]) -> Digest {
         .chain_update(value);
     Digest(hash.finalize().into())
 }
+
+#[cfg(test)]
+mod tests;
