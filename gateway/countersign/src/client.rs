@@ -127,11 +127,6 @@ impl Client {
         Self { token: None, ..self.clone() }
     }
 
-    /// The same server, as the holder of this token.
-    pub(crate) fn with_token(&self, token: &str) -> Self {
-        Self { token: Some(token.to_owned()), ..self.clone() }
-    }
-
     /// Reads.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         json(self.send(Method::GET, path, None, None).await?)

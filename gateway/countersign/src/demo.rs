@@ -113,9 +113,15 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<bool> {
     let (mut summary, held) = work.map_err(|_| anyhow!("the demo did not end within {} s", LONGEST.as_secs()))??;
     match temporary {
         Some(folder) => {
-            summary.pack = None;
+            summary.pack = keep_pack(summary.pack.as_deref(), &summary.instance_id)?;
             drop(folder);
-            teller.line("\nThe temporary folder is gone. `--data-dir FOLDER` keeps ledger, keys and evidence.");
+            if let Some(pack) = &summary.pack {
+                teller.line(&format!(
+                    "\nThe ledger was temporary and is gone; its evidence is kept:\n  countersign verify {} --key '{}'",
+                    pack.display(),
+                    summary.vkey
+                ));
+            }
         }
         None => teller.line(&format!("\nEverything is kept in {}", data.display())),
     }
@@ -123,6 +129,19 @@ pub(crate) async fn run(args: Args, json: bool) -> Result<bool> {
         println!("{}", serde_json::to_string_pretty(&summary)?);
     }
     Ok(held)
+}
+
+/// Moves the evidence out of a folder that is about to go.
+fn keep_pack(pack: Option<&Path>, instance: &str) -> Result<Option<PathBuf>> {
+    let Some(pack) = pack else { return Ok(None) };
+    let kept = std::env::temp_dir().join(format!("countersign-demo-{instance}.evidence"));
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&kept)
+        .with_context(|| format!("`{}` cannot be written", kept.display()))?;
+    file.write_all(&std::fs::read(pack)?)?;
+    Ok(Some(kept))
 }
 
 async fn whole(args: &Args, config: &Config, teller: &Teller) -> Result<(Summary, bool)> {
