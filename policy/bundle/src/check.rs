@@ -14,7 +14,7 @@ use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_decide::data::{Ages, Counters, Roles};
 use countersign_policy_decide::json::{Json, JsonError};
 use countersign_policy_decide::rules::Rules;
-use countersign_policy_decide::{LEVEL, PolicyParts, PolicySnapshot, schema};
+use countersign_policy_decide::{LEVEL, PolicyParts, PolicySnapshot, depth, schema};
 use miette::Diagnostic;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -110,6 +110,11 @@ pub fn check_draft(draft: &Draft, organization: OrgId, catalogue: Option<&Catalo
 
 /// Checks a sealed bundle for its own organization with the catalogue in force. Signatures are not asked for here.
 pub fn check(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
+    // Text of others is walked by code that recurses; the limits of `source` and this room together make that safe.
+    depth::with_room(|| check_with_room(bundle, catalogue))
+}
+
+fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
     let mut findings = Vec::new();
     let policies = read_policies(bundle, &mut findings);
     let data = Data::read(bundle, &mut findings);

@@ -40,4 +40,3 @@ pub use root::{
     Custody, ROOT_FORMAT, RootChain, RootDocument, RootError, RootKeyEntry, SignedRoot, Standing, Thresholds,
 };
 pub use signature::{Domain, Signature, Signatures};
-pub use source::STACK;

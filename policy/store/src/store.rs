@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use countersign_policy_bundle::{
-    Bundle, BundleError, Checked, Diff, Digest, Draft, Lineage, OrgId, Report, RootChain, RootError, STACK, SignedRoot,
+    Bundle, BundleError, Checked, Diff, Digest, Draft, Lineage, OrgId, Report, RootChain, RootError, SignedRoot,
     Standing, Timestamp, check, check_draft, diff,
 };
 use countersign_policy_decide::catalogue::{Catalogue, CatalogueError};
@@ -74,9 +74,6 @@ pub enum StoreError {
         /// What the bytes are.
         got: Digest,
     },
-    /// The system gives no thread.
-    #[error("no thread could be started for the work; free memory or raise the thread limit")]
-    Worker(#[source] std::io::Error),
     /// A worker of this process was cancelled.
     #[error("the work was interrupted; try again")]
     Interrupted,
@@ -417,19 +414,11 @@ impl Store {
     }
 }
 
-/// Files, signatures and Cedar take their time and, for nested text, a deep stack: a thread of their own, never one that
-/// serves requests. Changes of policy are rare, so it is not kept.
+/// Files, signatures and Cedar take their time: never on a thread that serves requests.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    let (done, result) = tokio::sync::oneshot::channel();
-    let worker = std::thread::Builder::new().name("policy".to_owned()).stack_size(STACK);
-    let worker = worker.spawn(move || {
-        // Nobody waits any more if the caller was cancelled; what was made durable stays, and nothing names it.
-        let _ = done.send(work());
-    });
-    worker.map_err(StoreError::Worker)?;
-    result.await.map_err(|_| StoreError::Interrupted)?
+    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Interrupted)?
 }
 
 /// No bundle: reading, stopping, recovering.
