@@ -31,6 +31,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 
 /// One proposed action in a gate.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "these are the names on the wire")]
 pub(crate) struct Item {
     /// Its id.
     #[schema(value_type = String)]
@@ -177,7 +178,7 @@ pub(crate) struct NewDecision {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewAssertion {
-    /// COSE algorithm number: -8 is EdDSA.
+    /// COSE algorithm number: -8 is `EdDSA`.
     alg: i32,
     /// SHA-256 of the public key, hex.
     #[schema(value_type = String)]
@@ -280,8 +281,7 @@ async fn decide(
     let body: NewDecision = input.read()?;
     let assertion = body.assertion.map(|assertion| {
         let signature = STANDARD.decode(&assertion.signature).map_err(|error| {
-            Problem::new(BODY_VALUE_INVALID, format!("the signature is not base64: {error}"))
-                .at("/assertion/signature".to_owned())
+            Problem::new(BODY_VALUE_INVALID, format!("the signature is not base64: {error}")).at("/assertion/signature")
         })?;
         Ok::<_, Problem>(Assertion { alg: assertion.alg, key_id: assertion.key_id, signature })
     });

@@ -22,6 +22,9 @@ use crate::problem::{NOT_READY, Problem, ROUTE_UNKNOWN, kind};
 use crate::reply;
 use crate::state::{AppState, Phase};
 
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(healthz))
@@ -108,7 +111,7 @@ async fn startupz(State(app): State<AppState>) -> Result<Response, Problem> {
 
 /// Read figures
 ///
-/// In the OpenMetrics text format. Answers without a credential where the gateway listens on loopback only, else to any
+/// In the `OpenMetrics` text format. Answers without a credential where the gateway listens on loopback only, else to any
 /// that holds; no figure names a tenant.
 #[utoipa::path(
     get, path = "/metrics", operation_id = "metrics", tag = "health", security((), ("bearer" = [])),
@@ -120,8 +123,6 @@ async fn metrics(State(app): State<AppState>, who: Option<Auth>) -> Result<Respo
         return Err(countersign_gateway_identity::IdentityError::TokenMissing.into());
     }
     let text = app.metrics.encode().map_err(|error| Problem::internal("figures could not be written", &error))?;
-    const OPEN_METRICS: HeaderValue =
-        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok(([(CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }
 

@@ -327,11 +327,11 @@ async fn get_instance(
     note_instance(id);
     let mut record = app.engine.instance(&who, id).await?;
     let Some(time) = wait.0 else { return reply::ok(&Instance::from(record)) };
-    if let Ok(_slot) = app.waits.try_acquire() {
-        if let Ok(changed) = tokio::time::timeout(time, app.engine.changed(&who, id, record.sequence)).await {
-            changed?;
-            record = app.engine.instance(&who, id).await?;
-        }
+    if let Ok(_slot) = app.waits.try_acquire()
+        && let Ok(changed) = tokio::time::timeout(time, app.engine.changed(&who, id, record.sequence)).await
+    {
+        changed?;
+        record = app.engine.instance(&who, id).await?;
     }
     reply::ok(&Instance::from(record)).map(reply::waited)
 }

@@ -26,7 +26,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Proble
         && serde_json::from_str::<IgnoredAny>(text).is_ok()
     {
         // serde would read a list as an object by position.
-        return Err(Problem::new(BODY_TYPE_MISMATCH, "invalid type: the body must be an object").at(String::new()));
+        return Err(Problem::new(BODY_TYPE_MISMATCH, "invalid type: the body must be an object").at(""));
     }
     match serde_json::from_str::<T>(text) {
         Ok(value) => match Walk::new(text).find(|step| matches!(step, Step::Duplicate { .. })) {
@@ -64,7 +64,7 @@ fn explain(text: &str, error: &serde_json::Error) -> Problem {
         rest.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()
     });
     let pointer = pointer_at(text, offset(text, error.line(), error.column()));
-    let problem = Problem::new(kind, detail).at(pointer);
+    let problem = Problem::new(kind, detail).at(&pointer);
     match allowed {
         Some(allowed) => problem.with("allowed", allowed),
         None => problem,
@@ -80,7 +80,7 @@ fn duplicate(step: Step<'_>) -> Problem {
         return malformed("the body is not JSON", 0, 0);
     };
     let key: String = key.chars().take(80).collect();
-    Problem::new(BODY_DUPLICATE_KEY, format!("key `{key}` stands twice in one object")).at(pointer)
+    Problem::new(BODY_DUPLICATE_KEY, format!("key `{key}` stands twice in one object")).at(&pointer)
 }
 
 /// The message of serde without the place, which has members of its own.
@@ -96,7 +96,7 @@ fn said(error: &serde_json::Error) -> String {
 fn place(bytes: &[u8], offset: usize) -> (usize, usize) {
     let before = bytes.get(..offset).unwrap_or(bytes);
     let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-    (before.iter().filter(|b| **b == b'\n').count() + 1, offset - line_start + 1)
+    (before.split(|b| *b == b'\n').count(), offset - line_start + 1)
 }
 
 /// Byte offset of a line and a column as serde counts them: columns are bytes read of the line.

@@ -4,7 +4,6 @@
 //! Absent: authentication and bodies, which are extractors (`auth`, `input`).
 
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName};
@@ -13,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use countersign_gateway_identity::RateFacts;
 use futures::FutureExt as _;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::context::{CURRENT, Context, RequestId};

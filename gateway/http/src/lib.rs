@@ -51,29 +51,24 @@ pub use state::{AppState, Info, Lifecycle, Limits, Parts, Phase, Shared, Workspa
 
 /// All operations with their descriptions.
 fn operations() -> OpenApiRouter<AppState> {
-    let mut router = OpenApiRouter::with_openapi(openapi::frame());
-    for part in [
-        instances::routes(),
-        actions::routes(),
-        gates::routes(),
-        runs::routes(),
-        workspaces::routes(),
-        workflows::routes(),
-        policies::routes(),
-        audit::routes(),
-        log::routes(),
-        people::routes(),
-        agents::routes(),
-        services::routes(),
-        service_accounts::routes(),
-        enrolments::routes(),
-        tokens::routes(),
-        settings::routes(),
-        health::routes(),
-    ] {
-        router = router.merge(part);
-    }
-    router
+    OpenApiRouter::with_openapi(openapi::frame())
+        .merge(instances::routes())
+        .merge(actions::routes())
+        .merge(gates::routes())
+        .merge(runs::routes())
+        .merge(workspaces::routes())
+        .merge(workflows::routes())
+        .merge(policies::routes())
+        .merge(audit::routes())
+        .merge(log::routes())
+        .merge(people::routes())
+        .merge(agents::routes())
+        .merge(services::routes())
+        .merge(service_accounts::routes())
+        .merge(enrolments::routes())
+        .merge(tokens::routes())
+        .merge(settings::routes())
+        .merge(health::routes())
 }
 
 /// Everything that the gateway serves over HTTP. The program gives it a listener.

@@ -141,7 +141,7 @@ impl Metrics {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Everything in the OpenMetrics text format.
+    /// Everything in the `OpenMetrics` text format.
     ///
     /// # Errors
     /// [`fmt::Error`] if a collector failed.

@@ -60,6 +60,7 @@ pub(crate) fn page<R, T: From<R>>(records: Vec<R>, limit: usize, id: impl Fn(&R)
     "id": "ada", "display_name": "Ada", "roles": ["maintainer"], "teams": ["core"], "groups": [], "person": "ada",
     "disabled": false, "created": "2026-11-20T09:00:00.000Z"
 }))]
+#[expect(clippy::struct_field_names, reason = "these are the names on the wire")]
 pub(crate) struct Person {
     /// Id within the organization, and name to sign in with.
     #[schema(value_type = String)]

@@ -177,6 +177,9 @@ const SHORTLY: u64 = 1;
 /// Longest text of one's own making in a problem; a caller's text may be quoted in it.
 const MAX_DETAIL: usize = 2000;
 
+/// Most findings of one policy bundle that are listed.
+const MAX_FINDINGS: usize = 500;
+
 impl Problem {
     pub(crate) fn new(kind: &'static Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = (kind.status == 503).then_some(SHORTLY);
@@ -190,7 +193,7 @@ impl Problem {
     }
 
     /// With the place in the body that it is about, as a JSON pointer.
-    pub(crate) fn at(self, pointer: String) -> Self {
+    pub(crate) fn at(self, pointer: &str) -> Self {
         let errors = json!([{ "pointer": pointer, "detail": self.detail }]);
         self.with("errors", errors)
     }
@@ -279,6 +282,11 @@ impl From<EngineError> for Problem {
                 // What is wrong with the caller's own input is no secret from the caller.
                 let errors = json!([{ "detail": chain(&source) }]);
                 problem.with("errors", errors)
+            }
+            EngineError::Bundle(findings) => {
+                // The detail is bounded; whoever mends a bundle needs every finding.
+                let each = findings.lines().filter(|line| !line.trim().is_empty()).take(MAX_FINDINGS);
+                problem.with("errors", each.map(|line| json!({ "detail": line })).collect::<Vec<_>>())
             }
             EngineError::ConfirmDiff(digest) => problem.with("diff_digest", json!(digest)),
             EngineError::Append(AppendError::Busy { retry_after }) => problem.retry_after(retry_after.0.div_ceil(1000)),

@@ -75,6 +75,7 @@ pub(crate) struct ClientCredentials {
     "issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "id": "tok_5b0f6b2c3a9d4e1f8c7a6b5d4e3f2a1b",
     "subject": "agent:fixer", "scope": "act", "expires_in": 899, "expires": "2026-11-20T09:15:00.000Z"
 }))]
+#[expect(clippy::struct_field_names, reason = "these are the names on the wire")]
 pub(crate) struct Token {
     /// The token.
     access_token: String,
@@ -266,7 +267,7 @@ async fn revoke(State(app): State<AppState>, Caller(session): Caller, input: Inp
         (Some(token), None) => (RevocationTarget::Token(token), session.subject.clone()),
         (None, Some(account)) => (RevocationTarget::Principal(account.clone()), account),
         (Some(_), Some(_)) => {
-            return Err(Problem::new(BODY_VALUE_INVALID, "name a `token` or an `account`, not both").at(String::new()));
+            return Err(Problem::new(BODY_VALUE_INVALID, "name a `token` or an `account`, not both").at(""));
         }
     };
     let details = json!({ "operation": "revokeToken", "target": target.to_string() });

@@ -272,6 +272,7 @@ impl From<engine::ActionAnswer> for Answer {
 
 /// How far an approval rule is met.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "these are the names on the wire")]
 pub(crate) struct Rule {
     /// The rule.
     #[schema(value_type = String, example = "merge-needs-a-maintainer")]

@@ -93,7 +93,7 @@ fn checked(tree: Tree) -> Result<Vec<WorkspaceFile>, Problem> {
     }
     let mut files = Vec::with_capacity(tree.files.len());
     for (at, file) in tree.files.into_iter().enumerate() {
-        let bad = |what: &str| Err(Problem::new(WORKSPACE_INVALID, what.to_owned()).at(format!("/files/{at}")));
+        let bad = |what: &str| Err(Problem::new(WORKSPACE_INVALID, what.to_owned()).at(&format!("/files/{at}")));
         if file.path.len() > MAX_PATH || file.path.chars().any(char::is_control) || file.path.contains('\\') {
             return bad("a path has at most 1024 bytes, no control characters and no backslash");
         }
