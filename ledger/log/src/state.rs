@@ -183,8 +183,16 @@ pub(crate) struct StreamState {
 
 impl StreamState {
     fn weight(&self) -> usize {
-        256 + self.keys.values().map(|record| 160 + record.answer.len()).sum::<usize>()
+        EMPTY_WEIGHT + self.keys.values().map(|record| key_weight(record)).sum::<usize>()
     }
+}
+
+/// About how many bytes a stream takes in memory without its keys.
+const EMPTY_WEIGHT: usize = 256;
+
+/// About how many bytes an idempotency key takes in memory.
+fn key_weight(record: &IdempotencyRecord) -> usize {
+    160 + record.answer.len()
 }
 
 /// What a commit made true of a stream.
@@ -260,7 +268,10 @@ impl StreamTable {
         let mut inner = lock(&self.inner);
         if matches!(inner.slots.get(&key), Some(Slot::Loading(held)) if *held == token) {
             match state {
-                Some(state) => inner.put(key, state),
+                Some(state) => {
+                    let weight = state.weight();
+                    inner.put(key, state, weight);
+                }
                 None => drop(inner.slots.remove(&key)),
             }
             inner.sweep(self.limit);
@@ -271,21 +282,23 @@ impl StreamTable {
     pub(crate) fn committed(&self, updates: impl IntoIterator<Item = (StreamKey, StreamUpdate)>) {
         let mut inner = lock(&self.inner);
         for (key, update) in updates {
-            let mut state = match inner.slots.remove(&key) {
+            let (mut state, mut weight) = match inner.slots.remove(&key) {
                 Some(Slot::Ready { state, weight, .. }) => {
                     inner.bytes = inner.bytes.saturating_sub(weight);
-                    state
+                    (state, weight)
                 }
-                Some(Slot::Loading(_)) | None if update.is_new => StreamState::default(),
+                Some(Slot::Loading(_)) | None if update.is_new => (StreamState::default(), EMPTY_WEIGHT),
                 // It was dropped from memory while its batch was on the way: its older keys must be read again.
                 Some(Slot::Loading(_)) | None => continue,
             };
             state.number = Some(update.number);
             state.head = update.head.or(state.head);
             for record in update.keys {
+                // Added up, not counted anew: a long stream has many keys.
+                weight += key_weight(&record);
                 state.keys.insert((record.principal, record.key), record);
             }
-            inner.put(key, state);
+            inner.put(key, state, weight);
         }
         inner.sweep(self.limit);
     }
@@ -304,7 +317,8 @@ impl StreamTable {
         let Some(Slot::Ready { mut state, weight, .. }) = inner.slots.remove(key) else { return };
         inner.bytes = inner.bytes.saturating_sub(weight);
         state.keys.retain(|_, record| record.at >= since);
-        inner.put(*key, state);
+        let weight = state.weight();
+        inner.put(*key, state, weight);
     }
 
     pub(crate) fn size(&self) -> (usize, usize) {
@@ -314,9 +328,8 @@ impl StreamTable {
 }
 
 impl Streams {
-    fn put(&mut self, key: StreamKey, state: StreamState) {
+    fn put(&mut self, key: StreamKey, state: StreamState, weight: usize) {
         self.tick += 1;
-        let weight = state.weight();
         self.bytes += weight;
         self.slots.insert(key, Slot::Ready { state, weight, used: self.tick });
     }

@@ -1,9 +1,9 @@
 //! How many durable appends a second, at what cost: run by hand, in release mode, on a machine that does nothing else.
 //!
-//! `cargo run --release -p countersign-ledger-sql --example commit_rate -- [seconds] [in flight] [plain|full] [folder]`
+//! `cargo run --release -p countersign-ledger-sql --example commit_rate -- [seconds] [in flight] [plain|full] [appends a stream] [folder]`
 //!
-//! Each task has one append in flight, as the engine has: seal, append, wait for the receipt; after 20 appends it goes on
-//! with a new stream. `plain` is an entry alone; `full` (the default) has a payload of 700 bytes, two projection rows and an idempotency key. Beside
+//! Each task has one append in flight, as the engine has: seal, append, wait for the receipt; after 20 appends (or as
+//! many as said) it goes on with a new stream. `plain` is an entry alone; `full` (the default) has a payload of 700 bytes, two projection rows and an idempotency key. Beside
 //! it stands what the disk alone can do in the same minute: 4 KiB appended and synced, over and over.
 #![expect(
     clippy::print_stdout,
@@ -29,9 +29,6 @@ use countersign_ledger_entry::{PayloadRef, PayloadRole, Row, SignedEntry};
 use countersign_ledger_log::{Append, Head, Idempotency, IdempotencyScope, LogHandle, Logs};
 use world::{Ring, draft, new_log, org, payload_of, sealing, stream, who};
 
-/// Appends to one stream.
-const STREAM: usize = 20;
-
 struct System;
 
 impl Clock for System {
@@ -55,6 +52,12 @@ fn threads() -> BTreeMap<String, f64> {
         *by_name.entry(name.trim().to_owned()).or_insert(0.0) += ns / 1e9;
     }
     by_name
+}
+
+/// Bytes that this process has written to files.
+fn written() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap();
+    io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse().unwrap()
 }
 
 fn percentile(sorted: &[Duration], p: f64) -> Duration {
@@ -123,6 +126,7 @@ async fn main() {
     let seconds = args.next().map_or(5, |a| a.parse().unwrap());
     let in_flight: u64 = args.next().map_or(64, |a| a.parse().unwrap());
     let full = args.next().is_none_or(|a| a == "full");
+    let per_stream: usize = args.next().map_or(20, |a| a.parse().unwrap());
     let temp = tempfile::tempdir().unwrap();
     let folder = args.next().map_or(temp.path().to_owned(), PathBuf::from);
     probe(&folder);
@@ -137,7 +141,7 @@ async fn main() {
 
     let stop = Arc::new(AtomicBool::new(false));
     let before = logs.stats();
-    let (cpu_before, begin) = (threads(), Instant::now());
+    let (cpu_before, written_before, begin) = (threads(), written(), Instant::now());
     let mut tasks = Vec::new();
     for n in 0..in_flight {
         let (log, stop) = (log.clone(), Arc::clone(&stop));
@@ -148,7 +152,7 @@ async fn main() {
                 let one_begin = Instant::now();
                 one(&log, at, &mut head, full).await;
                 times.push(one_begin.elapsed());
-                if times.len() % STREAM == 0 {
+                if times.len() % per_stream == 0 {
                     log.close_stream(stream(at));
                     (at, head) = (at + in_flight, None);
                 }
@@ -182,6 +186,7 @@ async fn main() {
         appends as f64 / (after.commits - before.commits) as f64,
         after.wal_bytes >> 20,
     );
+    println!("{:.1} KiB written an append", (written() - written_before) as f64 / 1024.0 / appends as f64);
     for (bucket, count) in after.batches.iter().enumerate().filter(|(_, count)| **count > 0) {
         println!("  batches of {:>4} and more: {count}", 1_u64 << bucket);
     }
