@@ -1,8 +1,9 @@
 //! A bundle: manifest, files, signatures; from a draft to the sealed and signed thing, in both of its forms.
 //!
-//! The directory form is for git: `bundle.json` (the canonical manifest), `signatures.json`, and the files. The transport
-//! form is one canonical JSON document. Both carry the same bytes; going from one to the other and back changes nothing.
-//! Absent: folders and sockets (`policy/store`), the meaning of the files (`check`). Read next: `root`, `check`.
+//! The directory form is for git: `bundle.json` (the canonical manifest), `signatures.json`, and the files. The
+//! transport form is one canonical JSON document. Both carry the same bytes; going from one to the other and back
+//! changes nothing. Absent: folders and sockets (`policy/store`), the meaning of the files (`check`). Read next:
+//! `root`, `check`.
 
 use std::collections::BTreeMap;
 

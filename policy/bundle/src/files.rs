@@ -87,13 +87,14 @@ impl FileKind {
 pub enum FileError {
     /// A path that could escape the folder, hide, or differ only on some systems.
     #[error(
-        "`{0}` is not a path of a bundle: up to {MAX_DEPTH} names of A-Z a-z 0-9 . _ - joined by `/`, none starting with `.`"
+        "`{0}` is not a path of a bundle: up to {MAX_DEPTH} names of A-Z a-z 0-9 . _ - joined by `/`, \
+         none starting with `.`"
     )]
     Path(String),
     /// A name that says nothing about what the file is for.
     #[error(
-        "`{0}` has no meaning in a bundle; policies go to `policies/*.cedar`, schema additions to `schema/*.cedarschema`, \
-         tests to `tests/*.json`, notes to `*.md`"
+        "`{0}` has no meaning in a bundle; policies go to `policies/*.cedar`, schema additions to \
+         `schema/*.cedarschema`, tests to `tests/*.json`, notes to `*.md`"
     )]
     Unknown(String),
     /// Two paths that some file systems hold for one.

@@ -56,7 +56,8 @@ rules! {
     Template = "template",
     /// An annotation that means nothing, or has a value that means nothing.
     Annotation = "annotation",
-    /// A gate that is not `forbid … unless { context.satisfied.contains(ApprovalRule::"x") }` with `@requires_approval("x")`.
+    /// A gate that is not `forbid … unless { context.satisfied.contains(ApprovalRule::"x") }` with
+    /// `@requires_approval("x")`.
     GateShape = "gate-shape",
     /// A gate annotation on a permit: any other permit bypasses it.
     GateOnPermit = "gate-on-permit",

@@ -1,5 +1,5 @@
-//! Nobody locked out: under a candidate, someone can propose a policy, a policy change can be carried through, and someone
-//! can terminate work that is not their own.
+//! Nobody locked out: under a candidate, someone can propose a policy, a policy change can be carried through, and
+//! someone can terminate work that is not their own.
 //!
 //! Asked of the candidate's own snapshot with the organization's real people, each with the best login there is, about
 //! a stand-in bundle, instance and gate. Absent: IO; the engine gives the people. Read next: `check`.

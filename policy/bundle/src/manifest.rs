@@ -1,7 +1,7 @@
 //! The manifest: what a bundle is, whose, after which, and the digest of every file. Its own digest names the bundle.
 //!
-//! Canonical JSON (RFC 8785); format 1. Absent: signatures (beside it, because they sign its digest), the root document,
-//! the catalogue itself. Read next: `bundle`.
+//! Canonical JSON (RFC 8785); format 1. Absent: signatures (beside it, because they sign its digest), the root
+//! document, the catalogue itself. Read next: `bundle`.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! The root document: whose signatures count, and how many; its succession; what a signed bundle amounts to under it.
 //!
-//! Version 1 is named by the organization's genesis entry; each next one is signed by the threshold of the one before and
-//! by its own. Never part of a bundle. Absent: where documents are stored (`policy/store`), the genesis entry (`ledger/entry`).
-//! Read next: `bundle`.
+//! Version 1 is named by the organization's genesis entry; each next one is signed by the threshold of the one before
+//! and by its own. Never part of a bundle. Absent: where documents are stored (`policy/store`), the genesis entry
+//! (`ledger/entry`). Read next: `bundle`.
 
 use std::collections::BTreeSet;
 
@@ -141,7 +141,8 @@ pub enum RootError {
     },
     /// A key of the root document is named, but the signature is not its own.
     #[error(
-        "the signature of root key `{0}` does not belong to this document; it was changed after signing, or is another's"
+        "the signature of root key `{0}` does not belong to this document; it was changed after \
+         signing, or is another's"
     )]
     Forged(KeyId),
 }

@@ -17,8 +17,8 @@ use crate::finding::{Finding, Place, RuleId};
 
 /// How deep brackets may nest. Parsers of nested text recurse, and a stack that overflows ends the whole process.
 const MAX_NESTING: usize = 32;
-/// How many `if`s one policy may have: they nest without brackets, and each one whose condition is known to hold doubles
-/// the time that Cedar's validation takes (30 of them: hours).
+/// How many `if`s one policy may have: they nest without brackets, and each one whose condition is known to hold
+/// doubles the time that Cedar's validation takes (30 of them: hours).
 const MAX_IFS: usize = 12;
 /// How many operator characters and words one policy may have: a chain of operators is a nest, too.
 const MAX_OPERATORS: usize = 800;

@@ -1,7 +1,9 @@
-//! What the store keeps on disk: root documents by version, bundles and catalogues by digest, and which pair was last good.
+//! What the store keeps on disk: root documents by version, bundles and catalogues by digest, and which pair was last
+//! good.
 //!
 //! Content is immutable and named by its digest, so a verdict of years ago finds its bundle. Every file is written to a
-//! temporary name, synced, renamed, and its folder synced. Absent: what is in force (the ledger says). Read next: `store`.
+//! temporary name, synced, renamed, and its folder synced. Absent: what is in force (the ledger says). Read next:
+//! `store`.
 //!
 //! ```text
 //! <folder>/<org>/roots/<version>.json      signed root documents

@@ -296,7 +296,8 @@ impl Store {
         self.slots.load().get(&org).cloned().ok_or(StoreError::UnknownOrganization(org))
     }
 
-    /// Where the next bundle stands: after the one in force, under the current root document. What a draft is sealed with.
+    /// Where the next bundle stands: after the one in force, under the current root document. What a draft is sealed
+    /// with.
     pub fn next_lineage(&self, org: OrgId) -> Result<Lineage, StoreError> {
         let slot = self.slot(org)?;
         let active = slot.active.load_full();
@@ -341,7 +342,8 @@ impl Store {
         // Point of no return for readers: from here on questions are asked of the new policy. Crash before: the ledger
         // names the new bundle, whose bytes are durable, and the next start loads it.
         slot.active.store(Arc::clone(&next));
-        info!(%org, bundle = %next.snapshot.digests().bundle, catalogue = %next.snapshot.digests().catalogue, "policy activated");
+        let digests = next.snapshot.digests();
+        info!(%org, bundle = %digests.bundle, catalogue = %digests.catalogue, "policy activated");
         let pointer = next.head.map(|bundle| Pointer {
             bundle,
             catalogue: next.catalogue.as_ref().map(|_| next.snapshot.digests().catalogue),
@@ -358,7 +360,8 @@ impl Store {
         Activation { active: next, remembered: remembered.is_ok() }
     }
 
-    /// Verifies the next root document and keeps it. The active bundle stays; the next one is signed under the new root.
+    /// Verifies the next root document and keeps it. The active bundle stays; the next one is signed under the new
+    /// root.
     pub async fn add_root(&self, org: OrgId, next: SignedRoot) -> Result<Arc<RootChain>, StoreError> {
         let slot = self.slot(org)?;
         let _turn = Arc::clone(&slot.turn).lock_owned().await;
@@ -387,8 +390,8 @@ impl Store {
         blocking(move || read_catalogue(&slot.folder, &digest)).await
     }
 
-    /// The snapshot that a verdict of the past was made with, built again from kept bytes: for replay. The caller compares
-    /// all four digests, since kernel and base schema are this program's.
+    /// The snapshot that a verdict of the past was made with, built again from kept bytes: for replay. The caller
+    /// compares all four digests, since kernel and base schema are this program's.
     pub async fn past(
         &self,
         org: OrgId,

@@ -175,3 +175,56 @@ proptest! {
         prop_assert!(accepted.is_none());
     }
 }
+
+/// What is signed for ever. A change of one of these bytes is another format, with another number.
+#[test]
+fn the_bytes_of_format_1_stay_as_they_are() {
+    let settings = Settings {
+        shadow: Shadow {
+            policies: vec![Shadowed { id: Name::new("p").unwrap(), until: Timestamp(5) }],
+            workflows: vec![],
+        },
+        transforms: vec![Name::new("mask-pan").unwrap()],
+        catalogue: Some(CatalogueRef { version: 3, digest: Digest([3; 32]) }),
+        expires: Some(Timestamp(9)),
+        purpose: Purpose::Recovery,
+    };
+    let files = Files::new([("policies.cedar".to_owned(), b"// none\n".to_vec())]).unwrap();
+    let mut bundle = Draft { settings, files }.seal(lineage(2)).unwrap();
+    bundle.sign(&key(1));
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let files = bundle.to_files().unwrap();
+    assert_eq!(text(files["bundle.json"].clone()), MANIFEST);
+    assert_eq!(bundle.digest().to_string(), DIGEST);
+    assert_eq!(text(files["signatures.json"].clone()), SIGNATURES);
+    let files = r#"{"policies.cedar":"// none\n"}"#;
+    let transport = format!(
+        r#"{{"files":{files},"manifest":{MANIFEST},"signatures":{SIGNATURES},"type":"countersign-bundle/v1"}}"#
+    );
+    assert_eq!(text(bundle.to_bytes().unwrap()), transport);
+    assert_eq!(text(chain().documents()[0].to_bytes().unwrap()), ROOT);
+}
+
+const MANIFEST: &str = concat!(
+    r#"{"catalogue":{"digest":"0303030303030303030303030303030303030303030303030303030303030303","versi"#,
+    r#"on":3},"expires":9,"files":{"policies.cedar":"354761a0f01952c4803cece78326ef479738f59c8fc26dbea5"#,
+    r#"512eb61719b813"},"format":1,"organization":"org_07070707070707070707070707070707","predecessor":"#,
+    r#""0909090909090909090909090909090909090909090909090909090909090909","purpose":"recovery","root_ve"#,
+    r#"rsion":1,"shadow":{"policies":[{"id":"p","until":5}],"workflows":[]},"transforms":["mask-pan"],""#,
+    r#"version":2}"#,
+);
+const DIGEST: &str = "7d96bb00d837e59b7c7d4ca4c4b1034bda054187654a63df52837a7f5ae37e56";
+const SIGNATURES: &str = concat!(
+    r#"[{"key":"root-1+fc09beeb","sig":"0qXl8xoUCAC8eVHvHfE/6hswGqdLoOCq8NhpiNapZWGyh1idO4m6cbKbTit58CO"#,
+    r#"fXWs7GlOMLmbUQ1601xK9Dg=="}]"#,
+);
+const ROOT: &str = concat!(
+    r#"{"root":{"format":1,"keys":[{"custody":"offline","vkey":"root-1+fc09beeb+AYqI4910CfGV/VLbLTy6XXL"#,
+    r#"KZwm/HZQSG/N0iAG0D29c"},{"custody":"offline","vkey":"root-2+c483fc94+AYE5dw6ofRdfVqNUZsNMfszLjYq"#,
+    r#"RtO43ol32D1uPybOU"},{"custody":"local","vkey":"root-3+36820e68+Ae1JKMYo0cLG6ukDOJBZlWEpWSc6XGP5N"#,
+    r#"jbBRhSshzfR"}],"organization":"org_07070707070707070707070707070707","previous":null,"revoked":["#,
+    r#"],"thresholds":{"bundle":2,"catalogue":2,"recovery":3,"root":2},"version":1},"signatures":[{"key"#,
+    r#"":"root-1+fc09beeb","sig":"+EoftvIlBD0lxCTGqVOb8D/8Uqm8ackvjnJSTwQduMr7to671WCWs7nN2tZdbTCWnRTZp"#,
+    r#"VhVARFqAKKJqs5MAQ=="},{"key":"root-2+c483fc94","sig":"EPsjBzpVw7gYvkokLAwSCOdVFnK4QKFi24hsj1SCbS"#,
+    r#"CYVnuag1mjl8cR/3PVo7YiDyhKbmHgjbsWXaOZ+NgwAA=="}]}"#,
+);
