@@ -76,7 +76,8 @@ pub(crate) struct ActionsProposed {
     /// Where the instance stands.
     #[schema(value_type = String, example = "RUNNING")]
     state: &'static str,
-    /// `false`: this repeats the answer to an earlier request with the same idempotency key. Starts in it are no authority.
+    /// `false`: this repeats the answer to an earlier request with the same idempotency key. Starts in it are no
+    /// authority.
     first: bool,
     /// Proof of the last entry.
     receipt: Receipt,
@@ -164,9 +165,9 @@ pub(crate) struct OutcomeRecorded {
 
 /// Propose actions
 ///
-/// Each is asked of policy, and the answer is in the ledger before it is given. A single proposal that is refused answers
-/// with the problem `policy-denied` and the receipt of the refusal; in a batch each has its own answer. Where people must
-/// approve, the answer is 202 and names the gate; with `Prefer: wait=N` it waits up to N seconds for them.
+/// Each is asked of policy, and the answer is in the ledger before it is given. A single proposal that is refused
+/// answers with the problem `policy-denied` and the receipt of the refusal; in a batch each has its own answer. Where
+/// people must approve, the answer is 202 and names the gate; with `Prefer: wait=N` it waits up to N seconds for them.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/actions", operation_id = "proposeActions", tag = "actions",
     params(("id" = String, Path, description = "The instance")),

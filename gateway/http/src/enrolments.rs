@@ -206,7 +206,8 @@ async fn enrol_service_account(State(app): State<AppState>, input: Input) -> Res
     reply::json(StatusCode::CREATED, &ServiceAccountSecret::from(made))
 }
 
-/// Runs `work` to its end even if the caller goes away in the middle: the token is spent with what it made, or not at all.
+/// Runs `work` to its end even if the caller goes away in the middle: the token is spent with what it made, or not at
+/// all.
 async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, countersign_gateway_identity::IdentityError>> + Send + 'static,
 ) -> Result<T, Problem> {

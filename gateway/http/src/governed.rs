@@ -1,8 +1,8 @@
 //! Changes of accounts: policy is asked first, then the accounts change with the entry that says so, in one append.
 //!
 //! A denial is committed as a refusal and answered with its receipt. The change runs in a task of its own, so that a
-//! caller who goes away leaves nothing half done. Absent: accounts themselves (`gateway/identity`) and how their rows come
-//! beside an entry (the program's store).
+//! caller who goes away leaves nothing half done. Absent: accounts themselves (`gateway/identity`) and how their rows
+//! come beside an entry (the program's store).
 
 use std::sync::Arc;
 

@@ -111,8 +111,8 @@ async fn startupz(State(app): State<AppState>) -> Result<Response, Problem> {
 
 /// Read figures
 ///
-/// In the `OpenMetrics` text format. Answers without a credential where the gateway listens on loopback only, else to any
-/// that holds; no figure names a tenant.
+/// In the `OpenMetrics` text format. Answers without a credential where the gateway listens on loopback only, else to
+/// any that holds; no figure names a tenant.
 #[utoipa::path(
     get, path = "/metrics", operation_id = "metrics", tag = "health", security((), ("bearer" = [])),
     responses((status = 200, description = "Figures", body = String, content_type = "application/openmetrics-text",

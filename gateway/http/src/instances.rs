@@ -211,8 +211,8 @@ pub(crate) struct InstanceFilter {
 
 /// Create an instance
 ///
-/// Policy is asked whether the caller may start the workflow. Where people must approve the start, the answer is 202 and
-/// the instance waits at the gate; with `Prefer: wait=N` the answer waits up to N seconds for them.
+/// Policy is asked whether the caller may start the workflow. Where people must approve the start, the answer is 202
+/// and the instance waits at the gate; with `Prefer: wait=N` the answer waits up to N seconds for them.
 #[utoipa::path(
     post, path = "/api/v1/instances", operation_id = "createInstance", tag = "instances",
     request_body = NewInstance,

@@ -1,8 +1,8 @@
 //! Strict JSON in: one value, UTF-8, no key twice, no unknown field, each fault with its own code and its place.
 //!
-//! The typed read by serde comes first and is all that a good request costs beside one walk over its bytes for keys that
-//! stand twice. Only a bad request is looked at again, to say what and where. Numbers and depth inside tool input are
-//! judged by the engine. Absent: reading the body off the wire (`input`).
+//! The typed read by serde comes first and is all that a good request costs beside one walk over its bytes for keys
+//! that stand twice. Only a bad request is looked at again, to say what and where. Numbers and depth inside tool input
+//! are judged by the engine. Absent: reading the body off the wire (`input`).
 
 use std::borrow::Cow;
 use std::collections::HashSet;

@@ -1,8 +1,8 @@
 //! The gateway's face: wire types, extractors, handlers, problems, and the OpenAPI document that is made of them.
 //!
 //! A handler's argument list is its authorization (`auth`), every error becomes a problem in one place (`problem`), one
-//! layer stands around all of it (`layers`). Absent on purpose: what may be done (policy), what becomes of it (the engine),
-//! sockets, TLS, configuration (the program).
+//! layer stands around all of it (`layers`). Absent on purpose: what may be done (policy), what becomes of it (the
+//! engine), sockets, TLS, configuration (the program).
 //!
 //! Read next: [`AppState`] (what the program lends), `actions` (the hot path), [`document`] (the contract).
 

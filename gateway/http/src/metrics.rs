@@ -1,4 +1,5 @@
-//! Figures for Prometheus: requests, problems, refused credentials, verdicts, and what ledger and sessions say of themselves.
+//! Figures for Prometheus: requests, problems, refused credentials, verdicts, and what ledger and sessions say of
+//! themselves.
 //!
 //! No label holds a name of a tenant, a person or an agent: routes, methods, statuses, codes and verdicts only.
 //! Absent: where they are served (`health`). Read next: `layers`, which counts requests.

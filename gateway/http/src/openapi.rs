@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document: made of the handlers, with what holds for every operation added in one place.
 //!
-//! Also the two lists that tests hold the document to: operations without a credential, and changing operations without an
-//! entry, each with its reason. Absent: any operation.
+//! Also the two lists that tests hold the document to: operations without a credential, and changing operations
+//! without an entry, each with its reason. Absent: any operation.
 
 use serde_json::json;
 use utoipa::openapi::content::ContentBuilder;

@@ -46,7 +46,8 @@ pub(crate) struct FreezeScope {
     "settings": { "log.public_read": false, "authority": "solo", "frozen": { "all": false, "teams": [] } }
 }))]
 pub(crate) struct Settings {
-    /// `log.public_read`: the log may be read without a credential. `authority`: `solo` or `four_eyes`. `frozen`: what is.
+    /// `log.public_read`: the log may be read without a credential. `authority`: `solo` or `four_eyes`. `frozen`: what
+    /// is.
     #[schema(value_type = Object)]
     settings: BTreeMap<String, Value>,
 }

@@ -220,8 +220,8 @@ async fn client_credentials(State(app): State<AppState>, input: Input) -> Result
 
 /// Consent
 ///
-/// Lets an agent act on the caller's behalf. Only that agent can exchange the consent. It confers nothing that the caller
-/// may not do: policy asks about both, every time.
+/// Lets an agent act on the caller's behalf. Only that agent can exchange the consent. It confers nothing that the
+/// caller may not do: policy asks about both, every time.
 #[utoipa::path(
     post, path = "/api/v1/tokens/consent", operation_id = "consent", tag = "tokens",
     request_body = NewConsent,
@@ -262,8 +262,8 @@ async fn revoke(State(app): State<AppState>, Caller(session): Caller, input: Inp
     let who: &Arc<Principal> = &session.principal;
     let (target, whose) = match (body.token, body.account) {
         (None, None) => (RevocationTarget::Token(session.token.clone()), session.subject.clone()),
-        // Whoever knows the id of a token of somebody else cannot tell whose it is, and neither can this gateway: token ids
-        // are 128 random bits that only their holder was told.
+        // Whoever knows the id of a token of somebody else cannot tell whose it is, and neither can this gateway:
+        // token ids are 128 random bits that only their holder was told.
         (Some(token), None) => (RevocationTarget::Token(token), session.subject.clone()),
         (None, Some(account)) => (RevocationTarget::Principal(account.clone()), account),
         (Some(_), Some(_)) => {

@@ -1,4 +1,5 @@
-//! Types of the wire that several operations share. Written by hand from the engine's types, so that neither drives the other.
+//! Types of the wire that several operations share. Written by hand from the engine's types, so that neither drives
+//! the other.
 //!
 //! Ids, names and digests travel as the texts that `gateway/model` prints; times as RFC 3339. Words that may grow are
 //! open strings in the document, with the known ones in the description.
@@ -48,7 +49,8 @@ impl<T> Page<T> {
 }
 
 /// Proof that an entry is in the log: a leaf hash, a Merkle inclusion proof (RFC 6962), and the signed checkpoint that
-/// the proof leads to. It holds without trust in this gateway: check it under the root key that you were configured with.
+/// the proof leads to. It holds without trust in this gateway: check it under the root key that you were configured
+/// with.
 #[derive(ToSchema)]
 #[schema(as = Receipt, example = json!({
     "index": 41,

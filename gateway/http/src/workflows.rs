@@ -135,7 +135,8 @@ pub(crate) struct Tool {
     name: Name,
     /// What it does, in its registrar's words. Policy never reads them.
     description: String,
-    /// 0 reads only, 1 changes what is the agent's own, 2 changes what others see, 3 is hard to undo, 4 cannot be undone.
+    /// 0 reads only, 1 changes what is the agent's own, 2 changes what others see, 3 is hard to undo, 4 cannot be
+    /// undone.
     risk: u8,
     /// The most confidential data it touches: `public`, `internal`, `confidential` or `restricted`.
     #[schema(value_type = String)]

@@ -1,4 +1,5 @@
-//! The document keeps its promises: valid in form, the same every time, whole for every operation, true in its examples.
+//! The document keeps its promises: valid in form, the same every time, whole for every operation, true in its
+//! examples.
 
 use std::collections::{BTreeMap, BTreeSet};
 
