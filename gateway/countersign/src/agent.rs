@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::environment;
+
 /// Seconds that the gateway may wait for a change before it answers.
 const WAIT: u64 = 20;
 
@@ -62,9 +64,9 @@ struct Done {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let socket = std::env::var_os(countersign_runners_process::ENV_SOCKET).map(PathBuf::from).map(Door::Unix);
+    let socket = environment::variable(countersign_runners_process::ENV_SOCKET).map(PathBuf::from).map(Door::Unix);
     let address = || {
-        let text = std::env::var(countersign_runners_process::ENV_ADDRESS).ok()?;
+        let text = environment::text(countersign_runners_process::ENV_ADDRESS)?;
         text.parse().ok().map(Door::Tcp)
     };
     let door = socket.or_else(address).context("this is the demo's agent: it is started by `countersign demo`")?;
@@ -179,7 +181,7 @@ impl Agent {
                 self.call(Method::GET, &format!("/api/v1/instances/{}", self.instance), None, Some(WAIT)).await?;
             if instance.get("gate").is_none_or(Value::is_null) {
                 let record = self.call(Method::GET, &format!("/api/v1/actions/{action}"), None, None).await?;
-                status = record.get("status").and_then(Value::as_str).unwrap_or_default().to_owned();
+                record.get("status").and_then(Value::as_str).unwrap_or_default().clone_into(&mut status);
                 break;
             }
         }
@@ -226,7 +228,7 @@ impl Agent {
                 Door::Tcp(address) => exchange(TcpStream::connect(address).await?, request).await,
             }
         };
-        let limit = Duration::from_secs(60);
+        let limit = Duration::from_mins(1);
         let bytes = tokio::time::timeout(limit, sent).await.context("the gateway does not answer")??;
         serde_json::from_slice(&bytes).with_context(|| format!("`{path}` was not answered with JSON"))
     }
@@ -244,11 +246,11 @@ where
 
 /// What this process can see of the machine, so that the sandbox is shown and not only claimed.
 fn surroundings() -> Value {
-    let environment: Vec<String> = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
+    let names: Vec<String> = environment::variables().map(|(name, _)| name).collect();
     let outside =
         std::net::TcpStream::connect_timeout(&SocketAddr::from(([1, 1, 1, 1], 53)), Duration::from_millis(300));
     let homes = ["/root", "/home"].iter().filter(|path| std::fs::read_dir(path).is_ok_and(|mut d| d.next().is_some()));
-    json!({ "environment": environment, "network": outside.is_ok(), "homes": homes.collect::<Vec<_>>() })
+    json!({ "environment": names, "network": outside.is_ok(), "homes": homes.collect::<Vec<_>>() })
 }
 
 /// An input as one line can show it.

@@ -11,13 +11,14 @@ use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::environment::variable;
 use crate::keys::{private_folder, read_private, write_private};
 
 /// Where a gateway listens that was told nothing.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7777";
 
 /// A request may wait for people for some seconds; this is well beyond.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A problem as the gateway said it.
 #[derive(Debug)]
@@ -62,9 +63,9 @@ struct HeldToken {
 }
 
 fn held_path() -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CONFIG_HOME").filter(|value| !value.is_empty()).map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").filter(|value| !value.is_empty()).map(|home| PathBuf::from(home).join(".config"))
-    });
+    let base = variable("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")));
     base.map(|base| base.join("countersign").join("credentials.json"))
 }
 
@@ -129,12 +130,12 @@ impl Client {
 
     /// Reads.
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
-        json(self.send(Method::GET, path, None, None).await?)
+        json(&self.send(Method::GET, path, None, None).await?)
     }
 
     /// Reads, and lets the gateway wait some seconds for a change.
     pub(crate) async fn get_waiting(&self, path: &str, seconds: u64) -> Result<Value> {
-        json(self.send(Method::GET, path, None, Some(seconds)).await?)
+        json(&self.send(Method::GET, path, None, Some(seconds)).await?)
     }
 
     /// Reads bytes.
@@ -145,12 +146,12 @@ impl Client {
     /// Asks for something, once: a lost answer can be asked for again under the same key by the caller of this process.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         let bytes = serde_json::to_vec(body)?;
-        json(self.send(Method::POST, path, Some(bytes), None).await?)
+        json(&self.send(Method::POST, path, Some(bytes), None).await?)
     }
 
     /// Asks for something with a body that is JSON already.
     pub(crate) async fn post_bytes(&self, path: &str, body: Vec<u8>) -> Result<Value> {
-        json(self.send(Method::POST, path, Some(body), None).await?)
+        json(&self.send(Method::POST, path, Some(body), None).await?)
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>, wait: Option<u64>) -> Result<Vec<u8>> {
@@ -181,11 +182,11 @@ impl Client {
     }
 }
 
-fn json(bytes: Vec<u8>) -> Result<Value> {
+fn json(bytes: &[u8]) -> Result<Value> {
     if bytes.is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&bytes).context("the answer is not JSON: is that a countersign gateway?")
+    serde_json::from_slice(bytes).context("the answer is not JSON: is that a countersign gateway?")
 }
 
 fn problem(status: StatusCode, bytes: &[u8], has_token: bool) -> anyhow::Error {

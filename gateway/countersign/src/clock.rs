@@ -9,6 +9,7 @@ use countersign_gateway_model::{Clock, Timestamp};
 pub(crate) struct SystemClock;
 
 impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that everybody else is given")]
     fn now(&self) -> Timestamp {
         // A clock before 1970 reads as zero; the ledger then refuses to go back behind its newest entry.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -43,7 +43,7 @@ pub(crate) const FIRST_ROLES: [&str; 7] =
 const FATAL: i32 = 70;
 
 /// How often ended revocations and enrolments are cleared away.
-const SWEEP: Span = Span::from_secs(60);
+const SWEEP: Span = Span::from_mins(1);
 
 /// How a gateway is opened, besides its configuration.
 #[derive(Clone, Debug)]

@@ -3,10 +3,7 @@
 //! This crate assembles: configuration, keys, the data folder, the rooms below, the command line. It decides nothing. Read
 //! next: `cli` (what it can be told), `gateway` (how one gateway is put together), `demo` (the shortest proof that it works).
 
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on has found something")
-)]
+#![cfg_attr(test, expect(clippy::unwrap_used, reason = "a test that cannot go on has found something"))]
 
 mod accounts;
 mod agent;
@@ -15,6 +12,7 @@ mod client;
 mod clock;
 mod config;
 mod demo;
+mod environment;
 mod folder;
 mod gateway;
 mod keys;

@@ -149,7 +149,7 @@ async fn decide(client: &Client, id: &str, kind: &str, delta: Value, word: &Word
         "delta": delta,
     });
     if let Some(role) = &word.role {
-        body["role"] = json!(role);
+        body.as_object_mut().map(|body| body.insert("role".to_owned(), json!(role)));
     }
     global.answer(&client.post(&format!("{path}/decisions"), &body).await?)
 }

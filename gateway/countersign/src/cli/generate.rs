@@ -1,6 +1,6 @@
 //! Documents made from the program itself: completions, references, the API. They need no state and no environment.
 
-use std::io::Write as _;
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -21,7 +21,7 @@ pub(crate) struct Completions {
 pub(crate) fn completions(args: &Completions) -> Result<ExitCode> {
     let mut bytes = Vec::new();
     clap_complete::generate(args.shell, &mut command(), "countersign", &mut bytes);
-    std::io::stdout().write_all(&bytes).context("the completions cannot be printed")?;
+    out(&String::from_utf8(bytes).context("the completions are not UTF-8")?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -97,7 +97,8 @@ fn section(text: &mut String, verb: &clap::Command, path: &str) {
     let mut verb_of_its_own = verb.clone().bin_name(path);
     let help = verb_of_its_own.render_long_help().to_string();
     let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
-    text.push_str(&format!("\n## `{path}`\n\n```text\n{}\n```\n", lines.join("\n").trim_end()));
+    // Writing to a text cannot fail.
+    let _ = write!(text, "\n## `{path}`\n\n```text\n{}\n```\n", lines.join("\n").trim_end());
     for sub in verb.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
         section(text, sub, &format!("{path} {}", sub.get_name()));
     }

@@ -158,18 +158,15 @@ pub(crate) async fn ledger(verb: Ledger, global: &Global) -> Result<ExitCode> {
     match verb {
         Ledger::Fsck { data_dir } => fsck(data_dir.as_ref(), global).await,
         Ledger::Pack { out, disclose, data_dir } => {
-            let bytes = match &data_dir {
-                Some(_) => {
-                    let ledger = offline(data_dir.as_ref(), global).await?;
-                    let log = ledger.logs.log(ledger.folder.mark.org).await?;
-                    let bytes = pack_of(&log, &**ledger.logs.keys(), disclose).await?;
-                    ledger.logs.shutdown().await?;
-                    bytes
-                }
-                None => {
-                    let query = query(&[("disclose", disclose.then_some("true"))], None);
-                    global.client()?.bytes(&format!("/api/v1/audit/pack{query}")).await?
-                }
+            let bytes = if data_dir.is_some() {
+                let ledger = offline(data_dir.as_ref(), global).await?;
+                let log = ledger.logs.log(ledger.folder.mark.org).await?;
+                let bytes = pack_of(&log, &**ledger.logs.keys(), disclose).await?;
+                ledger.logs.shutdown().await?;
+                bytes
+            } else {
+                let query = query(&[("disclose", disclose.then_some("true"))], None);
+                global.client()?.bytes(&format!("/api/v1/audit/pack{query}")).await?
             };
             std::fs::write(&out, &bytes).with_context(|| format!("`{}` cannot be written", out.display()))?;
             global.answer(&json!({ "pack": out, "bytes": bytes.len() }))?;
@@ -206,7 +203,7 @@ async fn fsck(data_dir: Option<&PathBuf>, global: &Global) -> Result<ExitCode> {
                     None => erased += 1,
                     Some(bytes) if payload::digest(&bytes) == reference.digest => held += 1,
                     Some(_) => {
-                        damaged.push(format!("entry {}: payload `{}` has other bytes", stored.index, reference.digest))
+                        damaged.push(format!("entry {}: payload `{}` has other bytes", stored.index, reference.digest));
                     }
                 }
             }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Global, Paging, out, query};
 use crate::client::{keep, segment};
+use crate::environment;
 
 /// Uses a one-time token.
 #[derive(Debug, Subcommand)]
@@ -60,7 +61,7 @@ impl Password {
             std::io::stdin().take(4096).read_to_string(&mut text).context("standard input cannot be read")?;
             return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
         }
-        if let Ok(password) = std::env::var("COUNTERSIGN_PASSWORD") {
+        if let Some(password) = environment::text("COUNTERSIGN_PASSWORD") {
             return Ok(password);
         }
         hidden(prompt, "--password-file or --password-stdin")
@@ -156,7 +157,7 @@ pub(crate) async fn login(args: Login, global: &Global) -> Result<()> {
     let kept =
         keep(client.server(), field(&token, "access_token")?, field(&token, "subject")?, field(&token, "expires")?)?;
     let said = json!({
-        "subject": token["subject"], "scope": token["scope"], "expires": token["expires"], "kept": kept, "server": client.server(),
+        "subject": token.get("subject"), "scope": token.get("scope"), "expires": token.get("expires"), "kept": kept, "server": client.server(),
     });
     global.answer(&said)
 }
@@ -202,10 +203,10 @@ pub(crate) async fn token(verb: Token, global: &Global) -> Result<()> {
     let client = global.client()?;
     match verb {
         Token::Client { client_id, secret_file: file } => {
-            let secret = match (file, std::env::var("COUNTERSIGN_CLIENT_SECRET")) {
+            let secret = match (file, environment::text("COUNTERSIGN_CLIENT_SECRET")) {
                 (Some(path), _) => secret_file(&path)?,
-                (None, Ok(secret)) => secret,
-                (None, Err(_)) => hidden("Client secret", "--secret-file")?,
+                (None, Some(secret)) => secret,
+                (None, None) => hidden("Client secret", "--secret-file")?,
             };
             let body = json!({ "client_id": client_id, "client_secret": secret });
             let token = client.anonymous().post("/api/v1/tokens/client-credentials", &body).await?;
@@ -305,8 +306,11 @@ pub(crate) async fn agent(verb: Agent, global: &Global) -> Result<()> {
             if credential {
                 let account = json!({ "bound_to": format!("agent:{id}") });
                 let account = client.post("/api/v1/service-accounts", &account).await?;
-                made["client_id"] = account["service_account"]["client_id"].clone();
-                made["client_secret"] = account["client_secret"].clone();
+                if let Some(made) = made.as_object_mut() {
+                    let part = |pointer| account.pointer(pointer).cloned().unwrap_or_default();
+                    made.insert("client_id".to_owned(), part("/service_account/client_id"));
+                    made.insert("client_secret".to_owned(), part("/client_secret"));
+                }
             }
             global.answer(&made)
         }

@@ -1,5 +1,6 @@
 //! `up` and `doctor`: serving, and what this machine is good for.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -117,22 +118,22 @@ fn greet(gateway: &Gateway, url: &str, token: Option<crate::gateway::FirstToken>
         gateway.root_vkey,
         gateway.runner.as_ref().map_or("no process runner", |runner| runner.level().as_str()),
     );
+    // Writing to a text cannot fail.
     if gateway.adopted > 0 {
-        text.push_str(&format!("  adopted runs   {}\n", gateway.adopted));
+        let _ = writeln!(text, "  adopted runs   {}", gateway.adopted);
     }
     if let Some(token) = token {
-        text.push_str(&format!(
-            "\nNobody can log in yet. The first person enrols with a one-time token, until {}:\n",
-            token.expires
-        ));
+        let (until, path) = (token.expires, file.display());
+        let _ =
+            writeln!(text, "\nNobody can log in yet. The first person enrols with a one-time token, until {until}:");
         if terminal {
-            text.push_str(&format!("  {}\n", token.token));
+            let _ = writeln!(text, "  {}", token.token);
         }
-        text.push_str(&format!(
-            "It is in {} (readable by you alone). In another terminal:\n  countersign enrol person --server {url} --token-file {} --id YOUR-NAME\n",
-            file.display(),
-            file.display(),
-        ));
+        let _ = writeln!(
+            text,
+            "It is in {path} (readable by you alone). In another terminal:\n  \
+             countersign enrol person --server {url} --token-file {path} --id YOUR-NAME"
+        );
     }
     if gateway.runner.as_ref().is_some_and(|runner| runner.level() == Level::L0) {
         text.push_str("\nThis machine can sandbox nothing, so no run is taken: see `countersign doctor`.\n");
