@@ -414,6 +414,9 @@ impl Engine {
     ) -> Result<(Proposal, Vec<(ActionId, PreparedRun)>), EngineError> {
         let Deciding { org, snapshot, who, gate, opened, .. } = *work;
         let kind = request.kind;
+        if kind == DecisionKind::Override && request.delta.is_empty() {
+            return Err(countersign_gateway_flow::Illegal::OverrideWithoutDelta.into());
+        }
         let chosen: Vec<&OpenItem> = match kind {
             DecisionKind::Reject => Vec::new(),
             _ if request.items.is_empty() && request.delta.is_empty() => gate.live_items().collect(),

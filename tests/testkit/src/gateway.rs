@@ -52,9 +52,8 @@ pub struct Answer {
 impl Answer {
     /// The body as JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.bytes).unwrap_or_else(|_| {
-            panic!("status {} without JSON: {}", self.status, String::from_utf8_lossy(&self.bytes))
-        })
+        serde_json::from_slice(&self.bytes)
+            .unwrap_or_else(|_| panic!("status {} without JSON: {}", self.status, String::from_utf8_lossy(&self.bytes)))
     }
 
     /// The problem's code, or nothing.
@@ -190,7 +189,14 @@ impl Gateway {
     }
 
     /// Sends a request as it is.
-    pub fn send(&self, method: &str, path: &str, token: &str, headers: &[(&str, &str)], body: Option<Vec<u8>>) -> Answer {
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        token: &str,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Answer {
         let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
         let mut request = self.client.request(method, self.url(path));
         if !token.is_empty() {
@@ -313,6 +319,19 @@ impl Gateway {
         }
     }
 
+    /// Every entry of the log.
+    pub fn entries(&self, token: &str) -> Vec<Value> {
+        let mut entries = Vec::new();
+        loop {
+            let path = format!("/api/v1/audit/entries?limit=200&after={}", entries.len());
+            let page = self.get(&path, token).expect_status(200).json();
+            entries.extend(page["items"].as_array().expect("a page has items").iter().cloned());
+            if page["next"].is_null() {
+                return entries;
+            }
+        }
+    }
+
     /// The evidence pack of the log, in a file beside the data folder.
     pub fn pack(&self, token: &str) -> PathBuf {
         let answer = self.get("/api/v1/audit/pack?disclose=true", token).expect_status(200);
@@ -347,6 +366,8 @@ impl Drop for Gateway {
 }
 
 fn client() -> reqwest::blocking::Client {
+    // Refused where another test of this process installed it before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::blocking::Client::builder().timeout(PATIENCE).build().expect("a client")
 }
 
@@ -361,7 +382,9 @@ fn find(folder: &Path, part: &str) -> Option<PathBuf> {
     let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).ok()?.filter_map(|e| Some(e.ok()?.path())).collect();
     entries.sort();
     let named = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().contains(part));
-    entries.iter().find(|p| p.is_file() && named(p)).cloned().or_else(|| {
-        entries.iter().filter(|p| p.is_dir()).find_map(|p| find(p, part))
-    })
+    entries
+        .iter()
+        .find(|p| p.is_file() && named(p))
+        .cloned()
+        .or_else(|| entries.iter().filter(|p| p.is_dir()).find_map(|p| find(p, part)))
 }

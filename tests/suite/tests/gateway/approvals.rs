@@ -46,7 +46,8 @@ fn a_decision_counts_only_for_what_was_shown_and_from_a_person_who_says_why() {
     let it = waiting(&json!({ "branch": "main", "message": "fix" }));
     let shown = it.view()["shown_digest"].clone();
     let other = "00".repeat(32);
-    let approve = |shown: &Value, why: &str| json!({ "decision": "APPROVE", "justification": why, "shown_digest": shown });
+    let approve =
+        |shown: &Value, why: &str| json!({ "decision": "APPROVE", "justification": why, "shown_digest": shown });
     for (what, token, body, code) in [
         ("another view", &it.decider, approve(&json!(other), "fine"), "view-stale"),
         ("a blank justification", &it.decider, approve(&shown, " \u{200b}\n"), "justification-blank"),
@@ -86,7 +87,7 @@ fn a_rejection_ends_the_instance() {
 fn an_override_permits_the_changed_input_only() {
     let it = waiting(&json!({ "branch": "main", "message": "fix" }));
     let view = it.view();
-    let item = view["items"][0]["item"].as_str().unwrap();
+    let item = view["gate"]["items"][0]["item"].as_str().unwrap();
     let body = |pointer: &str| {
         json!({
             "decision": "OVERRIDE", "justification": "not to main", "shown_digest": view["shown_digest"],

@@ -9,7 +9,8 @@ fn a_run_outlives_a_killed_gateway_is_adopted_and_its_outcome_is_committed_once(
     let (dana, _) = gateway.enrol();
     let agent = gateway.agent(&dana, "fixer");
     gateway.workflow(&dana, "repair");
-    let files = json!({ "files": [{ "path": "test.sh", "text": "echo begun; sleep 4; echo over >> count; wc -l count\n" }] });
+    let files =
+        json!({ "files": [{ "path": "test.sh", "text": "echo begun; sleep 4; echo over >> count; wc -l count\n" }] });
     let tree = gateway.post("/api/v1/workspaces", &dana, &files).expect_status(201).json();
     let body = json!({ "workflow": "repair", "agent": "fixer", "workspace": tree["workspace"] });
     let instance = gateway.post("/api/v1/instances", &dana, &body).expect_status(201).json();
@@ -26,8 +27,8 @@ fn a_run_outlives_a_killed_gateway_is_adopted_and_its_outcome_is_committed_once(
     assert_eq!(ended["outcome"], "succeeded", "{ended}");
     let log = gateway.get(&format!("/api/v1/runs/{run}/logs"), &agent).expect_status(200).json().to_string();
     assert!(log.contains("begun") && log.contains("1 count"), "carried out once: {log}");
-    let entries = gateway.get("/api/v1/audit/entries?limit=500", &dana).expect_status(200).json();
-    let kinds: Vec<&str> = entries["items"].as_array().unwrap().iter().filter_map(|e| e["kind"].as_str()).collect();
+    let entries = gateway.entries(&dana);
+    let kinds: Vec<&str> = entries.iter().filter_map(|e| e["kind"].as_str()).collect();
     assert_eq!(kinds.iter().filter(|k| **k == "outcome").count(), 1);
     assert_eq!(kinds.iter().filter(|k| **k == "start").count(), 1);
     assert_eq!(kinds.iter().filter(|k| **k == "boot").count(), 2, "each boot introduces itself");

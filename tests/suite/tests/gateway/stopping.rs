@@ -13,7 +13,7 @@ fn stopping_cannot_be_vetoed_and_a_freeze_holds_work_until_a_person_lifts_it() {
 
     gateway.post("/api/v1/freezes", &dana, &json!({})).expect_status(200);
     let held = gateway.propose(&agent, &instance, "repo.read", &json!({ "path": "a" }));
-    assert_eq!((held.status, held.code().as_str()), (403, "frozen"), "{}", String::from_utf8_lossy(&held.bytes));
+    assert_eq!((held.status, held.code().as_str()), (409, "frozen"), "{}", String::from_utf8_lossy(&held.bytes));
     let path = format!("/api/v1/instances/{instance}/terminate");
     let stopped = gateway.post(&path, &agent, &json!({})).expect_status(200).json();
     assert_eq!(stopped["state"], "TERMINATED", "an agent may always stop its own work");

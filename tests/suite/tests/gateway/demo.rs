@@ -1,0 +1,61 @@
+//! The demo is the whole product once: it succeeds only if all of it held, and says what it saw.
+
+use std::process::Command;
+
+use countersign_tests_testkit::{Gateway, countersign, countersign_verify};
+use serde_json::Value;
+
+fn demo(folder: &std::path::Path) -> Value {
+    let output = Command::new(countersign())
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .args(["demo", "--yes", "--json", "--data-dir"])
+        .arg(folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn the_demo_shows_every_part_and_its_evidence_holds_for_somebody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("demo");
+    let summary = demo(&data);
+    assert_eq!(summary["verdict"], "VALID", "{summary}");
+    assert_eq!(summary["tampered_verdict"], "INVALID");
+    assert_eq!((summary["denied"].as_u64(), summary["approved"].as_u64()), (Some(1), Some(1)));
+    let states: Vec<&str> = summary["states"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(
+        states,
+        ["CREATED", "RUNNING", "WAITING_FOR_HUMAN", "APPROVED", "RESUMED", "RUNNING", "COMPLETED"],
+        "the states in order"
+    );
+    let pack = summary["pack"].as_str().unwrap();
+    let output = Command::new(countersign_verify())
+        .env_clear()
+        .args(["--json", "--key", summary["vkey"].as_str().unwrap(), pack])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["covered"][1], summary["entries"], "entries are the leaves of the pack");
+    assert_eq!(report["demo"], true);
+
+    let up = Command::new(countersign())
+        .env_clear()
+        .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(&data)
+        .output()
+        .unwrap();
+    assert!(!up.status.success(), "`up` refuses the folder of a demo");
+    assert!(String::from_utf8_lossy(&up.stderr).contains("demo"));
+    let gateway = Gateway::start();
+    let refused = Command::new(countersign())
+        .env_clear()
+        .args(["demo", "--yes", "--data-dir"])
+        .arg(gateway.data())
+        .output()
+        .unwrap();
+    assert!(!refused.status.success(), "`demo` refuses every other folder");
+}
