@@ -112,7 +112,8 @@ const ARROWS: [(&str, &[&str]); 17] = [
 ];
 
 /// Arrows that the table above does not have: types in the public face of an arrow's target, named where they live.
-const NAMED_THROUGH: [(&str, &str, &str); 9] = [
+const NAMED_THROUGH: [(&str, &str, &str); 10] = [
+    ("gateway/engine", "ledger/merkle", "the handles of `ledger/log` take tile paths and give hashes"),
     (
         "ledger/log",
         "ledger/merkle",
