@@ -2,7 +2,7 @@
 //!
 //! The real journal (SQLite in an empty folder), the real committer, the real state machine; two boots, both signature
 //! modes. Forged packs are `ledger/verify`'s own tests; packs of a whole gateway are in `gateway`.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -134,7 +134,7 @@ impl Gateway {
         let bytes = payload::seal(&Salt([n; 32]), b"because");
         let payload = Payload { digest: payload::digest(&bytes), bytes };
         let length = u32::try_from(payload.bytes.len()).unwrap();
-        let body = Settings { setting: name("log.public_read"), old: None, new: SettingValue::Flag(n % 2 == 0) };
+        let body = Settings { setting: name("log.public_read"), old: None, new: SettingValue::Flag(n.is_multiple_of(2)) };
         let mut draft = Draft::new(body, AGENT);
         draft.payloads = vec![PayloadRef { role: PayloadRole::Description, digest: payload.digest, length }];
         let stream = Stream { kind: StreamKind::Organization, id: ORG.into() };
