@@ -169,9 +169,15 @@ impl Client {
             request = request.header("content-type", "application/json").body(body);
         }
         let response = request.send().await.map_err(|error| {
-            let hint =
-                if error.is_connect() { ": is the gateway up there? start it with `countersign up`" } else { "" };
-            anyhow!("`{}` does not answer{hint} ({})", self.server, crate::words(&error))
+            let words = crate::words(&error);
+            let hint = if words.contains("certificate") {
+                ": its certificate is not trusted here; SSL_CERT_FILE names a file with certificates that are"
+            } else if error.is_connect() {
+                ": is the gateway up there? start it with `countersign up`"
+            } else {
+                ""
+            };
+            anyhow!("`{}` does not answer{hint} ({words})", self.server)
         })?;
         let status = response.status();
         let bytes = response.bytes().await.context("the answer was cut off; what was asked may have been done")?;

@@ -394,3 +394,155 @@ impl Workspaces for RunnerTrees {
         tokio::task::spawn_blocking(work).await.map_err(|e| WorkspaceError::Unavailable(Box::new(e)))?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use countersign_gateway_engine::EntryQuery;
+    use countersign_gateway_identity::{NewAgent, NewLogin, PrincipalChange, Secret, Subject};
+    use countersign_gateway_model::Scope;
+
+    use super::*;
+
+    const PASSWORD: &str = "correct horse battery staple 9";
+
+    fn config(folder: &std::path::Path) -> Config {
+        let mut config = Config::default();
+        config.data.dir = folder.join("data");
+        config.data.reserve_bytes = 1 << 20;
+        // Tests are no program that branches into stages.
+        config.runner.process = false;
+        config
+    }
+
+    async fn open(folder: &std::path::Path) -> Result<Gateway> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        Gateway::open(&config(folder), &Options { demo: false, address }).await
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    async fn enrol(gateway: &Gateway) -> Arc<Principal> {
+        let token = gateway.first_token().await.unwrap().unwrap();
+        let login =
+            NewLogin { id: name("ada"), display_name: "Ada".to_owned(), password: Secret::new(PASSWORD), person: None };
+        let secret = Secret::new(token.token);
+        gateway.identity.enrolments.enrol_person(&secret, login.clone(), gateway.engine.now()).await.unwrap();
+        let again = gateway.identity.enrolments.enrol_person(&secret, login, gateway.engine.now()).await;
+        assert_eq!(again.unwrap_err().code(), "enrolment-used");
+        login_as_ada(gateway).await
+    }
+
+    async fn login_as_ada(gateway: &Gateway) -> Arc<Principal> {
+        let now = gateway.engine.now();
+        let password = Secret::new(PASSWORD);
+        let grant = gateway.identity.tokens.login(gateway.org(), "ada", &password, "act", now).await.unwrap();
+        assert_eq!(grant.scopes, [Scope::Act]);
+        gateway.identity.authenticator.session_of_token(grant.token.expose(), now).await.unwrap().principal.clone()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_second_start_continues_the_same_log_with_the_same_people() {
+        let dir = tempfile::tempdir().unwrap();
+        let gateway = open(dir.path()).await.unwrap();
+        let (org, vkey) = (gateway.org(), gateway.root_vkey.clone());
+        assert!(gateway.folder.fresh);
+        let ada = enrol(&gateway).await;
+        assert!(gateway.first_token().await.unwrap().is_none(), "there is somebody now");
+        assert!(!gateway.folder.enrolment().exists());
+        let busy = open(dir.path()).await.unwrap_err();
+        assert!(busy.to_string().contains("in use by another process"), "{busy}");
+        let policy = gateway.engine.policy(&ada).unwrap();
+        assert_eq!((policy.version, policy.signed_by.as_str()), (1, "local"));
+        let size = gateway.engine.log_of(org).unwrap().checkpoint().checkpoint().size;
+        gateway.close().await.unwrap();
+
+        let gateway = open(dir.path()).await.unwrap();
+        assert_eq!((gateway.org(), &gateway.root_vkey), (org, &vkey));
+        assert!(!gateway.folder.fresh);
+        let after = gateway.engine.log_of(org).unwrap().checkpoint().checkpoint().size;
+        assert_eq!(after, size + 1, "one boot entry and nothing else");
+        let again = login_as_ada(&gateway).await;
+        assert_eq!(again.pseudonym, ada.pseudonym);
+        assert_eq!(gateway.engine.policy(&again).unwrap().digests, policy.digests);
+        gateway.close().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_change_of_an_account_is_one_entry_that_survives() {
+        let dir = tempfile::tempdir().unwrap();
+        let gateway = open(dir.path()).await.unwrap();
+        let ada = enrol(&gateway).await;
+        let (org, now, by) = (gateway.org(), gateway.engine.now(), Subject::person(name("ada")));
+        let agent = NewAgent {
+            id: name("fixer"),
+            display_name: "Fixer".to_owned(),
+            owner: name("ada"),
+            teams: vec![name("core")],
+            autonomy: 2,
+            scopes: vec![name("repo:read")],
+        };
+        let directory = &gateway.identity.directory;
+        directory.create_agent(org, agent.clone(), by.clone(), now).await.unwrap();
+        let twice = directory.create_agent(org, agent, by.clone(), now).await.unwrap_err();
+        assert_eq!(twice.code(), "account-exists");
+        directory.create_service_account(org, Subject::agent(name("fixer")), by, None, now).await.unwrap();
+        let change = PrincipalChange { disabled: Some(true), ..PrincipalChange::default() };
+        directory.change_agent(org, &name("fixer"), change).await.unwrap();
+
+        let query = EntryQuery { instance: None, from: 0, limit: 200 };
+        let entries = gateway.engine.entries(&ada, query).await.unwrap().items;
+        let changes: Vec<(String, bool)> = entries
+            .iter()
+            .filter(|entry| entry.kind == "principal")
+            .map(|entry| (entry.body.to_string(), entry.actor_name.as_deref() == Some("system")))
+            .collect();
+        // Enrolment issued, person, agent, credential, agent blocked: nothing for the one that was refused.
+        assert_eq!(changes.len(), 5, "{changes:?}");
+        for ((body, _), word) in changes.iter().zip(["issued", "created", "created", "issued", "deactivated"]) {
+            assert!(body.to_lowercase().contains(word), "{word}: {body}");
+        }
+        gateway.close().await.unwrap();
+
+        let gateway = open(dir.path()).await.unwrap();
+        let agent = gateway.identity.directory.agent(org, &name("fixer")).await.unwrap().unwrap();
+        assert_eq!((agent.autonomy, agent.disabled), (2, true));
+        gateway.close().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn policies_of_the_past_are_built_again_from_the_ledger_alone() {
+        use countersign_policy_store::default_draft;
+
+        let dir = tempfile::tempdir().unwrap();
+        let gateway = open(dir.path()).await.unwrap();
+        let ada = enrol(&gateway).await;
+        let first = gateway.engine.policy(&ada).unwrap().digests;
+        let mut files: std::collections::BTreeMap<String, String> =
+            default_draft().unwrap().files.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect();
+        let policies = files.get_mut("policies.cedar").unwrap();
+        policies.push_str("\n// A word more.\n");
+        let format = crate::policies::DraftFiles::FORMAT.to_owned();
+        let bytes = serde_json::to_vec(&crate::policies::DraftFiles { format, files }).unwrap();
+        let confirmed = {
+            let candidate = gateway.engine.check_policy(&ada, bytes.clone()).await.unwrap();
+            candidate.diff_digest
+        };
+        let unconfirmed = gateway.engine.activate_policy(Arc::clone(&ada), bytes.clone(), None).await.err().unwrap();
+        assert_eq!(unconfirmed.code(), "diff-unconfirmed");
+        let (candidate, _) = gateway.engine.activate_policy(Arc::clone(&ada), bytes, Some(confirmed)).await.unwrap();
+        assert_eq!(candidate.version, 2);
+        gateway.close().await.unwrap();
+
+        let gateway = open(dir.path()).await.unwrap();
+        let ada = login_as_ada(&gateway).await;
+        let now = gateway.engine.policy(&ada).unwrap();
+        assert_eq!((now.version, now.digests.bundle), (2, candidate.digest));
+        let policies = Arc::clone(gateway.engine.policies());
+        let org = gateway.org();
+        let past = tokio::task::spawn_blocking(move || policies.past(org, &first)).await.unwrap().unwrap();
+        assert_eq!(past.digests(), first);
+        gateway.close().await.unwrap();
+    }
+}

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{Global, out};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::gateway::{Gateway, Options, level};
+use crate::gateway::{Gateway, Options, level, reachable};
 use crate::serve::{self, Transport};
 
 /// Serves a gateway from a data folder: the first start makes keys, ledger, default policy and a one-time token; later
@@ -73,7 +73,7 @@ pub(crate) async fn up(args: Up, global: &Global) -> Result<()> {
     let mut server = tokio::spawn(serve::serve(listener, transport, (*handle).clone(), gateway.router()));
     let token = gateway.first_token().await?;
     gateway.set(Phase::Ready);
-    greet(&gateway, &format!("{scheme}://{address}"), token, global)?;
+    greet(&gateway, &format!("{scheme}://{}", reachable(address)), token, global)?;
 
     let ended = tokio::select! {
         reason = serve::asked_to_end() => Ok(reason?),
