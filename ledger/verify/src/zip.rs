@@ -45,7 +45,7 @@ pub(crate) fn write(parts: &[Part<'_>]) -> Result<Vec<u8>, VerifyError> {
     Ok(out)
 }
 
-/// Reads the parts of a file that [`write`] would have written, borrowing from it.
+/// Reads the parts of a file that [`write()`] would have written, borrowing from it.
 pub(crate) fn read(file: &[u8]) -> Result<Vec<Part<'_>>, VerifyError> {
     if u64::try_from(file.len()).unwrap_or(u64::MAX) > MAX_PACK {
         return Err(OVER_SIZE);
