@@ -134,7 +134,8 @@ impl Gateway {
         let bytes = payload::seal(&Salt([n; 32]), b"because");
         let payload = Payload { digest: payload::digest(&bytes), bytes };
         let length = u32::try_from(payload.bytes.len()).unwrap();
-        let body = Settings { setting: name("log.public_read"), old: None, new: SettingValue::Flag(n.is_multiple_of(2)) };
+        let body =
+            Settings { setting: name("log.public_read"), old: None, new: SettingValue::Flag(n.is_multiple_of(2)) };
         let mut draft = Draft::new(body, AGENT);
         draft.payloads = vec![PayloadRef { role: PayloadRole::Description, digest: payload.digest, length }];
         let stream = Stream { kind: StreamKind::Organization, id: ORG.into() };

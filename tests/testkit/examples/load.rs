@@ -5,6 +5,13 @@
 //! stall is charged to everyone who waited. Every request carries a fresh idempotency key. Prints one JSON object.
 
 #![expect(clippy::disallowed_methods, reason = "a load generator measures time; it is no part of the product")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    reason = "figures of a run of some seconds, and a buffer whose bounds are checked where it is filled"
+)]
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Longest wait for a gateway to answer, or for a state to be reached.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The program under test: built before any test runs, beside the test's own executable.
 pub fn countersign() -> PathBuf {
@@ -69,6 +69,7 @@ impl Answer {
 
     /// Panics unless the status is `expected`; gives the answer back.
     #[track_caller]
+    #[expect(clippy::return_self_not_must_use, reason = "asserted alone as often as chained")]
     pub fn expect_status(self, expected: u16) -> Self {
         assert_eq!(self.status, expected, "{}", String::from_utf8_lossy(&self.bytes));
         self

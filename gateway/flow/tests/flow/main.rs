@@ -2,6 +2,14 @@
 //!
 //! `world` drives an instance the way the engine does: decide, seal, apply. Read next: `table`.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(
+    clippy::doc_markdown,
+    clippy::items_after_statements,
+    clippy::match_same_arms,
+    clippy::needless_for_each,
+    clippy::semicolon_if_nothing_returned,
+    reason = "tables of forgeries and edits read best as they stand"
+)]
 
 mod counting;
 mod exhaustive;

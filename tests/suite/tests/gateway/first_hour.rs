@@ -43,9 +43,10 @@ impl<'a> Person<'a> {
 /// Whatever holds the text of that key, however deep.
 fn seek(value: &Value, key: &str) -> String {
     match value {
-        Value::Object(map) => map.get(key).and_then(Value::as_str).map(str::to_owned).unwrap_or_else(|| {
-            map.values().map(|inner| seek(inner, key)).find(|found| !found.is_empty()).unwrap_or_default()
-        }),
+        Value::Object(map) => match map.get(key).and_then(Value::as_str) {
+            Some(text) => text.to_owned(),
+            None => map.values().map(|inner| seek(inner, key)).find(|found| !found.is_empty()).unwrap_or_default(),
+        },
         Value::Array(list) => list.iter().map(|inner| seek(inner, key)).find(|f| !f.is_empty()).unwrap_or_default(),
         _ => String::new(),
     }
