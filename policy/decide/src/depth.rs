@@ -7,13 +7,35 @@
 /// How many marks (`( [ { . | & ! + - * < > =`) and words `if` one policy may have: no expression nests deeper.
 pub const MAX_MARKS: usize = 2000;
 
+/// How many words `if` one policy may have: each one within another may double the time that validation takes.
+pub const MAX_IFS: usize = 12;
+
 /// Stack for walking a policy with [`MAX_MARKS`] marks, in bytes. Reserved while a snapshot is built, hardly touched.
 const ROOM: usize = 192 * 1024 * 1024;
 
 /// The byte offset at which the first policy with too many marks passes the bound.
 pub fn too_deep(text: &str) -> Option<usize> {
+    beyond(text, MAX_MARKS, |bytes, at| match bytes.get(at) {
+        Some(b'i') => bytes.get(at + 1) == Some(&b'f'),
+        Some(byte) => b"([{.|&!+-*<>=".contains(byte),
+        None => false,
+    })
+}
+
+/// The byte offset of the first `if` beyond [`MAX_IFS`] in one policy.
+pub fn too_many_ifs(text: &str) -> Option<usize> {
+    let part_of_word = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80);
+    beyond(text, MAX_IFS, |bytes, at| {
+        bytes.get(at..at + 2) == Some(b"if")
+            && !part_of_word(bytes.get(at + 2))
+            && !part_of_word(at.checked_sub(1).and_then(|before| bytes.get(before)))
+    })
+}
+
+/// The byte offset at which one policy has more than `most` of what `counts` finds outside strings and comments.
+fn beyond(text: &str, most: usize, counts: impl Fn(&[u8], usize) -> bool) -> Option<usize> {
     let bytes = text.as_bytes();
-    let (mut marks, mut at) = (0_usize, 0_usize);
+    let (mut found, mut at) = (0_usize, 0_usize);
     while let Some(byte) = bytes.get(at) {
         match byte {
             b'/' if bytes.get(at + 1) == Some(&b'/') => {
@@ -26,12 +48,11 @@ pub fn too_deep(text: &str) -> Option<usize> {
                     at += if *inner == b'\\' { 2 } else { 1 };
                 }
             }
-            b';' => marks = 0,
-            b'i' if bytes.get(at + 1) == Some(&b'f') => marks += 1,
-            b'(' | b'[' | b'{' | b'.' | b'|' | b'&' | b'!' | b'+' | b'-' | b'*' | b'<' | b'>' | b'=' => marks += 1,
+            b';' => found = 0,
+            _ if counts(bytes, at) => found += 1,
             _ => {}
         }
-        if marks > MAX_MARKS {
+        if found > most {
             return Some(at);
         }
         at += 1;
@@ -61,6 +82,20 @@ mod tests {
             (String::new(), false),
         ] {
             assert_eq!(too_deep(&text).is_some(), deep, "{}", text.get(..20).unwrap_or(&text));
+        }
+    }
+
+    #[test]
+    fn ifs_are_counted_as_words_per_policy_outside_strings_and_comments() {
+        let most = "if(".repeat(MAX_IFS);
+        for (text, at) in [
+            (most.clone(), None),
+            (format!("{most};{most}"), None),
+            (format!("{most} \"if\" // if\n iff notif if_ _if éif ifé"), None),
+            (format!("{most}\nif"), Some(most.len() + 1)),
+            (format!("{most};{most} if"), Some(2 * most.len() + 2)),
+        ] {
+            assert_eq!(too_many_ifs(&text), at, "{text}");
         }
     }
 }

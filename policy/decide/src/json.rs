@@ -188,11 +188,15 @@ impl Json {
     }
 
     /// The same value, from a `serde_json` value that was read elsewhere. Numbers outside a double become `null`;
-    /// numbers inside one keep their value, not their spelling.
+    /// integers beyond ±[`MAX_SAFE_INTEGER`] become strings, which keeps them exact; other numbers keep their value, not
+    /// their spelling.
     pub fn from_serde(value: &serde_json::Value) -> Self {
         match value {
             serde_json::Value::Null => Self::Null,
             serde_json::Value::Bool(b) => Self::Bool(*b),
+            serde_json::Value::Number(n) if n.is_u64() || n.is_i64() => {
+                n.as_i64().map_or_else(|| Self::Text(n.to_string()), Self::from)
+            }
             serde_json::Value::Number(n) => n.as_f64().filter(|n| n.is_finite()).map_or(Self::Null, Self::Number),
             serde_json::Value::String(s) => Self::Text(s.clone()),
             serde_json::Value::Array(items) => Self::Array(items.iter().map(Self::from_serde).collect()),
@@ -246,9 +250,20 @@ impl Digits {
         Some(Self { digits, exponent })
     }
 
-    /// The shortest digits that read back as `n` (without its sign).
+    /// The shortest digits that read back as `n` (without its sign); of several the nearest, of two those that end even.
     pub(crate) fn shortest(n: f64) -> Self {
-        Self::of(&format!("{:e}", n.abs())).unwrap_or(Self { digits: String::new(), exponent: 0 })
+        let n = n.abs();
+        let nothing = Self { digits: String::new(), exponent: 0 };
+        let shortest = Self::of(&format!("{n:e}")).unwrap_or(nothing);
+        // Where two are equally short and equally near, ECMAScript takes the even one, as rounding to that many digits
+        // does. With 15 digits or fewer there are never two.
+        let after_point = shortest.digits.len().saturating_sub(1);
+        if after_point < 15 {
+            return shortest;
+        }
+        let rounded = format!("{n:.after_point$e}");
+        let same = rounded.parse::<f64>().is_ok_and(|read| read.to_bits() == n.to_bits());
+        if same { Self::of(&rounded).unwrap_or(shortest) } else { shortest }
     }
 }
 
@@ -598,6 +613,57 @@ mod tests {
         let deep = format!("{}{}", "[".repeat(70), "]".repeat(70));
         assert_eq!(Json::parse(deep.as_bytes()), Err(JsonError::TooDeep { at: 65 }));
         assert!(Json::parse(&[0xff]).is_err());
+    }
+
+    #[test]
+    fn numbers_print_as_rfc_8785_prints_them() {
+        // Its appendix B, as far as a reader takes them, and powers of two, whose neighbours are not equally far.
+        for (bits, expected) in [
+            (0x0000_0000_0000_0000, "0"),
+            (0x8000_0000_0000_0000, "0"),
+            (0x0000_0000_0000_0001, "5e-324"),
+            (0x8000_0000_0000_0001, "-5e-324"),
+            (0x7fef_ffff_ffff_ffff, "1.7976931348623157e+308"),
+            (0x4340_0000_0000_0000, "9007199254740992"),
+            (0x4430_0000_0000_0000, "295147905179352830000"),
+            (0x44b5_2d02_c7e1_4af5, "9.999999999999997e+22"),
+            (0x44b5_2d02_c7e1_4af6, "1e+23"),
+            (0x44b5_2d02_c7e1_4af7, "1.0000000000000001e+23"),
+            (0x444b_1ae4_d6e2_ef4e, "999999999999999700000"),
+            (0x444b_1ae4_d6e2_ef4f, "999999999999999900000"),
+            (0x444b_1ae4_d6e2_ef50, "1e+21"),
+            (0x3eb0_c6f7_a0b5_ed8c, "9.999999999999997e-7"),
+            (0x3eb0_c6f7_a0b5_ed8d, "0.000001"),
+            (0x41b3_de43_5555_5553, "333333333.3333332"),
+            (0x41b3_de43_5555_5554, "333333333.33333325"),
+            (0x41b3_de43_5555_5555, "333333333.3333333"),
+            (0xbecb_f647_612f_3696, "-0.0000033333333333333333"),
+            (0x4314_3ff3_c1cb_0959, "1424953923781206.2"),
+            (0xc314_3ff3_c1cb_0959, "-1424953923781206.2"),
+            (0x3d30_0000_0000_0000, "5.684341886080802e-14"),
+        ] {
+            let mut out = String::new();
+            write_number(f64::from_bits(bits), &mut out);
+            assert_eq!(out, expected, "{bits:016x}");
+        }
+        assert_eq!(canon("1424953923781206.2"), "1424953923781206.2");
+        assert!(Json::parse(b"1424953923781206.3").is_err(), "another spelling of the same number");
+    }
+
+    #[test]
+    fn an_integer_that_a_double_would_round_is_kept_as_text() {
+        for (given, expected) in [
+            ("9007199254740991", "9007199254740991"),
+            ("-9007199254740991", "-9007199254740991"),
+            ("9007199254740993", "\"9007199254740993\""),
+            ("-9007199254740993", "\"-9007199254740993\""),
+            ("9223372036854775807", "\"9223372036854775807\""),
+            ("18446744073709551615", "\"18446744073709551615\""),
+            ("1e23", "1e+23"),
+        ] {
+            let value: serde_json::Value = serde_json::from_str(given).unwrap();
+            assert_eq!(String::from_utf8(Json::from_serde(&value).canonical()).unwrap(), expected, "{given}");
+        }
     }
 
     fn any_json() -> impl Strategy<Value = Json> {

@@ -196,6 +196,18 @@ pub enum SchemaError {
         /// Which.
         namespace: String,
     },
+    /// The additions declare an action. Actions are the program's: a question is never about another one.
+    #[error(
+        "schema additions `{file}` declare action `{action}` in namespace `{namespace}`; actions are the program's, remove it"
+    )]
+    Action {
+        /// The file.
+        file: String,
+        /// Its namespace.
+        namespace: String,
+        /// Which, the first in order.
+        action: String,
+    },
     /// Base and additions do not fit together.
     #[error("the schema is not consistent: {reason}")]
     Whole {
@@ -218,9 +230,28 @@ pub(crate) fn build(effective: &str, additions: &BTreeMap<String, String>) -> Re
                 return Err(SchemaError::Namespace { file: file.clone(), namespace: name });
             }
         }
+        if let Some((namespace, action)) = declared_action(&fragment).map_err(whole)? {
+            return Err(SchemaError::Action { file: file.clone(), namespace, action });
+        }
         fragments.push(fragment);
     }
     Schema::from_schema_fragments(fragments).map_err(|e| whole(report(&e)))
+}
+
+/// The first action that a fragment declares, with its namespace.
+fn declared_action(fragment: &SchemaFragment) -> Result<Option<(String, String)>, String> {
+    let json = fragment.clone().to_json_value().map_err(|e| report(&e))?;
+    let namespaces = json.as_object().ok_or("a schema is an object of namespaces")?;
+    Ok(namespaces.iter().find_map(|(namespace, parts)| {
+        let actions = parts.get("actions")?.as_object()?;
+        actions.keys().next().map(|action| (namespace.clone(), action.clone()))
+    }))
+}
+
+/// Whether a type is that of the program's actions.
+pub(crate) fn is_action_type(ty: &EntityType) -> bool {
+    static ACTION: LazyLock<EntityType> = LazyLock::new(|| named_type("Action"));
+    *ty == *ACTION
 }
 
 /// A Cedar error with the reasons behind it, on one line.
@@ -268,6 +299,13 @@ mod tests {
         assert!(matches!(add("namespace Countersign { entity Ticket; }"), Err(SchemaError::Namespace { .. })));
         assert!(matches!(add("entity Ticket;"), Err(SchemaError::Namespace { .. })));
         assert!(matches!(add("entity"), Err(SchemaError::Parse { .. })));
+        for actions in [
+            "namespace Mine { action approve; }",
+            "namespace Mine { entity T; action \"callTool:a.b\" appliesTo { principal: [T], resource: [T] }; }",
+            "namespace Mine { entity T; } namespace Mine::Below { action approve in [Countersign::Action::\"read\"]; }",
+        ] {
+            assert!(matches!(add(actions), Err(SchemaError::Action { .. })), "{actions}");
+        }
         let again = effective(&BTreeSet::new(), &BTreeSet::new(), &BTreeSet::new(), &BTreeMap::new());
         assert_eq!(text, again);
         assert!(text.contains("entity Role enum [\"none\"]"));

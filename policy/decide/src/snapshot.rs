@@ -150,6 +150,12 @@ pub enum BuildError {
         /// Where it passes the bound.
         place: Place,
     },
+    /// A policy with more conditions than can be validated in good time: each may double the work.
+    #[error("{place}: the policy has more than {max} `if`s; split it", max = crate::depth::MAX_IFS)]
+    TooManyIfs {
+        /// Where the first one beyond the bound stands.
+        place: Place,
+    },
     /// A template; bundles have static policies only.
     #[error("{file}: templates are not supported; write the policy with its principal and resource")]
     Template {
@@ -295,6 +301,9 @@ impl PolicySnapshot {
         for (file, text) in &parts.policies {
             if let Some(offset) = crate::depth::too_deep(text) {
                 return Err(BuildError::TooDeep { place: Place::at(file, text, &line_starts(text), offset) });
+            }
+            if let Some(offset) = crate::depth::too_many_ifs(text) {
+                return Err(BuildError::TooManyIfs { place: Place::at(file, text, &line_starts(text), offset) });
             }
         }
         crate::depth::with_room(|| Self::build_with_room(parts))
@@ -669,6 +678,10 @@ fn actions(schema: &Schema, policies: &[Arc<Prepared>]) -> HashMap<String, Actio
     let mut sets: HashMap<String, ActionSet> = HashMap::new();
     for action in schema.actions() {
         let uid: &EntityUID = action.as_ref();
+        // The map knows ids alone: an action of another namespace must not stand in for the program's.
+        if !schema::is_action_type(uid.entity_type()) {
+            continue;
+        }
         let own = arc(uid);
         let ancestors = own.as_ref().map(|e| e.ancestors().filter_map(&arc).collect::<Vec<_>>()).unwrap_or_default();
         let entities: Vec<Arc<CedarEntity>> = own.into_iter().chain(ancestors).collect();
@@ -764,5 +777,30 @@ impl Scope {
             ActionConstraint::In(uids) => (Some(uids.into_iter().map(EntityUID::from).collect()), true),
         };
         Self { principal, resource, actions, below }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use cedar_policy::SchemaFragment;
+
+    use super::*;
+
+    #[test]
+    fn an_action_of_another_namespace_never_stands_in_for_the_programs() {
+        let fragment = |text: &str| SchemaFragment::from_cedarschema_str(text).unwrap().0;
+        let mine = "namespace Mine { entity T; action approve appliesTo { principal: [T], resource: [T] }; }";
+        for additions in ["namespace Mine { entity T; }", mine] {
+            let schema = Schema::from_schema_fragments([fragment(schema::BASE), fragment(additions)]).unwrap();
+            let mut loading = Loading { prepared: Vec::new(), set: PolicySet::new(), places: HashMap::new() };
+            loading.load("kernel", KERNEL, true, &BTreeSet::new()).unwrap();
+            let sets = actions(&schema, &loading.prepared);
+            let approve = sets.get("approve").unwrap();
+            assert_eq!(approve.uid.to_string(), "Countersign::Action::\"approve\"", "{additions}");
+            let forbids = approve.buckets.get(&(EntityKind::Agent, EntityKind::Item)).map_or(0, |b| b.everyone.len());
+            assert!(forbids > 0, "the kernel holds under {additions}");
+        }
     }
 }

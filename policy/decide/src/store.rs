@@ -206,7 +206,8 @@ pub struct Slice {
 
 impl Slice {
     /// The entity versions it holds, whose blobs are stored with the entry. Tools, tool servers, SYSTEM and the
-    /// organization are not among them: they follow from the snapshot.
+    /// organization are not among them: they follow from the snapshot. Nor is one whose ancestors are not known to the
+    /// end: replayed without it, the question is denied as it was.
     pub fn members(&self) -> &[Arc<EntityVersion>] {
         &self.members
     }
@@ -310,7 +311,9 @@ impl<F: Fn(&EntityRef) -> Option<(Arc<EntityVersion>, Option<EntityRef>)>> Build
             return None;
         };
         if let Some(ancestor) = unresolved {
+            // It is no member: its blob does not tell that its ancestors are open, and whoever replays must deny too.
             self.problems.push(SliceProblem::Unresolved { entity: entity.clone(), ancestor });
+            return None;
         }
         self.out.push(Arc::clone(&version.cedar));
         self.members.push(Arc::clone(&version));

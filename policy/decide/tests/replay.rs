@@ -6,7 +6,7 @@ mod world;
 
 use std::sync::Arc;
 
-use countersign_gateway_model::{Assurance, OrgId, State};
+use countersign_gateway_model::{Assurance, Decision, OrgId, State};
 use countersign_policy_decide::{EntityVersion, Question, Record, ReplayError, decide, replay};
 use proptest::prelude::*;
 use world::{NOW, PERMIT, agent, call, entity, gate, instance, name, org, parts, read, snapshot, world};
@@ -85,6 +85,22 @@ fn a_replay_that_lacks_bytes_says_so_and_never_allows() {
         matches!(replay(&other, &question.canonical(), &[]), Err(ReplayError::Question(_))),
         "another tool version"
     );
+}
+
+#[test]
+fn what_was_denied_for_an_unknown_ancestor_is_denied_from_its_bytes_too() {
+    let s = snapshot(PERMIT);
+    let question = read(&s);
+    for gone in ["Team::inner", "Team::middle", "Team::outer"] {
+        let store = world();
+        store.forget(&entity(gone));
+        let slice = store.slice(&s, &question);
+        let answer = decide(&s, &slice, &question);
+        let blobs: Vec<&[u8]> = slice.members().iter().map(|m| &**m.blob()).collect();
+        let again = replay(&s, &question.canonical(), &blobs).unwrap();
+        assert_eq!(answer.decision(), Decision::Deny, "{gone}");
+        assert_eq!((&again.verdict, &again.determining), (&answer.verdict, &answer.determining), "{gone}");
+    }
 }
 
 #[test]

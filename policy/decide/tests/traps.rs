@@ -239,12 +239,46 @@ fn a_policy_too_deep_to_be_walked_is_refused_and_does_not_take_the_process_down(
             let result = build(&format!("{head} when {{ {condition} }};"));
             let known = matches!(
                 result,
-                Ok(_) | Err(BuildError::TooDeep { .. } | BuildError::Parse { .. } | BuildError::Invalid { .. })
+                Ok(_)
+                    | Err(BuildError::TooDeep { .. }
+                        | BuildError::TooManyIfs { .. }
+                        | BuildError::Parse { .. }
+                        | BuildError::Invalid { .. })
             );
             assert!(known, "{n}");
             assert_eq!(n > 2000, matches!(result, Err(BuildError::TooDeep { .. })), "{n}");
         }
     }
+}
+
+#[test]
+fn a_policy_that_would_stall_validation_is_refused_and_says_where() {
+    let head =
+        r#"@id("x") permit (principal is Countersign::Agent, action in Countersign::Action::"callTool", resource)"#;
+    let nested = |n: usize| {
+        let condition =
+            format!("{}context.delegated{}", "if true then ".repeat(n), " else context.delegated".repeat(n));
+        build(&format!("{PERMIT}\n{head}\nwhen {{ {condition} }};"))
+    };
+    for n in [13, 40] {
+        let error = nested(n).unwrap_err();
+        assert!(matches!(error, BuildError::TooManyIfs { .. }), "{n}: {error}");
+        assert_eq!(error.to_string(), "test.cedar:4:164: the policy has more than 12 `if`s; split it");
+    }
+    assert!(!matches!(nested(12), Err(BuildError::TooManyIfs { .. })));
+}
+
+#[test]
+fn schema_additions_that_declare_actions_do_not_load() {
+    let with = |additions: &str| {
+        let mut parts = world::parts(PERMIT);
+        parts.schema.insert("mine.cedarschema".to_owned(), additions.to_owned());
+        PolicySnapshot::build(parts)
+    };
+    assert!(with("namespace Mine { entity Ticket; }").is_ok());
+    let mine = "namespace Mine { entity T; action approve appliesTo { principal: [T], resource: [T] }; }";
+    let error = with(mine).unwrap_err().to_string();
+    assert!(error.contains("`mine.cedarschema` declare action `approve` in namespace `Mine`"), "{error}");
 }
 
 // ---- 5 --------------------------------------------------------------------------------------------------------------
