@@ -1,7 +1,7 @@
 //! Policy: a question, the entities it needs and a policy snapshot in; a verdict out. Pure, total, synchronous.
 //!
 //! Way in: [`PolicySnapshot::build`] once per activation; [`EntityStore::put`] when facts change; then, per question,
-//! [`EntityStore::slice`] and [`decide`]. [`replay`] computes a stored verdict again from its bytes.
+//! [`EntityStore::slice`] and [`decide()`]. [`replay`] computes a stored verdict again from its bytes.
 //! Absent: files, signatures and activation (`policy/bundle`, `policy/store`), votes and states (`gateway/flow`),
 //! clocks, IO. Read next: `snapshot`, `store`, `decide`.
 
