@@ -37,6 +37,9 @@ use crate::own::Beside;
 use crate::runs::PreparedRun;
 use crate::{Engine, Snapshot};
 
+/// Most actions of one batch.
+const MAX_BATCH: usize = 16;
+
 /// Longest output of an agent's report, as JSON.
 const MAX_OUTPUT: usize = 64 * 1024;
 
@@ -127,8 +130,10 @@ impl Engine {
         let snapshot = self.snapshot(org.id);
         let now = self.now();
         let fold = held.fold()?;
-        if !fold.is_insider(who.pseudonym) {
-            self.visible(&org, who, fold)?;
+        self.visible(&org, who, fold)?;
+        self.acts(who, &held)?;
+        if !(1..=MAX_BATCH).contains(&requests.len()) {
+            return Err(countersign_gateway_flow::Illegal::BatchSize(requests.len()).into());
         }
         if let Some(gate) = fold.gate() {
             return Err(EngineError::Waiting(gate.gate));
@@ -503,7 +508,7 @@ impl Engine {
         Ok((reply, Some(appended)))
     }
 
-    /// Only the principal that acts in an instance may begin and report in it.
+    /// Only the principal that acts in an instance may propose, begin and report in it.
     pub(crate) fn acts(&self, who: &Principal, held: &Held) -> Result<(), EngineError> {
         let created = held.fold()?.created();
         if created.acting == who.pseudonym { Ok(()) } else { Err(EngineError::NotFound("action")) }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use countersign_gateway_model::{InstanceId, LogId, OrgId, Principal, StreamId, Verdict};
+use countersign_gateway_model::{ActionId, InstanceId, LogId, OrgId, Principal, StreamId, Verdict};
 use countersign_ledger_entry::body::Body;
 use countersign_ledger_entry::{Entry, PayloadRole, Receipt, Stream, StreamKind, VerifiedCheckpoint, note};
 use countersign_ledger_log::{KeyRing, LogHandle, StoredEntry};
@@ -114,6 +114,27 @@ impl Engine {
             org.log.stream_entries(instance_stream(instance), sequence, 1).await.map_err(EngineError::ledger)?;
         let index = stored.first().map(|s| s.index).ok_or(EngineError::NotFound("entry"))?;
         self.receipt_at(org, index).await
+    }
+
+    /// Proof of the refusal of an action that belongs to no instance.
+    pub(crate) async fn receipt_of_refusal(&self, org: &Org, action: ActionId) -> Result<Receipt, EngineError> {
+        const PAGE: u64 = 256;
+        let stream = org.own_stream();
+        let mut before = org.log.head(stream).await?.map_or(0, |head| head.next_sequence);
+        while before > 0 {
+            let from = before.saturating_sub(PAGE);
+            let count = usize::try_from(before - from).unwrap_or(usize::MAX);
+            let page = org.log.stream_entries(stream, from, count).await.map_err(EngineError::ledger)?;
+            for stored in page {
+                if let Body::Refusal(refusal) = &Entry::parse(&stored.leaf)?.header.body
+                    && refusal.action == Some(action)
+                {
+                    return self.receipt_at(org, stored.index).await;
+                }
+            }
+            before = from;
+        }
+        Err(EngineError::NotFound("entry"))
     }
 
     /// Inclusion proof of an entry in the tree of `size` entries.

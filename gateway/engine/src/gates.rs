@@ -10,14 +10,14 @@ use serde_json::{Value, json};
 
 use countersign_gateway_flow::{
     Asked, Ballot, BallotItem, Change, Current, Decide, GateTerms, Grant, ItemTerms, Now, OpenGate, OpenItem, Proposal,
-    Reasked, Reply, SystemReject, decide, gate as counting,
+    Reasked, Reply, SystemReject, UNNAMED_PERSON, decide, gate as counting,
 };
 use countersign_gateway_model::{
     ActionId, Assurance, Digest, Duration, GateId, InstanceId, ItemId, Name, Principal, PrincipalKind, Pseudonym,
     Scope, State, Timestamp,
 };
 use countersign_ledger_entry::body::{
-    AuthorityMode, Created, DecisionKind, GateSubject, OnTimeout, QuestionKind, RuleForm,
+    AuthorityMode, Created, DecisionKind, Effect, GateSubject, OnTimeout, QuestionKind, RuleForm,
 };
 use countersign_ledger_entry::payload::{self, Salt};
 use countersign_ledger_entry::{Entry, PayloadRole};
@@ -30,7 +30,7 @@ use crate::actions::result_of;
 use crate::api::{ActionAnswer, DecisionAnswer, DecisionRequest, GateDetail, Idempotency, RuleProgress};
 use crate::asking::{Answered, StoredEvidence, actor_of, ask, question, with_satisfied};
 use crate::error::EngineError;
-use crate::instances::{Held, four_eyes, instance_name, last_receipt};
+use crate::instances::{Held, four_eyes, instance_name, last_receipt, refusal_record, refused, refused_before};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::own::Beside;
@@ -178,17 +178,24 @@ impl Engine {
                 let bytes = stored.action.get().as_bytes();
                 (payload::salted(payload::ACTION, salt, bytes) == *digest).then_some(stored)
             });
-            found.map(|stored| OpenedItem::read(&stored, snapshot)).transpose()
+            // What the catalogue in force cannot read any more can be rejected, and not approved: see `stale`.
+            found.and_then(|stored| match OpenedItem::read(&stored, snapshot) {
+                Ok(read) => Some(read),
+                Err(error) => {
+                    tracing::warn!(%error, gate = %gate.gate, "a stored question cannot be asked under this policy");
+                    None
+                }
+            })
         };
         let mut items = BTreeMap::new();
         for item in &gate.items {
-            if let Some(found) = find(&item.digest)? {
+            if let Some(found) = find(&item.digest) {
                 items.insert(item.item, found);
             }
         }
         let mut cleared = BTreeMap::new();
         for action in &gate.cleared {
-            if let Some(found) = find(&action.digest)? {
+            if let Some(found) = find(&action.digest) {
                 cleared.insert(action.action, found);
             }
         }
@@ -217,7 +224,16 @@ impl Engine {
             }
             None => (format!("Gate {id} is closed.\n"), Digest([0; 32])),
         };
-        Ok(GateDetail { gate: self.gate_record(&org, id, row), view, shown_digest })
+        let mut gate = self.gate_record(&org, id, row);
+        if who.kind != PrincipalKind::Person {
+            // An agent learns that it waits, and not what would let it through.
+            for item in &mut gate.items {
+                item.rules.clear();
+            }
+            let view = "The approval view is shown to people only.\n".to_owned();
+            return Ok(GateDetail { gate, view, shown_digest: Digest([0; 32]) });
+        }
+        Ok(GateDetail { gate, view, shown_digest })
     }
 
     /// Tells policy what there is to know of a gate and its items now.
@@ -327,6 +343,10 @@ impl Engine {
         }
         let stream = instance_stream(row.instance);
         if let Some(answer) = self.replayed(&org, stream, who, key.as_ref()).await? {
+            if answer.get("refused").is_some() {
+                let receipt = self.receipt_of_last(&org, row.instance, held.fold()?.sequence()).await?;
+                return Err(refused_before(&answer, receipt)?);
+            }
             return self.decided_before(&org, &held, &answer).await;
         }
         let snapshot = self.snapshot(org.id);
@@ -338,6 +358,7 @@ impl Engine {
         self.describe_gate(&org, &held, id, row.opened, row.expires)?;
         let work = Deciding { org: &org, snapshot: &snapshot, who, gate: &gate, opened: &opened, now };
         let mut beside = Beside { urgent: request.kind == DecisionKind::Reject, ..Beside::default() };
+        let changes_input = request.delta.values().any(Option::is_some);
         let weighed = self.decision_proposal(&work, &held, request, &mut beside);
         self.describe_instance(&org, &held.live)?;
         let (proposal, runs) = weighed?;
@@ -345,11 +366,24 @@ impl Engine {
         let decision = if let Proposal::Decide(decide) = &proposal { decide.decision } else { self.mint().decision() };
         let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
         let reply = decided.reply.clone();
-        let answer = json!({ "decision": decision });
+        if changes_input && matches!(reply, Reply::Counted { effect: Effect::Counted, .. }) {
+            // The next person would decide on a view that shows the old input.
+            return Err(EngineError::invalid(
+                "delta",
+                "an override that changes input must meet every rule by itself; reject, and have the change proposed",
+            ));
+        }
+        let mut answer = json!({ "decision": decision });
+        if let Reply::Refused(reason) = &reply {
+            answer = refusal_record(*reason, "refused by policy");
+        }
         let stored = serde_json::to_vec(&answer).map_err(EngineError::damaged)?;
         beside.idempotency = key.as_ref().map(|k| crate::writing::idempotency(stream, who, k, stored));
         let appended = self.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
         let receipt = last_receipt(&appended)?;
+        if let Reply::Refused(reason) = reply {
+            return Err(refused(reason, "refused by policy".to_owned(), receipt));
+        }
         let fold = held.fold()?;
         let (effect, cancel) = effect_of(&reply);
         self.cancel_runs(&org, fold, &cancel);
@@ -414,6 +448,9 @@ impl Engine {
     ) -> Result<(Proposal, Vec<(ActionId, PreparedRun)>), EngineError> {
         let Deciding { org, snapshot, who, gate, opened, .. } = *work;
         let kind = request.kind;
+        if request.role.as_ref().is_some_and(|role| !who.roles.contains(role)) {
+            return Err(EngineError::invalid("role", "you do not hold this role: name one of yours, or none"));
+        }
         if kind == DecisionKind::Override && request.delta.is_empty() {
             return Err(countersign_gateway_flow::Illegal::OverrideWithoutDelta.into());
         }
@@ -436,6 +473,8 @@ impl Engine {
         // The questions themselves are asked for the state in which what they permit will be carried out.
         self.describe_instance_in(org, &held.live, State::Running)?;
         let role = request.role.clone().or_else(|| default_role(who, gate, snapshot));
+
+        let stale = gate.live_items().any(|item| !opened.items.contains_key(&item.item));
 
         // OVERRIDE: a new typed input, decided from the first round.
         let mut replaced: BTreeMap<ItemId, Replaced> = BTreeMap::new();
@@ -471,11 +510,13 @@ impl Engine {
         }
         let mut reasked = Vec::new();
         let mut asked_again = Vec::new();
-        if eligible && kind != DecisionKind::Reject {
+        let mut met = false;
+        if eligible && !stale && kind != DecisionKind::Reject {
             // Asked again and again while the current bundle names further rules; each round can only add some.
             for _ in 0..16 {
                 ballot.current = self.current_forms(snapshot, gate, &replaced, &reasked)?;
                 let tally = counting::tally(gate, &ballot, who.pseudonym)?;
+                met = tally.met;
                 let (again, ineligible) =
                     if tally.met { self.ask_counted(work, gate, &tally.counted) } else { (vec![], vec![]) };
                 asked_again = again;
@@ -497,7 +538,7 @@ impl Engine {
         }
         let mut runs = Vec::new();
         let mut grants = Vec::new();
-        if eligible && gate.subject == GateSubject::Actions && kind != DecisionKind::Reject {
+        if met && gate.subject == GateSubject::Actions {
             for item in gate.live_items() {
                 let input = match replaced.get(&item.item) {
                     Some(new) => Some(new.input.clone()),
@@ -548,7 +589,7 @@ impl Engine {
             delta,
             assurance: who.assurance,
             assertion: request.assertion,
-            stale: false,
+            stale,
             reasked,
             asked_again,
             grants,
@@ -644,24 +685,24 @@ impl Engine {
         let mut out = Vec::new();
         for item in &tally.items {
             let open = gate.item(item.item).ok_or(countersign_gateway_flow::Illegal::UnknownItem(item.item))?;
-            let (questions, action, overridden) = if let Some(new) = replaced.get(&item.item) {
-                (&new.questions, new.canonical.clone(), true)
+            let (questions, action, overridden, salt) = if let Some(new) = replaced.get(&item.item) {
+                (&new.questions, new.canonical.clone(), true, new.salt)
             } else {
                 let stored = opened
                     .items
                     .get(&item.item)
                     .ok_or_else(|| EngineError::damaged("the item's question was erased"))?;
                 let action = serde_json::to_vec(&stored.action).map_err(EngineError::damaged)?;
-                (&stored.questions, action, open.replaced)
+                (&stored.questions, action, open.replaced, self.mint().salt())
             };
             let asked = with_satisfied(questions, &item.satisfied, overridden, now);
-            out.push(Again { item: item.item, answered: ask(snapshot, &org.entities, asked), action });
+            out.push(Again { item: item.item, answered: ask(snapshot, &org.entities, asked), action, salt });
         }
         Ok(out)
     }
 
     fn keep(&self, again: &Again, beside: &mut Beside) -> Reasked {
-        let (reference, _) = beside.add(again.answered.evidence(&self.mint().salt(), &again.action));
+        let (reference, _) = beside.add(again.answered.evidence(&again.salt, &again.action));
         Reasked { item: again.item, asked: again.answered.asked(Some(reference)) }
     }
 
@@ -742,13 +783,16 @@ impl Engine {
         let answered = ask(snapshot, &org.entities, questions.clone());
         let mut action = stored.action.clone();
         if let Some(map) = action.as_object_mut() {
-            map.insert("input".to_owned(), value);
+            // The typed form, as policy saw it and as it will be carried out.
+            let typed = serde_json::from_slice(typed.canonical()).map_err(EngineError::damaged)?;
+            map.insert("input".to_owned(), typed);
             map.insert("overridden_by".to_owned(), json!(org.label(who.pseudonym)));
         }
         let canonical = serde_json::to_vec(&action).map_err(EngineError::damaged)?;
         let salt = self.mint().salt();
         Ok(Replaced {
             digest: payload::salted(payload::ACTION, &salt, &canonical),
+            salt,
             input: typed.canonical().to_vec(),
             canonical,
             questions,
@@ -843,6 +887,8 @@ struct Deciding<'a> {
 /// A changed input on its way.
 struct Replaced {
     digest: Digest,
+    /// Salt of the digest: the evidence under the same salt opens it.
+    salt: Salt,
     input: Vec<u8>,
     canonical: Vec<u8>,
     questions: Vec<Question>,
@@ -854,6 +900,7 @@ struct Again {
     item: ItemId,
     answered: Answered,
     action: Vec<u8>,
+    salt: Salt,
 }
 
 fn rules_of(again: &Again) -> Vec<Name> {
@@ -906,8 +953,8 @@ fn form_of(name: &Name, rule: &ApprovalRule) -> RuleForm {
 /// Whether this person's vote counts for a rule, as far as its authority goes.
 fn admits(snapshot: &Snapshot, rule: &Name, person: &Principal, role: Option<&Name>) -> bool {
     let Some(rule) = snapshot.rules().get(rule.as_str()) else {
-        // The bundle no longer has it: the pinned form counts by role.
-        return role.is_some();
+        // The bundle no longer has it: the pinned form counts by role, and the role must be held.
+        return role.is_some_and(|role| person.roles.contains(role));
     };
     rule.authority.admits(&person.roles, &[], &person.teams)
 }
@@ -938,10 +985,15 @@ fn involved(org: &Org, created: &Created, who: &Principal, rules: &[Name], snaps
     let any = |pick: fn(&countersign_policy_decide::rules::Exclude) -> bool| all || excludes.iter().any(pick);
     let mut out = BTreeSet::new();
     let mut add = |who: Option<Pseudonym>| {
-        if let Some(who) = who {
-            out.insert(org.person_of(who).unwrap_or(who));
-        }
+        let Some(who) = who else { return };
+        out.insert(match org.known(who) {
+            // Of an account nobody knows whose it is: it may be that of anyone else of whom this is not known.
+            Some(known) if known.kind == PrincipalKind::Person => known.person.unwrap_or(UNNAMED_PERSON),
+            _ => who,
+        });
     };
+    add(Some(who.pseudonym));
+    add(Some(created.acting));
     for delegator in &who.on_behalf_of {
         add(Some(delegator.pseudonym));
     }
@@ -1024,8 +1076,7 @@ fn remaining(snapshot: &Snapshot, gate: &OpenGate) -> Vec<RuleProgress> {
         .collect()
 }
 
-fn effect_of(reply: &Reply) -> (countersign_ledger_entry::body::Effect, Vec<countersign_gateway_model::PermitId>) {
-    use countersign_ledger_entry::body::Effect;
+fn effect_of(reply: &Reply) -> (Effect, Vec<countersign_gateway_model::PermitId>) {
     match reply {
         Reply::Counted { effect, .. } => (*effect, Vec::new()),
         Reply::HardDenied { cancel } => (Effect::HardDenied, cancel.clone()),

@@ -12,7 +12,7 @@ use countersign_gateway_flow::{
 use countersign_gateway_model::{
     ActionId, Digest, Duration, InstanceId, Name, Principal, PrincipalKind, Pseudonym, State, Timestamp,
 };
-use countersign_ledger_entry::body::{Body, Created};
+use countersign_ledger_entry::body::{Body, Created, RefusalReason};
 use countersign_ledger_entry::payload;
 use countersign_ledger_entry::{Entry, PayloadRole};
 use countersign_ledger_log::Appended;
@@ -27,6 +27,9 @@ use crate::mint::MintExt as _;
 use crate::org::{Cell, Live, Org, instance_stream};
 use crate::own::Beside;
 use crate::{Engine, Snapshot};
+
+/// Farthest deadline of an instance: ten years of 365 days.
+const LONGEST_DEADLINE_S: u64 = 10 * 365 * 86_400;
 
 /// Entries read at a time when a stream is folded.
 const PAGE: usize = 512;
@@ -193,11 +196,20 @@ impl Engine {
     ) -> Result<InstanceAnswer, EngineError> {
         let org = self.org(who.org)?;
         if let Some(replay) = self.replayed(&org, org.own_stream(), who, key.as_ref()).await? {
+            if replay.get("refused").is_some() {
+                let action = replay.get("action").and_then(Value::as_str).and_then(|id| id.parse().ok());
+                let action = action.ok_or_else(|| EngineError::damaged("a stored refusal without its action"))?;
+                let receipt = self.receipt_of_refusal(&org, action).await?;
+                return Err(refused_before(&replay, receipt)?);
+            }
             let id = replay.get("instance").and_then(Value::as_str).and_then(|id| id.parse().ok());
             let id = id.ok_or_else(|| EngineError::damaged("a stored answer without its instance"))?;
             return self.created_before(&org, id).await;
         }
         check_labels(&new.labels)?;
+        if new.deadline_s.is_some_and(|s| !(1..=LONGEST_DEADLINE_S).contains(&s)) {
+            return Err(EngineError::invalid("deadline_s", "give seconds from now, at least 1 and at most ten years"));
+        }
         let snapshot = self.snapshot(org.id);
         let now = self.now();
         let workflow = self.stored_workflow(&org, &new.workflow).await?.ok_or(EngineError::NotFound("workflow"))?;
@@ -256,7 +268,14 @@ impl Engine {
         let state = Now { at: now, frozen: org.is_frozen(workflow.spec.team.as_ref()), by: actor_of(who) };
         let decided = decide(None, proposal, &state)?;
         let reply = decided.reply.clone();
-        let answer = serde_json::to_vec(&json!({ "instance": id })).map_err(EngineError::damaged)?;
+        let mut answer = json!({ "instance": id });
+        if let Reply::Refused(reason) = &reply {
+            answer = refusal_record(*reason, &answered.agent_message());
+            if let Some(record) = answer.as_object_mut() {
+                record.insert("action".to_owned(), json!(action));
+            }
+        }
+        let answer = serde_json::to_vec(&answer).map_err(EngineError::damaged)?;
         beside.idempotency = Self::own_idempotency(&org, who, key.as_ref(), answer);
         let appended = self.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
         let receipt = last_receipt(&appended)?;
@@ -438,9 +457,12 @@ impl Engine {
         let org = self.org(who.org)?;
         let mut held = self.hold(&org, id).await?;
         let stream = instance_stream(id);
-        if self.replayed(&org, stream, who, key.as_ref()).await?.is_some() {
+        if let Some(answer) = self.replayed(&org, stream, who, key.as_ref()).await? {
             let fold = held.fold()?;
             let receipt = self.receipt_of_last(&org, id, fold.sequence()).await?;
+            if answer.get("refused").is_some() {
+                return Err(refused_before(&answer, receipt)?);
+            }
             let gate = fold.gate().map(|g| g.gate);
             return Ok(Moved { state: fold.state(), gate, already: false, receipt: Some(receipt) });
         }
@@ -480,7 +502,12 @@ impl Engine {
         if let Reply::Nothing(state) = reply {
             return Ok(Moved { state, gate: None, already: true, receipt: None });
         }
-        let answer = serde_json::to_vec(&json!({ "instance": id })).map_err(EngineError::damaged)?;
+        let answer = match &reply {
+            Reply::Refused(reason) => refusal_record(*reason, &answered.agent_message()),
+            Reply::Denied { .. } => refusal_record(RefusalReason::Policy, &answered.agent_message()),
+            _ => json!({ "instance": id }),
+        };
+        let answer = serde_json::to_vec(&answer).map_err(EngineError::damaged)?;
         beside.idempotency = key.as_ref().map(|k| crate::writing::idempotency(stream, who, k, answer));
         let appended = self.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
         let receipt = last_receipt(&appended)?;
@@ -488,11 +515,7 @@ impl Engine {
         match reply {
             Reply::Refused(reason) => return Err(refused(reason, answered.agent_message(), receipt)),
             Reply::Denied { .. } => {
-                return Err(refused(
-                    countersign_ledger_entry::body::RefusalReason::Policy,
-                    answered.agent_message(),
-                    receipt,
-                ));
+                return Err(refused(RefusalReason::Policy, answered.agent_message(), receipt));
             }
             Reply::Terminated { cancel, .. } => self.cancel_runs(&org, fold, &cancel),
             _ => {}
@@ -624,7 +647,7 @@ pub(crate) fn last_receipt(appended: &Appended) -> Result<countersign_ledger_ent
 
 /// A refusal that is on record, in the caller's words.
 pub(crate) fn refused(
-    reason: countersign_ledger_entry::body::RefusalReason,
+    reason: RefusalReason,
     message: String,
     receipt: countersign_ledger_entry::Receipt,
 ) -> EngineError {
@@ -632,12 +655,24 @@ pub(crate) fn refused(
     EngineError::Refused(Box::new(Refused { code, message, receipt }))
 }
 
+/// A refusal as it is kept with an idempotency key: the same request is refused again, in the same words.
+pub(crate) fn refusal_record(reason: RefusalReason, message: &str) -> Value {
+    json!({ "refused": reason, "message": message })
+}
+
+/// The refusal that [`refusal_record`] kept.
+pub(crate) fn refused_before(
+    answer: &Value,
+    receipt: countersign_ledger_entry::Receipt,
+) -> Result<EngineError, EngineError> {
+    let reason = answer.get("refused").cloned().unwrap_or_default();
+    let reason: RefusalReason = serde_json::from_value(reason).map_err(EngineError::damaged)?;
+    let message = answer.get("message").and_then(Value::as_str).unwrap_or_default();
+    Ok(refused(reason, message.to_owned(), receipt))
+}
+
 /// Problem code and words of a refusal.
-pub(crate) fn refusal_words(
-    reason: countersign_ledger_entry::body::RefusalReason,
-    message: String,
-) -> (&'static str, String) {
-    use countersign_ledger_entry::body::RefusalReason;
+pub(crate) fn refusal_words(reason: RefusalReason, message: String) -> (&'static str, String) {
     match reason {
         RefusalReason::Policy => ("policy-denied", message),
         RefusalReason::PolicyError => ("policy-error", "refused: a policy could not be evaluated".to_owned()),

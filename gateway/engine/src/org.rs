@@ -99,6 +99,9 @@ pub(crate) struct Org {
     pub(crate) entities: EntityStore,
     /// One append at a time to the organization's own stream.
     pub(crate) own: tokio::sync::Mutex<()>,
+    /// One change at a time of what is in force (policy, freezes, settings): the order in the log is the order in
+    /// memory.
+    pub(crate) in_force: tokio::sync::Mutex<()>,
     pub(crate) frozen: RwLock<Frozen>,
     pub(crate) public_read: std::sync::atomic::AtomicBool,
     cells: Mutex<HashMap<InstanceId, Arc<Cell>>>,
@@ -117,6 +120,7 @@ impl Org {
             log,
             entities: EntityStore::new(),
             own: tokio::sync::Mutex::new(()),
+            in_force: tokio::sync::Mutex::new(()),
             frozen: RwLock::default(),
             public_read: std::sync::atomic::AtomicBool::new(false),
             cells: Mutex::default(),

@@ -126,6 +126,7 @@ impl Engine {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
+            let _one_at_a_time = org.in_force.lock().await;
             let mut candidate = this.checked(org.id, bundle).await?;
             if org.authority() == AuthorityMode::FourEyes {
                 return Err(EngineError::FourEyes);

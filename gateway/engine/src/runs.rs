@@ -94,10 +94,11 @@ impl Engine {
                 Body::Start(start) if start.permit == run.permit => Some(entry.committed::<Start>()),
                 _ => None,
             });
+            // Prepared, but what was decided did not start it: nothing is owed to anybody.
+            let Some(start) = start else { continue };
             let order = match start {
-                Some(Ok(start)) => Order::new(org.id, run.job, run.salt, start, self.now()).map_err(|e| e.to_string()),
-                Some(Err(error)) => Err(error.to_string()),
-                None => Err("the append has no start for it".to_owned()),
+                Ok(start) => Order::new(org.id, run.job, run.salt, start, self.now()).map_err(|e| e.to_string()),
+                Err(error) => Err(error.to_string()),
             };
             match order {
                 Ok(order) => self.submit(Arc::clone(org), instance, run.permit, order).await,
@@ -118,17 +119,35 @@ impl Engine {
         };
         let handle = Handle::of(&order);
         match runner.submit(order).await {
-            Ok(handle) => self.watch(org, instance, permit, runner, handle),
+            Ok(handle) => {
+                self.watch(Arc::clone(&org), instance, permit, runner, handle);
+                self.cancel_if_over(&org, instance, permit).await;
+            }
             Err(RunnerError::Unreachable { source, .. }) => {
                 // It may have begun. It is looked for by its name until it is found or its time is over.
                 tracing::warn!(error = %source, run = %handle.run, "the runner does not answer; the run is looked for");
-                self.watch(org, instance, permit, runner, handle);
+                self.watch(Arc::clone(&org), instance, permit, runner, handle);
+                self.cancel_if_over(&org, instance, permit).await;
             }
             Err(error) => {
                 let reason = words(&error);
                 tracing::warn!(error = %reason, run = %handle.run, "the runner refused the order");
                 self.close_start(&org, instance, permit, Outcome::Failed, &reason).await;
             }
+        }
+    }
+
+    /// Cancels a run whose instance ended, or was frozen, between its start's commit and its hand-over: whoever
+    /// cancelled then found nothing at the runner.
+    async fn cancel_if_over(&self, org: &Arc<Org>, instance: InstanceId, permit: PermitId) {
+        match self.hold(org, instance).await {
+            Ok(held) if is_over(org, &held) => {
+                if let Ok(fold) = held.fold() {
+                    self.cancel_runs(org, fold, &[permit]);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, %permit, "whether the run may go on is not known"),
         }
     }
 
@@ -223,9 +242,28 @@ impl Engine {
         reason: &str,
     ) {
         let output = json!({ "reason": reason });
-        if let Err(error) = self.record_outcome(org, instance, permit, (outcome, None, None), &output).await {
-            tracing::error!(error = %error, %permit, "the outcome is not committed");
+        let Err(error) = self.record_outcome(org, instance, permit, (outcome, None, None), &output).await else {
+            return;
+        };
+        tracing::error!(%error, %permit, "the outcome is not committed yet");
+        if matches!(error, EngineError::Illegal(_) | EngineError::NotFound(_)) {
+            return;
         }
+        // The caller does not wait: what is left open when this process ends is closed by the next start.
+        let (this, org) = (self.clone(), Arc::clone(org));
+        tokio::spawn(async move {
+            let mut ending = this.ending();
+            loop {
+                tokio::select! {
+                    _ = ending.wait_for(|ending| *ending) => return,
+                    () = tokio::time::sleep(PATIENCE) => {}
+                }
+                match this.record_outcome(&org, instance, permit, (outcome, None, None), &output).await {
+                    Ok(_) | Err(EngineError::Illegal(_) | EngineError::NotFound(_)) => return,
+                    Err(error) => tracing::error!(%error, %permit, "the outcome is not committed yet"),
+                }
+            }
+        });
     }
 
     async fn record_outcome(
@@ -344,12 +382,20 @@ impl Engine {
                 let permit = PermitId::from_bytes(id);
                 let held = self.hold(org, timer.instance).await?;
                 let run = held.fold()?.open_start(permit).and_then(|start| start.run.clone());
+                let over = is_over(org, &held);
                 drop(held);
                 let Some(run) = run.filter(|run| run.backend == *runner.backend()) else { continue };
                 adopted += 1;
                 match owned.iter().find(|h| h.external_name == run.external_name) {
                     Some(handle) => {
                         self.watch(Arc::clone(org), timer.instance, permit, Arc::clone(runner), handle.clone());
+                        if over {
+                            self.cancel_if_over(org, timer.instance, permit).await;
+                        }
+                    }
+                    None if over => {
+                        let reason = "the instance ended, or was frozen, before the order was handed over";
+                        self.close_start(org, timer.instance, permit, Outcome::Cancelled, reason).await;
                     }
                     None => self.resubmit(org, timer.instance, permit, (run.run, run.attempt), run.fence).await?,
                 }
@@ -394,21 +440,24 @@ impl Engine {
         // The job's payload stands at the first entry of the append: the permit, or the decision before it.
         let from = fence.saturating_sub(64);
         let stored = org.log.stream_entries(stream, from, 65).await.map_err(EngineError::ledger)?;
-        let mut job = None;
+        let mut jobs = Vec::new();
         for entry in stored {
             let header = Entry::parse(&entry.leaf)?.header;
             for reference in header.payloads.iter().filter(|p| p.role == PayloadRole::Job) {
                 let held = self.salted_payload(org, entry.index, &reference.digest).await?;
-                job = held.and_then(|(salt, bytes)| Job::from_canonical(&bytes).ok().map(|job| (salt, job))).or(job);
+                let Some((salt, bytes)) = held else { continue };
+                let job = Job::from_canonical(&bytes).map_err(EngineError::damaged)?;
+                jobs.push((JobSalt::from_bytes(salt.0), job));
             }
             let Body::Start(start) = &header.body else { continue };
             let StartedBy::Run(run) = &start.by else { continue };
             if start.permit != permit {
                 continue;
             }
-            let Some((salt, job)) = job.take() else { return Ok(None) };
-            let salt = JobSalt::from_bytes(salt.0);
-            if run.job != job.digest(&salt) || self.now() > start.not_after {
+            // A batch has several jobs before its first start: the start says which one is its own.
+            let own = jobs.into_iter().find(|(salt, job)| job.digest(salt) == run.job);
+            let Some((salt, job)) = own else { return Ok(None) };
+            if self.now() > start.not_after {
                 return Ok(None);
             }
             let checkpoint = org.log.checkpoint();
@@ -560,6 +609,11 @@ impl Engine {
             tokio::time::sleep(Span::from_millis(50)).await;
         }
     }
+}
+
+/// Nothing of this instance may run now: it ended, or it is frozen.
+fn is_over(org: &Org, held: &Held) -> bool {
+    held.fold().is_ok_and(|fold| fold.state().is_terminal()) || org.is_frozen(held.live.team.as_ref())
 }
 
 fn handle_of(org: &Org, run: RunId, attempt: u32, row: &countersign_gateway_flow::rows::RunRow) -> Handle {

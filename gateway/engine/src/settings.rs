@@ -64,6 +64,7 @@ impl Engine {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
+            let _one_at_a_time = org.in_force.lock().await;
             let details = json!({ "operation": "manageSettings", "setting": PUBLIC_READ, "value": on });
             let resource = EntityRef::organization(org.id);
             let allowed = this.authorize(&who, Operation::ManageSettings, resource, &details).await?;
@@ -91,6 +92,7 @@ impl Engine {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
+            let one_at_a_time = org.in_force.lock().await;
             let operation = if lift { Operation::Lift } else { Operation::Freeze };
             if let Some(team) = &team {
                 this.ensure_team(&org, team)?;
@@ -117,6 +119,7 @@ impl Engine {
                     (Some(team), false) => drop(frozen.teams.insert(team.clone())),
                 }
             }
+            drop(one_at_a_time);
             if !lift {
                 this.cancel_frozen(&org).await;
             }

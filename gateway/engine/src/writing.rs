@@ -48,6 +48,10 @@ impl Engine {
         decided: Decided,
         (mut beside, now, snapshot): (Beside, Timestamp, &Snapshot),
     ) -> Result<Appended, EngineError> {
+        // What was prepared and is named by no entry (an answer that turned out not to be needed) is not kept.
+        beside.payloads.retain(|payload| {
+            decided.drafts.iter().flat_map(|d| &d.payloads).any(|reference| reference.digest == payload.digest)
+        });
         let Place::Instance(id) = decided.place else {
             return self.append_own(org, decided.drafts, beside, now).await;
         };
@@ -59,10 +63,6 @@ impl Engine {
             authority: org.authority(),
             claimed: now,
         };
-        // What was prepared and is named by no entry (an answer that turned out not to be needed) is not kept.
-        beside.payloads.retain(|payload| {
-            decided.drafts.iter().flat_map(|d| &d.payloads).any(|reference| reference.digest == payload.digest)
-        });
         let entries = org.log.seal(&sealing, decided.drafts).map_err(EngineError::ledger)?;
         // The fold is the authority: what it refuses is a bug of ours and must not be signed for.
         let rows = Instance::apply(&mut live.fold, &entries).map_err(EngineError::damaged)?;

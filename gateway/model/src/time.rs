@@ -20,7 +20,7 @@ pub struct Duration(#[n(0)] pub u64);
 impl Duration {
     /// A span of whole seconds.
     pub const fn from_secs(secs: u64) -> Self {
-        Self(secs * 1000)
+        Self(secs.saturating_mul(1000))
     }
 }
 

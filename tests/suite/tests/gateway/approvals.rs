@@ -99,6 +99,31 @@ fn an_override_permits_the_changed_input_only() {
     let decided = it.decide(&it.decider, &body("/branch")).expect_status(200).json();
     assert_eq!(decided["effect"], "resolving", "{decided}");
     assert_eq!(it.state(), "RUNNING");
+    for entry in it.gateway.entries(&it.dana).iter().filter(|e| !e["verdict"].is_null()) {
+        let again = it.gateway.get(&format!("/api/v1/replay/{}", entry["index"]), &it.dana).expect_status(200).json();
+        assert_eq!(again["matches"], true, "{again} for {entry}");
+    }
+}
+
+#[test]
+fn an_agent_learns_that_it_waits_and_not_what_would_let_it_through() {
+    let it = waiting(&json!({ "branch": "main", "message": "fix" }));
+    let gate = it.gateway.get(&format!("/api/v1/gates/{}", it.gate), &it.agent).expect_status(200).json();
+    assert_eq!(gate["gate"]["open"], true, "{gate}");
+    assert!(gate["gate"]["items"][0]["rules"].as_array().is_none_or(Vec::is_empty), "{gate}");
+    assert!(!gate["view"].as_str().unwrap().contains("role APPROVER"), "{gate}");
+    assert!(it.view()["view"].as_str().unwrap().contains("role APPROVER"), "a person sees it");
+}
+
+#[test]
+fn nobody_decides_in_a_role_that_they_do_not_hold() {
+    let it = waiting(&json!({ "branch": "main", "message": "fix" }));
+    let body = json!({
+        "decision": "APPROVE", "justification": "fine", "role": "ASTRONAUT", "shown_digest": it.view()["shown_digest"],
+    });
+    let answer = it.decide(&it.decider, &body);
+    assert_eq!(answer.code(), "parameter-invalid", "{}", String::from_utf8_lossy(&answer.bytes));
+    assert_eq!(it.state(), "WAITING_FOR_HUMAN");
 }
 
 #[test]
