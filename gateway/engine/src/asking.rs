@@ -61,8 +61,7 @@ pub(crate) struct Answered {
 pub(crate) fn ask(snapshot: &PolicySnapshot, entities: &EntityStore, questions: Vec<Question>) -> Answered {
     let mut answers = Vec::with_capacity(questions.len());
     let mut versions: Vec<Arc<EntityVersion>> = Vec::new();
-    for question in &questions {
-        let slice = entities.slice(snapshot, question);
+    for (question, slice) in questions.iter().zip(entities.slices(snapshot, &questions)) {
         answers.push(decide(snapshot, &slice, question));
         for member in slice.members() {
             if !versions.iter().any(|v| Arc::ptr_eq(v, member)) {

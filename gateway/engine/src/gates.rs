@@ -22,7 +22,6 @@ use countersign_ledger_entry::body::{
 use countersign_ledger_entry::payload::{self, Salt};
 use countersign_ledger_entry::{Entry, PayloadRole};
 use countersign_policy_decide::catalogue::CompiledTool;
-use countersign_policy_decide::json::Json;
 use countersign_policy_decide::rules::ApprovalRule;
 use countersign_policy_decide::{EntityKind, EntityRef, GateFacts, Operation, Question, Record, input};
 
@@ -765,7 +764,9 @@ impl Engine {
                 .ok_or_else(|| EngineError::invalid("delta", format!("`{pointer}` is not in the input")))?;
             *slot = new.clone();
         }
-        let typed = input::convert(tool, &Json::from_serde(&value))
+        // Read as strictly as a proposal's input, so that a number that no double holds is refused and not rounded.
+        let bytes = serde_json::to_vec(&value).map_err(EngineError::damaged)?;
+        let typed = input::parse(tool, &bytes)
             .map_err(|source| EngineError::Input { tool: tool.tool.name.to_string(), source })?;
         let typed = Arc::new(typed);
         let questions: Vec<Question> = stored

@@ -90,13 +90,23 @@ impl EntityStore {
     /// The slice for one question. Another organization's ids are refused: they are noted as foreign.
     pub fn slice(&self, snapshot: &PolicySnapshot, question: &Question) -> Slice {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        Slice::close(snapshot, question, |entity| {
-            inner.versions.get(entity).map(|held| (Arc::clone(&held.version), held.unresolved.first().cloned()))
-        })
+        inner.slice(snapshot, question)
+    }
+
+    /// The slices for the questions of one chain, all of the same moment: no entity stands in them in two versions.
+    pub fn slices(&self, snapshot: &PolicySnapshot, questions: &[Question]) -> Vec<Slice> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        questions.iter().map(|question| inner.slice(snapshot, question)).collect()
     }
 }
 
 impl Inner {
+    fn slice(&self, snapshot: &PolicySnapshot, question: &Question) -> Slice {
+        Slice::close(snapshot, question, |entity| {
+            self.versions.get(entity).map(|held| (Arc::clone(&held.version), held.unresolved.first().cloned()))
+        })
+    }
+
     fn put(&mut self, record: Record) -> Result<Arc<EntityVersion>, EntityError> {
         let entity = record.entity.clone();
         let direct = record.parents.clone();
