@@ -6,7 +6,7 @@ use countersign_gateway_flow::Instance;
 use countersign_gateway_flow::rows::{
     self, ActionRow, ActionStatus, GateRow, GateState, InstanceRow, RunRow, StartRow,
 };
-use countersign_gateway_model::{ActionId, GateId, InstanceId, PermitId, Principal, RunId};
+use countersign_gateway_model::{ActionId, GateId, InstanceId, PermitId, Principal, PrincipalKind, RunId};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::Engine;
@@ -213,7 +213,7 @@ impl Engine {
                 if !wanted {
                     continue;
                 }
-                items.push(self.gate_record(&org, id, gate));
+                items.push(self.gate_record(&org, who, id, gate));
                 if items.len() == limit {
                     return Ok(Page { items, next: after.map(|key| to_cursor(&key)) });
                 }
@@ -227,7 +227,9 @@ impl Engine {
         }
     }
 
-    pub(crate) fn gate_record(&self, org: &Org, id: GateId, row: GateRow) -> GateRecord {
+    /// A gate as `who` may read it: an agent learns that it waits, and not what would let it through.
+    pub(crate) fn gate_record(&self, org: &Org, who: &Principal, id: GateId, row: GateRow) -> GateRecord {
+        let person = who.kind == PrincipalKind::Person;
         let snapshot = self.snapshot(org.id);
         let resolved = match row.state {
             GateState::Open => None,
@@ -246,6 +248,7 @@ impl Engine {
                 rules: item
                     .rules
                     .into_iter()
+                    .filter(|_| person)
                     .map(|rule| RuleProgress {
                         quorum: u32::from(rule.quorum),
                         counted: u32::try_from(item.votes.len()).unwrap_or(u32::MAX),

@@ -112,6 +112,8 @@ fn an_agent_learns_that_it_waits_and_not_what_would_let_it_through() {
     assert_eq!(gate["gate"]["open"], true, "{gate}");
     assert!(gate["gate"]["items"][0]["rules"].as_array().is_none_or(Vec::is_empty), "{gate}");
     assert!(!gate["view"].as_str().unwrap().contains("role APPROVER"), "{gate}");
+    let list = it.gateway.get("/api/v1/gates", &it.agent);
+    assert!(!String::from_utf8_lossy(&list.bytes).contains("APPROVER"), "nor from the list");
     assert!(it.view()["view"].as_str().unwrap().contains("role APPROVER"), "a person sees it");
 }
 
