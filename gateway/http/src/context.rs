@@ -17,7 +17,7 @@ pub(crate) struct RequestId(pub(crate) [u8; 16]);
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("req_")?;
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        f.write_str(const_hex::Buffer::<16>::new().format(&self.0))
     }
 }
 

@@ -5,7 +5,6 @@
 //! open strings in the document, with the known ones in the description.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -73,17 +72,11 @@ struct ReceiptShape {
 /// A receipt, written without copying its proof.
 pub(crate) struct Receipt(pub(crate) engine::Receipt);
 
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-    }
-}
+struct Hex<'a>(&'a [u8; 32]);
 
 impl Serialize for Hex<'_> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        s.serialize_str(const_hex::Buffer::<32>::new().format(self.0))
     }
 }
 

@@ -2,8 +2,6 @@
 //!
 //! Absent: any generator. Read next: `secret`.
 
-use std::fmt;
-
 /// No random bytes could be had.
 #[derive(Debug, thiserror::Error)]
 #[error("the source of random bytes failed")]
@@ -33,11 +31,5 @@ pub(crate) fn draw<const N: usize>(entropy: &dyn Entropy) -> Result<[u8; N], Ent
 
 /// 128 random bits as 32 lowercase hex digits.
 pub(crate) fn hex128(entropy: &dyn Entropy) -> Result<String, EntropyError> {
-    struct Hex([u8; 16]);
-    impl fmt::Display for Hex {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-        }
-    }
-    Ok(Hex(draw(entropy)?).to_string())
+    Ok(const_hex::encode(draw::<16>(entropy)?))
 }

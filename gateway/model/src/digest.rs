@@ -24,7 +24,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        crate::id::write_hex(f, &self.0)
+        f.write_str(crate::id::Text::new("", &self.0).as_str())
     }
 }
 
@@ -44,7 +44,7 @@ impl FromStr for Digest {
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        s.serialize_str(crate::id::Text::new("", &self.0).as_str())
     }
 }
 

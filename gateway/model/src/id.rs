@@ -36,16 +36,33 @@ pub(crate) fn unhex<const N: usize>(s: &str) -> Option<[u8; N]> {
     Some(out)
 }
 
-/// Writes bytes as lowercase hex in one piece: ids are printed on the hot path.
-pub(crate) fn write_hex<const N: usize>(f: &mut fmt::Formatter<'_>, bytes: &[u8; N]) -> fmt::Result {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or('0');
-    let mut text = String::with_capacity(2 * N);
-    for byte in bytes {
-        text.push(digit(byte >> 4));
-        text.push(digit(byte & 15));
+/// Room for the longest prefix and the 64 digits of a digest.
+const LONGEST: usize = 80;
+
+/// The text form of an id or a digest, on the stack: it is made several times for each request.
+pub(crate) struct Text {
+    bytes: [u8; LONGEST],
+    length: usize,
+}
+
+impl Text {
+    /// A prefix, then `bytes` as lowercase hex.
+    pub(crate) fn new(prefix: &str, bytes: &[u8]) -> Self {
+        let mut text = Self { bytes: [0; LONGEST], length: 0 };
+        let (head, rest) = text.bytes.split_at_mut(prefix.len());
+        head.copy_from_slice(prefix.as_bytes());
+        let digits = rest.get_mut(..2 * bytes.len()).unwrap_or_default();
+        // Refused only for a slice of another length, and this one was cut to fit.
+        if const_hex::encode_to_slice(bytes, digits).is_ok() {
+            text.length = prefix.len() + 2 * bytes.len();
+        }
+        text
     }
-    f.write_str(&text)
+
+    /// It as text.
+    pub(crate) fn as_str(&self) -> &str {
+        self.bytes.get(..self.length).and_then(|held| std::str::from_utf8(held).ok()).unwrap_or_default()
+    }
 }
 
 macro_rules! id {
@@ -71,8 +88,7 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str($prefix)?;
-                write_hex(f, &self.0)
+                f.write_str(Text::new($prefix, &self.0).as_str())
             }
         }
 
@@ -95,7 +111,7 @@ macro_rules! id {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                s.collect_str(self)
+                s.serialize_str(Text::new($prefix, &self.0).as_str())
             }
         }
 

@@ -12,7 +12,7 @@ macro_rules! bytes {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+                f.write_str(&const_hex::encode(self.0))
             }
         }
 
@@ -45,5 +45,5 @@ bytes!(/** 64 bytes: an Ed25519 signature. */ Bytes64, 64);
 
 /// Bytes as lowercase hex, for people.
 pub(crate) fn hex<S: serde::Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(&bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, b| text + &format!("{b:02x}")))
+    s.serialize_str(&const_hex::encode(bytes))
 }

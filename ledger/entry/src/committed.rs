@@ -52,7 +52,8 @@ impl TrustedLog {
         if header.boot != 0 || header.key != root.id() {
             return Err(EntryError::Genesis("it names another key than the root key, or a boot"));
         }
-        if header.origin.rsplit_once('/').map(|(_, id)| id) != Some(key::hex(genesis.log.as_bytes()).as_str()) {
+        if header.origin.rsplit_once('/').map(|(_, id)| id) != Some(const_hex::encode(genesis.log.as_bytes()).as_str())
+        {
             return Err(EntryError::Genesis("the origin does not end in the log's id"));
         }
         if !genesis.root_keys.iter().any(|k| k.0 == *root.key().as_bytes()) {

@@ -3,7 +3,7 @@
 //! Names: origin `<configured name>/<32 hex>`; the log key is named by the origin itself, the root key by
 //! `<origin>/root`, a gateway key by `<origin>/gateway/<32 hex>`.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::str::FromStr;
 
 use base64::Engine as _;
@@ -54,7 +54,7 @@ impl VKey {
 
 impl fmt::Display for VKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}+{}", self.name, hex(&self.id()))?;
+        write!(f, "{}+{}", self.name, const_hex::encode(self.id()))?;
         let mut typed = [ED25519; 33];
         if let Some(rest) = typed.get_mut(1..) {
             rest.copy_from_slice(self.key.as_bytes());
@@ -82,7 +82,7 @@ impl FromStr for VKey {
             _ => return Err(bad()),
         };
         let vkey = Self::new(name, public_key(bytes)?)?;
-        if id == hex(&vkey.id()) { Ok(vkey) } else { Err(bad()) }
+        if id == const_hex::encode(vkey.id()) { Ok(vkey) } else { Err(bad()) }
     }
 }
 
@@ -99,7 +99,7 @@ pub fn key_id(name: &str, key: &VerifyingKey) -> [u8; 4] {
 /// # Errors
 /// [`EntryError::PublicKey`] if the bytes are no point of the curve, or a weak one.
 pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, EntryError> {
-    let bad = || EntryError::PublicKey(hex(bytes));
+    let bad = || EntryError::PublicKey(const_hex::encode(bytes));
     let key = VerifyingKey::from_bytes(bytes).map_err(|_| bad())?;
     if key.is_weak() { Err(bad()) } else { Ok(key) }
 }
@@ -110,7 +110,7 @@ pub fn public_key(bytes: &[u8; 32]) -> Result<VerifyingKey, EntryError> {
 /// [`EntryError::Note`] if `configured` cannot be part of a key name.
 pub fn origin(configured: &str, log: LogId) -> Result<String, EntryError> {
     check_key_name(configured)?;
-    Ok(format!("{configured}/{}", hex(log.as_bytes())))
+    Ok(format!("{configured}/{}", const_hex::encode(log.as_bytes())))
 }
 
 /// Name of the root key of a log.
@@ -120,7 +120,7 @@ pub fn root_name(origin: &str) -> String {
 
 /// Name of a gateway's key in a log.
 pub fn gateway_name(origin: &str, gateway: GatewayId) -> String {
-    format!("{origin}/gateway/{}", hex(gateway.as_bytes()))
+    format!("{origin}/gateway/{}", const_hex::encode(gateway.as_bytes()))
 }
 
 /// What the root or the log key signs to introduce another key: domain, origin, key name, key.
@@ -183,14 +183,6 @@ pub fn check_change(root: &VerifyingKey, origin: &str, change: &Key) -> Result<(
     let bytes = change_bytes(origin, change.change, change.role, &change.key.0);
     root.verify_strict(&bytes, &Signature::from_bytes(&change.certificate.0))
         .map_err(|_| EntryError::Signature("key change"))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 pub(crate) fn check_key_name(name: &str) -> Result<(), EntryError> {

@@ -2,7 +2,8 @@
 //!
 //! Closed loop: each connection sends its next request when the last one is answered. Open loop (`--rate`): requests
 //! are due at fixed times whether or not earlier ones were answered, and latency counts from the due time, so that a
-//! stall is charged to everyone who waited. Every request carries a fresh idempotency key. Prints one JSON object.
+//! stall is charged to everyone who waited. A thread of its own keeps the beat, because the runtime's timer rounds up to
+//! whole milliseconds and would send what is due in one of them as one burst. Every request carries a fresh idempotency key. Prints one JSON object.
 
 #![expect(clippy::disallowed_methods, reason = "a load generator measures time; it is no part of the product")]
 #![expect(
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// What to send where.
 struct Plan {
@@ -65,10 +67,16 @@ async fn run(plan: Plan) -> Result<()> {
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut nonce)?;
     let nonce = u64::from_le_bytes(nonce);
     let begin = Instant::now() + Duration::from_millis(50);
-    let mut tasks = Vec::new();
+    let (mut tasks, mut beats) = (Vec::new(), Vec::new());
     for connection in 0..plan.connections {
-        tasks.push(tokio::task::spawn(drive(Arc::clone(&plan), connection, Arc::clone(&serial), nonce, begin)));
+        let (beat, due) = unbounded_channel();
+        beats.push(beat);
+        tasks.push(tokio::task::spawn(drive(Arc::clone(&plan), connection, Arc::clone(&serial), nonce, (begin, due))));
     }
+    let pace = plan.rate.map(|rate| {
+        let end = begin + Duration::from_secs_f64(plan.seconds);
+        std::thread::spawn(move || keep_beat(&beats, rate, begin, end))
+    });
     let (mut latencies, mut errors, mut samples) = (Vec::new(), 0_u64, Vec::new());
     for task in tasks {
         let (mine, wrong, sample) = task.await??;
@@ -77,6 +85,9 @@ async fn run(plan: Plan) -> Result<()> {
         samples.extend(sample);
     }
     let elapsed = begin.elapsed().as_secs_f64();
+    if pace.is_some_and(|thread| thread.join().is_err()) {
+        bail!("the thread that keeps the beat failed");
+    }
     latencies.sort_unstable();
     let at = |q: f64| -> f64 {
         let index = ((latencies.len() as f64 - 1.0).max(0.0) * q).round() as usize;
@@ -96,12 +107,25 @@ async fn run(plan: Plan) -> Result<()> {
     Ok(())
 }
 
+/// Says to each connection in turn when its next request is due, until `end`.
+fn keep_beat(beats: &[UnboundedSender<Instant>], rate: f64, begin: Instant, end: Instant) {
+    for (turn, beat) in (0_u64..).zip(beats.iter().cycle()) {
+        let due = begin + Duration::from_secs_f64(turn as f64 / rate);
+        if due >= end {
+            return;
+        }
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        // A connection that has failed reports that itself.
+        let _ = beat.send(due);
+    }
+}
+
 async fn drive(
     plan: Arc<Plan>,
     connection: usize,
     serial: Arc<AtomicU64>,
     nonce: u64,
-    begin: Instant,
+    (begin, mut beat): (Instant, UnboundedReceiver<Instant>),
 ) -> Result<(Vec<u64>, u64, Vec<String>)> {
     let mut stream = TcpStream::connect(&plan.address).await?;
     stream.set_nodelay(true)?;
@@ -113,16 +137,10 @@ async fn drive(
     tokio::time::sleep_until(begin.into()).await;
     loop {
         let due = match plan.rate {
-            Some(rate) => {
-                let due = begin + Duration::from_secs_f64(turn as f64 / rate);
-                if due >= end {
-                    break;
-                }
-                if due > Instant::now() {
-                    tokio::time::sleep_until(due.into()).await;
-                }
-                due
-            }
+            Some(_) => match beat.recv().await {
+                Some(due) => due,
+                None => break,
+            },
             None => Instant::now(),
         };
         if Instant::now() >= end {

@@ -23,7 +23,7 @@ fn published_verifier_keys_are_read_and_written_byte_for_byte() {
     for text in PUBLISHED {
         let key: VKey = text.parse().unwrap();
         assert_eq!(key.to_string(), text);
-        assert_eq!(hex(&key.id()), text.split('+').nth(1).unwrap(), "the key id of {text}");
+        assert_eq!(const_hex::encode(key.id()), text.split('+').nth(1).unwrap(), "the key id of {text}");
     }
 }
 
