@@ -8,21 +8,16 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use countersign_gateway_flow::{
-    Action, ActionAnswer as FlowAnswer, Actions, Begin, Instance, ItemTerms, Now, PermitTerms, Proposal, Reply, Report,
-    RunTerms, StartTerms, decide,
-};
-use countersign_gateway_model::{
-    ActionId, Decision, Digest, Duration, InstanceId, Name, PermitId, Principal, RunId, Timestamp,
-};
+use countersign_gateway_flow::{Action, Actions, Begin, ItemTerms, Now, Proposal, Reply, Report, StartTerms, decide};
+use countersign_gateway_model::{ActionId, Decision, Digest, InstanceId, Name, PermitId, Principal, RunId, Timestamp};
 use countersign_ledger_entry::PayloadRole;
 use countersign_ledger_entry::body::QuestionKind;
 use countersign_ledger_entry::payload;
-use countersign_ledger_log::Appended;
 use countersign_policy_decide::catalogue::CompiledTool;
 use countersign_policy_decide::input::{self, TypedInput};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
+use crate::answers::{last_receipt, refused, result_of};
 use crate::api::{
     ActionAnswer, ActionRecord, ActionRequest, ActionResult, Idempotency, OutcomeReport, Proposed, Recorded,
     StartAnswer,
@@ -30,11 +25,11 @@ use crate::api::{
 use crate::asking::{Answered, actor_of, ask, chain, question};
 use crate::error::EngineError;
 use crate::gates::Pending;
-use crate::instances::{Held, instance_name, last_receipt, refusal_words, refused};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
-use crate::own::Beside;
-use crate::runs::PreparedRun;
+use crate::permits::PreparedRun;
+use crate::stream::{Held, instance_name};
+use crate::writing::Beside;
 use crate::{Engine, Snapshot};
 
 /// Most actions of one batch.
@@ -227,7 +222,7 @@ impl Engine {
         asked.instance = Some(EntityRef::new(org.id, EntityKind::Instance, instance_name(id)?));
         asked.input.clone_from(&input);
         asked.denials = u64::from(fold.denials());
-        asked.four_eyes = crate::instances::four_eyes(org);
+        asked.four_eyes = crate::stream::four_eyes(org);
         asked.revision.clone_from(&request.revision);
         let answered = ask(snapshot, &org.entities, chain(who, asked));
         Ok(Asking {
@@ -304,43 +299,6 @@ impl Engine {
             item: None::<ItemTerms>,
         };
         Ok((action, pending))
-    }
-
-    /// Terms of a permit; for a dispatch with its run, whose job becomes a payload.
-    pub(crate) fn permit_terms(
-        &self,
-        tool: Option<&CompiledTool>,
-        input: &[u8],
-        held: &Held,
-        begin: bool,
-        now: Timestamp,
-        beside: &mut Beside,
-    ) -> Result<(PermitTerms, Option<PreparedRun>), EngineError> {
-        let permit = self.mint().permit();
-        let expires = now + self.options().permit_ttl;
-        let runner = tool.and_then(|t| t.tool.runner.as_ref().map(|r| (t, r)));
-        let mut run = None;
-        let start = match runner {
-            Some((tool, runner)) => {
-                let prepared = self.prepare_run(tool, runner, input, held, permit, beside)?;
-                let terms = StartTerms {
-                    // Long enough to reach the runner; the run's own length is bounded by its job.
-                    not_after: expires,
-                    run: Some(RunTerms {
-                        run: prepared.run,
-                        attempt: 1,
-                        backend: prepared.backend.clone(),
-                        external_name: prepared.external_name.clone(),
-                        job: prepared.digest,
-                    }),
-                };
-                run = Some(prepared);
-                Some(terms)
-            }
-            None if begin => Some(StartTerms { not_after: expires, run: None }),
-            None => None,
-        };
-        Ok((PermitTerms { permit, expires, reservations: Vec::new(), begin: start }, run))
     }
 
     /// The state machine's answers in the caller's words.
@@ -486,34 +444,6 @@ impl Engine {
         .await
     }
 
-    /// Commits an outcome or a sweep. Outcomes are accepted in every state.
-    pub(crate) async fn commit_outcome(
-        &self,
-        org: &Org,
-        held: &mut Held,
-        proposal: Proposal,
-        by: countersign_gateway_flow::Actor,
-        mut beside: Beside,
-    ) -> Result<(Reply, Option<Appended>), EngineError> {
-        let now = self.now();
-        let snapshot = self.snapshot(org.id);
-        let state = Now { at: now, frozen: false, by };
-        let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
-        let reply = decided.reply.clone();
-        if decided.drafts.is_empty() {
-            return Ok((reply, None));
-        }
-        beside.urgent = true;
-        let appended = self.commit_held(org, held, decided, (beside, now, &snapshot)).await?;
-        Ok((reply, Some(appended)))
-    }
-
-    /// Only the principal that acts in an instance may propose, begin and report in it.
-    pub(crate) fn acts(&self, who: &Principal, held: &Held) -> Result<(), EngineError> {
-        let created = held.fold()?.created();
-        if created.acting == who.pseudonym { Ok(()) } else { Err(EngineError::NotFound("action")) }
-    }
-
     /// An action as people read it.
     ///
     /// # Errors
@@ -524,44 +454,6 @@ impl Engine {
         let held = self.hold(&org, row.instance).await?;
         self.visible(&org, who, held.fold()?)?;
         Ok(self.action_record(&row, held.fold()?))
-    }
-
-    /// How long after its permit an action can still be started.
-    pub(crate) fn permit_ttl(&self) -> Duration {
-        self.options().permit_ttl
-    }
-}
-
-/// What a flow answer means for the caller.
-pub(crate) fn result_of(
-    answer: &FlowAnswer,
-    expires: Timestamp,
-    run: Option<RunId>,
-    message: impl FnOnce() -> String,
-) -> ActionResult {
-    match answer {
-        FlowAnswer::Permitted { permit, .. } => ActionResult::Permitted { permit: *permit, expires },
-        FlowAnswer::Begun { permit, sequence, .. } => {
-            let start = StartAnswer { permit: *permit, not_after: expires, first: true, fence: *sequence };
-            match run {
-                Some(run) => ActionResult::Dispatched { run, start },
-                None => ActionResult::Started(start),
-            }
-        }
-        FlowAnswer::Waiting { item, .. } => ActionResult::Waiting { item: Some(*item) },
-        FlowAnswer::Cleared(_) => ActionResult::Waiting { item: None },
-        FlowAnswer::Refused { reason, .. } => {
-            let (code, message) = refusal_words(*reason, message());
-            ActionResult::Refused { code, message }
-        }
-        FlowAnswer::Dropped(_) => ActionResult::Refused {
-            code: "item-dropped",
-            message: "a person decided to go on without this action".to_owned(),
-        },
-        FlowAnswer::Voided(_) => ActionResult::Refused {
-            code: "instance-finished",
-            message: "the instance ended before this action was answered".to_owned(),
-        },
     }
 }
 
@@ -665,21 +557,4 @@ fn stored_answer(answers: &[ActionAnswer], reply: &Reply) -> Result<Vec<u8>, Eng
     let gate = if let Reply::Waiting { gate, .. } = reply { Some(*gate) } else { None };
     let stored = StoredProposed { items: answers.iter().map(StoredItem::of).collect(), gate };
     serde_json::to_vec(&stored).map_err(EngineError::damaged)
-}
-
-/// The fold of an instance says what has become of an action's permit.
-pub(crate) fn permit_status(fold: &Instance, permit: PermitId, now: Timestamp) -> Option<&'static str> {
-    if let Some(live) = fold.live_permit(permit) {
-        return Some(if fold.state().is_terminal() {
-            "voided"
-        } else if live.expires < now {
-            "lapsed"
-        } else {
-            "permitted"
-        });
-    }
-    if fold.open_start(permit).is_some() {
-        return Some("started");
-    }
-    fold.unknown_start(permit).map(|_| "unknown")
 }

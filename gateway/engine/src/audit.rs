@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use countersign_gateway_model::{ActionId, InstanceId, LogId, OrgId, Principal, StreamId, Verdict};
+use countersign_gateway_model::{InstanceId, LogId, OrgId, Principal, StreamId, Verdict};
 use countersign_ledger_entry::body::Body;
-use countersign_ledger_entry::{Entry, PayloadRole, Receipt, Stream, StreamKind, VerifiedCheckpoint, note};
+use countersign_ledger_entry::{Entry, PayloadRole, Receipt, Stream, StreamKind, note};
 use countersign_ledger_log::{KeyRing, LogHandle, StoredEntry};
 use countersign_ledger_merkle::{Hash, LogPath, leaf_hash};
 use countersign_ledger_verify::Contents;
@@ -17,32 +17,12 @@ use crate::api::{EntryQuery, EntryRecord, Page, Replay};
 use crate::asking::StoredEvidence;
 use crate::error::EngineError;
 use crate::org::{Org, instance_stream};
-use crate::workflows::WORKFLOWS;
+use crate::receipts::stored_entry;
 
 /// Most entries of one page.
 const MAX_PAGE: usize = 500;
 
 impl Engine {
-    /// Opens an organization's log in this gateway: boot entry, settings, workflows.
-    ///
-    /// # Errors
-    /// [`EngineError::Ledger`] if the log refuses to be opened: then nothing may be signed.
-    pub async fn open_org(&self, id: OrgId, sandbox_level: Option<u8>) -> Result<(), EngineError> {
-        let log = self.logs().boot(id, sandbox_level).await.map_err(EngineError::ledger)?;
-        let authority = log.authority();
-        let org = Org::new(id, log, authority);
-        self.load_settings(&org).await?;
-        for workflow in self.all_workflows(&org).await? {
-            if let Some(team) = &workflow.spec.team {
-                self.ensure_team(&org, team)?;
-            }
-            org.entities.put(workflow.spec.record(&org, self.now())).map_err(EngineError::damaged)?;
-        }
-        tracing::debug!(org = %id, table = WORKFLOWS, "organization opened");
-        self.insert_org(org);
-        Ok(())
-    }
-
     fn may_audit(&self, org: &Org, who: &Principal, what: &'static str) -> Result<(), EngineError> {
         self.may_read(org, who, Operation::ReadVerdict, EntityRef::organization(org.id), what)
     }
@@ -84,57 +64,6 @@ impl Engine {
         let org = self.org(who.org)?;
         self.may_audit(&org, who, "entry")?;
         self.receipt_at(&org, index).await
-    }
-
-    pub(crate) async fn receipt_at(&self, org: &Org, index: u64) -> Result<Receipt, EngineError> {
-        let stored = stored_entry(org, index).await?;
-        let checkpoint = org.log.checkpoint();
-        let proof = org.log.proof(index, checkpoint.checkpoint().size).await.map_err(EngineError::ledger)?;
-        Ok(self.receipt_from(index, &stored.leaf, proof, checkpoint))
-    }
-
-    pub(crate) fn receipt_from(
-        &self,
-        index: u64,
-        leaf: &[u8],
-        proof: Vec<Hash>,
-        checkpoint: Arc<VerifiedCheckpoint>,
-    ) -> Receipt {
-        Receipt { index, leaf_hash: leaf_hash(leaf), proof, checkpoint }
-    }
-
-    /// Proof of an entry of an instance's stream.
-    pub(crate) async fn receipt_of_last(
-        &self,
-        org: &Org,
-        instance: InstanceId,
-        sequence: u64,
-    ) -> Result<Receipt, EngineError> {
-        let stored =
-            org.log.stream_entries(instance_stream(instance), sequence, 1).await.map_err(EngineError::ledger)?;
-        let index = stored.first().map(|s| s.index).ok_or(EngineError::NotFound("entry"))?;
-        self.receipt_at(org, index).await
-    }
-
-    /// Proof of the refusal of an action that belongs to no instance.
-    pub(crate) async fn receipt_of_refusal(&self, org: &Org, action: ActionId) -> Result<Receipt, EngineError> {
-        const PAGE: u64 = 256;
-        let stream = org.own_stream();
-        let mut before = org.log.head(stream).await?.map_or(0, |head| head.next_sequence);
-        while before > 0 {
-            let from = before.saturating_sub(PAGE);
-            let count = usize::try_from(before - from).unwrap_or(usize::MAX);
-            let page = org.log.stream_entries(stream, from, count).await.map_err(EngineError::ledger)?;
-            for stored in page {
-                if let Body::Refusal(refusal) = &Entry::parse(&stored.leaf)?.header.body
-                    && refusal.action == Some(action)
-                {
-                    return self.receipt_at(org, stored.index).await;
-                }
-            }
-            before = from;
-        }
-        Err(EngineError::NotFound("entry"))
     }
 
     /// Inclusion proof of an entry in the tree of `size` entries.
@@ -317,11 +246,6 @@ async fn replay_evidence(
         answers.push(replay(snapshot, question.get().as_bytes(), &entities).map_err(EngineError::damaged)?);
     }
     Ok(Some(combine(&answers).0))
-}
-
-async fn stored_entry(org: &Org, index: u64) -> Result<StoredEntry, EngineError> {
-    let mut found = org.log.entries(index..index.saturating_add(1)).await.map_err(EngineError::ledger)?;
-    found.pop().ok_or(EngineError::NotFound("entry"))
 }
 
 fn entry_record(org: &Org, stored: &StoredEntry) -> Result<EntryRecord, EngineError> {

@@ -109,7 +109,7 @@ impl EngineError {
             Self::ConfirmDiff(_) => "diff-unconfirmed",
             Self::NoRunner(_) => "runner-unavailable",
             Self::Runner(_) => "runner-failed",
-            Self::Append(error) => crate::own::append_code(error),
+            Self::Append(error) => append_code(error),
             Self::Ledger(_) => "ledger-unreadable",
             Self::Damaged(_) | Self::Entry(_) => "ledger-damaged",
             Self::Draining => "draining",
@@ -126,5 +126,18 @@ impl EngineError {
 
     pub(crate) fn invalid(field: &'static str, problem: impl Into<String>) -> Self {
         Self::Invalid { field, problem: problem.into() }
+    }
+}
+
+/// Codes of a ledger that did not take an append.
+fn append_code(error: &AppendError) -> &'static str {
+    match error {
+        AppendError::DiskFull => "disk-full",
+        AppendError::ClockBehind { .. } => "clock-behind",
+        AppendError::Unknown => "outcome-unknown",
+        AppendError::Refusing(_) => "ledger-refusing",
+        AppendError::Replay(_) => "idempotency-key-reused",
+        AppendError::Malformed(_) | AppendError::Journal(_) => "internal",
+        _ => "ledger-busy",
     }
 }

@@ -4,176 +4,31 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio::sync::OwnedMutexGuard;
 
 use countersign_gateway_flow::{
-    Create, Decided, Instance, Now, Proposal, Reply, StartInstance, SystemReject, Terminate, decide,
+    Create, Instance, Now, Proposal, Reply, StartInstance, SystemReject, Terminate, decide,
 };
-use countersign_gateway_model::{
-    ActionId, Digest, Duration, InstanceId, Name, Principal, PrincipalKind, Pseudonym, State, Timestamp,
-};
-use countersign_ledger_entry::body::{Body, Created, RefusalReason};
+use countersign_gateway_model::{ActionId, Digest, Duration, InstanceId, Name, Principal, PrincipalKind, Timestamp};
+use countersign_ledger_entry::PayloadRole;
+use countersign_ledger_entry::body::{Created, RefusalReason};
 use countersign_ledger_entry::payload;
-use countersign_ledger_entry::{Entry, PayloadRole};
-use countersign_ledger_log::Appended;
-use countersign_ledger_merkle::leaf_hash;
-use countersign_policy_decide::{EntityKind, EntityRef, InstanceFacts, Operation, Record};
+use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
-use crate::api::{Idempotency, InstanceAnswer, InstanceRecord, Moved, NewInstance};
+use crate::Engine;
+use crate::answers::{last_receipt, refusal_record, refused, refused_before};
+use crate::api::{Idempotency, InstanceAnswer, Moved, NewInstance};
 use crate::asking::{actor_of, ask, chain, question};
-use crate::error::{EngineError, Refused};
+use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::mint::MintExt as _;
-use crate::org::{Cell, Live, Org, instance_stream};
-use crate::own::Beside;
-use crate::{Engine, Snapshot};
+use crate::org::{Org, instance_stream};
+use crate::stream::{Description, Held, four_eyes, instance_name};
+use crate::writing::Beside;
 
 /// Farthest deadline of an instance: ten years of 365 days.
 const LONGEST_DEADLINE_S: u64 = 10 * 365 * 86_400;
 
-/// Entries read at a time when a stream is folded.
-const PAGE: usize = 512;
-
-/// What a `created` entry's description payload holds.
-#[derive(Default, serde::Serialize, serde::Deserialize)]
-struct Description {
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    workspace: Option<Digest>,
-}
-
-/// A stream under its lock.
-pub(crate) struct Held {
-    pub(crate) cell: Arc<Cell>,
-    pub(crate) live: OwnedMutexGuard<Live>,
-}
-
-impl Held {
-    /// The fold; it is there once [`Engine::hold`] has answered.
-    pub(crate) fn fold(&self) -> Result<&Instance, EngineError> {
-        self.live.fold.as_ref().ok_or(EngineError::NotFound("instance"))
-    }
-}
-
 impl Engine {
-    /// Takes the lock of an instance's stream, in turn, and reads the stream if it is not in memory.
-    pub(crate) async fn hold(&self, org: &Org, id: InstanceId) -> Result<Held, EngineError> {
-        let cell = org.cell(id);
-        let mut live = Arc::clone(&cell.live).lock_owned().await;
-        if live.fold.is_none() {
-            if let Err(error) = self.load(org, id, &mut live).await {
-                drop((live, cell));
-                org.release(id);
-                return Err(error);
-            }
-            self.describe_instance(org, &live)?;
-        }
-        Ok(Held { cell, live })
-    }
-
-    async fn load(&self, org: &Org, id: InstanceId, live: &mut Live) -> Result<(), EngineError> {
-        let (mut fold, mut from) = (None, 0);
-        let mut loaded = Live::default();
-        loop {
-            let page = org.log.stream_entries(instance_stream(id), from, PAGE).await.map_err(EngineError::ledger)?;
-            let count = page.len();
-            for stored in page {
-                let header = Entry::parse(&stored.leaf)?.header;
-                let hash = Digest(leaf_hash(&stored.leaf).0);
-                match &header.body {
-                    Body::Created(created) => {
-                        loaded.team = self.stored_workflow(org, &created.workflow).await?.and_then(|w| w.spec.team);
-                        let given = header.payloads.iter().find(|p| p.role == PayloadRole::Description);
-                        if let Some(given) = given
-                            && let Some(content) = self.payload(org, stored.index, &given.digest).await?
-                        {
-                            let given: Description = serde_json::from_slice(&content).map_err(EngineError::damaged)?;
-                            (loaded.labels, loaded.workspace) = (given.labels, given.workspace);
-                        }
-                    }
-                    Body::Outcome(outcome) => loaded.workspace = outcome.workspace.or(loaded.workspace),
-                    _ => {}
-                }
-                fold = Some(Instance::evolve(fold, &header, hash).map_err(EngineError::damaged)?);
-                from = header.sequence + 1;
-            }
-            if count < PAGE {
-                break;
-            }
-        }
-        if fold.is_none() {
-            return Err(EngineError::NotFound("instance"));
-        }
-        loaded.fold = fold;
-        *live = loaded;
-        Ok(())
-    }
-
-    /// A payload's content without its salt; none if it was erased.
-    pub(crate) async fn payload(&self, org: &Org, index: u64, digest: &Digest) -> Result<Option<Vec<u8>>, EngineError> {
-        Ok(self.salted_payload(org, index, digest).await?.map(|(_, content)| content))
-    }
-
-    pub(crate) async fn salted_payload(
-        &self,
-        org: &Org,
-        index: u64,
-        digest: &Digest,
-    ) -> Result<Option<(payload::Salt, Vec<u8>)>, EngineError> {
-        let Some(bytes) = org.log.payload(index, digest).await.map_err(EngineError::ledger)? else { return Ok(None) };
-        match payload::open(&bytes) {
-            Some((salt, content)) => Ok(Some((salt, content.to_vec()))),
-            None => Err(EngineError::damaged("a payload without its salt")),
-        }
-    }
-
-    /// Tells policy what there is to know of an instance now.
-    pub(crate) fn describe_instance(&self, org: &Org, live: &Live) -> Result<(), EngineError> {
-        let Some(fold) = &live.fold else { return Ok(()) };
-        self.describe_instance_in(org, live, fold.state())
-    }
-
-    /// The same, in another state: what is permitted at a gate is permitted in the state that the gate leads back to.
-    pub(crate) fn describe_instance_in(&self, org: &Org, live: &Live, state: State) -> Result<(), EngineError> {
-        let Some(fold) = &live.fold else { return Ok(()) };
-        let created = fold.created();
-        let named =
-            |who: Pseudonym| org.known(who).ok_or_else(|| EngineError::damaged(format!("nobody is known as `{who}`")));
-        let person = |who: Pseudonym| named(who).map(|known| known.id);
-        let facts = InstanceFacts {
-            workflow: created.workflow.clone(),
-            state,
-            actor: named(created.acting)?.entity(org.id),
-            initiator: named(created.initiator)?.entity(org.id),
-            owner: created.owner.map(person).transpose()?,
-            accountable: person(created.accountable)?,
-            parent: created.parent.map(|p| Name::new(&p.to_string())).transpose().map_err(EngineError::damaged)?,
-            team: live.team.clone(),
-            legal_hold: false,
-            frozen: org.is_frozen(live.team.as_ref()),
-        };
-        let id = instance_name(fold.id())?;
-        org.entities.put(Record::instance(org.id, id, facts, fold.latest())).map(drop).map_err(EngineError::damaged)
-    }
-
-    /// Commits, and tells policy if the instance moved.
-    pub(crate) async fn commit_held(
-        &self,
-        org: &Org,
-        held: &mut Held,
-        decided: Decided,
-        (beside, now, snapshot): (Beside, Timestamp, &Snapshot),
-    ) -> Result<Appended, EngineError> {
-        let before = held.live.fold.as_ref().map(Instance::state);
-        let appended = self.commit(org, &held.cell, &mut held.live, decided, (beside, now, snapshot)).await?;
-        if held.live.fold.as_ref().map(Instance::state) != before {
-            self.describe_instance(org, &held.live)?;
-            self.timers().notify_one();
-        }
-        Ok(appended)
-    }
-
     /// Creates an instance, and asks to start it unless it is to rest.
     ///
     /// # Errors
@@ -523,71 +378,6 @@ impl Engine {
         Ok(Moved { state: fold.state(), gate: fold.gate().map(|g| g.gate), already: false, receipt: Some(receipt) })
     }
 
-    /// Refuses those who may not even know of the instance, as if it did not exist.
-    pub(crate) fn visible(&self, org: &Org, who: &Principal, fold: &Instance) -> Result<(), EngineError> {
-        // Those whose work it is need no policy to see it.
-        if fold.is_insider(who.pseudonym) {
-            return Ok(());
-        }
-        let entity = EntityRef::new(org.id, EntityKind::Instance, instance_name(fold.id())?);
-        self.may_read(org, who, Operation::ReadInstance, entity, "instance")
-    }
-
-    /// What was answered to this idempotency key before.
-    pub(crate) async fn replayed(
-        &self,
-        org: &Org,
-        stream: countersign_ledger_entry::Stream,
-        who: &Principal,
-        key: Option<&Idempotency>,
-    ) -> Result<Option<Value>, EngineError> {
-        let Some(key) = key else { return Ok(None) };
-        let scope = countersign_ledger_log::IdempotencyScope { stream, principal: who.pseudonym };
-        let found = org.log.idempotent(scope, &crate::writing::key_digest(&key.key)).await?;
-        match found {
-            None => Ok(None),
-            Some(replay) if replay.request != key.request => Err(EngineError::IdempotencyReused),
-            Some(replay) => serde_json::from_slice(&replay.answer).map(Some).map_err(EngineError::damaged),
-        }
-    }
-
-    /// An instance as people read it.
-    pub(crate) fn record_of(&self, org: &Org, live: &Live) -> Result<InstanceRecord, EngineError> {
-        let fold = live.fold.as_ref().ok_or(EngineError::NotFound("instance"))?;
-        let created = fold.created();
-        let mut reasons = Vec::new();
-        if fold.state().is_terminal() {
-            reasons.push("finished".to_owned());
-        }
-        if org.is_frozen(live.team.as_ref()) {
-            reasons.push("frozen".to_owned());
-        }
-        if fold.gate().is_some() {
-            reasons.push("waiting_for_human".to_owned());
-        }
-        Ok(InstanceRecord {
-            id: fold.id(),
-            workflow: created.workflow.clone(),
-            workflow_version: created.workflow_version,
-            state: fold.state(),
-            initiator: org.label(created.initiator),
-            accountable: org.label(created.accountable),
-            owner: created.owner.map(|who| org.label(who)),
-            acting: org.label(created.acting),
-            created: fold.created_at(),
-            updated: fold.latest(),
-            gate: fold.gate().map(|g| g.gate),
-            open_starts: fold.open_starts().map(|(permit, _)| permit).collect(),
-            denials: u64::from(fold.denials()),
-            workspace: live.workspace,
-            labels: live.labels.clone(),
-            deadline: created.deadline,
-            runnable: reasons.is_empty(),
-            reasons,
-            sequence: fold.sequence() + 1,
-        })
-    }
-
     /// Waits until the instance's stream grows beyond `seen` entries.
     ///
     /// # Errors
@@ -626,59 +416,6 @@ fn of_instance(fold: &Instance, org: &Org) -> EntityRef {
     // The text of an id is always a name.
     let id = instance_name(fold.id()).unwrap_or_else(|_| fold.created().workflow.clone());
     EntityRef::new(org.id, EntityKind::Instance, id)
-}
-
-/// The instance's id as policy names it.
-pub(crate) fn instance_name(id: InstanceId) -> Result<Name, EngineError> {
-    Name::new(&id.to_string()).map_err(EngineError::damaged)
-}
-
-pub(crate) fn four_eyes(org: &Org) -> bool {
-    org.authority() == countersign_ledger_entry::body::AuthorityMode::FourEyes
-}
-
-pub(crate) fn last_receipt(appended: &Appended) -> Result<countersign_ledger_entry::Receipt, EngineError> {
-    appended
-        .entries
-        .last()
-        .map(|entry| entry.receipt.clone())
-        .ok_or_else(|| EngineError::damaged("an append without entries"))
-}
-
-/// A refusal that is on record, in the caller's words.
-pub(crate) fn refused(
-    reason: RefusalReason,
-    message: String,
-    receipt: countersign_ledger_entry::Receipt,
-) -> EngineError {
-    let (code, message) = refusal_words(reason, message);
-    EngineError::Refused(Box::new(Refused { code, message, receipt }))
-}
-
-/// A refusal as it is kept with an idempotency key: the same request is refused again, in the same words.
-pub(crate) fn refusal_record(reason: RefusalReason, message: &str) -> Value {
-    json!({ "refused": reason, "message": message })
-}
-
-/// The refusal that [`refusal_record`] kept.
-pub(crate) fn refused_before(
-    answer: &Value,
-    receipt: countersign_ledger_entry::Receipt,
-) -> Result<EngineError, EngineError> {
-    let reason = answer.get("refused").cloned().unwrap_or_default();
-    let reason: RefusalReason = serde_json::from_value(reason).map_err(EngineError::damaged)?;
-    let message = answer.get("message").and_then(Value::as_str).unwrap_or_default();
-    Ok(refused(reason, message.to_owned(), receipt))
-}
-
-/// Problem code and words of a refusal.
-pub(crate) fn refusal_words(reason: RefusalReason, message: String) -> (&'static str, String) {
-    match reason {
-        RefusalReason::Policy => ("policy-denied", message),
-        RefusalReason::PolicyError => ("policy-error", "refused: a policy could not be evaluated".to_owned()),
-        RefusalReason::UnknownTool => ("tool-unknown", "refused: the catalogue does not list this tool".to_owned()),
-        RefusalReason::Frozen => ("frozen", "refused: work is frozen until a person lifts the freeze".to_owned()),
-    }
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), EngineError> {

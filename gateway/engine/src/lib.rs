@@ -9,9 +9,11 @@
 
 pub mod acting;
 mod actions;
+mod answers;
 mod api;
 mod asking;
 mod audit;
+mod decisions;
 mod error;
 mod face;
 mod gates;
@@ -19,10 +21,13 @@ mod instances;
 mod mint;
 mod org;
 mod own;
+mod permits;
 mod policies;
+mod receipts;
 mod records;
 mod runs;
 mod settings;
+mod stream;
 mod timers;
 mod view;
 mod workflows;
@@ -114,6 +119,26 @@ impl Engine {
             ending: watch::Sender::new(false),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Opens an organization's log in this gateway: boot entry, settings, workflows.
+    ///
+    /// # Errors
+    /// [`EngineError::Ledger`] if the log refuses to be opened: then nothing may be signed.
+    pub async fn open_org(&self, id: OrgId, sandbox_level: Option<u8>) -> Result<(), EngineError> {
+        let log = self.logs().boot(id, sandbox_level).await.map_err(EngineError::ledger)?;
+        let authority = log.authority();
+        let org = Org::new(id, log, authority);
+        self.load_settings(&org).await?;
+        for workflow in self.all_workflows(&org).await? {
+            if let Some(team) = &workflow.spec.team {
+                self.ensure_team(&org, team)?;
+            }
+            org.entities.put(workflow.spec.record(&org, self.now())).map_err(EngineError::damaged)?;
+        }
+        tracing::debug!(org = %id, "organization opened");
+        self.insert_org(org);
+        Ok(())
     }
 
     /// The ledger.

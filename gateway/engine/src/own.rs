@@ -7,43 +7,16 @@ use countersign_gateway_flow::Asked;
 use countersign_gateway_model::{Digest, Name, OrgId, Principal, Pseudonym, Timestamp};
 use countersign_ledger_entry::body::{QuestionKind, Refusal, RefusalReason};
 use countersign_ledger_entry::payload;
-use countersign_ledger_entry::{Blob, Body, Draft, Payload, PayloadRef, PayloadRole, Receipt, Row};
-use countersign_ledger_log::{Append, AppendError, Appended, Sealing};
+use countersign_ledger_entry::{Blob, Body, Draft, PayloadRole, Receipt, Row};
 use countersign_policy_decide::{EntityRef, Operation, Question};
 
 use crate::Engine;
 use crate::api::Idempotency;
-use crate::asking::{Answered, Evidence, actor_of, ask, chain, question};
+use crate::asking::{Answered, actor_of, ask, chain, question};
 use crate::error::{EngineError, Refused};
 use crate::mint::MintExt as _;
 use crate::org::Org;
-
-/// What goes into one append beside the entries.
-#[derive(Default)]
-pub(crate) struct Beside {
-    pub(crate) payloads: Vec<Payload>,
-    pub(crate) blobs: Vec<Blob>,
-    pub(crate) rows: Vec<Row>,
-    pub(crate) idempotency: Option<countersign_ledger_log::Idempotency>,
-    pub(crate) urgent: bool,
-}
-
-impl Beside {
-    /// Takes up what a verdict was computed from.
-    pub(crate) fn add(&mut self, evidence: Evidence) -> (PayloadRef, Digest) {
-        self.payloads.push(evidence.payload);
-        self.blobs.extend(evidence.blobs);
-        (evidence.reference, evidence.action)
-    }
-
-    /// Takes up a payload.
-    pub(crate) fn payload(&mut self, role: PayloadRole, bytes: Vec<u8>) -> PayloadRef {
-        let digest = payload::digest(&bytes);
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.payloads.push(Payload { digest, bytes });
-        PayloadRef { role, digest, length }
-    }
-}
+use crate::writing::Beside;
 
 /// An operation that policy allowed: what its entry must carry.
 pub struct Allowed {
@@ -206,44 +179,6 @@ impl Engine {
             .ok_or_else(|| EngineError::damaged("an append without entries"))
     }
 
-    /// Appends to the organization's stream, one append at a time.
-    pub(crate) async fn append_own(
-        &self,
-        org: &Org,
-        drafts: Vec<Draft>,
-        mut beside: Beside,
-        now: Timestamp,
-    ) -> Result<Appended, EngineError> {
-        let _one_at_a_time = org.own.lock().await;
-        let stream = org.own_stream();
-        let head = org.log.head(stream).await?;
-        let sealing = Sealing {
-            stream,
-            sequence: head.map_or(0, |h| h.next_sequence),
-            previous: head.map(|h| h.last_hash),
-            policy: Some(self.snapshot(org.id).digests()),
-            authority: org.authority(),
-            // The wait for the lock may have been long; what is claimed must not lie far behind.
-            claimed: now.max(self.now()),
-        };
-        let entries = org.log.seal(&sealing, drafts).map_err(EngineError::ledger)?;
-        org.unstored(&mut beside.blobs);
-        let blobs: Vec<Digest> = beside.blobs.iter().map(|b| b.digest).collect();
-        let append = Append {
-            expected: sealing.sequence,
-            entries,
-            payloads: beside.payloads,
-            blobs: beside.blobs,
-            rows: beside.rows,
-            idempotency: beside.idempotency,
-            erase: Vec::new(),
-            urgent: beside.urgent,
-        };
-        let appended = org.log.append(append).await?;
-        org.remember(blobs.into_iter());
-        Ok(appended)
-    }
-
     /// The idempotency record of a request to the organization's stream.
     pub(crate) fn own_idempotency(
         org: &Org,
@@ -266,18 +201,5 @@ pub(crate) fn draft_of(who: &Principal, body: impl Into<Body>, asked: &Asked) ->
         on_behalf_of: actor.on_behalf_of,
         payloads: asked.payloads.clone(),
         fields: asked.fields.clone(),
-    }
-}
-
-/// Codes of a ledger that did not take an append.
-pub(crate) fn append_code(error: &AppendError) -> &'static str {
-    match error {
-        AppendError::DiskFull => "disk-full",
-        AppendError::ClockBehind { .. } => "clock-behind",
-        AppendError::Unknown => "outcome-unknown",
-        AppendError::Refusing(_) => "ledger-refusing",
-        AppendError::Replay(_) => "idempotency-key-reused",
-        AppendError::Malformed(_) | AppendError::Journal(_) => "internal",
-        _ => "ledger-busy",
     }
 }

@@ -14,8 +14,8 @@ use crate::api::{
     ActionRecord, GateItemRecord, GateQuery, GateRecord, InstanceQuery, InstanceRecord, Page, RuleProgress,
 };
 use crate::error::EngineError;
-use crate::instances::instance_name;
-use crate::org::Org;
+use crate::org::{Live, Org};
+use crate::stream::instance_name;
 
 /// Most items of one page.
 const MAX_PAGE: usize = 200;
@@ -83,7 +83,7 @@ impl Engine {
     pub(crate) fn action_record(&self, facts: &ActionFacts, fold: &Instance) -> ActionRecord {
         let outcome = facts.start.as_ref().and_then(|s| s.outcome.as_ref()).map(|o| o.outcome.as_str());
         let status = outcome
-            .or_else(|| facts.permit.and_then(|p| crate::actions::permit_status(fold, p, self.now())))
+            .or_else(|| facts.permit.and_then(|p| crate::permits::permit_status(fold, p, self.now())))
             .unwrap_or(match facts.row.status {
                 ActionStatus::Permitted => "lapsed",
                 ActionStatus::Waiting | ActionStatus::Cleared => "waiting",
@@ -148,6 +148,43 @@ impl Engine {
                 return Ok(Page { items, next: after.map(|key| to_cursor(&key)) });
             }
         }
+    }
+
+    /// An instance as people read it.
+    pub(crate) fn record_of(&self, org: &Org, live: &Live) -> Result<InstanceRecord, EngineError> {
+        let fold = live.fold.as_ref().ok_or(EngineError::NotFound("instance"))?;
+        let created = fold.created();
+        let mut reasons = Vec::new();
+        if fold.state().is_terminal() {
+            reasons.push("finished".to_owned());
+        }
+        if org.is_frozen(live.team.as_ref()) {
+            reasons.push("frozen".to_owned());
+        }
+        if fold.gate().is_some() {
+            reasons.push("waiting_for_human".to_owned());
+        }
+        Ok(InstanceRecord {
+            id: fold.id(),
+            workflow: created.workflow.clone(),
+            workflow_version: created.workflow_version,
+            state: fold.state(),
+            initiator: org.label(created.initiator),
+            accountable: org.label(created.accountable),
+            owner: created.owner.map(|who| org.label(who)),
+            acting: org.label(created.acting),
+            created: fold.created_at(),
+            updated: fold.latest(),
+            gate: fold.gate().map(|g| g.gate),
+            open_starts: fold.open_starts().map(|(permit, _)| permit).collect(),
+            denials: u64::from(fold.denials()),
+            workspace: live.workspace,
+            labels: live.labels.clone(),
+            deadline: created.deadline,
+            runnable: reasons.is_empty(),
+            reasons,
+            sequence: fold.sequence() + 1,
+        })
     }
 
     fn record_of_row(&self, org: &Org, id: InstanceId, row: InstanceRow) -> InstanceRecord {

@@ -3,7 +3,6 @@
 //! The intent is durable before the runner is called. After a restart a run is found by its name and adopted; it is
 //! never submitted a second time on a guess. Unreachable is not failed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration as Span;
 
@@ -14,22 +13,22 @@ use countersign_gateway_flow::{Actor, Asked, Instance, Proposal, Reply, Report};
 use countersign_gateway_model::{Digest, Duration, InstanceId, Name, Outcome, PermitId, Principal, RunId};
 use countersign_ledger_entry::body::{Body, Start, StartedBy};
 use countersign_ledger_entry::payload;
-use countersign_ledger_entry::{Entry, PayloadRef, PayloadRole};
+use countersign_ledger_entry::{Entry, PayloadRole};
 use countersign_ledger_log::Appended;
-use countersign_policy_decide::catalogue::{CompiledTool, ToolRunner};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation, Record};
 use countersign_runners_contract::{
-    Exit, Handle, Input, Job, JobSalt, JobSpec, LogCursor, LogItem as RunnerLogItem, NetworkMode, Observation, Order,
-    Phase, Runner, RunnerError, Scope, TreePath, external_name,
+    Exit, Handle, Job, JobSalt, LogCursor, LogItem as RunnerLogItem, Observation, Order, Phase, Runner, RunnerError,
+    Scope,
 };
 
 use crate::Engine;
 use crate::api::{LogItem, LogPage, Page, RunRecord};
 use crate::error::EngineError;
-use crate::instances::{Held, instance_name};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
-use crate::own::Beside;
+use crate::permits::PreparedRun;
+use crate::stream::{Held, instance_name};
+use crate::writing::Beside;
 
 /// Time that a cancelled run is given to end by itself.
 const GRACE: Duration = Duration::from_secs(5);
@@ -37,50 +36,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How often a runner that does not answer is asked again.
 const PATIENCE: Span = Span::from_secs(2);
 
-/// A run whose permit is about to be committed.
-pub(crate) struct PreparedRun {
-    pub(crate) run: RunId,
-    pub(crate) backend: Name,
-    pub(crate) external_name: Name,
-    /// Salted digest of the job.
-    pub(crate) digest: Digest,
-    /// The job's payload.
-    pub(crate) reference: PayloadRef,
-    pub(crate) permit: PermitId,
-    job: Job,
-    salt: JobSalt,
-}
-
 impl Engine {
-    /// Builds the job of a dispatch. The command is the registrar's; the input reaches it as read-only files.
-    pub(crate) fn prepare_run(
-        &self,
-        tool: &CompiledTool,
-        runner: &ToolRunner,
-        input: &[u8],
-        held: &Held,
-        permit: PermitId,
-        beside: &mut Beside,
-    ) -> Result<PreparedRun, EngineError> {
-        let kind = runner.kind.as_str();
-        let backend = self.runner(kind)?.backend().clone();
-        let mut spec = JobSpec::command(runner.command.iter().cloned());
-        spec.workspace = held.live.workspace;
-        spec.network = NetworkMode::None;
-        let longest = self.options().run_deadline;
-        spec.resources.wall = runner.deadline_s.map_or(longest, |s| Duration::from_secs(s).min(longest));
-        spec.inputs = inputs(input)?;
-        let job = Job::new(spec).map_err(EngineError::damaged)?;
-        let salt = self.mint().salt();
-        let job_salt = JobSalt::from_bytes(salt.0);
-        let digest = job.digest(&job_salt);
-        let reference = beside.payload(PayloadRole::Job, payload::seal(&salt, job.canonical()));
-        let run = self.mint().run();
-        let external_name = external_name(run, 1).map_err(EngineError::damaged)?;
-        tracing::debug!(%run, tool = %tool.tool.name, "job prepared");
-        Ok(PreparedRun { run, backend, external_name, digest, reference, permit, job, salt: job_salt })
-    }
-
     /// Hands every started run of a committed append to its runner.
     pub(crate) async fn dispatch_started(
         &self,
@@ -643,28 +599,6 @@ pub(crate) fn words(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
-}
-
-/// The input as files: `input.json`, and each top-level string, number and boolean under its own name.
-fn inputs(input: &[u8]) -> Result<BTreeMap<TreePath, Input>, EngineError> {
-    let mut files = BTreeMap::new();
-    let mut put = |name: &str, bytes: Vec<u8>| {
-        if let Ok(path) = TreePath::new(name) {
-            files.insert(path, Input { bytes, executable: false });
-        }
-    };
-    put("input.json", input.to_vec());
-    let value: serde_json::Value = serde_json::from_slice(input).map_err(EngineError::damaged)?;
-    for (key, value) in value.as_object().into_iter().flatten() {
-        let plain = Name::new(key).is_ok() && !key.contains(['/', '.', ':']);
-        match value {
-            serde_json::Value::String(text) if plain => put(key, text.clone().into_bytes()),
-            serde_json::Value::Number(number) if plain => put(key, number.to_string().into_bytes()),
-            serde_json::Value::Bool(flag) if plain => put(key, flag.to_string().into_bytes()),
-            _ => {}
-        }
-    }
-    Ok(files)
 }
 
 /// Most bytes of output that are kept with the outcome; what is before them is said to be missing.

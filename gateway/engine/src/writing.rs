@@ -5,15 +5,42 @@
 
 use countersign_gateway_flow::{Decided, Instance, Place};
 use countersign_gateway_model::{Digest, Principal, Timestamp};
-use countersign_ledger_entry::payload;
+use countersign_ledger_entry::{Blob, Draft, Payload, PayloadRef, PayloadRole, Row, payload};
 use countersign_ledger_log::{Append, AppendError, Appended, IdempotencyScope, Sealing};
 use sha2::{Digest as _, Sha256};
 
 use crate::api::Idempotency;
+use crate::asking::Evidence;
 use crate::error::EngineError;
 use crate::org::{Cell, Live, Org, instance_stream};
-use crate::own::Beside;
 use crate::{Engine, Snapshot};
+
+/// What goes into one append beside the entries.
+#[derive(Default)]
+pub(crate) struct Beside {
+    pub(crate) payloads: Vec<Payload>,
+    pub(crate) blobs: Vec<Blob>,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) idempotency: Option<countersign_ledger_log::Idempotency>,
+    pub(crate) urgent: bool,
+}
+
+impl Beside {
+    /// Takes up what a verdict was computed from.
+    pub(crate) fn add(&mut self, evidence: Evidence) -> (PayloadRef, Digest) {
+        self.payloads.push(evidence.payload);
+        self.blobs.extend(evidence.blobs);
+        (evidence.reference, evidence.action)
+    }
+
+    /// Takes up a payload.
+    pub(crate) fn payload(&mut self, role: PayloadRole, bytes: Vec<u8>) -> PayloadRef {
+        let digest = payload::digest(&bytes);
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.payloads.push(Payload { digest, bytes });
+        PayloadRef { role, digest, length }
+    }
+}
 
 /// The record of an idempotency key.
 pub(crate) fn idempotency(
@@ -96,6 +123,44 @@ impl Engine {
                 Err(error.into())
             }
         }
+    }
+
+    /// Appends to the organization's stream, one append at a time.
+    pub(crate) async fn append_own(
+        &self,
+        org: &Org,
+        drafts: Vec<Draft>,
+        mut beside: Beside,
+        now: Timestamp,
+    ) -> Result<Appended, EngineError> {
+        let _one_at_a_time = org.own.lock().await;
+        let stream = org.own_stream();
+        let head = org.log.head(stream).await?;
+        let sealing = Sealing {
+            stream,
+            sequence: head.map_or(0, |h| h.next_sequence),
+            previous: head.map(|h| h.last_hash),
+            policy: Some(self.snapshot(org.id).digests()),
+            authority: org.authority(),
+            // The wait for the lock may have been long; what is claimed must not lie far behind.
+            claimed: now.max(self.now()),
+        };
+        let entries = org.log.seal(&sealing, drafts).map_err(EngineError::ledger)?;
+        org.unstored(&mut beside.blobs);
+        let blobs: Vec<Digest> = beside.blobs.iter().map(|b| b.digest).collect();
+        let append = Append {
+            expected: sealing.sequence,
+            entries,
+            payloads: beside.payloads,
+            blobs: beside.blobs,
+            rows: beside.rows,
+            idempotency: beside.idempotency,
+            erase: Vec::new(),
+            urgent: beside.urgent,
+        };
+        let appended = org.log.append(append).await?;
+        org.remember(blobs.into_iter());
+        Ok(appended)
     }
 
     /// Runs `work` to its end even if the caller goes away in the middle.
