@@ -12,8 +12,8 @@ use countersign_ledger_entry::{Draft, PayloadRole};
 use crate::error::Illegal;
 use crate::gate::{Ballot, Cast, Change, OpenGate, OpenItem, is_blank};
 use crate::proposal::{Actor, Asked, Decide, Grant, Reasked, SystemReject};
-use crate::propose::{Permitted, Row, Scene, answer, draft, draft_with, edge, strictest, system_reject};
 use crate::reply::{ActionAnswer, Reply, WhyNot};
+use crate::scene::{Permitted, Row, Scene, answer, draft, draft_with, edge, strictest, system_reject};
 
 pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
     let gate = scene.waiting_at(decide.gate)?;

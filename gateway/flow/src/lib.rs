@@ -8,8 +8,9 @@
 //! Policy is the signal, this is the authority: a verdict never moves a state, [`decide`] does.
 //!
 //! Read next: `edges` (the eleven), `proposal` (the rows of the table), `propose` and `decision` (what they become),
-//! `gate` (votes and counting), `fold` (the authority fold), `rows` (projections).
+//! `gate` (votes and counting), `fold` (the authority fold), `rows` (projections), `apply` (both, for one append).
 
+mod apply;
 mod decision;
 pub mod edges;
 mod error;
@@ -19,6 +20,7 @@ mod proposal;
 mod propose;
 mod reply;
 pub mod rows;
+mod scene;
 
 pub use error::{EvolveError, Illegal};
 pub use fold::{Instance, LivePermit, OpenStart, Settled};

@@ -19,11 +19,10 @@ use countersign_gateway_model::{
     Decision as Answer, Digest, GatewayId, InstanceId, Outcome as OutcomeKind, PermitId, Pseudonym, State, Timestamp,
 };
 use countersign_ledger_entry::body::{Created, RunStart};
-use countersign_ledger_entry::{Body, Header, Row, SignedEntry};
+use countersign_ledger_entry::{Body, Header};
 
 use crate::error::EvolveError;
 use crate::gate::OpenGate;
-use crate::rows;
 
 use append::{Reading, Step, check_header};
 
@@ -144,46 +143,6 @@ impl Instance {
         }
     }
 
-    /// Applies one whole append in place and gives its projection rows. On an error nothing has changed. Until the append
-    /// is durable, [`Instance::rollback`] takes it back.
-    ///
-    /// # Errors
-    /// As [`Instance::evolve`], or if `entries` are not one whole append.
-    pub fn apply(this: &mut Option<Self>, entries: &[SignedEntry]) -> Result<Vec<Row>, EvolveError> {
-        let before = this.as_ref().map(|i| i.core.sequence);
-        let mut rows = Vec::new();
-        let applied = entries.iter().try_for_each(|entry| {
-            let hash = Digest(entry.hash.0);
-            match this {
-                None => *this = Some(Self::begin(&entry.header, hash)?),
-                Some(instance) => instance.advance(&entry.header, hash)?,
-            }
-            if let Some(instance) = this.as_ref() {
-                rows::project(instance, &entry.header, &mut rows);
-            }
-            Ok(())
-        });
-        let whole = this.as_ref().is_none_or(Self::is_whole);
-        let applied = applied.and_then(|()| {
-            let sequence = entries.last().map_or(0, |e| e.header.sequence);
-            if whole && !entries.is_empty() {
-                Ok(())
-            } else {
-                Err(EvolveError::Append { sequence, why: "entries are missing" })
-            }
-        });
-        match applied {
-            Ok(()) => Ok(rows::latest(rows)),
-            Err(error) => {
-                // Only what was begun here is taken back, never the append before.
-                if this.as_ref().map(|i| i.core.sequence) != before {
-                    Self::rollback(this);
-                }
-                Err(error)
-            }
-        }
-    }
-
     /// Takes the last append back, whole or not: it did not become durable. None if it was the first.
     pub fn rollback(this: &mut Option<Self>) {
         let Some(instance) = this else { return };
@@ -208,7 +167,7 @@ impl Instance {
         instance.step = Step::Whole;
     }
 
-    fn begin(header: &Header, leaf_hash: Digest) -> Result<Self, EvolveError> {
+    pub(crate) fn begin(header: &Header, leaf_hash: Digest) -> Result<Self, EvolveError> {
         let now = Reading { header, at: header.claimed, first: true };
         check_header(header)?;
         if header.sequence != 0 {

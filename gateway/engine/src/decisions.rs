@@ -1,0 +1,730 @@
+//! People decide: votes that policy finds eligible are weighed, and what the last one permits is prepared.
+//!
+//! An APPROVE asks the stored question again with fresh entities and the current bundle; an OVERRIDE asks a new one.
+//! What was asked, shown and said is kept as payloads of the entries. Counting is `flow::gate`'s. Read next: `gates`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use countersign_gateway_flow::{
+    Asked, Ballot, BallotItem, Change, Current, Decide, Grant, Now, OpenGate, OpenItem, Proposal, Reasked, Reply,
+    SystemReject, decide, gate as counting,
+};
+use countersign_gateway_model::{
+    ActionId, Assurance, Digest, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Scope, State, Timestamp,
+};
+use countersign_ledger_entry::PayloadRole;
+use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, QuestionKind};
+use countersign_ledger_entry::payload::{self, Salt};
+use countersign_policy_decide::{EntityKind, EntityRef, Operation, Question, input};
+
+use crate::answers::{last_receipt, refusal_record, refused, refused_before, result_of};
+use crate::api::{ActionAnswer, DecisionAnswer, DecisionRequest, Idempotency, RuleProgress};
+use crate::asking::{Answered, actor_of, ask, question, with_satisfied};
+use crate::error::EngineError;
+use crate::gates::{Opened, shown_digest};
+use crate::mint::MintExt as _;
+use crate::org::{Org, instance_stream};
+use crate::permits::PreparedRun;
+use crate::stream::{Held, four_eyes};
+use crate::writing::Beside;
+use crate::{Engine, Snapshot};
+impl Engine {
+    /// A person decides at a gate.
+    ///
+    /// # Errors
+    /// [`EngineError::ScopeMissing`] without an interactive credential; [`EngineError::Illegal`] for a decision that
+    /// comes too late, names another view, or lacks what it needs.
+    pub async fn decide(
+        &self,
+        who: Arc<Principal>,
+        id: GateId,
+        request: DecisionRequest,
+        key: Option<Idempotency>,
+    ) -> Result<DecisionAnswer, EngineError> {
+        let this = self.clone();
+        Self::whole(async move { this.decide_whole(&who, id, request, key).await }).await
+    }
+
+    async fn decide_whole(
+        &self,
+        who: &Principal,
+        id: GateId,
+        request: DecisionRequest,
+        key: Option<Idempotency>,
+    ) -> Result<DecisionAnswer, EngineError> {
+        let org = self.org(who.org)?;
+        let row = self.gate_row(&org, id).await?;
+        let mut held = self.hold(&org, row.instance).await?;
+        self.visible(&org, who, held.fold()?)?;
+        if who.kind != PrincipalKind::Person {
+            return Err(countersign_gateway_flow::Illegal::NotAPerson.into());
+        }
+        if !who.has(Scope::Decide) {
+            return Err(EngineError::ScopeMissing);
+        }
+        if who.assurance == Assurance::Demo && !org.log.is_demo() {
+            return Err(EngineError::DemoOnly);
+        }
+        let stream = instance_stream(row.instance);
+        if let Some(answer) = self.replayed(&org, stream, who, key.as_ref()).await? {
+            if answer.get("refused").is_some() {
+                let receipt = self.receipt_of_last(&org, row.instance, held.fold()?.sequence()).await?;
+                return Err(refused_before(&answer, receipt)?);
+            }
+            return self.decided_before(&org, &held, &answer).await;
+        }
+        let snapshot = self.snapshot(org.id);
+        let now = self.now();
+        let Some(gate) = held.fold()?.gate().filter(|g| g.gate == id).cloned() else {
+            return Err(countersign_gateway_flow::Illegal::GateClosed(id).into());
+        };
+        let opened = self.opened(&org, &snapshot, &held, &gate).await?;
+        self.describe_gate(&org, &held, id, row.opened, row.expires)?;
+        let work = Deciding { org: &org, snapshot: &snapshot, who, gate: &gate, opened: &opened, now };
+        let mut beside = Beside { urgent: request.kind == DecisionKind::Reject, ..Beside::default() };
+        let changes_input = request.delta.values().any(Option::is_some);
+        let weighed = self.decision_proposal(&work, &held, request, &mut beside);
+        self.describe_instance(&org, &held.live)?;
+        let (proposal, runs) = weighed?;
+        let state = Now { at: now, frozen: org.is_frozen(held.live.team.as_ref()), by: actor_of(who) };
+        let decision = if let Proposal::Decide(decide) = &proposal { decide.decision } else { self.mint().decision() };
+        let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
+        let reply = decided.reply.clone();
+        if changes_input && matches!(reply, Reply::Counted { effect: Effect::Counted, .. }) {
+            // The next person would decide on a view that shows the old input.
+            return Err(EngineError::invalid(
+                "delta",
+                "an override that changes input must meet every rule by itself; reject, and have the change proposed",
+            ));
+        }
+        let mut answer = json!({ "decision": decision });
+        if let Reply::Refused(reason) = &reply {
+            answer = refusal_record(*reason, "refused by policy");
+        }
+        let stored = serde_json::to_vec(&answer).map_err(EngineError::damaged)?;
+        beside.idempotency = key.as_ref().map(|k| crate::writing::idempotency(stream, who, k, stored));
+        let appended = self.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
+        let receipt = last_receipt(&appended)?;
+        if let Reply::Refused(reason) = reply {
+            return Err(refused(reason, "refused by policy".to_owned(), receipt));
+        }
+        let fold = held.fold()?;
+        let (effect, cancel) = effect_of(&reply);
+        self.cancel_runs(&org, fold, &cancel);
+        let expires = now + self.permit_ttl();
+        let items = match &reply {
+            Reply::Resolved { actions, .. } => actions
+                .iter()
+                .map(|answer| {
+                    let action = action_id(answer);
+                    let run = runs.iter().find(|(of, _)| *of == action).map(|(_, run)| run.run);
+                    let tool = gate
+                        .items
+                        .iter()
+                        .find(|i| i.action == action)
+                        .and_then(|i| i.tool.clone())
+                        .unwrap_or_else(|| fold.created().workflow.clone());
+                    let result = result_of(answer, expires, run, || "refused by policy".to_owned());
+                    ActionAnswer { action, tool, result }
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        let state = fold.state();
+        let remaining = fold.gate().map(|gate| remaining(&snapshot, gate)).unwrap_or_default();
+        let instance = fold.id();
+        // Released before the runner is called: a run that ends at once takes the stream's lock for its outcome.
+        drop(held);
+        self.dispatch_started(&org, instance, &appended, runs.into_iter().map(|(_, run)| run).collect()).await;
+        Ok(DecisionAnswer { decision, effect, state, items, remaining, receipt })
+    }
+
+    async fn decided_before(&self, org: &Org, held: &Held, answer: &Value) -> Result<DecisionAnswer, EngineError> {
+        let decision = answer.get("decision").and_then(Value::as_str).and_then(|d| d.parse().ok());
+        let decision: countersign_gateway_model::DecisionId =
+            decision.ok_or_else(|| EngineError::damaged("a stored answer without its decision"))?;
+        let columns = org
+            .log
+            .view(countersign_gateway_flow::rows::DECISIONS, decision.as_bytes())
+            .await
+            .map_err(EngineError::ledger)?;
+        let row: countersign_gateway_flow::rows::DecisionRow =
+            serde_json::from_slice(&columns.ok_or(EngineError::NotFound("decision"))?).map_err(EngineError::damaged)?;
+        let fold = held.fold()?;
+        let receipt = self.receipt_of_last(org, fold.id(), row.sequence).await?;
+        Ok(DecisionAnswer {
+            decision,
+            effect: row.effect,
+            state: fold.state(),
+            items: Vec::new(),
+            remaining: Vec::new(),
+            receipt,
+        })
+    }
+
+    /// Everything that the state machine needs to weigh a decision.
+    fn decision_proposal(
+        &self,
+        work: &Deciding<'_>,
+        held: &Held,
+        request: DecisionRequest,
+        beside: &mut Beside,
+    ) -> Result<(Proposal, Vec<(ActionId, PreparedRun)>), EngineError> {
+        let Deciding { org, snapshot, who, gate, opened, .. } = *work;
+        let kind = request.kind;
+        if request.role.as_ref().is_some_and(|role| !who.roles.contains(role)) {
+            return Err(EngineError::invalid("role", "you do not hold this role: name one of yours, or none"));
+        }
+        if kind == DecisionKind::Override && request.delta.is_empty() {
+            return Err(countersign_gateway_flow::Illegal::OverrideWithoutDelta.into());
+        }
+        let chosen: Vec<&OpenItem> = match kind {
+            DecisionKind::Reject => Vec::new(),
+            _ if request.items.is_empty() && request.delta.is_empty() => gate.live_items().collect(),
+            DecisionKind::Override => request
+                .delta
+                .keys()
+                .map(|id| gate.item(*id).ok_or(countersign_gateway_flow::Illegal::UnknownItem(*id)))
+                .collect::<Result<_, _>>()?,
+            DecisionKind::Approve => request
+                .items
+                .iter()
+                .map(|id| gate.item(*id).ok_or(countersign_gateway_flow::Illegal::UnknownItem(*id)))
+                .collect::<Result<_, _>>()?,
+        };
+        let mut asked = self.ask_decider(work, kind, &chosen, request.role.as_ref());
+        let eligible = asked.iter().all(Answered::allowed);
+        // The questions themselves are asked for the state in which what they permit will be carried out.
+        self.describe_instance_in(org, &held.live, State::Running)?;
+        let role = request.role.clone().or_else(|| default_role(who, gate, snapshot));
+
+        let stale = gate.live_items().any(|item| !opened.items.contains_key(&item.item));
+
+        // OVERRIDE: a new typed input, decided from the first round.
+        let mut replaced: BTreeMap<ItemId, Replaced> = BTreeMap::new();
+        for (id, change) in &request.delta {
+            if let (Some(item), Some(change)) = (gate.item(*id), change) {
+                replaced.insert(*id, self.replace(work, item, change)?);
+            }
+        }
+        let mut ballot = Ballot {
+            kind,
+            person: org.person_of(who.pseudonym),
+            role: role.clone(),
+            teams: who.teams.clone(),
+            groups: Vec::new(),
+            items: Vec::new(),
+            current: Vec::new(),
+            lapsed: Vec::new(),
+        };
+        for item in &chosen {
+            let change = match (kind, request.delta.get(&item.item)) {
+                (DecisionKind::Override, Some(None)) => Change::Drop,
+                (DecisionKind::Override, Some(Some(_))) => {
+                    replaced.get(&item.item).map_or(Change::Keep, |r| Change::Replace(r.digest))
+                }
+                _ => Change::Keep,
+            };
+            let rules: Vec<Name> = match replaced.get(&item.item) {
+                Some(new) => new.answered.verdict.rules.clone(),
+                None => item.rules.iter().map(|r| r.rule.clone()).collect(),
+            };
+            let rules = rules.into_iter().filter(|r| admits(snapshot, r, who, role.as_ref())).collect();
+            ballot.items.push(BallotItem { item: item.item, digest: item.digest, rules, change });
+        }
+        let mut reasked = Vec::new();
+        let mut asked_again = Vec::new();
+        let mut met = false;
+        if eligible && !stale && kind != DecisionKind::Reject {
+            // Asked again and again while the current bundle names further rules; each round can only add some.
+            for _ in 0..16 {
+                ballot.current = self.current_forms(snapshot, gate, &replaced, &reasked)?;
+                let tally = counting::tally(gate, &ballot, who.pseudonym)?;
+                met = tally.met;
+                let (again, ineligible) =
+                    if tally.met { self.ask_counted(work, gate, &tally.counted) } else { (vec![], vec![]) };
+                asked_again = again;
+                if !ineligible.is_empty() && ballot.lapsed != ineligible {
+                    ballot.lapsed = ineligible;
+                    continue;
+                }
+                let round = self.reask(work, gate, &replaced, &tally)?;
+                let known: BTreeSet<Name> = reasked.iter().flat_map(rules_of).collect();
+                let grown = round
+                    .iter()
+                    .flat_map(rules_of)
+                    .any(|r| !known.contains(&r) && !gate.items.iter().any(|i| i.rules.iter().any(|f| f.rule == r)));
+                reasked = round;
+                if !grown {
+                    break;
+                }
+            }
+        }
+        let mut runs = Vec::new();
+        let mut grants = Vec::new();
+        if met && gate.subject == GateSubject::Actions {
+            for item in gate.live_items() {
+                let input = match replaced.get(&item.item) {
+                    Some(new) => Some(new.input.clone()),
+                    None => opened.items.get(&item.item).and_then(|o| canonical_input(&o.action)),
+                };
+                if let Some(grant) = self.grant_of(work, held, item, input, beside, &mut runs)? {
+                    grants.push(grant);
+                }
+            }
+            for cleared in &gate.cleared {
+                if let Some(grant) = self.grant_cleared(work, held, cleared.action, beside, &mut runs)? {
+                    grants.push(grant);
+                }
+            }
+        }
+        let mut delta = None;
+        if !request.delta.is_empty() {
+            let content = serde_json::to_vec(&json!(request.delta)).map_err(EngineError::damaged)?;
+            let salt = self.mint().salt();
+            delta = Some(payload::salted(payload::DELTA, &salt, &content));
+            let reference = beside.payload(PayloadRole::Delta, payload::seal(&salt, &content));
+            asked.push_payload(reference);
+        }
+        let (min, max) = bounds(snapshot, gate);
+        let justification = match (&request.justification, kind) {
+            (Some(text), DecisionKind::Reject) if text.trim().is_empty() => None,
+            (Some(text), _) => Some(counting::justification(text, min, max)?),
+            (None, _) => None,
+        };
+        let mut decided = asked.into_asked(self, beside)?;
+        if let Some(text) = &justification {
+            let sealed = payload::seal(&self.mint().salt(), text.as_bytes());
+            decided.payloads.push(beside.payload(PayloadRole::Justification, sealed));
+        }
+        let reasked = reasked.iter().map(|again| self.keep(again, beside)).collect();
+        for run in &runs {
+            let (_, prepared): &(ActionId, PreparedRun) = run;
+            decided.payloads.push(prepared.reference);
+        }
+        let proposal = Proposal::Decide(Box::new(Decide {
+            decision: self.mint().decision(),
+            gate: gate.gate,
+            ballot,
+            asked: decided,
+            justification,
+            shown: request.shown_digest,
+            view: shown_digest(&opened.view),
+            delta,
+            assurance: who.assurance,
+            assertion: request.assertion,
+            stale,
+            reasked,
+            asked_again,
+            grants,
+            reject: SystemReject { decision: self.mint().decision() },
+        }));
+        Ok((proposal, runs))
+    }
+
+    /// Asks policy whether this person may decide: on the gate for REJECT, on each item else.
+    fn ask_decider(
+        &self,
+        work: &Deciding<'_>,
+        kind: DecisionKind,
+        items: &[&OpenItem],
+        role: Option<&Name>,
+    ) -> DeciderAnswers {
+        let Deciding { org, snapshot, who, gate, now, .. } = *work;
+        let operation = match kind {
+            DecisionKind::Approve => Operation::Approve,
+            DecisionKind::Reject => Operation::Reject,
+            DecisionKind::Override => Operation::Override,
+        };
+        let resources: Vec<EntityRef> = if items.is_empty() {
+            Self::gate_entity(org, gate.gate).into_iter().collect()
+        } else {
+            items
+                .iter()
+                .filter_map(|i| Name::new(&i.item.to_string()).ok())
+                .map(|id| EntityRef::new(org.id, EntityKind::Item, id))
+                .collect()
+        };
+        let answers = resources
+            .into_iter()
+            .map(|resource| {
+                let mut asked = question(who, operation, resource, now);
+                asked.four_eyes = four_eyes(org);
+                asked.role = role.cloned();
+                ask(snapshot, &org.entities, vec![asked])
+            })
+            .collect();
+        DeciderAnswers { answers, payloads: Vec::new() }
+    }
+
+    /// Asks again whether those whose votes are counted are still eligible. Gives who was asked, and who is not.
+    fn ask_counted(
+        &self,
+        work: &Deciding<'_>,
+        gate: &OpenGate,
+        counted: &[Pseudonym],
+    ) -> (Vec<Pseudonym>, Vec<Pseudonym>) {
+        let Deciding { org, snapshot, who, now, .. } = *work;
+        let (mut asked, mut lapsed) = (Vec::new(), Vec::new());
+        for person in counted {
+            let votes = gate.items.iter().flat_map(|i| i.votes.iter().map(move |v| (i, v)));
+            let Some((item, vote)) = votes.into_iter().find(|(_, v)| v.person == *person) else { continue };
+            asked.push(*person);
+            let still = org.known(vote.actor).is_some_and(|known| {
+                let Ok(id) = Name::new(&item.item.to_string()) else { return false };
+                let mut again = Question::new(
+                    known.entity(org.id),
+                    Operation::Approve,
+                    EntityRef::new(org.id, EntityKind::Item, id),
+                    now,
+                );
+                // The vote was cast with an interactive credential; what is asked now is whether the person may still.
+                again.scopes = [
+                    countersign_policy_decide::scope_name(Scope::Act),
+                    countersign_policy_decide::scope_name(Scope::Decide),
+                ]
+                .into_iter()
+                .collect();
+                again.assurance = who.assurance;
+                again.role.clone_from(&vote.role);
+                again.four_eyes = four_eyes(org);
+                ask(snapshot, &org.entities, vec![again]).allowed()
+            });
+            if !still {
+                lapsed.push(*person);
+            }
+        }
+        (asked, lapsed)
+    }
+
+    /// Asks the questions of the gate's items again, with the rules satisfied that the votes satisfy.
+    fn reask(
+        &self,
+        work: &Deciding<'_>,
+        gate: &OpenGate,
+        replaced: &BTreeMap<ItemId, Replaced>,
+        tally: &counting::Tally,
+    ) -> Result<Vec<Again>, EngineError> {
+        let Deciding { org, snapshot, opened, now, .. } = *work;
+        let mut out = Vec::new();
+        for item in &tally.items {
+            let open = gate.item(item.item).ok_or(countersign_gateway_flow::Illegal::UnknownItem(item.item))?;
+            let (questions, action, overridden, salt) = if let Some(new) = replaced.get(&item.item) {
+                (&new.questions, new.canonical.clone(), true, new.salt)
+            } else {
+                let stored = opened
+                    .items
+                    .get(&item.item)
+                    .ok_or_else(|| EngineError::damaged("the item's question was erased"))?;
+                let action = serde_json::to_vec(&stored.action).map_err(EngineError::damaged)?;
+                (&stored.questions, action, open.replaced, self.mint().salt())
+            };
+            let asked = with_satisfied(questions, &item.satisfied, overridden, now);
+            out.push(Again { item: item.item, answered: ask(snapshot, &org.entities, asked), action, salt });
+        }
+        Ok(out)
+    }
+
+    fn keep(&self, again: &Again, beside: &mut Beside) -> Reasked {
+        let (reference, _) = beside.add(again.answered.evidence(&again.salt, &again.action));
+        Reasked { item: again.item, asked: again.answered.asked(Some(reference)) }
+    }
+
+    /// Counting forms under the current bundle.
+    fn current_forms(
+        &self,
+        snapshot: &Snapshot,
+        gate: &OpenGate,
+        replaced: &BTreeMap<ItemId, Replaced>,
+        reasked: &[Again],
+    ) -> Result<Vec<Current>, EngineError> {
+        gate.live_items()
+            .map(|item| {
+                let again = reasked.iter().find(|r| r.item == item.item);
+                let names: BTreeSet<Name> = match replaced.get(&item.item) {
+                    Some(new) => {
+                        new.answered.verdict.rules.iter().cloned().chain(again.into_iter().flat_map(rules_of)).collect()
+                    }
+                    None => item
+                        .rules
+                        .iter()
+                        .map(|r| r.rule.clone())
+                        .filter(|r| snapshot.rules().get(r.as_str()).is_some())
+                        .chain(again.into_iter().flat_map(rules_of))
+                        .collect(),
+                };
+                let rules = self.rule_forms(snapshot, &names.into_iter().collect::<Vec<_>>())?;
+                Ok(Current { item: item.item, rules })
+            })
+            .collect()
+    }
+
+    /// The new input of an OVERRIDE: only keys that every rule of the item lets people change, then schema and policy.
+    fn replace(
+        &self,
+        work: &Deciding<'_>,
+        item: &OpenItem,
+        change: &BTreeMap<String, Value>,
+    ) -> Result<Replaced, EngineError> {
+        let Deciding { org, snapshot, opened, now, who, .. } = *work;
+        let stored =
+            opened.items.get(&item.item).ok_or_else(|| EngineError::damaged("the item's question was erased"))?;
+        let tool = item.tool.as_ref().and_then(|t| snapshot.tool(t.as_str())).ok_or(EngineError::NotFound("tool"))?;
+        let mut value = stored.action.get("input").cloned().unwrap_or_default();
+        for (pointer, new) in change {
+            let allowed = item.rules.iter().all(|form| {
+                snapshot
+                    .rules()
+                    .get(form.rule.as_str())
+                    .is_some_and(|rule| rule.overridable.iter().any(|p| p == pointer))
+            });
+            if !allowed {
+                return Err(EngineError::invalid(
+                    "delta",
+                    format!("`{pointer}` may not be overridden under these rules"),
+                ));
+            }
+            let slot = value
+                .pointer_mut(pointer)
+                .ok_or_else(|| EngineError::invalid("delta", format!("`{pointer}` is not in the input")))?;
+            *slot = new.clone();
+        }
+        // Read as strictly as a proposal's input, so that a number that no double holds is refused and not rounded.
+        let bytes = serde_json::to_vec(&value).map_err(EngineError::damaged)?;
+        let typed = input::parse(tool, &bytes)
+            .map_err(|source| EngineError::Input { tool: tool.tool.name.to_string(), source })?;
+        let typed = Arc::new(typed);
+        let questions: Vec<Question> = stored
+            .questions
+            .iter()
+            .cloned()
+            .map(|mut q| {
+                q.input = Some(Arc::clone(&typed));
+                q.now = now;
+                q.satisfied = BTreeSet::new();
+                q.overridden = BTreeSet::new();
+                q
+            })
+            .collect();
+        let answered = ask(snapshot, &org.entities, questions.clone());
+        let mut action = stored.action.clone();
+        if let Some(map) = action.as_object_mut() {
+            // The typed form, as policy saw it and as it will be carried out.
+            let typed = serde_json::from_slice(typed.canonical()).map_err(EngineError::damaged)?;
+            map.insert("input".to_owned(), typed);
+            map.insert("overridden_by".to_owned(), json!(org.label(who.pseudonym)));
+        }
+        let canonical = serde_json::to_vec(&action).map_err(EngineError::damaged)?;
+        let salt = self.mint().salt();
+        Ok(Replaced {
+            digest: payload::salted(payload::ACTION, &salt, &canonical),
+            salt,
+            input: typed.canonical().to_vec(),
+            canonical,
+            questions,
+            answered,
+        })
+    }
+
+    fn grant_of(
+        &self,
+        work: &Deciding<'_>,
+        held: &Held,
+        item: &OpenItem,
+        input: Option<Vec<u8>>,
+        beside: &mut Beside,
+        runs: &mut Vec<(ActionId, PreparedRun)>,
+    ) -> Result<Option<Grant>, EngineError> {
+        let Some(tool) = item.tool.as_ref().and_then(|t| work.snapshot.tool(t.as_str())).cloned() else {
+            return Ok(None);
+        };
+        let Some(input) = input else { return Ok(None) };
+        let (permit, run) = self.permit_terms(Some(&tool), &input, held, false, work.now, beside)?;
+        if let Some(run) = run {
+            runs.push((item.action, run));
+        }
+        Ok(Some(Grant {
+            action: item.action,
+            question: item.question,
+            tool: tool.tool.name.clone(),
+            tool_version: tool.version,
+            mutable_target: tool.tool.mutable_target,
+            permit,
+            cleared: None,
+        }))
+    }
+
+    fn grant_cleared(
+        &self,
+        work: &Deciding<'_>,
+        held: &Held,
+        action: ActionId,
+        beside: &mut Beside,
+        runs: &mut Vec<(ActionId, PreparedRun)>,
+    ) -> Result<Option<Grant>, EngineError> {
+        let Deciding { org, snapshot, opened, now, .. } = *work;
+        let Some(stored) = opened.cleared.get(&action) else { return Ok(None) };
+        let tool = stored.action.get("tool").and_then(Value::as_str).and_then(|t| snapshot.tool(t)).cloned();
+        let Some(tool) = tool else { return Ok(None) };
+        let Some(input) = canonical_input(&stored.action) else { return Ok(None) };
+        let questions = with_satisfied(&stored.questions, &BTreeSet::new(), false, now);
+        let answered = ask(snapshot, &org.entities, questions);
+        let bytes = serde_json::to_vec(&stored.action).map_err(EngineError::damaged)?;
+        let (reference, _) = beside.add(answered.evidence(&self.mint().salt(), &bytes));
+        let dispatched = tool.tool.runner.is_some();
+        let (permit, run) = self.permit_terms(Some(&tool), &input, held, false, now, beside)?;
+        if let Some(run) = run {
+            runs.push((action, run));
+        }
+        Ok(Some(Grant {
+            action,
+            question: if dispatched { QuestionKind::Dispatch } else { QuestionKind::CallTool },
+            tool: tool.tool.name.clone(),
+            tool_version: tool.version,
+            mutable_target: tool.tool.mutable_target,
+            permit,
+            cleared: Some(answered.asked(Some(reference))),
+        }))
+    }
+}
+
+/// What a decision is weighed in.
+struct Deciding<'a> {
+    org: &'a Org,
+    snapshot: &'a Snapshot,
+    who: &'a Principal,
+    gate: &'a OpenGate,
+    opened: &'a Opened,
+    now: Timestamp,
+}
+
+/// A changed input on its way.
+struct Replaced {
+    digest: Digest,
+    /// Salt of the digest: the evidence under the same salt opens it.
+    salt: Salt,
+    input: Vec<u8>,
+    canonical: Vec<u8>,
+    questions: Vec<Question>,
+    answered: Answered,
+}
+
+/// A question asked again.
+struct Again {
+    item: ItemId,
+    answered: Answered,
+    action: Vec<u8>,
+    salt: Salt,
+}
+
+fn rules_of(again: &Again) -> Vec<Name> {
+    again.answered.verdict.rules.clone()
+}
+
+/// What policy said of the person who decides.
+struct DeciderAnswers {
+    answers: Vec<Answered>,
+    payloads: Vec<countersign_ledger_entry::PayloadRef>,
+}
+
+impl DeciderAnswers {
+    fn iter(&self) -> impl Iterator<Item = &Answered> {
+        self.answers.iter()
+    }
+
+    fn push_payload(&mut self, reference: countersign_ledger_entry::PayloadRef) {
+        self.payloads.push(reference);
+    }
+
+    /// One answer over all items: the strictest, with the policies of each.
+    fn into_asked(self, engine: &Engine, beside: &mut Beside) -> Result<Asked, EngineError> {
+        let strictest = self
+            .answers
+            .iter()
+            .max_by_key(|a| a.verdict.decision)
+            .ok_or_else(|| EngineError::damaged("a decision that asked nothing"))?;
+        let action = br#"{"question":"decide"}"#;
+        let (reference, _) = beside.add(strictest.evidence(&engine.mint().salt(), action));
+        let mut asked = strictest.asked(Some(reference));
+        asked.payloads.extend(self.payloads);
+        Ok(asked)
+    }
+}
+
+/// Whether this person's vote counts for a rule, as far as its authority goes.
+fn admits(snapshot: &Snapshot, rule: &Name, person: &Principal, role: Option<&Name>) -> bool {
+    let Some(rule) = snapshot.rules().get(rule.as_str()) else {
+        // The bundle no longer has it: the pinned form counts by role, and the role must be held.
+        return role.is_some_and(|role| person.roles.contains(role));
+    };
+    rule.authority.admits(&person.roles, &[], &person.teams)
+}
+
+fn default_role(who: &Principal, gate: &OpenGate, snapshot: &Snapshot) -> Option<Name> {
+    gate.live_items()
+        .flat_map(|i| i.rules.iter())
+        .filter_map(|form| snapshot.rules().get(form.rule.as_str()))
+        .flat_map(|rule| rule.authority.roles.iter())
+        .find(|role| who.roles.contains(role))
+        .cloned()
+}
+
+fn bounds(snapshot: &Snapshot, gate: &OpenGate) -> (usize, usize) {
+    let rules = gate.live_items().flat_map(|i| i.rules.iter()).filter_map(|f| snapshot.rules().get(f.rule.as_str()));
+    let (mut min, mut max) = (1, 4000);
+    for rule in rules {
+        min = min.max(usize::try_from(rule.justification.min).unwrap_or(usize::MAX));
+        max = max.min(usize::try_from(rule.justification.max).unwrap_or(usize::MAX));
+    }
+    (min, max)
+}
+
+fn canonical_input(action: &Value) -> Option<Vec<u8>> {
+    serde_json::to_vec(action.get("input")?).ok()
+}
+
+fn remaining(snapshot: &Snapshot, gate: &OpenGate) -> Vec<RuleProgress> {
+    let standing = gate.standing();
+    standing
+        .items
+        .iter()
+        .flat_map(|item| item.remaining.iter().map(move |rule| (item.item, rule)))
+        .filter_map(|(id, rule)| {
+            let item = gate.item(id)?;
+            let form = item.rules.iter().find(|f| f.rule == *rule)?;
+            Some(RuleProgress {
+                rule: rule.clone(),
+                quorum: u32::from(form.quorum),
+                counted: u32::try_from(item.votes.len()).unwrap_or(u32::MAX),
+                met: false,
+                title: snapshot.rules().get(rule.as_str()).map(|r| r.title.clone()).unwrap_or_default(),
+                roles: form.roles.clone(),
+            })
+        })
+        .collect()
+}
+
+fn effect_of(reply: &Reply) -> (Effect, Vec<countersign_gateway_model::PermitId>) {
+    match reply {
+        Reply::Counted { effect, .. } => (*effect, Vec::new()),
+        Reply::HardDenied { cancel } => (Effect::HardDenied, cancel.clone()),
+        Reply::Rejected { cancel } | Reply::Resolved { cancel, .. } => (Effect::Resolving, cancel.clone()),
+        _ => (Effect::NotEligible, Vec::new()),
+    }
+}
+
+fn action_id(answer: &countersign_gateway_flow::ActionAnswer) -> ActionId {
+    use countersign_gateway_flow::ActionAnswer as A;
+    match answer {
+        A::Permitted { action, .. }
+        | A::Begun { action, .. }
+        | A::Waiting { action, .. }
+        | A::Cleared(action)
+        | A::Refused { action, .. }
+        | A::Dropped(action)
+        | A::Voided(action) => *action,
+    }
+}
