@@ -1,0 +1,445 @@
+//! One gateway process without its outside: ledger, policy, runner, engine, and the people and agents of a test.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use countersign_gateway_engine::{
+    ActionRequest, DecisionAnswer, DecisionKind, DecisionRequest, Engine, EngineError, EngineOptions, InstanceAnswer,
+    Known, Mint, NewInstance, OnDeny, Parts, Proposed, WorkflowSpec,
+};
+use countersign_gateway_model::{
+    Assurance, Clock, Digest, Duration, GateId, GatewayId, InstanceId, ItemId, LogId, Name, OrgId, Principal,
+    PrincipalKind, Pseudonym, Scope, State, Timestamp,
+};
+use countersign_ledger_entry::body::{AuthorityMode, Durability, SignatureMode};
+use countersign_ledger_entry::key::{VKey, origin, root_name};
+use countersign_ledger_log::{KeyError, KeyRing, Logs, LogsConfig, NewLog};
+use countersign_ledger_sql::{SqlJournal, SqlOptions};
+use countersign_policy_decide::{AgentFacts, PersonFacts, Record};
+use countersign_runners_contract::Runner;
+use ed25519_dalek::SigningKey;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::bench::{Bench, default_files};
+use crate::runner::HeldRunner;
+
+const LEDGER: &str = "engine.test";
+
+/// A clock that moves only when told.
+pub(crate) struct Hand(AtomicU64);
+
+impl Hand {
+    pub(crate) fn forward(&self, span: Duration) {
+        self.0.fetch_add(span.0, Ordering::SeqCst);
+    }
+
+    pub(crate) fn back(&self, span: Duration) {
+        self.0.fetch_sub(span.0, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Ids that sort in the order in which they were made, and salts that nobody has seen before.
+#[derive(Default)]
+struct Counted(AtomicU64);
+
+impl Mint for Counted {
+    fn id(&self) -> [u8; 16] {
+        u128::from(self.0.fetch_add(1, Ordering::SeqCst) + 1).to_be_bytes()
+    }
+
+    fn secret(&self) -> [u8; 32] {
+        Sha256::digest(self.id()).into()
+    }
+}
+
+/// Keys that follow from the log's id.
+struct Ring;
+
+impl Ring {
+    fn key(log: LogId, salt: u8) -> SigningKey {
+        SigningKey::from_bytes(&Sha256::new().chain_update(log.as_bytes()).chain_update([salt]).finalize().into())
+    }
+}
+
+impl KeyRing for Ring {
+    fn root(&self, log: LogId) -> Result<VKey, KeyError> {
+        let name = root_name(&origin(LEDGER, log).unwrap());
+        Ok(VKey::new(&name, Self::key(log, 1).verifying_key()).unwrap())
+    }
+
+    fn log_key(&self, log: LogId) -> Result<SigningKey, KeyError> {
+        Ok(Self::key(log, 2))
+    }
+}
+
+/// Somebody whom the engine is told of at every start.
+#[derive(Clone)]
+struct Introduced {
+    org: OrgId,
+    who: Pseudonym,
+    known: Known,
+    record: Record,
+    beside: Vec<Record>,
+}
+
+/// A gateway.
+pub(crate) struct World {
+    folder: tempfile::TempDir,
+    pub(crate) clock: Arc<Hand>,
+    pub(crate) policies: Arc<Bench>,
+    pub(crate) runner: Arc<HeldRunner>,
+    pub(crate) engine: Engine,
+    orgs: Vec<OrgId>,
+    mint: Arc<Counted>,
+    people: Mutex<Vec<Introduced>>,
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn names(texts: &[&str]) -> Vec<Name> {
+    texts.iter().map(|text| name(text)).collect()
+}
+
+pub(crate) fn org(n: u8) -> OrgId {
+    OrgId::from_bytes([n; 16])
+}
+
+/// What a person is made of.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Of<'a> {
+    pub(crate) roles: &'a [&'a str],
+    pub(crate) teams: &'a [&'a str],
+    pub(crate) groups: &'a [&'a str],
+}
+
+impl World {
+    /// A first start with one organization.
+    pub(crate) async fn new() -> Self {
+        Self::with(&[org(1)]).await
+    }
+
+    /// A first start with these organizations.
+    pub(crate) async fn with(orgs: &[OrgId]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(Hand(AtomicU64::new(1_795_219_200_000)));
+        let (policies, runner, mint) = (Bench::new(), HeldRunner::new(), Arc::new(Counted::default()));
+        for org in orgs {
+            policies.install(*org, default_files());
+        }
+        let engine = Self::open(&folder, &clock, &policies, &runner, &mint, orgs).await;
+        Self { folder, clock, policies, runner, engine, orgs: orgs.to_vec(), mint, people: Mutex::default() }
+    }
+
+    async fn open(
+        folder: &tempfile::TempDir,
+        clock: &Arc<Hand>,
+        policies: &Arc<Bench>,
+        runner: &Arc<HeldRunner>,
+        mint: &Arc<Counted>,
+        orgs: &[OrgId],
+    ) -> Engine {
+        let journal = Arc::new(SqlJournal::open(SqlOptions::new(folder.path())).await.unwrap());
+        let mint_key = Arc::clone(mint);
+        let mut config = LogsConfig::new(
+            LEDGER,
+            GatewayId::from_bytes([9; 16]),
+            Arc::<Hand>::clone(clock),
+            Arc::new(move || Ok(mint_key.secret())),
+        );
+        config.reserve = 0;
+        let logs = Logs::open(journal, config, Arc::new(Ring)).await.unwrap();
+        for org in orgs {
+            let log = LogId::from_bytes(*org.as_bytes());
+            let root_signer = Ring::key(log, 1);
+            let new = NewLog {
+                org: *org,
+                log,
+                root_keys: vec![root_signer.verifying_key()],
+                root_signer,
+                root_threshold: 1,
+                root_document: Digest([4; 32]),
+                signatures: SignatureMode::PerEntry,
+                durability: Durability::Journal,
+                authority: AuthorityMode::Solo,
+                demo: false,
+            };
+            match logs.create(new).await {
+                Ok(_) | Err(countersign_ledger_log::LogError::Exists(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let runners: HashMap<String, Arc<dyn Runner>> =
+            HashMap::from([("process".to_owned(), Arc::<HeldRunner>::clone(runner) as Arc<dyn Runner>)]);
+        let engine = Engine::new(Parts {
+            logs,
+            policies: Arc::<Bench>::clone(policies),
+            runners,
+            clock: Arc::<Hand>::clone(clock),
+            mint: Arc::<Counted>::clone(mint),
+            options: EngineOptions::default(),
+        });
+        for org in orgs {
+            engine.open_org(*org, Some(0)).await.unwrap();
+        }
+        engine
+    }
+
+    /// Ends this process where it stands and starts another on the same folder, with a runner that knows nothing.
+    pub(crate) async fn restart(&mut self) {
+        self.engine.end();
+        self.engine.logs().shutdown().await.unwrap();
+        self.runner = HeldRunner::new();
+        self.engine = Self::open(&self.folder, &self.clock, &self.policies, &self.runner, &self.mint, &self.orgs).await;
+        for one in self.people.lock().unwrap().iter() {
+            self.tell(one);
+        }
+    }
+
+    fn tell(&self, one: &Introduced) {
+        for record in &one.beside {
+            self.engine.describe(one.org, record.clone()).unwrap();
+        }
+        self.engine.introduce(one.org, one.who, one.known.clone(), one.record.clone()).unwrap();
+    }
+
+    fn introduce(&self, one: Introduced) {
+        self.tell(&one);
+        self.people.lock().unwrap().push(one);
+    }
+
+    fn pseudonym(&self) -> Pseudonym {
+        Pseudonym::from_bytes(self.mint.id())
+    }
+
+    /// A person of the first organization with roles.
+    pub(crate) fn person(&self, id: &str, roles: &[&str]) -> Arc<Principal> {
+        self.person_of(self.orgs[0], id, Of { roles, ..Of::default() })
+    }
+
+    pub(crate) fn person_of(&self, org: OrgId, id: &str, of: Of<'_>) -> Arc<Principal> {
+        let who = self.pseudonym();
+        let now = self.clock.now();
+        let key = name(&format!("human-{id}"));
+        let facts = PersonFacts {
+            active: true,
+            roles: names(of.roles),
+            teams: names(of.teams),
+            groups: names(of.groups),
+            person: Some(key.clone()),
+        };
+        let beside = of
+            .teams
+            .iter()
+            .map(|team| Record::team(org, name(team), Vec::new(), now))
+            .chain(of.groups.iter().map(|group| Record::group(org, name(group), Vec::new(), now)))
+            .collect();
+        self.introduce(Introduced {
+            org,
+            who,
+            known: Known {
+                kind: PrincipalKind::Person,
+                id: name(id),
+                person: Some(who),
+                person_key: Some(key.clone()),
+                owner: None,
+                issuers: BTreeSet::new(),
+                teams: names(of.teams),
+            },
+            record: Record::person(org, name(id), facts, now),
+            beside,
+        });
+        Arc::new(Principal {
+            org,
+            kind: PrincipalKind::Person,
+            id: name(id),
+            pseudonym: who,
+            on_behalf_of: Vec::new(),
+            scopes: vec![Scope::Act, Scope::Decide],
+            assurance: Assurance::Password,
+            roles: names(of.roles),
+            teams: names(of.teams),
+            person: Some(key),
+            expires: Timestamp(u64::MAX),
+        })
+    }
+
+    /// An agent that holds every scope of the default catalogue, owned by a person.
+    pub(crate) fn agent(&self, id: &str, owner: &Principal) -> Arc<Principal> {
+        let who = self.pseudonym();
+        let scopes = [
+            "repo:read",
+            "repo:write",
+            "repo:test",
+            "repo:merge",
+            "notes:write",
+            "payments:refund",
+            "payments:transfer",
+            "mail:send",
+            "deploy:release",
+        ];
+        let facts = AgentFacts {
+            active: true,
+            owner: owner.id.clone(),
+            autonomy: 4,
+            scopes: names(&scopes),
+            teams: Vec::new(),
+        };
+        self.introduce(Introduced {
+            org: owner.org,
+            who,
+            known: Known {
+                kind: PrincipalKind::Agent,
+                id: name(id),
+                person: None,
+                person_key: None,
+                owner: Some(owner.pseudonym),
+                issuers: BTreeSet::from([owner.pseudonym]),
+                teams: Vec::new(),
+            },
+            record: Record::agent(owner.org, name(id), facts, self.clock.now()),
+            beside: Vec::new(),
+        });
+        Arc::new(Principal {
+            org: owner.org,
+            kind: PrincipalKind::Agent,
+            id: name(id),
+            pseudonym: who,
+            on_behalf_of: Vec::new(),
+            scopes: vec![Scope::Act],
+            assurance: Assurance::Secret,
+            roles: Vec::new(),
+            teams: Vec::new(),
+            person: None,
+            expires: Timestamp(u64::MAX),
+        })
+    }
+
+    /// Registers a workflow with every tool.
+    pub(crate) async fn workflow(&self, who: &Arc<Principal>, id: &str) {
+        let spec = WorkflowSpec {
+            id: name(id),
+            version: "1".to_owned(),
+            title: String::new(),
+            team: None,
+            materiality: 1,
+            tools: None,
+            on_deny: OnDeny::Refuse,
+        };
+        self.engine.register_workflow(Arc::clone(who), spec).await.unwrap();
+    }
+
+    /// Starts an instance for an agent.
+    pub(crate) async fn instance(&self, who: &Arc<Principal>, workflow: &str, agent: &Principal) -> InstanceAnswer {
+        let new = NewInstance {
+            workflow: name(workflow),
+            agent: Some(agent.id.clone()),
+            accountable: None,
+            workspace: None,
+            labels: BTreeMap::new(),
+            deadline_s: None,
+            on_deny: OnDeny::Refuse,
+            start: true,
+        };
+        self.engine.create_instance(Arc::clone(who), new, None).await.unwrap()
+    }
+
+    pub(crate) async fn propose(
+        &self,
+        agent: &Arc<Principal>,
+        instance: InstanceId,
+        actions: &[(&str, Value)],
+    ) -> Result<Proposed, EngineError> {
+        let requests = actions.iter().map(|(tool, input)| request(tool, input)).collect();
+        self.engine.propose(Arc::clone(agent), instance, requests, false, None).await
+    }
+
+    /// Decides with the view as it is now.
+    pub(crate) async fn decide(
+        &self,
+        who: &Arc<Principal>,
+        gate: GateId,
+        decision: Deciding,
+    ) -> Result<DecisionAnswer, EngineError> {
+        let shown = self.engine.gate(who, gate).await?.shown_digest;
+        self.decide_shown(who, gate, decision, shown).await
+    }
+
+    pub(crate) async fn decide_shown(
+        &self,
+        who: &Arc<Principal>,
+        gate: GateId,
+        decision: Deciding,
+        shown: Digest,
+    ) -> Result<DecisionAnswer, EngineError> {
+        let (kind, items, delta) = match decision {
+            Deciding::Approve => (DecisionKind::Approve, Vec::new(), BTreeMap::new()),
+            Deciding::ApproveItems(items) => (DecisionKind::Approve, items, BTreeMap::new()),
+            Deciding::Reject => (DecisionKind::Reject, Vec::new(), BTreeMap::new()),
+            Deciding::Override(delta) => (DecisionKind::Override, Vec::new(), delta),
+        };
+        let request = DecisionRequest {
+            kind,
+            items,
+            justification: Some("seen and weighed".to_owned()),
+            shown_digest: Some(shown),
+            delta,
+            role: None,
+            assertion: None,
+        };
+        self.engine.decide(Arc::clone(who), gate, request, None).await
+    }
+
+    pub(crate) async fn state(&self, who: &Principal, instance: InstanceId) -> State {
+        self.engine.instance(who, instance).await.unwrap().state
+    }
+
+    /// Waits until an action has this status.
+    pub(crate) async fn until_status(
+        &self,
+        who: &Principal,
+        action: countersign_gateway_model::ActionId,
+        wanted: &str,
+    ) {
+        let mut seen = String::new();
+        for _ in 0..400 {
+            seen = self.engine.action(who, action).await.unwrap().status;
+            if seen == wanted {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        panic!("the action never became `{wanted}`: it is `{seen}`");
+    }
+}
+
+/// What a person decides.
+#[derive(Clone, Debug)]
+pub(crate) enum Deciding {
+    Approve,
+    ApproveItems(Vec<ItemId>),
+    Reject,
+    Override(BTreeMap<ItemId, Option<BTreeMap<String, Value>>>),
+}
+
+/// An override of one value of one item.
+pub(crate) fn replace(item: ItemId, pointer: &str, value: Value) -> Deciding {
+    Deciding::Override(BTreeMap::from([(item, Some(BTreeMap::from([(pointer.to_owned(), value)])))]))
+}
+
+pub(crate) fn request(tool: &str, input: &Value) -> ActionRequest {
+    ActionRequest { tool: name(tool), input: serde_json::to_vec(input).unwrap(), revision: None }
+}
+
+pub(crate) fn read(path: &str) -> (&'static str, Value) {
+    ("repo.read", json!({ "path": path }))
+}
