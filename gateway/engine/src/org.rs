@@ -4,6 +4,7 @@
 //! Read next: `writing` (how an append is made), `instances`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::watch;
@@ -14,6 +15,8 @@ use countersign_ledger_entry::body::AuthorityMode;
 use countersign_ledger_entry::{Stream, StreamKind};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_decide::{EntityKind, EntityRef, EntityStore};
+
+use crate::evaluations::{Evaluations, Recording};
 
 /// Who a pseudonym stands for, and what the exclusions need to know of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +95,13 @@ impl Cell {
     }
 }
 
+/// Who is known, by pseudonym and by what people call them.
+#[derive(Default)]
+struct Names {
+    known: HashMap<Pseudonym, Known>,
+    pseudonyms: HashMap<(PrincipalKind, Name), Pseudonym>,
+}
+
 /// One organization.
 pub(crate) struct Org {
     pub(crate) id: OrgId,
@@ -103,9 +113,11 @@ pub(crate) struct Org {
     /// memory.
     pub(crate) in_force: tokio::sync::Mutex<()>,
     pub(crate) frozen: RwLock<Frozen>,
-    pub(crate) public_read: std::sync::atomic::AtomicBool,
+    pub(crate) public_read: AtomicBool,
+    pub(crate) evaluations: Evaluations,
+    recording: RwLock<Recording>,
     cells: Mutex<HashMap<InstanceId, Arc<Cell>>>,
-    names: RwLock<HashMap<Pseudonym, Known>>,
+    names: RwLock<Names>,
     stored: Mutex<HashSet<Digest>>,
     authority: AuthorityMode,
 }
@@ -122,7 +134,9 @@ impl Org {
             own: tokio::sync::Mutex::new(()),
             in_force: tokio::sync::Mutex::new(()),
             frozen: RwLock::default(),
-            public_read: std::sync::atomic::AtomicBool::new(false),
+            public_read: AtomicBool::new(false),
+            evaluations: Evaluations::default(),
+            recording: RwLock::default(),
             cells: Mutex::default(),
             names: RwLock::default(),
             stored: Mutex::default(),
@@ -132,6 +146,15 @@ impl Org {
 
     pub(crate) fn authority(&self) -> AuthorityMode {
         self.authority
+    }
+
+    /// Which evaluations leave an entry.
+    pub(crate) fn recording(&self) -> Recording {
+        *self.recording.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_recording(&self, recording: Recording) {
+        *self.recording.write().unwrap_or_else(PoisonError::into_inner) = recording;
     }
 
     pub(crate) fn frozen(&self) -> Frozen {
@@ -182,16 +205,19 @@ impl Org {
     }
 
     pub(crate) fn known(&self, who: Pseudonym) -> Option<Known> {
-        self.names.read().unwrap_or_else(PoisonError::into_inner).get(&who).cloned()
+        self.names.read().unwrap_or_else(PoisonError::into_inner).known.get(&who).cloned()
     }
 
     pub(crate) fn known_by_id(&self, kind: PrincipalKind, id: &Name) -> Option<(Pseudonym, Known)> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        names.iter().find(|(_, k)| k.kind == kind && k.id == *id).map(|(who, k)| (*who, k.clone()))
+        let who = names.pseudonyms.get(&(kind, id.clone()))?;
+        names.known.get(who).map(|known| (*who, known.clone()))
     }
 
     pub(crate) fn introduce(&self, who: Pseudonym, known: Known) {
-        self.names.write().unwrap_or_else(PoisonError::into_inner).insert(who, known);
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        names.pseudonyms.insert((known.kind, known.id.clone()), who);
+        names.known.insert(who, known);
     }
 
     /// `person/dana`, or the pseudonym where nobody is known by it.

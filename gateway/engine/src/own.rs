@@ -4,7 +4,7 @@
 //! verdict, and only then carried out by whoever called.
 
 use countersign_gateway_flow::Asked;
-use countersign_gateway_model::{Digest, Name, OrgId, Principal, Pseudonym, Timestamp};
+use countersign_gateway_model::{Digest, Name, OrgId, PolicyDigests, Principal, Pseudonym, Timestamp};
 use countersign_ledger_entry::body::{QuestionKind, Refusal, RefusalReason};
 use countersign_ledger_entry::payload;
 use countersign_ledger_entry::{Blob, Body, Draft, PayloadRole, Receipt, Row};
@@ -23,6 +23,8 @@ pub struct Allowed {
     pub(crate) asked: Asked,
     pub(crate) beside: Beside,
     pub(crate) now: Timestamp,
+    /// What policy was asked.
+    pub(crate) policy: PolicyDigests,
 }
 
 /// Something to commit to the organization's stream.
@@ -96,9 +98,9 @@ impl Engine {
         let (reference, digest) = beside.add(answered.evidence(&self.mint().salt(), &action));
         let asked = answered.asked(Some(reference));
         if answered.allowed() {
-            return Ok(Allowed { asked, beside, now });
+            return Ok(Allowed { asked, beside, now, policy: snapshot.digests() });
         }
-        Err(self.refuse_own(org, who, operation, answered, (asked, digest), (beside, now)).await)
+        Err(self.refuse_own(org, who, operation, answered, (asked, digest), (beside, now, snapshot.digests())).await)
     }
 
     async fn refuse_own(
@@ -108,7 +110,7 @@ impl Engine {
         operation: Operation,
         answered: Answered,
         (asked, digest): (Asked, Digest),
-        (beside, now): (Beside, Timestamp),
+        (beside, now, policy): (Beside, Timestamp, PolicyDigests),
     ) -> EngineError {
         let error = answered.verdict.error;
         let refusal = Refusal {
@@ -120,7 +122,7 @@ impl Engine {
         };
         let draft = draft_of(who, refusal, &asked);
         let message = answered.agent_message();
-        match self.append_own(org, vec![draft], beside, now).await {
+        match self.append_own(org, vec![draft], beside, (now, policy)).await {
             Ok(appended) => match appended.entries.into_iter().next_back() {
                 Some(entry) => EngineError::Refused(Box::new(Refused {
                     code: if error { "policy-error" } else { "policy-denied" },
@@ -139,7 +141,7 @@ impl Engine {
     /// [`EngineError::Append`]: then it did not happen and must not be carried out.
     pub async fn commit_own(&self, who: &Principal, allowed: Allowed, entry: OwnEntry) -> Result<Receipt, EngineError> {
         let org = self.org(who.org)?;
-        let Allowed { mut asked, mut beside, now } = allowed;
+        let Allowed { mut asked, mut beside, now, policy } = allowed;
         if let Some(description) = &entry.description {
             let content = serde_json::to_vec(description).map_err(EngineError::damaged)?;
             let sealed = payload::seal(&self.mint().salt(), &content);
@@ -148,7 +150,7 @@ impl Engine {
         beside.rows.extend(entry.rows);
         beside.blobs.extend(entry.blobs);
         let draft = draft_of(who, entry.body, &asked);
-        let appended = self.append_own(&org, vec![draft], beside, now).await?;
+        let appended = self.append_own(&org, vec![draft], beside, (now, policy)).await?;
         appended
             .entries
             .into_iter()
@@ -170,7 +172,8 @@ impl Engine {
             let sealed = payload::seal(&self.mint().salt(), &content);
             draft.payloads.push(beside.payload(PayloadRole::Description, sealed));
         }
-        let appended = self.append_own(&org, vec![draft], beside, self.now()).await?;
+        let policy = self.snapshot(org.id).digests();
+        let appended = self.append_own(&org, vec![draft], beside, (self.now(), policy)).await?;
         appended
             .entries
             .into_iter()

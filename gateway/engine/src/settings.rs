@@ -13,6 +13,7 @@ use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::Engine;
 use crate::error::EngineError;
+use crate::evaluations::Recording;
 use crate::org::Org;
 use crate::own::OwnEntry;
 
@@ -22,14 +23,32 @@ const SETTINGS: &str = "settings";
 /// Table of freezes: team, or nothing for the whole organization.
 const FREEZES: &str = "freezes";
 
+/// Which evaluations leave an entry.
+pub(crate) const EVALUATIONS_RECORD: &str = "evaluations.record";
+
 /// Whether the log's tiles and checkpoints may be read without a credential.
 pub(crate) const PUBLIC_READ: &str = "log.public_read";
+
+/// A setting's next value.
+struct Change {
+    setting: &'static str,
+    old: SettingValue,
+    new: SettingValue,
+    /// As the row keeps it.
+    text: String,
+}
 
 impl Engine {
     /// Reads settings and freezes into memory.
     pub(crate) async fn load_settings(&self, org: &Org) -> Result<(), EngineError> {
         let public = org.log.view(SETTINGS, PUBLIC_READ.as_bytes()).await.map_err(EngineError::ledger)?;
         org.public_read.store(public.as_deref() == Some(b"true".as_slice()), Ordering::Release);
+        let recording = org.log.view(SETTINGS, EVALUATIONS_RECORD.as_bytes()).await.map_err(EngineError::ledger)?;
+        let recording = recording.map(|text| {
+            let known = std::str::from_utf8(&text).ok().and_then(Recording::parse);
+            known.ok_or_else(|| EngineError::damaged("a setting's value"))
+        });
+        org.set_recording(recording.transpose()?.unwrap_or_default());
         let rows = org.log.scan(FREEZES, b"", None, 10_000, false).await.map_err(EngineError::ledger)?;
         let mut frozen = org.frozen.write().unwrap_or_else(PoisonError::into_inner);
         for row in rows {
@@ -51,6 +70,7 @@ impl Engine {
         let frozen = org.frozen();
         Ok(vec![
             (PUBLIC_READ.to_owned(), json!(org.public_read.load(Ordering::Acquire))),
+            (EVALUATIONS_RECORD.to_owned(), json!(org.recording().as_str())),
             ("authority".to_owned(), json!(org.authority().as_str())),
             ("frozen".to_owned(), json!({ "all": frozen.all, "teams": frozen.teams })),
         ])
@@ -65,22 +85,54 @@ impl Engine {
         Self::whole(async move {
             let org = this.org(who.org)?;
             let _one_at_a_time = org.in_force.lock().await;
-            let details = json!({ "operation": "manageSettings", "setting": PUBLIC_READ, "value": on });
-            let resource = EntityRef::organization(org.id);
-            let allowed = this.authorize(&who, Operation::ManageSettings, resource, &details).await?;
-            let setting = Name::new(PUBLIC_READ).map_err(EngineError::damaged)?;
             let old = SettingValue::Flag(org.public_read.load(Ordering::Acquire));
-            let mut entry = OwnEntry::new(Settings { setting, old: Some(old), new: SettingValue::Flag(on) });
-            entry.rows.push(Row {
-                table: SETTINGS,
-                key: PUBLIC_READ.as_bytes().to_vec(),
-                columns: Some(on.to_string().into_bytes()),
-            });
-            let receipt = this.commit_own(&who, allowed, entry).await?;
+            let change = Change { setting: PUBLIC_READ, old, new: SettingValue::Flag(on), text: on.to_string() };
+            let receipt = this.change_setting(&org, &who, change).await?;
             org.public_read.store(on, Ordering::Release);
             Ok(receipt)
         })
         .await
+    }
+
+    /// Changes which evaluations leave an entry.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] by policy.
+    pub async fn set_evaluations_record(
+        &self,
+        who: Arc<Principal>,
+        recording: Recording,
+    ) -> Result<Receipt, EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            let org = this.org(who.org)?;
+            let _one_at_a_time = org.in_force.lock().await;
+            let value = |recording: Recording| Name::new(recording.as_str()).map(SettingValue::Choice);
+            let change = Change {
+                setting: EVALUATIONS_RECORD,
+                old: value(org.recording()).map_err(EngineError::damaged)?,
+                new: value(recording).map_err(EngineError::damaged)?,
+                text: recording.as_str().to_owned(),
+            };
+            let receipt = this.change_setting(&org, &who, change).await?;
+            org.set_recording(recording);
+            Ok(receipt)
+        })
+        .await
+    }
+
+    async fn change_setting(&self, org: &Org, who: &Principal, change: Change) -> Result<Receipt, EngineError> {
+        let details = json!({ "operation": "manageSettings", "setting": change.setting, "value": change.text });
+        let resource = EntityRef::organization(org.id);
+        let allowed = self.authorize(who, Operation::ManageSettings, resource, &details).await?;
+        let setting = Name::new(change.setting).map_err(EngineError::damaged)?;
+        let mut entry = OwnEntry::new(Settings { setting, old: Some(change.old), new: change.new });
+        entry.rows.push(Row {
+            table: SETTINGS,
+            key: change.setting.as_bytes().to_vec(),
+            columns: Some(change.text.into_bytes()),
+        });
+        self.commit_own(who, allowed, entry).await
     }
 
     /// Freezes a team, or everything: proposals, starts, APPROVE and OVERRIDE are refused at once, running work is

@@ -38,12 +38,20 @@ impl Engine {
                 if let Err(error) = self.turn(&org).await {
                     tracing::error!(%error, org = %org.id, "timers");
                 }
+                if let Err(error) = self.record_over_quota(&org, false).await {
+                    tracing::warn!(%error, org = %org.id, "calls over quota are not on record yet");
+                }
                 org.evict();
             }
             tokio::select! {
-                _ = ending.wait_for(|ending| *ending) => return,
+                _ = ending.wait_for(|ending| *ending) => break,
                 () = self.timers().notified() => {}
                 () = tokio::time::sleep(REST) => {}
+            }
+        }
+        for org in self.orgs() {
+            if let Err(error) = self.record_over_quota(&org, true).await {
+                tracing::warn!(%error, org = %org.id, "calls over quota of the last minute are not on record");
             }
         }
     }

@@ -4,10 +4,11 @@
 //! ahead of the log.
 
 use countersign_gateway_flow::{Decided, Instance, Place};
-use countersign_gateway_model::{Digest, Principal, Timestamp};
+use countersign_gateway_model::{Digest, PolicyDigests, Principal, Timestamp};
 use countersign_ledger_entry::{Blob, Draft, Payload, PayloadRef, PayloadRole, Row, payload};
 use countersign_ledger_log::{Append, AppendError, Appended, IdempotencyScope, Sealing};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::MutexGuard;
 
 use crate::api::Idempotency;
 use crate::asking::Evidence;
@@ -80,7 +81,7 @@ impl Engine {
             decided.drafts.iter().flat_map(|d| &d.payloads).any(|reference| reference.digest == payload.digest)
         });
         let Place::Instance(id) = decided.place else {
-            return self.append_own(org, decided.drafts, beside, now).await;
+            return self.append_own(org, decided.drafts, beside, (now, snapshot.digests())).await;
         };
         let sealing = Sealing {
             stream: instance_stream(id),
@@ -125,22 +126,35 @@ impl Engine {
         }
     }
 
-    /// Appends to the organization's stream, one append at a time.
+    /// Appends to the organization's stream, one append at a time. `policy` is what the verdicts were computed with: by
+    /// the time an append gets its turn another may be in force.
     pub(crate) async fn append_own(
         &self,
         org: &Org,
         drafts: Vec<Draft>,
-        mut beside: Beside,
-        now: Timestamp,
+        beside: Beside,
+        at: (Timestamp, PolicyDigests),
     ) -> Result<Appended, EngineError> {
-        let _one_at_a_time = org.own.lock().await;
+        let turn = org.own.lock().await;
+        self.append_in_turn(org, &turn, drafts, beside, at).await
+    }
+
+    /// As [`Engine::append_own`], for one who has the stream's turn already.
+    pub(crate) async fn append_in_turn(
+        &self,
+        org: &Org,
+        _turn: &MutexGuard<'_, ()>,
+        drafts: Vec<Draft>,
+        mut beside: Beside,
+        (now, policy): (Timestamp, PolicyDigests),
+    ) -> Result<Appended, EngineError> {
         let stream = org.own_stream();
         let head = org.log.head(stream).await?;
         let sealing = Sealing {
             stream,
             sequence: head.map_or(0, |h| h.next_sequence),
             previous: head.map(|h| h.last_hash),
-            policy: Some(self.snapshot(org.id).digests()),
+            policy: Some(policy),
             authority: org.authority(),
             // The wait for the lock may have been long; what is claimed must not lie far behind.
             claimed: now.max(self.now()),

@@ -41,6 +41,19 @@ impl OptionalFromRequestParts<AppState> for Auth {
     }
 }
 
+/// As [`Auth`], for enforcement points: their calls over quota leave one entry a minute.
+pub(crate) struct EnforcementPoint(pub(crate) Arc<Principal>);
+
+impl FromRequestParts<AppState> for EnforcementPoint {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let who = state.identity.authenticator.authenticate(header(parts)?, state.engine.now()).await?;
+        within_rate(state, &who).inspect_err(|_| state.engine.over_quota(&who))?;
+        Ok(Self(who))
+    }
+}
+
 /// As [`Auth`], with the facts about the credential, for operations on credentials.
 pub(crate) struct Caller(pub(crate) Arc<Session>);
 

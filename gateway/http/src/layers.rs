@@ -20,7 +20,8 @@ use crate::metrics::Route;
 use crate::problem::{INTERNAL, METHOD_NOT_ALLOWED, OVERLOADED, Problem, REQUEST_TIMEOUT, ROUTE_UNKNOWN};
 use crate::state::AppState;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Names a request, and is given back where the caller chose it.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -59,7 +60,8 @@ pub(crate) async fn request(State(state): State<AppState>, request: Request, nex
 
 async fn bounded(state: &AppState, route: &Route, request: Request, next: Next) -> Response {
     // Whoever watches the gateway must get an answer just when it is full.
-    let counted = route.as_str().starts_with("/api/") || route.as_str().starts_with("/log/");
+    let counted = ["/api/", "/access/"].iter().any(|root| route.as_str().starts_with(root))
+        || route.as_str().starts_with("/log/");
     let _slot = if counted {
         match state.requests.try_acquire() {
             Ok(slot) => Some(slot),
@@ -90,7 +92,7 @@ async fn bounded(state: &AppState, route: &Route, request: Request, next: Next) 
 fn finish(response: &mut Response, id: RequestId, rate: Option<RateFacts>) {
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
-        headers.insert(REQUEST_ID, value);
+        headers.entry(REQUEST_ID).or_insert(value);
     }
     headers.insert(CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if !headers.contains_key(CACHE_CONTROL) {

@@ -17,6 +17,7 @@ mod audit;
 mod auth;
 mod context;
 mod enrolments;
+mod evaluations;
 mod gates;
 mod governed;
 mod health;
@@ -60,6 +61,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(workflows::routes())
         .merge(policies::routes())
         .merge(audit::routes())
+        .merge(evaluations::routes())
         .merge(log::routes())
         .merge(people::routes())
         .merge(agents::routes())

@@ -16,6 +16,7 @@ use utoipa::openapi::{
 
 /// Operations that answer without a credential, by operation id, with the reason.
 pub const OPEN: &[(&str, &str)] = &[
+    ("authzenConfiguration", "discovery: it says where to ask, and nothing about any organization"),
     ("clientCredentials", "it is how a service account gets a credential; the secret is in the body"),
     ("enrolPerson", "it is how the first person gets in; the one-time token is in the body"),
     ("enrolServiceAccount", "it is how an agent or a runner gets in; the one-time token is in the body"),
@@ -58,6 +59,8 @@ pub const WITHOUT_IDEMPOTENCY: &[(&str, &str)] = &[
     ("enrolPerson", "the token is good once: a repeat is `enrolment-used`"),
     ("enrolServiceAccount", "the token is good once: a repeat is `enrolment-used`"),
     ("erasePerson", "a repeat is `account-unknown`"),
+    ("evaluate", "each call is a question of its own, with its own entry"),
+    ("evaluateMany", "each call is a question of its own, with its own entries"),
     ("exchangeConsent", "an answer with a secret is not kept to be given again"),
     ("freeze", "it sets a state: a repeat sets the same, with an entry of its own"),
     ("invitePerson", "an answer with a secret is not kept to be given again; the lost one ends after 15 minutes"),
@@ -70,6 +73,7 @@ pub const WITHOUT_IDEMPOTENCY: &[(&str, &str)] = &[
     ("registerWorkflow", "the caller chooses id and version: a repeat finds them registered"),
     ("revokeToken", "a repeat revokes what is revoked"),
     ("rotateClientSecret", "an answer with a secret is not kept to be given again"),
+    ("setEvaluationsRecord", "it sets a value: a repeat sets the same, with an entry of its own"),
     ("setPassword", "a repeat sets the same password"),
     ("setPublicRead", "it sets a value: a repeat sets the same, with an entry of its own"),
     ("uploadWorkspace", "the same tree has the same digest"),
@@ -96,6 +100,7 @@ pub(crate) fn frame() -> OpenApi {
         ("runs", "What runners carry out, and workspaces"),
         ("workflows", "What instances are made of: workflows and tools"),
         ("policies", "The policy in force, and how it changes"),
+        ("authzen", "What policy would say, for enforcement points (AuthZEN Authorization API 1.0)"),
         ("audit", "History, proofs and evidence"),
         ("log", "The log in tlog-tiles form"),
         ("accounts", "Persons, agents, services and their credentials"),

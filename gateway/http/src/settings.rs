@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use countersign_gateway_engine::Recording;
 use countersign_gateway_model::Name;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,7 +17,7 @@ use utoipa_axum::routes;
 
 use crate::auth::Auth;
 use crate::input::Input;
-use crate::problem::Problem;
+use crate::problem::{PARAMETER_INVALID, Problem};
 use crate::reply;
 use crate::state::AppState;
 use crate::wire::Recorded;
@@ -25,6 +26,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(get_settings))
         .routes(routes!(set_public_read))
+        .routes(routes!(set_evaluations_record))
         .routes(routes!(freeze))
         .routes(routes!(lift_freeze))
 }
@@ -43,10 +45,11 @@ pub(crate) struct FreezeScope {
 /// Settings by name.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({
-    "settings": { "log.public_read": false, "authority": "solo", "frozen": { "all": false, "teams": [] } }
+    "settings": { "log.public_read": false, "evaluations.record": "all", "authority": "solo", "frozen": { "all": false, "teams": [] } }
 }))]
 pub(crate) struct Settings {
-    /// `log.public_read`: the log may be read without a credential. `authority`: `solo` or `four_eyes`. `frozen`: what
+    /// `log.public_read`: the log may be read without a credential. `evaluations.record`: which evaluations leave an
+    /// entry. `authority`: `solo` or `four_eyes`. `frozen`: what
     /// is.
     #[schema(value_type = Object)]
     settings: BTreeMap<String, Value>,
@@ -59,6 +62,15 @@ pub(crate) struct Settings {
 pub(crate) struct PublicRead {
     /// `true`: checkpoints, tiles and entries under `/log/` are for everybody. Payloads never are.
     value: bool,
+}
+
+/// Which evaluations leave an entry.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "value": "denials" }))]
+pub(crate) struct EvaluationsRecord {
+    /// `all`, `denials` or `none`.
+    value: String,
 }
 
 /// Read settings
@@ -79,6 +91,25 @@ async fn get_settings(State(app): State<AppState>, Auth(who): Auth) -> Result<Re
 async fn set_public_read(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
     let PublicRead { value } = input.read()?;
     let receipt = app.engine.set_public_read(who, value).await?;
+    let index = receipt.index;
+    reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
+}
+
+/// Say which evaluations leave an entry
+#[utoipa::path(
+    put, path = "/api/v1/settings/evaluations.record", operation_id = "setEvaluationsRecord", tag = "settings",
+    request_body = EvaluationsRecord,
+    responses((status = 200, description = "It is on record", body = Recorded)),
+)]
+async fn set_evaluations_record(
+    State(app): State<AppState>,
+    Auth(who): Auth,
+    input: Input,
+) -> Result<Response, Problem> {
+    let EvaluationsRecord { value } = input.read()?;
+    let recording = Recording::parse(&value)
+        .ok_or_else(|| Problem::new(PARAMETER_INVALID, "`value` is `all`, `denials` or `none`").at("/value"))?;
+    let receipt = app.engine.set_evaluations_record(who, recording).await?;
     let index = receipt.index;
     reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
 }

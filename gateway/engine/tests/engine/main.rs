@@ -11,6 +11,7 @@
 )]
 
 mod bench;
+mod evaluations;
 mod in_force;
 mod runner;
 mod runs;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod approvals;
+mod authzen;
 mod bad_input;
 mod crash;
 mod demo;

@@ -135,6 +135,20 @@ fn act(gateway: &Gateway, id: &str, (dana, decider, agent): (&str, &str, &str)) 
             post(&format!("/api/v1/gates/{gate}/decisions"), decider, json!({ "decision": "REJECT" }))
         }
         "registerWorkflow" => post("/api/v1/workflows", dana, json!({ "id": "other", "version": "1" })),
+        "evaluate" => {
+            let about = json!({ "type": "user", "id": "dana" });
+            let body = json!({ "subject": about, "action": { "name": "updatePrincipal" }, "resource": about });
+            gateway.post("/access/v1/evaluation", agent, &body).expect_status(403);
+            return true;
+        }
+        "evaluateMany" => {
+            let about = json!({ "type": "user", "id": "dana" });
+            let body = json!({
+                "subject": about, "action": { "name": "updatePrincipal" }, "evaluations": [{ "resource": about }]
+            });
+            gateway.post("/access/v1/evaluations", agent, &body).expect_status(403);
+            return true;
+        }
         "freeze" => post("/api/v1/freezes", dana, json!({ "team": "nobody" })),
         "liftFreeze" => post("/api/v1/freezes/lift", dana, json!({ "team": "nobody" })),
         _ => return act_on_accounts(gateway, id, (dana, agent)),
@@ -171,6 +185,7 @@ fn act_on_accounts(gateway: &Gateway, id: &str, (dana, agent): (&str, &str)) -> 
         "inviteServiceAccount" => ("POST", "/api/v1/enrolments/service-accounts", json!({ "bound_to": "agent:fixer" })),
         "revokeToken" => ("POST", "/api/v1/tokens/revoke", json!({ "account": "person:dana" })),
         "setPublicRead" => ("PUT", "/api/v1/settings/log.public_read", json!({ "value": true })),
+        "setEvaluationsRecord" => ("PUT", "/api/v1/settings/evaluations.record", json!({ "value": "none" })),
         "enrolPerson" => {
             let answer = gateway.post("/api/v1/enrolments/people", dana, &json!({ "roles": ["OPERATOR"] }));
             let token = answer.expect_status(201).json()["token"].clone();

@@ -1,0 +1,138 @@
+//! The AuthZEN Authorization API 1.0: the specification's own examples, and what an enforcement point may rely on.
+
+use countersign_tests_testkit::{Gateway, Options};
+use serde_json::{Value, json};
+
+/// A service with tool scope `evaluate`, and its token.
+fn enforcement_point(gateway: &Gateway, dana: &str) -> String {
+    let service = json!({ "id": "proxy", "display_name": "Proxy", "owner": "dana", "scopes": ["evaluate"] });
+    gateway.post("/api/v1/services", dana, &service).expect_status(201);
+    gateway.credentials(dana, "service:proxy")
+}
+
+fn evaluations(gateway: &Gateway, dana: &str) -> Vec<Value> {
+    gateway.entries(dana).into_iter().filter(|entry| entry["kind"] == "evaluation").collect()
+}
+
+#[test]
+fn the_examples_of_the_specification_are_answered_and_each_is_on_record() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let proxy = enforcement_point(&gateway, &dana);
+
+    // Section 6.1: a request; nobody here is called so, and no tool is called `account.can_read`: closed.
+    let example = json!({
+        "subject": { "type": "user", "id": "alice@acmecorp.com" },
+        "resource": { "type": "account", "id": "123" },
+        "action": { "name": "can_read", "properties": { "method": "GET" } },
+        "context": { "time": "1985-10-26T01:22-07:00" }
+    });
+    let headers = [("x-request-id", "bfe9eb29-ab87-4ca3-be83-a1d5d8305716")];
+    let body = Some(example.to_string().into_bytes());
+    let answer = gateway.send("POST", "/access/v1/evaluation", &proxy, &headers, body).expect_status(200);
+    assert_eq!(answer.header("x-request-id"), Some("bfe9eb29-ab87-4ca3-be83-a1d5d8305716"));
+    let decision = answer.json();
+    assert_eq!(decision["decision"], json!(false));
+    let entry = &gateway.entries(&dana)[decision["context"]["entry"].as_u64().unwrap() as usize];
+    assert_eq!((&entry["kind"], &entry["verdict"]["decision"]), (&json!("evaluation"), &json!("deny")));
+
+    // Section 7: defaults beside `evaluations`, three semantics.
+    for (semantic, expected) in [("execute_all", 3), ("deny_on_first_deny", 1), ("permit_on_first_permit", 3)] {
+        let boxcar = json!({
+            "subject": { "type": "user", "id": "alice@example.com" },
+            "action": { "name": "read" },
+            "options": { "evaluations_semantic": semantic },
+            "evaluations": [
+                { "resource": { "type": "document", "id": "1" } },
+                { "resource": { "type": "document", "id": "2" } },
+                { "resource": { "type": "document", "id": "3" } }
+            ]
+        });
+        let answer = gateway.post("/access/v1/evaluations", &proxy, &boxcar).expect_status(200).json();
+        assert_eq!(answer["evaluations"].as_array().unwrap().len(), expected, "{semantic}");
+        assert!(answer.get("decision").is_none());
+    }
+
+    // Without `evaluations` the call is a single one, and so is its answer.
+    let answer = gateway.post("/access/v1/evaluations", &proxy, &example).expect_status(200).json();
+    assert_eq!(answer["decision"], json!(false));
+    assert_eq!(evaluations(&gateway, &dana).len(), 1 + 7 + 1);
+
+    let found = gateway.get("/.well-known/authzen-configuration", "").expect_status(200).json();
+    assert_eq!(found["access_evaluation_endpoint"], json!(gateway.url("/access/v1/evaluation")));
+    assert_eq!(found["policy_decision_point"], json!(gateway.url("")));
+}
+
+#[test]
+fn what_policy_allows_is_said_and_is_no_permit() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let agent = gateway.agent(&dana, "fixer");
+    let proxy = enforcement_point(&gateway, &dana);
+    gateway.workflow(&dana, "repair");
+    let instance = gateway.instance(&dana, "repair", "fixer");
+    let about = |who: Value, action: &str, resource: Value| {
+        let body = json!({ "subject": who, "action": { "name": action }, "resource": resource });
+        gateway.post("/access/v1/evaluation", &proxy, &body).expect_status(200).json()
+    };
+    let instance_of = json!({ "type": "instance", "id": instance });
+    let person = json!({ "type": "user", "id": "dana" });
+    let allowed = about(person, "readInstance", instance_of.clone());
+    assert_eq!((&allowed["decision"], &allowed["context"]["verdict"]), (&json!(true), &json!("allow")));
+    // The same, asked by the one whom it is about: agents ask nothing about anybody.
+    let body = json!({
+        "subject": { "type": "agent", "id": "fixer" }, "action": { "name": "readInstance" }, "resource": instance_of
+    });
+    let refused = gateway.post("/access/v1/evaluation", &agent, &body);
+    assert_eq!((refused.status, refused.code().as_str()), (403, "policy-denied"));
+    let kinds: Vec<Value> = gateway.entries(&dana).iter().map(|entry| entry["kind"].clone()).collect();
+    assert!(!kinds.contains(&json!("permit")), "an evaluation gave a permit");
+}
+
+#[test]
+fn a_call_over_quota_is_turned_away_and_counted() {
+    let mut options = Options::default();
+    options.variables.push(("COUNTERSIGN_LIMITS__REQUESTS_PER_SECOND".to_owned(), "5".to_owned()));
+    options.variables.push(("COUNTERSIGN_LIMITS__BURST".to_owned(), "5".to_owned()));
+    let mut gateway = Gateway::start_with(options);
+    let (dana, _) = gateway.enrol();
+    let proxy = enforcement_point(&gateway, &dana);
+    let body = json!({
+        "subject": { "type": "user", "id": "dana" }, "action": { "name": "readHealth" },
+        "resource": { "type": "organization", "id": "self" }
+    });
+    let answers: Vec<u16> = (0..20).map(|_| gateway.post("/access/v1/evaluation", &proxy, &body).status).collect();
+    let turned_away = answers.iter().filter(|status| **status == 429).count();
+    assert!(turned_away > 0 && answers.contains(&200), "{answers:?}");
+    // What was counted is on record at the end of the minute, or of the process.
+    assert!(gateway.stop());
+    gateway.up();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let entries = evaluations(&gateway, &gateway.login("dana", "act"));
+    let over: Vec<&Value> = entries.iter().filter(|entry| entry["body"]["over_quota"] == json!(true)).collect();
+    assert_eq!(over.len(), 1);
+    assert_eq!(over[0]["body"]["calls"], json!(turned_away));
+}
+
+#[test]
+fn a_malformed_question_is_refused_and_leaves_nothing() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let proxy = enforcement_point(&gateway, &dana);
+    let good = json!({ "type": "user", "id": "dana" });
+    for (body, code) in [
+        (json!({ "subject": good, "action": { "name": "a" } }), "parameter-invalid"),
+        (json!({ "subject": good, "action": {}, "resource": good }), "body-missing-field"),
+        (json!({ "subject": { "type": "user" }, "action": { "name": "a" }, "resource": good }), "body-missing-field"),
+        (json!({ "subject": 1, "action": { "name": "a" }, "resource": good }), "body-type-mismatch"),
+        (json!({ "subject": good, "action": { "name": "a" }, "resource": good, "trust": 1 }), "body-unknown-field"),
+        (
+            json!({ "subject": good, "action": { "name": "a" }, "resource": good, "context": { "k": "x".repeat(400) } }),
+            "parameter-invalid",
+        ),
+    ] {
+        let answer = gateway.post("/access/v1/evaluation", &proxy, &body);
+        assert_eq!((answer.status, answer.code().as_str()), (400, code), "{body}");
+    }
+    assert!(evaluations(&gateway, &dana).is_empty());
+}
