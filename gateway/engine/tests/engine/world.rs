@@ -22,7 +22,7 @@ use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::bench::{Bench, default_files};
+use crate::bench::Bench;
 use crate::runner::HeldRunner;
 
 const LEDGER: &str = "engine.test";
@@ -134,7 +134,7 @@ impl World {
         let clock = Arc::new(Hand(AtomicU64::new(1_795_219_200_000)));
         let (policies, runner, mint) = (Bench::new(), HeldRunner::new(), Arc::new(Counted::default()));
         for org in orgs {
-            policies.install(*org, default_files());
+            policies.install_default(*org);
         }
         let engine = Self::open(&folder, &clock, &policies, &runner, &mint, orgs).await;
         Self { folder, clock, policies, runner, engine, orgs: orgs.to_vec(), mint, people: Mutex::default() }
