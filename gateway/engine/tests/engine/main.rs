@@ -13,6 +13,7 @@
 mod bench;
 mod evaluations;
 mod in_force;
+mod organizations;
 mod runner;
 mod runs;
 mod world;
