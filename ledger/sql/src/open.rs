@@ -36,12 +36,20 @@ pub struct SqlOptions {
     pub readers: u32,
     /// Most pages of the database, in pages of 8 KiB; none: as many as fit the disk. A quota for small devices.
     pub max_pages: Option<u32>,
+    /// Bytes written by appends after which the write-ahead log is copied into the database.
+    pub checkpoint_after: u64,
 }
 
 impl SqlOptions {
     /// The defaults of an embedded gateway.
     pub fn new(folder: impl AsRef<Path>) -> Self {
-        Self { folder: folder.as_ref().to_owned(), reserve: 16 << 20, readers: 4, max_pages: None }
+        Self {
+            folder: folder.as_ref().to_owned(),
+            reserve: 16 << 20,
+            readers: 4,
+            max_pages: None,
+            checkpoint_after: 8 << 20,
+        }
     }
 }
 
@@ -101,11 +109,9 @@ impl SqlJournal {
             folder.keep_reserve(options.reserve);
         }
         let syncs = Arc::new(AtomicU64::new(0));
-        let checkpointer = Checkpointer::start(maintenance, Arc::clone(&syncs)).map_err(|source| SqlError::Io {
-            doing: "served by a checkpointer",
-            path: path.clone(),
-            source,
-        })?;
+        let checkpointer = Checkpointer::start(maintenance, Arc::clone(&syncs), options.checkpoint_after).map_err(
+            |source| SqlError::Io { doing: "served by a checkpointer", path: path.clone(), source },
+        )?;
         let names = Names::default();
         let journal = Self {
             writer: tokio::sync::Mutex::new(Some(Writer::new(conn, epoch))),

@@ -13,9 +13,6 @@ use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 use tokio::sync::Notify;
 
-/// Bytes written by appends after which the log is copied. The log itself is some times as long: it holds whole pages.
-const COPY_AFTER: u64 = 8 << 20;
-
 pub(crate) struct Checkpointer {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -23,6 +20,8 @@ pub(crate) struct Checkpointer {
 
 struct Shared {
     written: AtomicU64,
+    /// Bytes written by appends after which the log is copied. The log itself is some times as long: it holds whole pages.
+    copy_after: u64,
     wake: Notify,
     closed: AtomicBool,
     /// The long part is copied: a short copy between two commits would let the log begin anew.
@@ -31,9 +30,10 @@ struct Shared {
 }
 
 impl Checkpointer {
-    pub(crate) fn start(mut conn: SqliteConnection, syncs: Arc<AtomicU64>) -> io::Result<Self> {
+    pub(crate) fn start(mut conn: SqliteConnection, syncs: Arc<AtomicU64>, copy_after: u64) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             written: AtomicU64::new(0),
+            copy_after: copy_after.max(1),
             wake: Notify::new(),
             closed: AtomicBool::new(false),
             settle: AtomicBool::new(false),
@@ -65,7 +65,8 @@ impl Checkpointer {
     /// Notes that a commit wrote about `bytes`.
     pub(crate) fn wrote(&self, bytes: u64) {
         let written = self.shared.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if written >= COPY_AFTER && written - bytes < COPY_AFTER {
+        let after = self.shared.copy_after;
+        if written >= after && written - bytes < after {
             self.shared.wake.notify_one();
         }
     }
