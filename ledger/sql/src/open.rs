@@ -99,10 +99,9 @@ impl SqlJournal {
         conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").await.map_err(failed)?;
         folder.sync(&path)?;
         // From here on a process that still writes with an older epoch fails at its next commit.
-        let epoch: i64 = sqlx::query_scalar("UPDATE lease SET epoch = epoch + 1 RETURNING epoch")
-            .fetch_one(&mut conn)
-            .await
-            .map_err(failed)?;
+        // Not with RETURNING: its row comes before its commit, whose error would go unheard.
+        conn.execute("UPDATE lease SET epoch = epoch + 1").await.map_err(failed)?;
+        let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM lease").fetch_one(&mut conn).await.map_err(failed)?;
         let readers = open_readers(connect.clone(), options.readers).await.map_err(failed)?;
         let maintenance = connect.clone().connect().await.map_err(failed)?;
         if options.reserve > 0 {

@@ -537,12 +537,18 @@ impl SqlJournal {
                 continue;
             }
             // Outside the batch's transaction: a name without rows harms nobody, and the number stays when it is undone.
-            let sql = "INSERT INTO view_name (name) VALUES (?) ON CONFLICT DO UPDATE SET name = name RETURNING number";
-            let number: i64 = sqlx::query_scalar(sql)
+            // Not with RETURNING: its row comes before its commit, whose error would go unheard.
+            let doing = |error| journal_error("named a table", error);
+            sqlx::query("INSERT INTO view_name (name) VALUES (?) ON CONFLICT DO NOTHING")
+                .bind(new.row.table)
+                .execute(&mut writer.conn)
+                .await
+                .map_err(doing)?;
+            let number: i64 = sqlx::query_scalar("SELECT number FROM view_name WHERE name = ?")
                 .bind(new.row.table)
                 .fetch_one(&mut writer.conn)
                 .await
-                .map_err(|error| journal_error("named a table", error))?;
+                .map_err(doing)?;
             if let Ok(mut held) = self.names.tables.write() {
                 held.insert(new.row.table.to_owned(), number);
             }

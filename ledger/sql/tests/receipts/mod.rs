@@ -81,6 +81,9 @@ async fn open(folder: &Path, clock: &Arc<Hand>, ends: bool) -> Result<(Logs, Log
 }
 
 async fn tell(log: &LogHandle, clock: &Hand, number: u64, entries: u64) {
+    if let Err(error) = log.head(stream(number)).await {
+        return say(&format!("refused {number}: {error}"));
+    }
     say(&format!("asks {number}"));
     match append(log, stream(number), entries, clock).await {
         Ok(appended) => {
