@@ -20,6 +20,8 @@ pub struct Lane {
     pub name: &'static str,
     /// Programs, with the packages that bring them.
     pub needs: &'static [Need],
+    /// Programs that single tests run: brought where that is possible, else those tests say that they were skipped.
+    pub wants: &'static [Need],
     /// Starts its servers; they listen on loopback only.
     pub start: fn(&Surroundings) -> Result<Running>,
     /// What `cargo` is given. The build step has built all of it already.
@@ -35,6 +37,8 @@ pub const LANES: [Lane; 1] = [Lane {
         Need { program: "sh", packages: &["dash"] },
         Need { program: "cat", packages: &["coreutils"] },
     ],
+    // Fails single system calls, and writes down what would be lost in a power cut.
+    wants: &[Need { program: "strace", packages: &["strace"] }],
     start: |_| Ok(Running { environment: Vec::new(), servers: Vec::new() }),
     tests: &["test", "--workspace", "--no-fail-fast"],
 }];
@@ -64,6 +68,9 @@ impl Lane {
     pub fn run(&self, surroundings: &Surroundings) -> Result<Finding> {
         if let Err(missing) = packages::provide(surroundings, self.needs) {
             return Ok(Finding::skipped(format!("skipped: lane `{}`: {missing}", self.name)));
+        }
+        if let Err(missing) = packages::provide(surroundings, self.wants) {
+            println!("some tests of this lane will be skipped: {missing}");
         }
         let running = (self.start)(surroundings)?;
         let mut command = surroundings.cargo(self.tests);

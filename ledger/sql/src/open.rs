@@ -108,9 +108,8 @@ impl SqlJournal {
             folder.keep_reserve(options.reserve);
         }
         let syncs = Arc::new(AtomicU64::new(0));
-        let checkpointer = Checkpointer::start(maintenance, Arc::clone(&syncs), options.checkpoint_after).map_err(
-            |source| SqlError::Io { doing: "served by a checkpointer", path: path.clone(), source },
-        )?;
+        let checkpointer = Checkpointer::start(maintenance, Arc::clone(&syncs), options.checkpoint_after)
+            .map_err(|source| SqlError::Io { doing: "served by a checkpointer", path: path.clone(), source })?;
         let names = Names::default();
         let journal = Self {
             writer: tokio::sync::Mutex::new(Some(Writer::new(conn, epoch))),

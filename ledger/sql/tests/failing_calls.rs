@@ -177,3 +177,40 @@ async fn each_write_that_fails_acknowledges_nothing_and_leaves_all_or_nothing() 
     assert!(broken.is_empty(), "{broken:#?}");
     assert!(tried > 60, "{tried}");
 }
+
+/// A write that ends early, as on a disk that fills up half-way through it: files may grow to so many blocks, and not by a
+/// byte more.
+#[tokio::test]
+async fn a_write_that_ends_early_acknowledges_nothing_and_leaves_all_or_nothing() {
+    const NAME: &str = "a_write_that_ends_early_acknowledges_nothing_and_leaves_all_or_nothing";
+    if let Some(folder) = told() {
+        std::thread::spawn(move || work(Path::new(&folder), 1, 1, 4)).join().unwrap();
+    }
+    let prepared = prepared().await;
+    let (mut broken, mut ended, mut went_on) = (Vec::new(), 0, 0);
+    for blocks in (66..600).step_by(29) {
+        let folder = copy(prepared.path());
+        // An ignored signal stays ignored in the program that follows, so that the write fails instead of ending it.
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script, "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env(FOLDER, folder.path())
+            .stdout(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        match output.status.code() {
+            Some(FATAL | REFUSED) => ended += 1,
+            Some(0) => went_on += 1,
+            other => broken.push(format!("{blocks} blocks: it ended with {other:?}: {said}")),
+        }
+        let receipts = released(&[Event::Said(said)]);
+        if let Err(why) = honours(folder.path(), &receipts).await {
+            broken.push(format!("{blocks} blocks: {why}"));
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(ended > 3 && went_on > 0, "{ended} ended, {went_on} went on");
+}

@@ -79,9 +79,10 @@ fn after_a_power_cut_every_released_receipt_is_there_and_nothing_half_written_is
     let all = released(&trace.events);
     assert!(all.len() > 256, "enough for a full tile: {}", all.len());
     // The log was begun anew while it was in use, or the dangerous part was not there.
-    let begun = trace.events.iter().filter(|event| {
-        matches!(event, Event::Write { name, offset: 0, .. } if name == "ledger.db-wal")
-    });
+    let begun = trace
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::Write { name, offset: 0, .. } if name == "ledger.db-wal"));
     assert!(begun.count() > 4);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (judged, broken) = runtime.block_on(cut(&trace, 60));

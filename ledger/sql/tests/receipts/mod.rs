@@ -177,10 +177,12 @@ async fn judge(logs: &Logs, log: &LogHandle, receipts: &[Receipt], clock: &Hand)
         }
         if left == 0 {
             left = header.append.length;
-            if header.stream != (countersign_ledger_entry::Stream {
-                kind: countersign_ledger_entry::StreamKind::Log,
-                id: log.id().into(),
-            }) {
+            if header.stream
+                != (countersign_ledger_entry::Stream {
+                    kind: countersign_ledger_entry::StreamKind::Log,
+                    id: log.id().into(),
+                })
+            {
                 rows.insert(header.stream.id.as_bytes().to_vec(), header.sequence);
             }
         }

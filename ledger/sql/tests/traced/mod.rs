@@ -64,13 +64,32 @@ pub struct Injected {
 /// Something that happened to the folder, or was said on standard error.
 #[derive(Clone, Debug)]
 pub enum Event {
-    Create { name: String },
-    Write { name: String, offset: u64, bytes: Vec<u8>, thread: u32 },
-    Resize { name: String, length: u64 },
-    Remove { name: String },
+    Create {
+        name: String,
+    },
+    Write {
+        name: String,
+        offset: u64,
+        bytes: Vec<u8>,
+        thread: u32,
+    },
+    Resize {
+        name: String,
+        length: u64,
+    },
+    Remove {
+        name: String,
+    },
     /// What comes before is on its way; it is durable once the sync has ended.
-    SyncBegins { sync: usize, name: String, thread: u32 },
-    SyncEnds { sync: usize, worked: bool },
+    SyncBegins {
+        sync: usize,
+        name: String,
+        thread: u32,
+    },
+    SyncEnds {
+        sync: usize,
+        worked: bool,
+    },
     Said(String),
 }
 
@@ -127,8 +146,15 @@ fn parse(text: &str, folder: &Path, status: ExitStatus) -> Trace {
         } else {
             let (name, ending) = rest.split_once('(').unwrap();
             let name = name.to_owned();
-            let call =
-                Call { thread, name, arguments: String::new(), result: None, injected: false, begin: at, end: lines.len() };
+            let call = Call {
+                thread,
+                name,
+                arguments: String::new(),
+                result: None,
+                injected: false,
+                begin: at,
+                end: lines.len(),
+            };
             (call, ending.to_owned())
         };
         if let Some(part) = ending.strip_suffix("<unfinished ...>") {
