@@ -66,7 +66,7 @@ pub enum SqlError {
         /// The database.
         path: PathBuf,
         /// What SQLite says.
-        source: sqlx::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -76,18 +76,41 @@ const LOCKED: u32 = 6;
 const FULL: u32 = 13;
 const CONSTRAINT: u32 = 19;
 
-fn primary(error: &sqlx::Error) -> Option<u32> {
-    error.as_database_error()?.code()?.parse::<u32>().ok().map(|code| code & 0xff)
+/// An error of SQLite, whichever library it came through.
+pub(crate) trait Failure: std::error::Error + Send + Sync + Sized + 'static {
+    /// SQLite's extended result code.
+    fn code(&self) -> Option<u32>;
+
+    fn primary(&self) -> Option<u32> {
+        self.code().map(|code| code & 0xff)
+    }
+
+    /// A constraint did not hold: the caller knows which one that can be.
+    fn is_constraint(&self) -> bool {
+        self.primary() == Some(CONSTRAINT)
+    }
+
+    /// It may pass by itself: nothing is wrong with the disk but that it is busy or full.
+    fn is_passing(&self) -> bool {
+        matches!(self.primary(), Some(BUSY | LOCKED | FULL))
+    }
 }
 
-/// A constraint did not hold: the caller knows which one that can be.
-pub(crate) fn is_constraint(error: &sqlx::Error) -> bool {
-    primary(error) == Some(CONSTRAINT)
+impl Failure for sqlx::Error {
+    fn code(&self) -> Option<u32> {
+        self.as_database_error()?.code()?.parse().ok()
+    }
+}
+
+impl Failure for rusqlite::Error {
+    fn code(&self) -> Option<u32> {
+        u32::try_from(self.sqlite_error()?.extended_code).ok()
+    }
 }
 
 /// What the journal's callers are told.
-pub(crate) fn journal_error(doing: &'static str, error: sqlx::Error) -> JournalError {
-    match primary(&error) {
+pub(crate) fn journal_error(doing: &'static str, error: impl Failure) -> JournalError {
+    match error.primary() {
         Some(BUSY | LOCKED) => JournalError::Busy,
         Some(FULL) => JournalError::Full,
         _ => JournalError::Backend { doing, source: Box::new(error) },

@@ -1,4 +1,7 @@
-//! `Journal` and `Views` of the ledger on SQLite, through sqlx: the whole embedded store is one folder.
+//! `Journal` and `Views` of the ledger on SQLite: the whole embedded store is one folder.
+//!
+//! The committer writes through rusqlite, on its own thread; reads go through sqlx, which keeps them off the runtime's
+//! threads. Both are linked to the one SQLite, so their versions move together.
 //!
 //! [`SqlJournal::open`] takes the folder's lock, refuses what it must not touch (a newer schema, a network file system, an
 //! old SQLite), brings the write-ahead log to its final place, and starts the checkpointer. Absent: what may be appended

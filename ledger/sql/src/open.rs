@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
+use rusqlite::{Connection, OpenFlags};
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
 use countersign_gateway_model::OrgId;
 use countersign_ledger_log::LogNumber;
@@ -20,10 +19,13 @@ use crate::error::SqlError;
 use crate::folder::Folder;
 use crate::schema::{APPLICATION_ID, SCHEMA_VERSION, STEPS};
 use crate::wal::Checkpointer;
-use crate::write::Writer;
+use crate::write::{COMPILED, Writer};
 
 /// The oldest SQLite without the WAL-reset defect, in which a checkpoint could lose committed pages.
 const MINIMUM_SQLITE: &str = "3.51.3";
+
+/// How long a statement waits for another process that holds the database.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a data folder is used.
 #[derive(Clone, Debug)]
@@ -34,7 +36,7 @@ pub struct SqlOptions {
     pub reserve: u64,
     /// Connections for reads.
     pub readers: u32,
-    /// Most pages of the database, in pages of 8 KiB; none: as many as fit the disk. A quota for small devices.
+    /// Most pages of the database, in pages of 4 KiB; none: as many as fit the disk. A quota for small devices.
     pub max_pages: Option<u32>,
     /// Bytes written by appends after which the write-ahead log is copied into the database.
     pub checkpoint_after: u64,
@@ -78,48 +80,45 @@ pub(crate) struct Names {
 }
 
 impl SqlJournal {
-    /// Opens a data folder, or makes one.
+    /// Opens a data folder, or makes one. Blocks the thread for as long as the disk takes: nothing runs before the ledger.
     ///
     /// # Errors
     /// See [`SqlError`]; in every case the folder is as it was, but for what SQLite itself brings to its final place.
     pub async fn open(options: SqlOptions) -> Result<Self, SqlError> {
         let folder = Folder::take(&options.folder)?;
         let path = folder.database();
-        let failed = |source| SqlError::Database { path: path.clone(), source };
-        let connect = connect_options(&path).create_if_missing(true);
-        let mut conn = connect.connect().await.map_err(failed)?;
-        check_sqlite(&mut conn, &path).await?;
-        migrate(&mut conn, &path).await?;
+        let failed = |source| database(&path, source);
+        let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_CREATE).map_err(failed)?;
+        check_sqlite(&conn, &path)?;
+        migrate(&mut conn, &path)?;
         if let Some(pages) = options.max_pages {
-            let pragma = AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
-            conn.execute(pragma).await.map_err(failed)?;
+            conn.pragma_update(None, "max_page_count", pages).map_err(failed)?;
         }
         // A sync that failed before the last crash may have left pages in the kernel's memory that it holds for written.
         // Writing all of them again and syncing is what makes the tail that is read next the tail that is on the disk.
-        conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").await.map_err(failed)?;
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(failed)?;
         folder.sync(&path)?;
-        // From here on a process that still writes with an older epoch fails at its next commit.
-        // Not with RETURNING: its row comes before its commit, whose error would go unheard.
-        conn.execute("UPDATE lease SET epoch = epoch + 1").await.map_err(failed)?;
-        let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM lease").fetch_one(&mut conn).await.map_err(failed)?;
-        let readers = open_readers(connect.clone(), options.readers).await.map_err(failed)?;
-        let maintenance = connect.clone().connect().await.map_err(failed)?;
+        // From here on a process that still writes with an older epoch fails at its next commit. Not with RETURNING: its
+        // row comes before its commit, whose error would go unheard.
+        conn.execute("UPDATE lease SET epoch = epoch + 1", []).map_err(failed)?;
+        let epoch = conn.query_row("SELECT epoch FROM lease", [], |row| row.get(0)).map_err(failed)?;
+        let readers = open_readers(&path, options.readers).await?;
+        let maintenance = connect(&path, OpenFlags::empty()).map_err(failed)?;
         if options.reserve > 0 {
             folder.keep_reserve(options.reserve);
         }
         let syncs = Arc::new(AtomicU64::new(0));
         let checkpointer = Checkpointer::start(maintenance, Arc::clone(&syncs), options.checkpoint_after)
             .map_err(|source| SqlError::Io { doing: "served by a checkpointer", path: path.clone(), source })?;
-        let names = Names::default();
         let journal = Self {
             writer: tokio::sync::Mutex::new(Some(Writer::new(conn, epoch))),
             readers,
             folder,
             checkpointer: Some(checkpointer),
             syncs,
-            names,
+            names: Names::default(),
         };
-        journal.load_names().await.map_err(failed)?;
+        journal.load_names().await.map_err(|source| database(&path, source))?;
         Ok(journal)
     }
 
@@ -130,12 +129,11 @@ impl SqlJournal {
     pub async fn inspect(folder: &Path) -> Result<Self, SqlError> {
         let folder = Folder::look(folder);
         let path = folder.database();
-        let failed = |source| SqlError::Database { path: path.clone(), source };
-        let connect = connect_options(&path);
-        let mut conn = connect.connect().await.map_err(failed)?;
-        check_sqlite(&mut conn, &path).await?;
-        let (id, found) = versions(&mut conn).await.map_err(failed)?;
-        conn.close().await.map_err(failed)?;
+        let failed = |source| database(&path, source);
+        let conn = connect(&path, OpenFlags::empty()).map_err(failed)?;
+        check_sqlite(&conn, &path)?;
+        let (id, found) = versions(&conn).map_err(failed)?;
+        conn.close().map_err(|(_, source)| failed(source))?;
         if id != APPLICATION_ID || found < SCHEMA_VERSION {
             return Err(SqlError::Foreign(path));
         }
@@ -144,13 +142,13 @@ impl SqlJournal {
         }
         let journal = Self {
             writer: tokio::sync::Mutex::new(None),
-            readers: open_readers(connect, 2).await.map_err(failed)?,
+            readers: open_readers(&path, 2).await?,
             folder,
             checkpointer: None,
             syncs: Arc::default(),
             names: Names::default(),
         };
-        journal.load_names().await.map_err(failed)?;
+        journal.load_names().await.map_err(|source| database(&path, source))?;
         Ok(journal)
     }
 
@@ -168,52 +166,66 @@ impl SqlJournal {
     }
 }
 
-fn connect_options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .page_size(8192)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(Duration::from_secs(5))
-        .foreign_keys(false)
-        // The checkpoint inside COMMIT is what makes a commit wait for milliseconds: the checkpointer does it.
-        .pragma("wal_autocheckpoint", "0")
-        // Or SQLite makes and deletes a file for every statement that could fail half-way.
-        .pragma("temp_store", "MEMORY")
-        .pragma("cache_size", "-32768")
-        // What is erased is overwritten, not only unlinked.
-        .pragma("secure_delete", "ON")
-        .statement_cache_capacity(256)
-        .command_buffer_size(64)
-        .row_buffer_size(8192)
-        .thread_name(|id| format!("ledger-sql-{id}"))
-        .disable_statement_logging()
+fn database(path: &Path, source: impl std::error::Error + Send + Sync + 'static) -> SqlError {
+    SqlError::Database { path: path.to_owned(), source: Box::new(source) }
 }
 
-async fn open_readers(connect: SqliteConnectOptions, count: u32) -> Result<SqlitePool, sqlx::Error> {
+/// A connection that may write. `more`: to make the database if it is not there.
+fn connect(path: &Path, more: OpenFlags) -> Result<Connection, rusqlite::Error> {
+    // One thread at a time has it, so SQLite need not lock it.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    conn.set_prepared_statement_cache_capacity(COMPILED);
+    // In this order: the size of a page is fixed once there is one. The checkpoint inside COMMIT is what makes a commit
+    // wait for milliseconds: the checkpointer does it. Without `temp_store` SQLite makes and deletes a file for every
+    // statement that could fail half-way. What is erased is overwritten, not only unlinked.
+    conn.execute_batch(
+        "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = OFF; \
+         PRAGMA wal_autocheckpoint = 0; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768; \
+         PRAGMA secure_delete = ON;",
+    )?;
+    Ok(conn)
+}
+
+/// Reads go through a pool: they come from many tasks, and none of them may hold a runtime's thread up.
+async fn open_readers(path: &Path, count: u32) -> Result<SqlitePool, SqlError> {
+    let connect = SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(false)
+        .pragma("query_only", "ON")
+        .pragma("temp_store", "MEMORY")
+        .pragma("cache_size", "-8192")
+        // The last one to close may be one of these: the checkpointer is not to be overtaken.
+        .pragma("wal_autocheckpoint", "0")
+        .statement_cache_capacity(COMPILED)
+        .row_buffer_size(64)
+        .thread_name(|id| format!("ledger-sql-{id}"))
+        .disable_statement_logging();
     let options = SqlitePoolOptions::new().max_connections(count.max(1));
-    options.connect_with(connect.pragma("query_only", "ON").pragma("cache_size", "-8192").row_buffer_size(64)).await
+    options.connect_with(connect).await.map_err(|source| database(path, source))
 }
 
 /// Application id and schema version.
-async fn versions(conn: &mut SqliteConnection) -> Result<(i64, i64), sqlx::Error> {
-    let id = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *conn).await?;
-    Ok((id, sqlx::query_scalar("PRAGMA user_version").fetch_one(conn).await?))
+fn versions(conn: &Connection) -> Result<(i64, i64), rusqlite::Error> {
+    let of = |pragma| conn.pragma_query_value(None, pragma, |row| row.get(0));
+    Ok((of("application_id")?, of("user_version")?))
 }
 
 /// Refuses an SQLite that can lose data, and settings that did not take.
-async fn check_sqlite(conn: &mut SqliteConnection, path: &Path) -> Result<(), SqlError> {
-    let failed = |source| SqlError::Database { path: path.to_owned(), source };
-    let found: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut *conn).await.map_err(failed)?;
+fn check_sqlite(conn: &Connection, path: &Path) -> Result<(), SqlError> {
+    let failed = |source| database(path, source);
+    let found = rusqlite::version().to_owned();
     let parts = |version: &str| version.split('.').map(|part| part.parse::<u32>().unwrap_or(0)).collect::<Vec<_>>();
     if parts(&found) < parts(MINIMUM_SQLITE) {
         return Err(SqlError::OldSqlite { found, minimum: MINIMUM_SQLITE });
     }
-    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *conn).await.map_err(failed)?;
+    let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
         return Err(SqlError::Setting { pragma: "journal_mode", expected: "wal", found: mode });
     }
-    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *conn).await.map_err(failed)?;
+    let synchronous: i64 = conn.pragma_query_value(None, "synchronous", |row| row.get(0)).map_err(failed)?;
     if synchronous != 2 {
         let found = synchronous.to_string();
         return Err(SqlError::Setting { pragma: "synchronous", expected: "2", found });
@@ -222,11 +234,10 @@ async fn check_sqlite(conn: &mut SqliteConnection, path: &Path) -> Result<(), Sq
 }
 
 /// Brings the tables to this program's version, or refuses those of a newer one.
-async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), SqlError> {
-    let failed = |source| SqlError::Database { path: path.to_owned(), source };
-    let (id, found) = versions(conn).await.map_err(failed)?;
-    let tables: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *conn).await.map_err(failed)?;
+fn migrate(conn: &mut Connection, path: &Path) -> Result<(), SqlError> {
+    let failed = |source| database(path, source);
+    let (id, found) = versions(conn).map_err(failed)?;
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
     if id != APPLICATION_ID && (id != 0 || found != 0 || tables != 0) {
         return Err(SqlError::Foreign(path.to_owned()));
     }
@@ -238,11 +249,11 @@ async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), SqlErro
             continue;
         }
         // One transaction a step. Crash inside: the old version stands.
-        let mut transaction = conn.begin().await.map_err(failed)?;
-        transaction.execute(step).await.map_err(failed)?;
+        let transaction = conn.transaction().map_err(failed)?;
+        transaction.execute_batch(step).map_err(failed)?;
         let marks = format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {};", version + 1);
-        transaction.execute(AssertSqlSafe(marks)).await.map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
+        transaction.execute_batch(&marks).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
     }
     Ok(())
 }

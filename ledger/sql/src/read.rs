@@ -315,7 +315,7 @@ impl Journal for SqlJournal {
         }
         self.readers.close().await;
         if let Some(writer) = self.writer.lock().await.take() {
-            writer.close().await.map_err(|error| journal_error("was closed", error))?;
+            writer.close().map_err(|error| journal_error("was closed", error))?;
         }
         self.folder.leave();
         Ok(())

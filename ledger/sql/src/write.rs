@@ -1,49 +1,39 @@
-//! One batch in few statements: a statement per table and 64 rows, and few round trips to SQLite's thread.
+//! One batch in few statements: one per table and 64 rows, run on the thread that asks.
 //!
-//! sqlx runs SQLite on a thread of its own; every call to it costs a wake-up there and back, and every new shape of a
-//! statement costs its compilation. So a call carries several statements, and the number of rows is rounded up to a power
-//! of two: the rows that only fill up are NULL and filtered out. A usual batch is two calls: everything up to the
-//! read-back, then checkpoint, compare-and-swap and COMMIT. Absent: what the rows mean.
+//! The committer has a thread of its own, and SQLite runs on it: a connection behind another thread costs two wake-ups a
+//! call, which is more than the statements take. Every new shape of a statement costs its compilation, so the number of
+//! rows is rounded up to a power of two: the rows that only fill up are NULL and filtered out. Absent: what the rows mean;
+//! reads for anybody but the committer (`read`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use futures::TryStreamExt as _;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, Either, Encode, Executor as _, Row as _, Sqlite, Type};
+use rusqlite::{CachedStatement, Connection, ToSql};
 
-use countersign_ledger_log::journal::{Advance, Batch, FullTile};
+use countersign_ledger_log::journal::{Advance, Batch, FullTile, NewEntry};
 use countersign_ledger_log::{CommitError, JournalError, LogNumber};
 use countersign_ledger_merkle::EMPTY_ROOT;
 
-use crate::error::{is_constraint, journal_error};
+use crate::error::{Failure as _, journal_error};
 use crate::key;
 use crate::open::SqlJournal;
 
 /// Most rows of one statement.
 const CHUNK: usize = 64;
 
-/// Most statements of a call that carries a varying number of them.
-const MAX_PARTS: usize = 16;
+/// Statements that stay compiled: every part in every size.
+pub(crate) const COMPILED: usize = 256;
 
-/// Most statement texts that are kept.
-const MAX_TEXTS: usize = 1024;
-
-/// The connection that writes, and what it has compiled.
+/// The connection that writes.
 pub(crate) struct Writer {
-    conn: SqliteConnection,
+    conn: Connection,
     /// This process's place in the line of committers: a commit under an older one fails.
     epoch: i64,
-    /// Statement texts by the shape of the call, so that a text is put together once.
-    texts: HashMap<Shape, Arc<str>>,
-    in_transaction: bool,
+    /// Statement texts by what they are and for how many rows.
+    texts: HashMap<(Part, usize), String>,
 }
 
-/// What a call consists of: for each part, which and for how many rows.
-type Shape = Vec<(Part, usize)>;
-
-/// A statement of a call.
+/// A statement of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Part {
     Begin,
@@ -56,7 +46,7 @@ enum Part {
     Delete,
     Idempotency,
     Erase,
-    /// Entries of one log, adjacent: the stored leaves as one text.
+    /// Entries of one log, adjacent.
     ReadRange,
     /// Entries of several logs.
     ReadKeys,
@@ -78,11 +68,6 @@ impl Part {
             Self::Idempotency => 7,
             Self::Swap => 8,
         }
-    }
-
-    /// Values before the rows.
-    fn head(self) -> usize {
-        if self == Self::Delete { 2 } else { 0 }
     }
 
     fn text(self, rows: usize, out: &mut String) {
@@ -127,13 +112,7 @@ impl Part {
                 "column1, column2, column3, column4, column5, column6, column7",
             ),
             Self::Erase => out.push_str("DELETE FROM payload WHERE key BETWEEN ? AND ? AND digest = ?;"),
-            // One row instead of one per entry: every row is a wake-up on the other side.
-            // One row instead of one per entry: every row is a wake-up on the other side. As text, bytes keep what they
-            // are; whatever else came back would differ from what was sent, and nothing would be signed.
-            Self::ReadRange => out.push_str(
-                "SELECT group_concat(length(leaf), ' '), CAST(group_concat(leaf, '') AS BLOB) \
-                 FROM (SELECT leaf FROM entry WHERE key BETWEEN ? AND ? ORDER BY key);",
-            ),
+            Self::ReadRange => out.push_str("SELECT key, leaf FROM entry WHERE key BETWEEN ? AND ? ORDER BY key;"),
             Self::ReadKeys => {
                 out.push_str("SELECT key, leaf FROM entry WHERE key IN (");
                 values(out, 1, rows);
@@ -142,7 +121,7 @@ impl Part {
             Self::Tile => insert(out, "tile (key, root, hashes)", "column1, column2, column3"),
             Self::Checkpoint => insert(out, "checkpoint (key, note)", "column1, column2"),
             // Where another committer has moved the log or taken the lease, the size becomes NULL, which the table
-            // refuses: the statement fails, and with it the call, before it comes to COMMIT.
+            // refuses: the statement fails before it comes to COMMIT.
             Self::Swap => {
                 out.push_str(
                     "UPDATE log SET epoch = v.column2, root = v.column6, newest = v.column7, size = CASE \
@@ -168,310 +147,229 @@ fn values(out: &mut String, width: usize, rows: usize) {
     }
 }
 
-/// A call in the making.
-#[derive(Default)]
-struct Call {
-    shape: Shape,
-    args: SqliteArguments,
-    /// Rows still to come of the last part.
-    open: usize,
+/// A statement whose values are being given, in the order in which they stand in it. What is not given is NULL.
+struct Given<'c> {
+    part: Part,
+    statement: CachedStatement<'c>,
+    next: usize,
 }
 
-impl Call {
-    /// Begins a statement for `rows` rows, of which every argument must be bound before the next one.
-    fn part(&mut self, part: Part, rows: usize) -> Result<(), JournalError> {
-        self.fill()?;
-        let padded = if part.width() == 0 { 0 } else { rows.next_power_of_two() };
-        self.shape.push((part, padded));
-        self.open = part.head() + padded * part.width();
-        Ok(())
-    }
-
-    fn bind<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) -> Result<&mut Self, JournalError> {
-        self.args.add(value).map_err(|source| JournalError::Backend { doing: "bound a value", source })?;
-        self.open = self.open.saturating_sub(1);
+impl Given<'_> {
+    fn bind(&mut self, value: impl ToSql) -> Result<&mut Self, JournalError> {
+        self.statement.raw_bind_parameter(self.next, value).map_err(|e| journal_error("bound a value", e))?;
+        self.next += 1;
         Ok(self)
     }
 
-    /// Fills up the rows of the last part with NULL.
-    fn fill(&mut self) -> Result<(), JournalError> {
-        while self.open > 0 {
-            self.bind(None::<i64>)?;
+    /// Runs it. Gives how many rows it changed.
+    fn run(&mut self, doing: &'static str) -> Result<usize, JournalError> {
+        self.statement.raw_execute().map_err(|error| match self.part {
+            Part::Stream if error.is_constraint() => JournalError::StreamExists,
+            // The committer gives every index once: somebody else has written here.
+            Part::Entry | Part::Tile | Part::Checkpoint | Part::Swap if error.is_constraint() => JournalError::Fenced,
+            _ => journal_error(doing, error),
+        })
+    }
+
+    /// Runs it, and gives each row's key and leaf.
+    fn leaves(&mut self, mut each: impl FnMut(i64, &[u8])) -> Result<(), JournalError> {
+        let failed = |error| journal_error(READING_BACK, error);
+        let mut rows = self.statement.raw_query();
+        while let Some(row) = rows.next().map_err(failed)? {
+            let leaf = row.get_ref(1).map_err(failed)?.as_blob();
+            let leaf = leaf.map_err(|_| JournalError::Corrupt("the read-back is not of bytes".to_owned()))?;
+            each(row.get(0).map_err(failed)?, leaf);
         }
         Ok(())
     }
 }
 
-/// What a call gave back: how many of its statements finished, rows, and the sum of rows changed by the last one.
-struct Outcome {
-    finished: usize,
-    changed: u64,
-    rows: Vec<SqliteRow>,
-    error: Option<sqlx::Error>,
-}
+const READING_BACK: &str = "read a batch back";
 
 impl Writer {
-    pub(crate) fn new(conn: SqliteConnection, epoch: i64) -> Self {
-        Self { conn, epoch, texts: HashMap::new(), in_transaction: false }
+    pub(crate) fn new(conn: Connection, epoch: i64) -> Self {
+        Self { conn, epoch, texts: HashMap::new() }
     }
 
-    pub(crate) async fn close(self) -> Result<(), sqlx::Error> {
-        self.conn.close().await
+    pub(crate) fn close(self) -> Result<(), rusqlite::Error> {
+        self.conn.close().map_err(|(_, error)| error)
     }
 
-    /// Runs a call to its end or to its first error.
-    async fn run(&mut self, mut call: Call) -> Result<Outcome, JournalError> {
-        call.fill()?;
-        if self.texts.len() > MAX_TEXTS {
-            self.texts.clear();
-        }
-        let text = self.texts.entry(call.shape).or_insert_with_key(|shape| {
+    /// A statement for `rows` rows, compiled before or now.
+    fn give(&mut self, part: Part, rows: usize) -> Result<Given<'_>, JournalError> {
+        let padded = if part.width() == 0 { 0 } else { rows.next_power_of_two() };
+        let text = self.texts.entry((part, padded)).or_insert_with(|| {
             let mut text = String::new();
-            for (part, rows) in shape {
-                part.text(*rows, &mut text);
-            }
-            text.into()
+            part.text(padded, &mut text);
+            text
         });
-        let query = sqlx::query_with(AssertSqlSafe(Arc::clone(text)), call.args);
-        let mut outcome = Outcome { finished: 0, changed: 0, rows: Vec::new(), error: None };
-        let mut results = self.conn.fetch_many(query);
-        loop {
-            match results.try_next().await {
-                Ok(Some(Either::Left(done))) => {
-                    outcome.finished += 1;
-                    outcome.changed = done.rows_affected();
-                }
-                Ok(Some(Either::Right(row))) => outcome.rows.push(row),
-                Ok(None) => return Ok(outcome),
-                Err(error) => {
-                    outcome.error = Some(error);
-                    return Ok(outcome);
-                }
+        let statement = self.conn.prepare_cached(text).map_err(|e| journal_error("compiled a statement", e))?;
+        Ok(Given { part, statement, next: 1 })
+    }
+
+    /// Stores rows, `CHUNK` a statement.
+    fn store<T>(
+        &mut self,
+        part: Part,
+        rows: &[T],
+        bind: impl Fn(&mut Given<'_>, &T) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        for chunk in rows.chunks(CHUNK) {
+            let mut given = self.give(part, chunk.len())?;
+            for row in chunk {
+                bind(&mut given, row)?;
             }
+            given.run("stored a batch")?;
         }
+        Ok(())
     }
 
-    /// Runs a call of which every statement must succeed.
-    async fn run_all(&mut self, call: Call, doing: &'static str) -> Result<Vec<SqliteRow>, JournalError> {
-        let parts: Vec<Part> = call.shape.iter().map(|(part, _)| *part).collect();
-        let outcome = self.run(call).await?;
-        match outcome.error {
-            None => Ok(outcome.rows),
-            Some(error) if is_constraint(&error) => match parts.get(outcome.finished) {
-                Some(Part::Stream) => Err(JournalError::StreamExists),
-                // The committer gives every index once: somebody else has written here.
-                Some(Part::Entry) => Err(JournalError::Fenced),
-                _ => Err(journal_error(doing, error)),
-            },
-            Some(error) => Err(journal_error(doing, error)),
-        }
-    }
-
-    pub(crate) async fn rollback(&mut self) -> Result<(), JournalError> {
-        if !std::mem::replace(&mut self.in_transaction, false) {
+    pub(crate) fn rollback(&mut self) -> Result<(), JournalError> {
+        // After some errors, a full disk among them, SQLite has rolled back by itself.
+        if self.conn.is_autocommit() {
             return Ok(());
         }
-        match self.conn.execute("ROLLBACK").await {
-            Ok(_) => Ok(()),
-            // After some errors, a full disk among them, SQLite has rolled back by itself.
-            Err(error) if error.to_string().contains("no transaction is active") => Ok(()),
-            Err(error) => Err(journal_error("rolled a batch back", error)),
-        }
+        self.conn.execute_batch("ROLLBACK").map_err(|error| journal_error("rolled a batch back", error))
     }
 
     /// Stores a batch and reads its leaves back. On an error the caller rolls back.
-    async fn stage(&mut self, batch: &Batch, names: &[i64]) -> Result<Vec<Vec<u8>>, JournalError> {
-        let mut call = Call::default();
-        call.part(Part::Begin, 0)?;
-        self.in_transaction = true;
-        // What does not fit one statement goes ahead in calls of its own; a usual batch has none of that.
-        macro_rules! store {
-            ($part:expr, $rows:expr, |$call:ident, $row:ident| $bind:expr) => {
-                let mut chunks = $rows.chunks(CHUNK).peekable();
-                while let Some(chunk) = chunks.next() {
-                    call.part($part, chunk.len())?;
-                    for $row in chunk {
-                        let $call = &mut call;
-                        $bind;
-                    }
-                    if chunks.peek().is_some() {
-                        self.run_all(std::mem::take(&mut call), "stored a batch").await?;
-                    }
-                }
-            };
-        }
-        store!(Part::Log, batch.logs, |call, log| {
-            call.bind(i64::from(log.number.0))?.bind(&log.id.as_bytes()[..])?.bind(&log.org.as_bytes()[..])?;
-            call.bind(&EMPTY_ROOT.0[..])?
-        });
-        store!(Part::Stream, batch.streams, |call, stream| {
-            call.bind(stream.number.0.cast_signed())?.bind(i64::from(stream.log.0))?;
-            call.bind(stream_kind(stream.stream.kind))?.bind(&stream.stream.id.as_bytes()[..])?
-        });
-        store!(Part::Entry, batch.entries, |call, entry| {
-            call.bind(key::entry(entry.log, entry.index)?)?.bind(entry.stream.0.cast_signed())?;
-            call.bind(entry.sequence.cast_signed())?.bind(&*entry.leaf)?
-        });
-        store!(Part::Payload, batch.payloads, |call, payload| {
-            call.bind(key::payload(payload.log, payload.index, payload.n)?)?;
-            call.bind(&payload.digest.0[..])?.bind(&*payload.bytes)?
-        });
-        store!(Part::Blob, batch.blobs, |call, blob| {
-            call.bind(i64::from(blob.log.0))?.bind(&blob.digest.0[..])?.bind(&*blob.bytes)?
-        });
+    fn stage(&mut self, batch: &Batch, names: &[i64]) -> Result<Vec<Vec<u8>>, JournalError> {
+        self.give(Part::Begin, 0)?.run("began a batch")?;
+        self.store(Part::Log, &batch.logs, |given, log| {
+            given.bind(log.number.0)?.bind(&log.id.as_bytes()[..])?.bind(&log.org.as_bytes()[..])?;
+            given.bind(&EMPTY_ROOT.0[..]).map(drop)
+        })?;
+        self.store(Part::Stream, &batch.streams, |given, stream| {
+            given.bind(stream.number.0.cast_signed())?.bind(stream.log.0)?;
+            given.bind(stream_kind(stream.stream.kind))?.bind(&stream.stream.id.as_bytes()[..]).map(drop)
+        })?;
+        self.store(Part::Entry, &batch.entries, |given, entry| {
+            given.bind(key::entry(entry.log, entry.index)?)?.bind(entry.stream.0.cast_signed())?;
+            given.bind(entry.sequence.cast_signed())?.bind(&*entry.leaf).map(drop)
+        })?;
+        self.store(Part::Payload, &batch.payloads, |given, payload| {
+            given.bind(key::payload(payload.log, payload.index, payload.n)?)?;
+            given.bind(&payload.digest.0[..])?.bind(&*payload.bytes).map(drop)
+        })?;
+        self.store(Part::Blob, &batch.blobs, |given, blob| {
+            given.bind(blob.log.0)?.bind(&blob.digest.0[..])?.bind(&*blob.bytes).map(drop)
+        })?;
         let rows = || batch.rows.iter().zip(names);
         let puts: Vec<_> =
             rows().filter_map(|(new, name)| Some((new.log, *name, &new.row.key, new.row.columns.as_ref()?))).collect();
-        store!(Part::Put, puts, |call, put| {
-            call.bind(i64::from(put.0.0))?.bind(put.1)?.bind(&put.2[..])?.bind(&put.3[..])?
-        });
+        self.store(Part::Put, &puts, |given, put| {
+            given.bind(put.0.0)?.bind(put.1)?.bind(&put.2[..])?.bind(&put.3[..]).map(drop)
+        })?;
         let mut deletes: BTreeMap<(LogNumber, i64), Vec<&[u8]>> = BTreeMap::new();
         for (new, name) in rows().filter(|(new, _)| new.row.columns.is_none()) {
             deletes.entry((new.log, *name)).or_default().push(&new.row.key);
         }
         for ((log, name), keys) in deletes {
             for chunk in keys.chunks(CHUNK) {
-                call.part(Part::Delete, chunk.len())?;
-                call.bind(i64::from(log.0))?.bind(name)?;
+                let mut given = self.give(Part::Delete, chunk.len())?;
+                given.bind(log.0)?.bind(name)?;
                 for key in chunk {
-                    call.bind(*key)?;
+                    given.bind(*key)?;
                 }
-                if call.shape.len() > MAX_PARTS {
-                    self.run_all(std::mem::take(&mut call), "deleted rows").await?;
-                }
+                given.run("deleted rows")?;
             }
         }
-        store!(Part::Idempotency, batch.idempotency, |call, kept| {
+        self.store(Part::Idempotency, &batch.idempotency, |given, kept| {
             let record = &kept.record;
-            call.bind(key::entry(kept.log, kept.index)?)?.bind(kept.scope.map(|scope| scope.0.cast_signed()))?;
-            call.bind(&record.principal.as_bytes()[..])?.bind(&record.key.0[..])?.bind(&record.request.0[..])?;
-            call.bind(record.at.0.cast_signed())?.bind(&record.answer[..])?
-        });
+            given.bind(key::entry(kept.log, kept.index)?)?.bind(kept.scope.map(|scope| scope.0.cast_signed()))?;
+            given.bind(&record.principal.as_bytes()[..])?.bind(&record.key.0[..])?.bind(&record.request.0[..])?;
+            given.bind(record.at.0.cast_signed())?.bind(&record.answer[..]).map(drop)
+        })?;
         for erase in &batch.erase {
             let keys = key::payloads(erase.log, erase.index)?;
-            call.part(Part::Erase, 1)?;
-            call.bind(*keys.start())?.bind(*keys.end())?.bind(&erase.digest.0[..])?;
-            if call.shape.len() > MAX_PARTS {
-                self.run_all(std::mem::take(&mut call), "erased payloads").await?;
-            }
+            let mut given = self.give(Part::Erase, 1)?;
+            given.bind(*keys.start())?.bind(*keys.end())?.bind(&erase.digest.0[..])?;
+            given.run("erased payloads")?;
         }
-        self.read_back(call, batch).await
+        self.read_back(&batch.entries)
     }
 
     /// The leaves of the batch as the database holds them, in the batch's order.
-    async fn read_back(&mut self, mut call: Call, batch: &Batch) -> Result<Vec<Vec<u8>>, JournalError> {
-        const DOING: &str = "read a batch back";
-        let corrupt = |what: &str| JournalError::Corrupt(format!("the read-back {what}"));
-        let (Some(first), Some(last)) = (batch.entries.first(), batch.entries.last()) else {
-            self.run_all(call, DOING).await?;
-            return Ok(Vec::new());
-        };
-        let adjacent = batch.entries.iter().zip(first.index..).all(|(e, index)| e.log == first.log && e.index == index);
+    fn read_back(&mut self, entries: &[NewEntry]) -> Result<Vec<Vec<u8>>, JournalError> {
+        let lacks = || JournalError::Corrupt("the read-back lacks an entry".to_owned());
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(Vec::new()) };
+        let adjacent = entries.iter().zip(first.index..).all(|(e, index)| e.log == first.log && e.index == index);
         if adjacent {
-            call.part(Part::ReadRange, 1)?;
-            call.bind(key::entry(first.log, first.index)?)?.bind(key::entry(last.log, last.index)?)?;
-            let rows = self.run_all(call, DOING).await?;
-            let row = rows.first().ok_or_else(|| corrupt("has no row"))?;
-            let get = |source| journal_error(DOING, source);
-            let (lengths, mut bytes): (&str, &[u8]) = (row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?);
-            let mut leaves = Vec::with_capacity(batch.entries.len());
-            for length in lengths.split(' ') {
-                let length = length.parse().map_err(|_| corrupt("has no length"))?;
-                let (leaf, rest) = bytes.split_at_checked(length).ok_or_else(|| corrupt("is too short"))?;
+            let (from, to) = (key::entry(first.log, first.index)?, key::entry(last.log, last.index)?);
+            let mut leaves = Vec::with_capacity(entries.len());
+            let mut in_order = true;
+            let mut given = self.give(Part::ReadRange, 1)?;
+            given.bind(from)?.bind(to)?;
+            let mut next = from;
+            given.leaves(|key, leaf| {
+                in_order &= key == next;
+                next += 1;
                 leaves.push(leaf.to_vec());
-                bytes = rest;
-            }
-            return if bytes.is_empty() { Ok(leaves) } else { Err(corrupt("is too long")) };
+            })?;
+            return if in_order && leaves.len() == entries.len() { Ok(leaves) } else { Err(lacks()) };
         }
-        let mut held: HashMap<i64, Vec<u8>> = HashMap::with_capacity(batch.entries.len());
-        for chunk in batch.entries.chunks(CHUNK) {
-            call.part(Part::ReadKeys, chunk.len())?;
+        let mut held: HashMap<i64, Vec<u8>> = HashMap::with_capacity(entries.len());
+        for chunk in entries.chunks(CHUNK) {
+            let mut given = self.give(Part::ReadKeys, chunk.len())?;
             for entry in chunk {
-                call.bind(key::entry(entry.log, entry.index)?)?;
+                given.bind(key::entry(entry.log, entry.index)?)?;
             }
-            for row in self.run_all(std::mem::take(&mut call), DOING).await? {
-                let get = |source| journal_error(DOING, source);
-                held.insert(row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?);
-            }
+            given.leaves(|key, leaf| drop(held.insert(key, leaf.to_vec())))?;
         }
-        let take = |entry: &countersign_ledger_log::journal::NewEntry| {
-            held.remove(&key::entry(entry.log, entry.index)?).ok_or_else(|| corrupt("lacks an entry"))
-        };
-        batch.entries.iter().map(take).collect()
+        entries.iter().map(|entry| held.remove(&key::entry(entry.log, entry.index)?).ok_or_else(lacks)).collect()
     }
 
-    async fn commit(&mut self, advances: &[Advance]) -> Result<(), CommitError> {
-        let before = |error: JournalError| CommitError::RolledBack(error);
-        let mut call = Call::default();
+    fn commit(&mut self, advances: &[Advance]) -> Result<(), CommitError> {
+        self.sign_off(advances).map_err(CommitError::RolledBack)?;
+        let mut commit = self.give(Part::Commit, 0).map_err(CommitError::RolledBack)?;
+        // Point of no return: after this statement the batch is durable, or its fate is not known.
+        commit.statement.raw_execute().map(drop).map_err(|error| {
+            let source = Box::new(error);
+            CommitError::Unknown(JournalError::Backend { doing: "committed a batch", source })
+        })
+    }
+
+    /// Full tiles, checkpoints, and each log moved by compare-and-swap.
+    fn sign_off(&mut self, advances: &[Advance]) -> Result<(), JournalError> {
         for advance in advances {
             for FullTile { coord, root, hashes } in &advance.tiles {
-                call.part(Part::Tile, 1).map_err(before)?;
-                let key = key::tile(advance.log, coord.level(), coord.index()).map_err(before)?;
-                call.bind(key).and_then(|c| c.bind(&root.0[..])).and_then(|c| c.bind(&hashes[..])).map_err(before)?;
-                if call.shape.len() > MAX_PARTS {
-                    self.run_all(std::mem::take(&mut call), "stored tiles").await.map_err(before)?;
-                }
+                let mut given = self.give(Part::Tile, 1)?;
+                let key = key::tile(advance.log, coord.level(), coord.index())?;
+                given.bind(key)?.bind(&root.0[..])?.bind(&hashes[..])?;
+                given.run("stored tiles")?;
             }
         }
-        let mut chunks = advances.chunks(CHUNK).peekable();
-        while let Some(chunk) = chunks.next() {
-            self.advance(&mut call, chunk).map_err(before)?;
-            if chunks.peek().is_some() {
-                let swapped = self.run(std::mem::take(&mut call)).await.map_err(before)?;
-                check_swap(&swapped, chunk.len()).map_err(before)?;
+        let epoch = self.epoch;
+        for chunk in advances.chunks(CHUNK) {
+            let mut given = self.give(Part::Checkpoint, chunk.len())?;
+            for advance in chunk {
+                given.bind(key::entry(advance.log, advance.size)?)?.bind(advance.note.as_str())?;
             }
-        }
-        call.part(Part::Commit, 0).map_err(before)?;
-        let statements = call.shape.len();
-        // Point of no return: after this call the batch is durable, or its fate is not known.
-        let outcome = self.run(call).await.map_err(before)?;
-        match outcome.error {
-            None if outcome.finished == statements => {
-                self.in_transaction = false;
-                Ok(())
+            given.run("stored checkpoints")?;
+            drop(given);
+            let mut given = self.give(Part::Swap, chunk.len())?;
+            for advance in chunk {
+                given.bind(advance.log.0)?.bind(epoch)?;
+                given.bind(advance.old_size.cast_signed())?.bind(&advance.old_root.0[..])?;
+                given.bind(advance.size.cast_signed())?.bind(&advance.root.0[..])?;
+                given.bind(advance.newest.0.cast_signed())?.bind(epoch)?;
             }
-            Some(error) if outcome.finished + 1 < statements => {
-                if is_constraint(&error) {
-                    Err(before(JournalError::Fenced))
-                } else {
-                    Err(before(journal_error("signed off a batch", error)))
-                }
+            if given.run("signed off a batch")? != chunk.len() {
+                // A log's row is gone: not by this process.
+                return Err(JournalError::Fenced);
             }
-            Some(error) => {
-                let source = Box::new(error);
-                Err(CommitError::Unknown(JournalError::Backend { doing: "committed a batch", source }))
-            }
-            None => {
-                let what = format!("{} of {statements} statements finished", outcome.finished);
-                Err(CommitError::Unknown(JournalError::Corrupt(what)))
-            }
-        }
-    }
-
-    /// Adds checkpoints and compare-and-swaps to a call.
-    fn advance(&self, call: &mut Call, advances: &[Advance]) -> Result<(), JournalError> {
-        call.part(Part::Checkpoint, advances.len())?;
-        for advance in advances {
-            call.bind(key::entry(advance.log, advance.size)?)?.bind(advance.note.as_str())?;
-        }
-        call.part(Part::Swap, advances.len())?;
-        for advance in advances {
-            call.bind(i64::from(advance.log.0))?.bind(self.epoch)?;
-            call.bind(advance.old_size.cast_signed())?.bind(&advance.old_root.0[..])?;
-            call.bind(advance.size.cast_signed())?.bind(&advance.root.0[..])?;
-            call.bind(advance.newest.0.cast_signed())?.bind(self.epoch)?;
         }
         Ok(())
     }
-}
 
-/// Every log was moved.
-fn check_swap(outcome: &Outcome, logs: usize) -> Result<(), JournalError> {
-    match &outcome.error {
-        Some(error) if is_constraint(error) => Err(JournalError::Fenced),
-        Some(error) => Err(JournalError::Corrupt(format!("the checkpoints were not stored: {error}"))),
-        None if usize::try_from(outcome.changed) == Ok(logs) => Ok(()),
-        None => Err(JournalError::Fenced),
+    /// The number of a table's name; a name that is new gets one.
+    fn table_number(&mut self, table: &str) -> Result<i64, JournalError> {
+        // Outside the batch's transaction: a name without rows harms nobody, and the number stays when it is undone.
+        // Not with RETURNING: its row comes before its commit, whose error would go unheard.
+        let doing = |error| journal_error("named a table", error);
+        let sql = "INSERT INTO view_name (name) VALUES (?) ON CONFLICT DO NOTHING";
+        self.conn.execute(sql, [table]).map_err(doing)?;
+        self.conn.query_row("SELECT number FROM view_name WHERE name = ?", [table], |row| row.get(0)).map_err(doing)
     }
 }
 
@@ -488,10 +386,10 @@ impl SqlJournal {
         let mut held = self.writer.lock().await;
         let writer = held.as_mut().ok_or_else(closed)?;
         if let Some(checkpointer) = &self.checkpointer {
-            checkpointer.settle(&mut writer.conn).await;
+            checkpointer.settle(&writer.conn)?;
         }
-        let names = self.table_numbers(writer, batch).await?;
-        match writer.stage(batch, &names).await {
+        let names = self.table_numbers(writer, batch)?;
+        match writer.stage(batch, &names) {
             Ok(stored) => {
                 if let Some(checkpointer) = &self.checkpointer {
                     checkpointer.wrote(written(batch));
@@ -500,7 +398,7 @@ impl SqlJournal {
             }
             Err(error) => {
                 // Crash before the rollback: SQLite forgets what was not committed.
-                writer.rollback().await?;
+                writer.rollback()?;
                 Err(error)
             }
         }
@@ -509,12 +407,12 @@ impl SqlJournal {
     pub(crate) async fn commit_batch(&self, advances: &[Advance]) -> Result<(), CommitError> {
         let mut held = self.writer.lock().await;
         let writer = held.as_mut().ok_or_else(|| CommitError::RolledBack(closed()))?;
-        match writer.commit(advances).await {
+        match writer.commit(advances) {
             Ok(()) => {
                 self.synced(1);
                 Ok(())
             }
-            Err(CommitError::RolledBack(error)) => match writer.rollback().await {
+            Err(CommitError::RolledBack(error)) => match writer.rollback() {
                 Ok(()) => Err(CommitError::RolledBack(error)),
                 Err(error) => Err(CommitError::Unknown(error)),
             },
@@ -524,11 +422,11 @@ impl SqlJournal {
 
     pub(crate) async fn roll_back(&self) -> Result<(), JournalError> {
         let mut held = self.writer.lock().await;
-        held.as_mut().ok_or_else(closed)?.rollback().await
+        held.as_mut().ok_or_else(closed)?.rollback()
     }
 
     /// The numbers of the batch's tables, in the order of its rows; a name that is new gets one.
-    async fn table_numbers(&self, writer: &mut Writer, batch: &Batch) -> Result<Vec<i64>, JournalError> {
+    fn table_numbers(&self, writer: &mut Writer, batch: &Batch) -> Result<Vec<i64>, JournalError> {
         let mut numbers = Vec::with_capacity(batch.rows.len());
         for new in &batch.rows {
             let known = self.names.tables.read().ok().and_then(|held| held.get(new.row.table).copied());
@@ -536,19 +434,7 @@ impl SqlJournal {
                 numbers.push(number);
                 continue;
             }
-            // Outside the batch's transaction: a name without rows harms nobody, and the number stays when it is undone.
-            // Not with RETURNING: its row comes before its commit, whose error would go unheard.
-            let doing = |error| journal_error("named a table", error);
-            sqlx::query("INSERT INTO view_name (name) VALUES (?) ON CONFLICT DO NOTHING")
-                .bind(new.row.table)
-                .execute(&mut writer.conn)
-                .await
-                .map_err(doing)?;
-            let number: i64 = sqlx::query_scalar("SELECT number FROM view_name WHERE name = ?")
-                .bind(new.row.table)
-                .fetch_one(&mut writer.conn)
-                .await
-                .map_err(doing)?;
+            let number = writer.table_number(new.row.table)?;
             if let Ok(mut held) = self.names.tables.write() {
                 held.insert(new.row.table.to_owned(), number);
             }

@@ -363,7 +363,7 @@ async fn of_two_committers_on_one_file_only_the_later_can_sign() {
 async fn a_full_disk_refuses_cleanly_and_keeps_what_was_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Hand::new();
-    let options = SqlOptions { reserve: 1 << 20, max_pages: Some(80), ..SqlOptions::new(folder.path()) };
+    let options = SqlOptions { reserve: 1 << 20, max_pages: Some(160), ..SqlOptions::new(folder.path()) };
     let logs = open(Arc::new(SqlJournal::open(options).await.unwrap()), &clock).await.unwrap();
     let log = logs.create(new_log(1)).await.unwrap();
     logs.boot(org(1), None).await.unwrap();

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -93,7 +94,7 @@ async fn tell(log: &LogHandle, clock: &Hand, number: u64, entries: u64) {
                 let at = receipt.checkpoint.checkpoint();
                 let proof: Vec<String> = receipt.proof.iter().map(ToString::to_string).collect();
                 let (index, hash, proof) = (receipt.index, receipt.leaf_hash, proof.join(","));
-                lines.push_str(&format!("receipt {index} {hash} {} {} {proof}.\n", at.size, at.root));
+                writeln!(lines, "receipt {index} {hash} {} {} {proof}.", at.size, at.root).unwrap();
             }
             say(lines.trim_end());
         }
@@ -137,7 +138,7 @@ pub fn work(folder: &Path, times: u64, tasks: u64, appends: u64) -> ! {
     std::process::exit(0);
 }
 
-/// Opens a folder as the next start would, and says what is wrong with it. `known`: the folder had a log before.
+/// Opens a folder as the next start would, and says what is wrong with it.
 pub async fn honours(folder: &Path, receipts: &[Receipt]) -> Result<(), String> {
     let clock = Hand::new();
     let (logs, log) = open(folder, &clock, false).await?;

@@ -14,7 +14,7 @@
 )]
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
 /// Tells the process that it is the one to be traced, and where it works.
@@ -137,7 +137,8 @@ fn parse(text: &str, folder: &Path, status: ExitStatus) -> Trace {
         let Some((thread, rest)) = line.split_once(char::is_whitespace) else { continue };
         let thread: u32 = thread.parse().unwrap();
         let rest = rest.trim_start();
-        if rest.starts_with("+++") || rest.starts_with("---") {
+        // Signals, ends, and a call that strace had not yet seen when its process ended.
+        if rest.starts_with("+++") || rest.starts_with("---") || rest.starts_with("???(") {
             continue;
         }
         let (mut call, ending) = if let Some(resumed) = rest.strip_prefix("<... ") {
@@ -157,7 +158,8 @@ fn parse(text: &str, folder: &Path, status: ExitStatus) -> Trace {
             };
             (call, ending.to_owned())
         };
-        if let Some(part) = ending.strip_suffix("<unfinished ...>") {
+        let cut = ending.strip_suffix("<unfinished ...>").or_else(|| ending.strip_suffix("<detached ...>"));
+        if let Some(part) = cut {
             call.arguments.push_str(part);
             open.insert(thread, call);
             continue;
@@ -186,7 +188,7 @@ fn events(calls: Vec<Call>, folder: &Path, status: ExitStatus) -> Trace {
             _ => fd_path,
         };
         let path = path.unwrap_or_default();
-        let own = if PathBuf::from(&path) == folder { Some("") } else { path.strip_prefix(&prefix) };
+        let own = if Path::new(&path) == folder { Some("") } else { path.strip_prefix(&prefix) };
         if call.injected {
             tampered.push((call.begin, call.name.clone(), path.clone(), call.thread));
         }
@@ -205,7 +207,6 @@ fn events(calls: Vec<Call>, folder: &Path, status: ExitStatus) -> Trace {
                 assert!(!call.arguments.contains("O_TRUNC"), "the model does not know O_TRUNC: {}", call.arguments);
                 placed.push((call.begin, Event::Create { name }));
             }
-            "open" | "openat" | "pread64" => {}
             "pwrite64" if !failed && !skipped => {
                 let event = Event::Write { name, offset: last(), bytes: bytes(&call.arguments), thread };
                 placed.push((call.begin, event));
@@ -219,7 +220,8 @@ fn events(calls: Vec<Call>, folder: &Path, status: ExitStatus) -> Trace {
                     placed.push((call.end, Event::SyncEnds { sync, worked: call.result == Some(0) && !skipped }));
                 }
             }
-            "pwrite64" | "ftruncate" | "unlink" | "unlinkat" => {}
+            // A look, or a change that did not happen.
+            "open" | "openat" | "pread64" | "pwrite64" | "ftruncate" | "unlink" | "unlinkat" => {}
             other => panic!("the model does not know `{other}` on `{path}`"),
         }
     }
