@@ -222,6 +222,11 @@ impl Slice {
         &self.members
     }
 
+    /// The same as Cedar takes them, actions included, for tools.
+    pub fn cedar(&self) -> &Entities {
+        &self.entities
+    }
+
     /// What is wrong with it; a question over it is denied unless this is empty.
     pub fn problems(&self) -> &[SliceProblem] {
         &self.problems
