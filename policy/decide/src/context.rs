@@ -45,44 +45,52 @@ pub(crate) fn context(
 ) -> Result<Context, Unfit> {
     let mut pairs: Vec<(&'static str, Value)> = Vec::with_capacity(24);
     let (member, level) = assurance(question);
-    pairs.push(("now", value::datetime(question.now).ok_or("`now` lies beyond what a datetime holds")?));
-    pairs.push(("satisfied", rule_set(snapshot, satisfied)));
-    pairs.push(("overridden", rule_set(snapshot, &question.overridden)));
-    pairs.push(("granted", rule_set(snapshot, &question.granted)));
+    // In the order of the names, so that the map is built without sorting.
     pairs.push(("applied", texts(question.applied.iter().map(Name::as_str))));
-    pairs.push(("opaque", texts(question.input.iter().flat_map(|input| input.opaque()).map(String::as_str))));
-    pairs.push(("facts", texts(question.facts.iter().map(Name::as_str))));
-    pairs.push(("claims", texts(question.claims.iter().map(String::as_str))));
-    pairs.push(("counters", counters(snapshot, question)?));
-    pairs.push(("scopes", texts(question.scopes.iter().copied())));
+    pairs.push(("asDelegator", Value::from(question.as_delegator)));
+    pairs.push(("asserted", Value::from(question.asserted)));
     pairs.push(("assurance", member));
     pairs.push(("assuranceLevel", level));
     if let Some(at) = question.authenticated_at {
         pairs.push(("authenticatedAt", value::datetime(at).ok_or("`authenticated_at` lies beyond a datetime")?));
     }
-    pairs.push(("asserted", Value::from(question.asserted)));
+    pairs.push(("claims", texts(question.claims.iter().map(String::as_str))));
+    pairs.push(("counters", counters(snapshot, question)?));
     pairs.push(("delegated", Value::from(question.delegated)));
-    pairs.push(("asDelegator", Value::from(question.as_delegator)));
     pairs.push(("denials", Value::from(i64::try_from(question.denials).unwrap_or(i64::MAX))));
+    pairs.push(("facts", texts(question.facts.iter().map(Name::as_str))));
     pairs.push(("fourEyes", Value::from(question.four_eyes)));
+    pairs.push(("granted", rule_set(snapshot, &question.granted)));
+    if let Some(input) = &question.input {
+        pairs.push(("input", input.record().clone()));
+    }
     if let Some(instance) = &question.instance {
         pairs.push(("instance", value::entity(instance.uid())));
     }
+    pairs.push(("now", value::datetime(question.now).ok_or("`now` lies beyond what a datetime holds")?));
+    pairs.push(("opaque", texts(question.input.iter().flat_map(|input| input.opaque()).map(String::as_str))));
+    pairs.push(("overridden", rule_set(snapshot, &question.overridden)));
     if let Some(revision) = &question.revision {
         pairs.push(("revision", value::string(revision)));
-    }
-    if let Some(person) = &question.standing_in_for {
-        pairs.push(("standingInFor", value::entity(person.uid())));
     }
     if let Some(role) = &question.role
         && snapshot.roles().contains(role)
     {
         pairs.push(("role", value::entity(schema::enum_uid("Role", role))));
     }
-    if let Some(input) = &question.input {
-        pairs.push(("input", input.record().clone()));
+    pairs.push(("satisfied", rule_set(snapshot, satisfied)));
+    pairs.push(("scopes", texts(question.scopes.iter().copied())));
+    if let Some(person) = &question.standing_in_for {
+        pairs.push(("standingInFor", value::entity(person.uid())));
     }
     Ok(Context::Value(Arc::new(pairs.into_iter().map(|(k, v)| (k.into(), v)).collect())))
+}
+
+/// The same context in a later round.
+pub(crate) fn satisfy(context: &mut Context, snapshot: &PolicySnapshot, satisfied: &BTreeSet<Name>) {
+    if let Context::Value(members) = context {
+        Arc::make_mut(members).insert("satisfied".into(), rule_set(snapshot, satisfied));
+    }
 }
 
 /// Every counter that the bundle names must be there: a forbid that reads an absent one would be skipped.

@@ -7,12 +7,12 @@
 
 use std::collections::BTreeSet;
 
-use cedar_policy_core::ast::{Literal, Value, ValueKind};
+use cedar_policy_core::ast::{Context, Literal, Value, ValueKind};
 use cedar_policy_core::evaluator::Evaluator;
 use cedar_policy_core::extensions::Extensions;
 use countersign_gateway_model::{Decision, Determining, Name, OrgId, Verdict};
 
-use crate::context::context;
+use crate::context::{context, satisfy};
 use crate::entity::{EntityError, EntityVersion, well_known};
 use crate::question::{Question, QuestionError};
 use crate::snapshot::{PolicySnapshot, Prepared};
@@ -127,8 +127,12 @@ fn answer(snapshot: &PolicySnapshot, slice: &Slice, question: &Question, walk: &
     let mut asked_for: BTreeSet<&Name> = BTreeSet::new();
     let mut gates: Vec<&Prepared> = Vec::new();
     let mut rounds = 0;
+    let mut context = match context(snapshot, question, &satisfied) {
+        Ok(context) => context,
+        Err(reason) => return Answer::refused(ground::INVALID, reason.to_owned(), rounds),
+    };
     loop {
-        let round = match evaluate(snapshot, slice, question, &satisfied, walk) {
+        let round = match evaluate(snapshot, slice, question, context.clone(), walk) {
             Ok(round) => round,
             Err(reason) => return Answer::refused(ground::INVALID, reason, rounds),
         };
@@ -166,6 +170,7 @@ fn answer(snapshot: &PolicySnapshot, slice: &Slice, question: &Question, walk: &
                 rounds,
             );
         }
+        satisfy(&mut context, snapshot, &satisfied);
     }
 }
 
@@ -226,11 +231,11 @@ fn evaluate<'s>(
     snapshot: &PolicySnapshot,
     slice: &Slice,
     question: &Question,
-    satisfied: &BTreeSet<Name>,
+    context: Context,
     walk: &Walk<'s>,
 ) -> Result<Round<'s>, String> {
     let extensions = Extensions::all_available();
-    let request = snapshot.request(question, context(snapshot, question, satisfied)?)?;
+    let request = snapshot.request(question, context)?;
     let evaluator = Evaluator::new(request, &slice.entities, extensions);
     let mut round = Round::default();
     for prepared in &walk.candidates {
@@ -600,7 +605,7 @@ mod tests {
                     Walk { candidates: all, scopes_hold: false },
                     Walk { candidates, scopes_hold: true },
                 ] {
-                    let round = evaluate(&snapshot, &slice, &question, &question.satisfied, &walked).unwrap();
+                    let round = evaluate(&snapshot, &slice, &question, context(&snapshot, &question, &question.satisfied).unwrap(), &walked).unwrap();
                     let forbids = ids(round.hard.iter().copied().chain(round.gates.iter().map(|(p, _)| *p)));
                     let permits = ids(round.permits.iter().copied());
                     prop_assert_eq!(allowed, forbids.is_empty() && !permits.is_empty());

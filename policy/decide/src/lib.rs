@@ -6,6 +6,7 @@
 //! clocks, IO. Read next: `snapshot`, `store`, `decide`.
 
 mod alike;
+mod clauses;
 mod context;
 mod decide;
 mod entity;

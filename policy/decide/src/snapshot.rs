@@ -20,6 +20,7 @@ use countersign_gateway_model::{Digest, Duration, Name, OrgId, PolicyDigests};
 
 use crate::alike;
 use crate::catalogue::{Catalogue, CatalogueError, CompiledTool};
+use crate::clauses;
 use crate::entity::{self, EntityError, EntityKind, EntityRef, EntityVersion, Record};
 use crate::gate;
 use crate::question::{Operation, Question};
@@ -611,7 +612,7 @@ impl Loading {
                 severity: policy.annotation("severity").and_then(|s| Name::new(s).ok()),
                 file: file.to_owned(),
                 condition: core.condition(),
-                clauses: core.non_scope_constraints().cloned(),
+                clauses: core.non_scope_constraints().map(clauses::placeless),
                 core,
                 policy,
                 id,

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
-use cedar_policy_core::ast::{EntityUID, Literal, Name, PartialValue, Value, ValueKind};
+use cedar_policy_core::ast::{EntityUID, InternalName, Literal, Name, PartialValue, Value, ValueKind};
 use cedar_policy_core::extensions::Extensions;
 use countersign_gateway_model::Timestamp;
 
@@ -77,7 +77,8 @@ pub(crate) fn write_signature(value: &Value, out: &mut Vec<u8>) {
                 out.extend([b'e', kind as u8]);
             } else {
                 out.push(b'u');
-                write_text(&uid.to_string(), out);
+                write_type(uid.entity_type().name(), out);
+                write_text(uid.eid().as_ref(), out);
             }
         }
         ValueKind::Set(set) => {
@@ -104,9 +105,16 @@ pub(crate) fn write_signature(value: &Value, out: &mut Vec<u8>) {
         }
         ValueKind::ExtensionValue(extension) => {
             out.push(b'x');
-            write_text(&extension.typename().to_string(), out);
+            write_type(&extension.typename(), out);
         }
     }
+}
+
+fn write_type(name: &Name, out: &mut Vec<u8>) {
+    let name: &InternalName = name.as_ref();
+    let parts = name.namespace_components().chain(std::iter::once(name.basename()));
+    parts.for_each(|part| write_text(part.as_ref(), out));
+    out.push(b'.');
 }
 
 /// Length, then bytes: no text can be mistaken for another's beginning.
