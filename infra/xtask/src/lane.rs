@@ -12,6 +12,7 @@ use crate::harness;
 use crate::packages::{self, Need};
 use crate::report::Finding;
 use crate::surroundings::Surroundings;
+use crate::tools;
 
 /// Tests that need the same of the machine.
 #[derive(Debug)]
@@ -39,9 +40,20 @@ pub const LANES: [Lane; 1] = [Lane {
     ],
     // Fails single system calls, and writes down what would be lost in a power cut.
     wants: &[Need { program: "strace", packages: &["strace"] }],
-    start: |_| Ok(Running { environment: Vec::new(), servers: Vec::new() }),
+    start: |surroundings| Ok(Running { environment: solver(surroundings), servers: Vec::new() }),
     tests: &["test", "--workspace", "--no-fail-fast"],
 }];
+
+/// Tests of proofs find the solver in their environment, or skip and say that it is not named there.
+fn solver(surroundings: &Surroundings) -> Vec<(&'static str, String)> {
+    match tools::cvc5(surroundings) {
+        Ok(program) => vec![("COUNTERSIGN_CVC5", program.display().to_string())],
+        Err(error) => {
+            println!("no cvc5, so proofs are not tried: {error:#}");
+            Vec::new()
+        }
+    }
+}
 
 /// The servers of a lane, which end when this is dropped.
 #[derive(Debug)]

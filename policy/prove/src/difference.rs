@@ -1,0 +1,174 @@
+//! What a second bundle newly allows, and what it newly denies, each with a request that shows it.
+//!
+//! Both are read under one schema that knows the roles, rules, counters and tools of either. A tool whose definition
+//! changed is not compared: its input means something else. "Denied" includes "denied until a person agrees"; the
+//! example says which. Absent: words about text (`countersign_policy_bundle::diff`). Read next: `reach`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use cedar_policy::{PolicyId, RequestEnv, Schema};
+use cedar_policy_symcc::CompiledPolicySet;
+use countersign_policy_decide::catalogue::CompiledTool;
+use countersign_policy_decide::schema;
+use serde::Serialize;
+
+use crate::example::{Example, Judgement, judge};
+use crate::prover::{Doubt, Prover, with_prover};
+use crate::solver::Solver;
+use crate::subject::{Environment, Sorted, Subject, SubjectError, additions};
+
+/// A request that the two bundles judge differently.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Change {
+    /// What kind of request.
+    pub environment: Environment,
+    /// Such a request, judged by the second bundle.
+    pub example: Example,
+    /// What the first bundle says to it.
+    pub before: Judgement,
+}
+
+/// How two bundles differ.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Difference {
+    /// Denied, or denied until a person agrees, by the first; allowed by the second. A weakening.
+    pub newly_allowed: Vec<Change>,
+    /// Allowed by the first; denied, or denied until a person agrees, by the second.
+    pub newly_denied: Vec<Change>,
+    /// Kinds of requests that both judge alike, proved.
+    pub alike: usize,
+    /// Kinds of requests of which nobody knows, and why.
+    pub not_proved: Vec<(Environment, Doubt)>,
+}
+
+impl Difference {
+    /// Whether it is proved that the second bundle allows nothing that the first does not.
+    pub fn allows_nothing_more(&self) -> bool {
+        self.newly_allowed.is_empty() && self.not_proved.is_empty()
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, after) = (self.before.words(), self.example.judgement.words());
+        write!(f, "{}: {}; before it was {before}, now it is {after}", self.environment, self.example.words)
+    }
+}
+
+/// Compares two bundles of one organization.
+pub fn compare(old: Subject<'_>, new: Subject<'_>, solver: Option<&Solver>) -> Result<Difference, SubjectError> {
+    with_prover(solver, async |prover| {
+        let (schema, changed) = shared_schema(old, new)?;
+        let before = Sorted::new(old.snapshot.policy_set(), &schema)?;
+        let after = Sorted::new(new.snapshot.policy_set(), &schema)?;
+        let mut difference = Difference::default();
+        let mut prover = prover;
+        for env in schema.request_envs() {
+            let environment = Environment::of(&env);
+            if changed.contains(&environment.action) {
+                let reason = "the tool is defined differently in the two catalogues".to_owned();
+                difference.not_proved.push((environment, Doubt::Unsupported { reason }));
+                continue;
+            }
+            let found = match &mut prover {
+                Ok(prover) => one(&before, &after, &schema, &env, prover).await,
+                Err(doubt) => Err(doubt.clone()),
+            };
+            match found {
+                Ok((None, None)) => difference.alike += 1,
+                Ok((allowed, denied)) => {
+                    difference.newly_allowed.extend(allowed);
+                    difference.newly_denied.extend(denied);
+                }
+                Err(doubt) => difference.not_proved.push((environment, doubt)),
+            }
+        }
+        Ok(difference)
+    })?
+}
+
+/// A schema that both fit, and the actions of tools that are defined differently.
+fn shared_schema(old: Subject<'_>, new: Subject<'_>) -> Result<(Schema, BTreeSet<String>), SubjectError> {
+    let both = [old, new];
+    let mut tools: BTreeMap<_, Arc<CompiledTool>> = BTreeMap::new();
+    let mut changed = BTreeSet::new();
+    for tool in both.iter().flat_map(|side| side.snapshot.tools()) {
+        let other = tools.insert(tool.tool.name.clone(), Arc::clone(tool));
+        if let Some(other) = other.filter(|other| other.shape != tool.shape || !same_action(other, tool)) {
+            changed.extend([schema::tool_action(&other), schema::tool_action(tool)]);
+        }
+    }
+    let roles = both.iter().flat_map(|side| side.snapshot.roles()).cloned().collect();
+    let rules = both.iter().flat_map(|side| side.snapshot.rules().rules.keys()).cloned().collect();
+    let counters = both.iter().flat_map(|side| side.snapshot.counters()).cloned().collect();
+    let text = schema::effective(&roles, &rules, &counters, &tools);
+    let additions = both.iter().flat_map(|side| additions(side.files)).collect();
+    Ok((crate::subject::schema(&text, &additions)?, changed))
+}
+
+fn same_action(one: &CompiledTool, other: &CompiledTool) -> bool {
+    schema::tool_action(one) == schema::tool_action(other)
+}
+
+type Found = (Option<Change>, Option<Change>);
+
+async fn one(
+    before: &Sorted,
+    after: &Sorted,
+    schema: &Schema,
+    env: &RequestEnv,
+    prover: &mut Prover,
+) -> Result<Found, Doubt> {
+    let environment = Environment::of(env);
+    if before.permitting(&environment).is_none() && after.permitting(&environment).is_none() {
+        return Ok((None, None));
+    }
+    if same(before, after, &environment) {
+        return Ok((None, None));
+    }
+    prover.ready()?;
+    let compile = |sorted: &Sorted| {
+        let none = cedar_policy::PolicySet::new();
+        CompiledPolicySet::compile(sorted.of(&environment).unwrap_or(&none), env, schema)
+            .map_err(|error| Doubt::Unsupported { reason: error.to_string() })
+    };
+    let (old, new) = (compile(before)?, compile(after)?);
+    let more = prover.ask(async |c| c.check_implies_with_counterexample_opt(&new, &old).await).await?;
+    let less = prover.ask(async |c| c.check_implies_with_counterexample_opt(&old, &new).await).await?;
+    let change = |found: Option<cedar_policy_symcc::Env>, allows: bool| {
+        let Some(found) = found else { return Ok(None) };
+        let (was, is) = (judge(&found, &before.policies), judge(&found, &after.policies));
+        if is.allowed != allows || was.allowed == allows {
+            let reason = format!("before it is {}, now it is {}", was.words(), is.words());
+            return Err(Doubt::ExampleFails { reason });
+        }
+        let ids: BTreeSet<&String> = was.determining.iter().chain(&is.determining).collect();
+        let in_play = ids.into_iter().map(PolicyId::new);
+        let in_play: Vec<_> =
+            in_play.flat_map(|id| [before.policies.policy(&id), after.policies.policy(&id)]).flatten().collect();
+        let example = Example::new(&found, schema, in_play, is.clone());
+        Ok(Some(Change { environment: environment.clone(), example, before: was }))
+    };
+    Ok((change(more, true)?, change(less, false)?))
+}
+
+/// Whether the same policies apply: then nothing differs, and nobody need be asked.
+fn same(before: &Sorted, after: &Sorted, environment: &Environment) -> bool {
+    let texts = |sorted: &Sorted| -> BTreeSet<String> {
+        let policies = sorted.of(environment).into_iter().flat_map(cedar_policy::PolicySet::policies);
+        policies
+            .map(|policy| policy.to_json().map_or_else(|_| policy.to_string(), |json| decides(json).to_string()))
+            .collect()
+    };
+    texts(before) == texts(after)
+}
+
+/// What of a policy decides: its annotations do not.
+fn decides(mut json: serde_json::Value) -> serde_json::Value {
+    if let Some(map) = json.as_object_mut() {
+        map.remove("annotations");
+    }
+    json
+}

@@ -1,0 +1,320 @@
+//! Proofs by a real solver about the default bundle and about small ones: what is proved is true, what is refuted comes
+//! with a request that Cedar judges the same way, and without a solver nothing is proved.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_policy_bundle::{Draft, Files, OrgId, check_draft};
+use countersign_policy_decide::PolicySnapshot;
+use countersign_policy_decide::catalogue::Catalogue;
+use countersign_policy_prove::{Doubt, Environment, Limits, Outcome, Proof, Solver, Subject, compare, prove, reach};
+use proptest::prelude::*;
+
+const POLICIES: &str = include_str!("../../bundles/default/policies.cedar");
+const RULES: &str = include_str!("../../bundles/default/rules.json");
+const ROLES: &str = include_str!("../../bundles/default/roles.json");
+const CATALOGUE: &str = include_str!("../../bundles/default/tools/catalogue.json");
+
+/// The solver that `cargo xtask test` names, or the one that it has laid down before. None: the test is skipped.
+#[expect(clippy::disallowed_methods, reason = "a test finds out what the machine has")]
+fn solver(test: &str) -> Option<Solver> {
+    let named = std::env::var_os("COUNTERSIGN_CVC5").map(PathBuf::from);
+    let laid_down = std::env::var_os("HOME")
+        .map(|home| PathBuf::from(home).join(".cache/countersign/tools/cvc5-1.3.1/bin/cvc5"))
+        .filter(|path| path.is_file());
+    let limits = Limits { query: Duration::from_mins(1), ..Limits::default() };
+    if let Some(path) = named.or(laid_down) {
+        return Some(Solver::at(&path, limits).unwrap());
+    }
+    let in_ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false");
+    assert!(!in_ci, "no cvc5: `cargo xtask test` lays it down");
+    writeln!(std::io::stderr(), "skipped: {test}: no cvc5; `cargo xtask test` lays it down").unwrap();
+    None
+}
+
+struct Bundle {
+    snapshot: Arc<PolicySnapshot>,
+    files: Files,
+}
+
+impl Bundle {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let raw = files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()));
+        let draft = Draft::from_files(raw).unwrap();
+        let catalogue = Catalogue::parse(CATALOGUE.as_bytes()).unwrap();
+        let checked = check_draft(&draft, OrgId::from_bytes([1; 16]), Some(&catalogue));
+        let snapshot = checked.built().unwrap_or_else(|| panic!("{:#?}", checked.report));
+        Self { snapshot: Arc::clone(snapshot), files: draft.files }
+    }
+
+    fn default(policies: &str, invariants: &str) -> Self {
+        let all = [
+            ("policies.cedar", policies),
+            ("rules.json", RULES),
+            ("roles.json", ROLES),
+            ("invariants/all.cedar", invariants),
+        ];
+        Self::new(&all)
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        Subject { snapshot: &self.snapshot, files: &self.files }
+    }
+}
+
+fn invariant(id: &str, scope: &str, condition: &str) -> String {
+    format!("@id(\"{id}\")\npermit ({scope})\nwhen {{ {condition} }};\n")
+}
+
+fn find<'p>(proofs: &'p [Proof], id: &str) -> &'p Proof {
+    proofs.iter().find(|proof| proof.invariant == id).unwrap()
+}
+
+const REFUND: &str = r#"principal, action == Countersign::Action::"callTool:payments.refund", resource"#;
+
+#[test]
+fn invariants_of_the_default_bundle_are_proved_or_refuted_with_a_request() {
+    let Some(solver) = solver("invariants_of_the_default_bundle_are_proved_or_refuted_with_a_request") else { return };
+    let text = [
+        invariant("no-refund-alone", REFUND, r#"!context.satisfied.contains(Countersign::ApprovalRule::"payment")"#),
+        invariant(
+            "agents-never-approve",
+            r#"principal is Countersign::Agent, action == Countersign::Action::"approve", resource"#,
+            "true",
+        ),
+        invariant("organizations-do-not-mix", "principal, action, resource", "principal.org != resource.org"),
+        invariant(
+            "involved-never-approve",
+            r#"principal is Countersign::Person, action == Countersign::Action::"approve", resource is Countersign::Item"#,
+            "resource.involved.contains(principal)",
+        ),
+        invariant("no-refund-ever", REFUND, "context.input.currency == \"EUR\""),
+    ]
+    .concat();
+    let bundle = Bundle::default(POLICIES, &text);
+    let proofs = prove(bundle.subject(), Some(&solver)).unwrap();
+    for (id, environments) in [("no-refund-alone", 4), ("agents-never-approve", 1), ("involved-never-approve", 1)] {
+        assert_eq!(find(&proofs, id).outcome, Outcome::Proved { environments }, "{}", find(&proofs, id));
+    }
+    assert!(find(&proofs, "organizations-do-not-mix").holds(), "{}", find(&proofs, "organizations-do-not-mix"));
+
+    let refuted = find(&proofs, "no-refund-ever");
+    let Outcome::Refuted { example } = &refuted.outcome else { panic!("{refuted}") };
+    assert!(example.judgement.allowed, "{example:?}");
+    assert!(example.words.contains("`callTool:payments.refund`"), "{}", example.words);
+    assert!(example.words.contains("context.input.currency is \"EUR\""), "{}", example.words);
+    assert_eq!(example.question["op"], "callTool:payments.refund");
+    assert_eq!(example.question["context"]["input"]["currency"], "EUR");
+    assert!(example.question["asked"].as_str().is_some_and(|asked| !asked.is_empty()));
+    assert!(refuted.to_string().starts_with("invariants/all.cedar:"), "{refuted}");
+    assert!(refuted.to_string().contains("it is allowed by"), "{refuted}");
+}
+
+#[test]
+fn what_is_no_invariant_is_never_proved() {
+    let Some(solver) = solver("what_is_no_invariant_is_never_proved") else { return };
+    let reads = r#"principal is Countersign::Person, action == Countersign::Action::"readPolicy", resource"#;
+    let text = [
+        invariant("impossible", reads, "1 == 2"),
+        invariant("impossible-to-be", reads, "context.denials > 3 && context.denials < 2"),
+        format!("@id(\"turned\") forbid ({reads});\n"),
+        format!("permit ({reads});\n"),
+        invariant("mistyped", reads, "context.nothing == 1"),
+        invariant("nowhere", r#"principal is Countersign::Role, action, resource"#, "true"),
+        invariant("twice", reads, "context.denials > 3"),
+        invariant("twice", reads, "context.denials > 4"),
+    ]
+    .concat();
+    let bundle = Bundle::default(POLICIES, &text);
+    let proofs = prove(bundle.subject(), Some(&solver)).unwrap();
+    assert_eq!(proofs.len(), 8);
+    for proof in &proofs {
+        assert!(!proof.holds(), "{proof}");
+    }
+    for (id, part) in [
+        ("impossible", "no request"),
+        ("impossible-to-be", "no request"),
+        ("turned", "turn it around"),
+        ("invariants/all.cedar:1:1", "no `@id`"),
+        ("mistyped", "does not fit the schema"),
+        ("nowhere", "no request"),
+    ] {
+        assert!(find(&proofs, id).to_string().contains(part), "{}", find(&proofs, id));
+    }
+    assert!(proofs.iter().any(|proof| proof.to_string().contains("that of another invariant")));
+    let broken = Bundle::default(POLICIES, "@id(\"a\")\npermit (principal, action);");
+    let proofs = prove(broken.subject(), Some(&solver)).unwrap();
+    assert!(proofs[0].to_string().contains("does not parse"), "{}", proofs[0]);
+    assert_eq!((proofs[0].place.line, proofs[0].holds()), (2, false));
+}
+
+#[test]
+fn without_a_solver_nothing_is_proved_and_nothing_passes() {
+    let text = invariant("agents-never-approve", "principal is Countersign::Agent, action, resource", "true");
+    let bundle = Bundle::default(POLICIES, &text);
+    let proofs = prove(bundle.subject(), None).unwrap();
+    assert_eq!(proofs.len(), 1);
+    let Outcome::NotProved { doubt: Doubt::NoSolver, .. } = &proofs[0].outcome else { panic!("{}", proofs[0]) };
+    assert!(!proofs[0].holds() && proofs[0].to_string().contains("install cvc5"), "{}", proofs[0]);
+
+    let other = Bundle::default(&POLICIES.replace("context.denials >= 50", "context.denials >= 60"), "");
+    let difference = compare(bundle.subject(), other.subject(), None).unwrap();
+    assert!(!difference.allows_nothing_more());
+    assert!(difference.not_proved.iter().all(|(_, doubt)| *doubt == Doubt::NoSolver));
+
+    let reach = reach(bundle.subject(), None).unwrap();
+    assert!(reach.failing.is_empty() && reach.never_failing.is_empty());
+    assert!(reach.not_proved.iter().all(|(_, _, doubt)| *doubt == Doubt::NoSolver));
+}
+
+#[test]
+fn a_solver_without_time_or_memory_proves_nothing() {
+    let Some(solver) = solver("a_solver_without_time_or_memory_proves_nothing") else { return };
+    let text =
+        invariant("no-refund-alone", REFUND, r#"!context.satisfied.contains(Countersign::ApprovalRule::"payment")"#);
+    let bundle = Bundle::default(POLICIES, &text);
+    let with = |limits| Solver::at(solver.program(), limits).unwrap();
+    for (limits, part) in [
+        (Limits { total: Duration::ZERO, ..Limits::default() }, "took longer than 0 s"),
+        (Limits { query: Duration::from_millis(1), ..Limits::default() }, "no answer within"),
+        (Limits { memory: 8 * 1024 * 1024, ..Limits::default() }, "the solver failed"),
+    ] {
+        let proofs = prove(bundle.subject(), Some(&with(limits))).unwrap();
+        assert!(!proofs[0].holds() && proofs[0].to_string().contains(part), "{}", proofs[0]);
+    }
+}
+
+#[test]
+fn a_difference_names_what_is_newly_allowed_and_denied_with_a_request_for_each() {
+    let Some(solver) = solver("a_difference_names_what_is_newly_allowed_and_denied_with_a_request_for_each") else {
+        return;
+    };
+    let old = Bundle::default(POLICIES, "");
+    let ungated = POLICIES.replace(
+        "[Countersign::Action::\"callTool:payments.refund\",\n     Countersign::Action::\"callTool:payments.transfer\"],\n  resource is Countersign::Tool\n)\nunless",
+        "[Countersign::Action::\"callTool:payments.transfer\"],\n  resource is Countersign::Tool\n)\nunless",
+    );
+    assert_ne!(ungated, POLICIES);
+    let stricter = ungated.replace("context.denials >= 50", "context.denials >= 40");
+    assert_ne!(ungated, stricter);
+    let new = Bundle::default(&stricter, "");
+    let difference = compare(old.subject(), new.subject(), Some(&solver)).unwrap();
+    assert!(difference.not_proved.is_empty(), "{:?}", difference.not_proved);
+    assert!(!difference.allows_nothing_more());
+    let actions: Vec<&str> = difference.newly_allowed.iter().map(|change| change.environment.action.as_str()).collect();
+    assert!(!actions.is_empty() && actions.iter().all(|action| *action == "callTool:payments.refund"), "{actions:?}");
+    let change = &difference.newly_allowed[0];
+    assert!(change.example.judgement.allowed && !change.before.allowed);
+    assert_eq!(change.before.asks_for.iter().collect::<Vec<_>>(), ["payment"], "{change}");
+    assert!(
+        change.to_string().contains("before it was denied until `payment` is met, now it is allowed by"),
+        "{change}"
+    );
+    // Forty refusals are now too many, for agents and every tool.
+    assert!(!difference.newly_denied.is_empty());
+    for change in &difference.newly_denied {
+        assert_eq!(change.environment.principal, "Agent");
+        assert!(change.example.judgement.determining.contains(&"too-many-denials".to_owned()), "{change}");
+        let denials = change.example.question["context"]["denials"].as_i64().unwrap();
+        assert!((40..50).contains(&denials), "{denials}");
+    }
+    let back = compare(new.subject(), old.subject(), Some(&solver)).unwrap();
+    assert_eq!(back.newly_denied.len(), difference.newly_allowed.len());
+    assert_eq!(back.newly_allowed.len(), difference.newly_denied.len());
+    let same = compare(old.subject(), old.subject(), Some(&solver)).unwrap();
+    assert!(same.allows_nothing_more() && same.newly_denied.is_empty() && same.alike > 100, "{same:?}");
+}
+
+#[test]
+fn roles_and_rules_of_either_bundle_are_known_when_both_are_compared() {
+    let Some(solver) = solver("roles_and_rules_of_either_bundle_are_known_when_both_are_compared") else { return };
+    let permit = |role: &str| {
+        format!(
+            "@id(\"reads\") permit (principal is Countersign::Person, action == Countersign::Action::\"readPolicy\", \
+             resource) when {{ principal in Countersign::Role::\"{role}\" }};"
+        )
+    };
+    let bundle = |role: &str| {
+        let roles = format!("{{\"roles\": {{\"{role}\": {{}}}}}}");
+        Bundle::new(&[("policies.cedar", &permit(role)), ("roles.json", &roles)])
+    };
+    let (old, new) = (bundle("CLERK"), bundle("JUDGE"));
+    let difference = compare(old.subject(), new.subject(), Some(&solver)).unwrap();
+    assert_eq!((difference.newly_allowed.len(), difference.newly_denied.len()), (1, 1), "{difference:?}");
+    let change = difference.newly_allowed[0].to_string();
+    assert!(change.contains("before it was denied, as nothing permits it, now it is allowed by `reads`"), "{change}");
+}
+
+#[test]
+fn a_forbid_that_can_fail_is_found_with_a_request_on_which_it_does() {
+    let Some(solver) = solver("a_forbid_that_can_fail_is_found_with_a_request_on_which_it_does") else { return };
+    let policies = r#"
+        @id("reads") permit (principal, action == Countersign::Action::"readPolicy", resource);
+        @id("counts") forbid (principal, action == Countersign::Action::"readPolicy", resource)
+        when { context.denials * 4 > 100 };
+        @id("fine") forbid (principal, action == Countersign::Action::"readPolicy", resource)
+        when { context.denials > 100 };
+    "#;
+    let bundle = Bundle::new(&[("policies.cedar", policies)]);
+    let reach = reach(bundle.subject(), Some(&solver)).unwrap();
+    assert!(reach.not_proved.is_empty(), "{:?}", reach.not_proved);
+    assert_eq!(reach.failing.iter().map(|f| f.policy.as_str()).collect::<Vec<_>>(), ["counts"]);
+    let denials = reach.failing[0].example.question["context"]["denials"].as_i64().unwrap();
+    assert!(denials.checked_mul(4).is_none(), "{denials}");
+    assert!(reach.never_failing.contains(&"fine".to_owned()));
+    assert!(reach.never_failing.contains(&"kernel:organizations-do-not-mix".to_owned()));
+    let read = |principal: &str| Environment {
+        principal: principal.to_owned(),
+        action: "readPolicy".to_owned(),
+        resource: "Organization".to_owned(),
+    };
+    assert!(!reach.always_denied.contains(&read("Person")));
+    let start = Environment { action: "start".to_owned(), resource: "Workflow".to_owned(), ..read("Agent") };
+    assert!(reach.always_denied.contains(&start), "{:?}", reach.always_denied);
+}
+
+#[test]
+fn a_permit_that_the_kernel_never_lets_through_is_always_denied() {
+    let Some(solver) = solver("a_permit_that_the_kernel_never_lets_through_is_always_denied") else { return };
+    let policies = r#"@id("all") permit (principal, action == Countersign::Action::"approve", resource);"#;
+    let bundle = Bundle::new(&[("policies.cedar", policies)]);
+    let reach = reach(bundle.subject(), Some(&solver)).unwrap();
+    let approve: Vec<&str> = reach
+        .always_denied
+        .iter()
+        .filter(|environment| environment.action == "approve")
+        .map(|environment| environment.principal.as_str())
+        .collect();
+    assert_eq!(approve.len(), 3, "{approve:?}");
+    assert!(!approve.contains(&"Person"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// The oracle is arithmetic: a permit up to `most` and an invariant from `least` on meet unless `least > most`.
+    #[test]
+    fn proofs_agree_with_arithmetic(most in 0_i64..6, least in 0_i64..6, stopped in proptest::option::of(0_i64..6)) {
+        let Some(solver) = solver("proofs_agree_with_arithmetic") else { return Ok(()) };
+        let scope = r#"principal is Countersign::Agent, action == Countersign::Action::"start", resource"#;
+        let mut policies = format!("@id(\"p\") permit ({scope}) when {{ resource.materiality <= {most} }};");
+        if let Some(stopped) = stopped {
+            policies += &format!("@id(\"f\") forbid ({scope}) when {{ resource.materiality >= {stopped} }};");
+        }
+        let text = invariant("i", scope, &format!("resource.materiality >= {least}"));
+        let bundle = Bundle::new(&[("policies.cedar", &policies), ("invariants/i.cedar", &text)]);
+        let proofs = prove(bundle.subject(), Some(&solver)).unwrap();
+        let meets = least <= most && stopped.is_none_or(|stopped| least < stopped);
+        match &proofs[0].outcome {
+            Outcome::Proved { .. } => prop_assert!(!meets, "{}", proofs[0]),
+            Outcome::Refuted { example } => {
+                prop_assert!(meets, "{}", proofs[0]);
+                prop_assert!(example.judgement.allowed);
+            }
+            Outcome::NotProved { .. } => prop_assert!(false, "{}", proofs[0]),
+        }
+    }
+}
