@@ -4,7 +4,10 @@
 //! say more later; nothing here says "proved". Absent: what it would have decided (that is a backtest).
 //! Read next: `diff::rules`.
 
+mod examples;
 mod rules;
+
+pub use examples::{Example, examples};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -89,6 +92,11 @@ impl Diff {
     /// Whether something loosens or might: what a policy about policy changes should be told.
     pub fn may_weaken(&self) -> bool {
         self.changes.iter().any(|c| c.direction <= Direction::Unclear)
+    }
+
+    /// The changes of one direction.
+    pub fn of(&self, direction: Direction) -> impl Iterator<Item = &Change> {
+        self.changes.iter().filter(move |change| change.direction == direction)
     }
 
     /// Whether nothing changes.

@@ -93,6 +93,8 @@ rules! {
     Test = "test",
     /// A policy that no test determines.
     Coverage = "coverage",
+    /// A file of policies is not in the one form, or cannot be brought into it.
+    Format = "format",
     /// After activation nobody could change policy, or stop what runs.
     LockedOut = "locked-out",
 }

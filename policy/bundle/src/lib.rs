@@ -12,6 +12,7 @@ mod diff;
 mod digest;
 mod files;
 mod finding;
+mod format;
 mod keys;
 mod lint;
 mod lockout;
@@ -24,15 +25,16 @@ pub use countersign_gateway_model::{Digest, Name, OrgId, Timestamp};
 
 pub use bundle::{Bundle, BundleError, Draft, MAX_TRANSPORT_BYTES};
 pub use canonical::CanonicalError;
-pub use cases::TestRun;
+pub use cases::{Branches, CaseFailure, CaseRun, TestRun};
 pub use check::{Checked, MAX_POLICIES, Report, check, check_draft};
-pub use diff::{Change, Diff, Direction, diff};
+pub use diff::{Change, Diff, Direction, Example, diff, examples};
 pub use digest::sha256;
 pub use files::{
     CATALOGUE_FILE, FileError, FileKind, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_FILE_BYTES, MAX_FILES,
     SIGNATURES_FILE,
 };
 pub use finding::{Finding, Place, RuleId, Severity};
+pub use format::{first_difference, format, has_format};
 pub use keys::{KeyError, KeyId, RootKey, Vkey};
 pub use lockout::{LockoutError, People, locked_out};
 pub use manifest::{CatalogueRef, FORMAT, Lineage, Manifest, Purpose, Settings, Shadow, Shadowed};

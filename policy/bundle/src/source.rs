@@ -124,6 +124,24 @@ fn tokens(text: &str) -> Vec<Token> {
     out
 }
 
+/// Whether a text has no policy at all.
+pub(crate) fn is_only_comments(text: &str) -> bool {
+    tokens(text).is_empty()
+}
+
+/// The comments of a text, in their order, each without the white space around it.
+pub(crate) fn comments(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut end = 0;
+    for range in tokens(text).into_iter().map(|t| t.range).chain(std::iter::once(text.len()..text.len())) {
+        // Between two words stand comments and white space alone.
+        let gap = text.get(end..range.start).unwrap_or_default();
+        found.extend(gap.lines().map(str::trim).filter(|line| line.starts_with("//")));
+        end = range.end;
+    }
+    found
+}
+
 /// Where a text goes beyond what is safe to hand to a parser that recurses, and how.
 fn excess(text: &str, tokens: &[Token]) -> Option<(usize, String)> {
     let (mut depth, mut ifs, mut operators) = (0_usize, 0_usize, 0_usize);

@@ -68,8 +68,10 @@ fn a_good_bundle_passes_with_every_policy_covered() {
     assert_eq!(checked.report.findings, []);
     assert_eq!(
         checked.report.to_string(),
-        "3 policies, 0 errors, 0 warnings; 3 of 3 tests pass, 3 of 3 policies covered (100 %)"
+        "3 policies, 0 errors, 0 warnings; 3 of 3 tests pass, 3 of 3 policies covered (100 %), both ways of 1 approval rules (100 %)"
     );
+    assert_eq!(tests.covered[&Name::new("gate").unwrap()], 1);
+    assert_eq!(tests.rules[&Name::new("change").unwrap()], crate::Branches { asked: 1, met: 1 });
 }
 
 #[test]
@@ -185,16 +187,31 @@ fn a_failing_test_shows_question_expectation_and_what_determined_the_answer() {
     {
         assert!(finding.contains(part), "{part} in {finding}");
     }
+    let tests = checked.report.tests.as_ref().unwrap();
+    let failed = tests.cases.iter().find(|case| !case.passed).unwrap();
+    let failure = failed.failure.as_ref().unwrap();
+    assert_eq!((&failure.question["op"], &failure.expected["decision"]), (&"activatePolicy".into(), &"allow".into()));
+    assert_eq!((failed.place.line, failed.determining[0].as_str()), (8, "gate"));
     assert!(checked.built().is_some() && checked.accepted().is_none(), "reloading needs no test, activation does");
 }
 
 #[test]
 fn a_policy_without_a_test_is_named_and_does_not_stand_in_the_way() {
     let checked = check_draft(&with(&[("tests/a.json", "")]), org(), None);
-    let uncovered: Vec<_> =
-        checked.report.findings.iter().map(|f| (f.rule, f.policy.clone().unwrap().to_string())).collect();
-    assert_eq!(uncovered, ["list", "gate", "propose"].map(|id| (RuleId::Coverage, id.to_owned())));
+    let of = |f: &Finding| (f.rule, f.policy.as_ref().map(ToString::to_string).unwrap_or_default());
+    let uncovered: Vec<_> = checked.report.findings.iter().map(of).collect();
+    assert_eq!(uncovered, ["list", "gate", "propose", ""].map(|id| (RuleId::Coverage, id.to_owned())));
+    assert_eq!(
+        checked.report.findings[3].to_string().split(';').next().unwrap(),
+        "rules.json:1:11: warning[coverage]: no passing test asks for rule `change`"
+    );
     assert!(checked.accepted().is_some());
+    let unmet = TESTS
+        .replace(r#", "satisfied": ["change"]"#, "")
+        .replace(r#""allow", "determining": ["propose"]"#, r#""needs_approval""#);
+    let checked = check_draft(&with(&[("tests/a.json", &unmet)]), org(), None);
+    let tests = checked.report.tests.as_ref().unwrap();
+    assert_eq!((tests.failed, tests.rule_percent()), (0, 50), "{}", checked.report);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What each kind of change is said to be.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use countersign_gateway_model::Decision;
+
 use super::*;
 use crate::manifest::{Settings, Shadow};
 
@@ -124,4 +126,42 @@ fn shadow_masks_and_unreadable_files_are_told() {
     let broken = draft("permit(", "{");
     let diff = diff(&Draft::default(), &broken);
     assert!(diff.may_weaken() && diff.changes.len() == 2, "{diff}");
+}
+
+#[test]
+fn examples_show_on_the_tests_questions_what_becomes_allowed_and_what_denied() {
+    let permit = |id: &str, operation: &str, when: &str| {
+        format!(
+            "@id(\"{id}\") permit(principal is Countersign::Person, action == Countersign::Action::\"{operation}\", \
+             resource is Countersign::Organization) {when};"
+        )
+    };
+    let ask = |name: &str, operation: &str| {
+        format!(
+            r#"{{"name":"{name}","expect":{{"decision":"deny"}},
+               "ask":{{"asked":"Person::ann","op":"{operation}","resource":"Organization::self","now":1}}}}"#
+        )
+    };
+    let tests = format!(
+        r#"{{"entities":[{{"entity":"Person::ann","attrs":{{"active":true}}}}],"cases":[{},{},{}]}}"#,
+        ask("a", "listTools"),
+        ask("b", "listRuns"),
+        ask("c", "listGates")
+    );
+    let draft = |policies: String| {
+        let files = [("policies.cedar", policies), ("tests/t.json", tests.clone())];
+        Draft::from_files(files.map(|(path, text)| (path.to_owned(), text.into_bytes()))).unwrap()
+    };
+    let old = draft(permit("tools", "listTools", "") + &permit("gates", "listGates", ""));
+    let new = draft(permit("runs", "listRuns", "") + &permit("gates", "listGates", "when { context.denials < 1 }"));
+    let org = countersign_gateway_model::OrgId::from_bytes([1; 16]);
+    let (before, after) = (crate::check_draft(&old, org, None), crate::check_draft(&new, org, None));
+    let found = examples((before.built().unwrap(), &old.files), (after.built().unwrap(), &new.files));
+    let short: Vec<_> = found.iter().map(|e| (e.weaker, &*e.name, e.before, e.after)).collect();
+    assert_eq!(short, [(true, "b", Decision::Deny, Decision::Allow), (false, "a", Decision::Allow, Decision::Deny)]);
+    let line = found[0].to_string();
+    for part in ["WEAKER", "was denied by gateway:default-deny", "is allowed by runs", "\"op\":\"listRuns\""] {
+        assert!(line.contains(part), "{line}");
+    }
+    assert_eq!(examples((before.built().unwrap(), &old.files), (before.built().unwrap(), &old.files)), []);
 }

@@ -1,0 +1,125 @@
+//! Policies in the one form that everybody's editor agrees on. Comments stay, in their order; meaning is checked to stay.
+//!
+//! Cedar's own formatter does the work. It recurses, so what nests too deeply is refused before it sees it, and it has
+//! no opinion about comments, so this compares them. Absent: files (the program reads and writes them), schemas and
+//! JSON, which have no formatter that keeps comments. Read next: `source`.
+
+use std::sync::Arc;
+
+use cedar_policy_formatter::{Config, policies_str_to_pretty};
+
+use crate::files::{FileKind, FilePath};
+use crate::finding::{Finding, Place, RuleId};
+use crate::source;
+
+/// How long a line may become before it is broken.
+const LINE_WIDTH: usize = 100;
+const INDENT: isize = 2;
+
+/// Whether files of this kind are formatted: Cedar policies.
+pub fn has_format(kind: FileKind) -> bool {
+    matches!(kind, FileKind::Policies | FileKind::Invariants)
+}
+
+/// The formatted text of one file of Cedar policies. What does not parse is not touched: the findings say why.
+pub fn format(path: &FilePath, text: &str) -> Result<String, Vec<Finding>> {
+    countersign_policy_decide::depth::with_room(|| format_with_room(path, text))
+}
+
+fn format_with_room(path: &FilePath, text: &str) -> Result<String, Vec<Finding>> {
+    let mut findings = Vec::new();
+    // Refuses what would overflow a parser. What lint has to say of ids is not a reason to leave a text unformatted.
+    source::parse(path, &Arc::from(text), &mut findings);
+    findings.retain(|finding| matches!(finding.rule, RuleId::Syntax | RuleId::Limit));
+    if !findings.is_empty() {
+        return Err(findings);
+    }
+    if source::is_only_comments(text) {
+        // Nothing to say about the form of a note.
+        return Ok(text.to_owned());
+    }
+    let refuse = |message: String| {
+        let next = "leave this file as it is, and report it with the policy that it holds";
+        vec![Finding::error(Place::start(path.as_str()), RuleId::Format, message, next)]
+    };
+    let config = Config { line_width: LINE_WIDTH, indent_width: INDENT };
+    // The formatter itself refuses a result whose policies mean something else.
+    let formatted = policies_str_to_pretty(text, &config).map_err(|error| refuse(error.to_string()))?;
+    if source::comments(text) == source::comments(&formatted) {
+        Ok(formatted)
+    } else {
+        Err(refuse("the formatter would lose or move a comment".to_owned()))
+    }
+}
+
+/// Where a text first differs from its formatted form; none if it does not.
+pub fn first_difference(path: &FilePath, text: &str, formatted: &str) -> Option<Finding> {
+    if text == formatted {
+        return None;
+    }
+    let offset = text.bytes().zip(formatted.bytes()).take_while(|(a, b)| a == b).count();
+    let message = "the text is not in the one form";
+    let next = "write it with `countersign policy fmt`";
+    Some(Finding::error(Place::at(path.as_str(), text, offset), RuleId::Format, message, next))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn path() -> FilePath {
+        FilePath::new("policies.cedar").unwrap()
+    }
+
+    const UGLY: &str = "// head\n\n// of it\n@id(\"a\") // by hand\npermit(principal,action,resource) when{ // why\n\
+        context.delegated==false&&1<2 } ;\n@id(\"b\")forbid(principal,action,resource);// tail\n// end";
+
+    #[test]
+    fn formatting_keeps_every_comment_and_settles_at_once() {
+        let once = format(&path(), UGLY).unwrap();
+        for comment in ["// head", "// of it", "// by hand", "// why", "// tail", "// end"] {
+            assert_eq!(once.matches(comment).count(), 1, "{comment} in\n{once}");
+        }
+        assert!(once.contains("permit (principal, action, resource)\n"), "{once}");
+        assert_eq!(format(&path(), &once).unwrap(), once);
+        let finding = first_difference(&path(), UGLY, &once).unwrap();
+        assert_eq!((finding.rule, finding.place.to_string()), (RuleId::Format, "policies.cedar:2:1".to_owned()));
+        assert_eq!(first_difference(&path(), &once, &once), None);
+    }
+
+    #[test]
+    fn what_does_not_parse_is_left_alone_and_says_where() {
+        let broken = format(&path(), "@id(\"a\")\npermit(principal, action, resource) when { 1 + };").unwrap_err();
+        assert_eq!((broken[0].rule, broken[0].place.to_string()), (RuleId::Syntax, "policies.cedar:2:48".to_owned()));
+        let deep =
+            format!("permit(principal, action, resource) when {{ {}true{} }};", "(".repeat(9999), ")".repeat(9999));
+        assert_eq!(format(&path(), &deep).unwrap_err()[0].rule, RuleId::Limit);
+    }
+
+    #[test]
+    fn a_file_of_notes_stays_as_it_is() {
+        for text in ["", "// nothing yet\n", "//a\n\n//b"] {
+            assert_eq!(format(&path(), text).unwrap(), text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn formatting_changes_no_decision_and_settles(
+            spaces in prop::collection::vec("[ \n\t]{0,3}|//[a-z ]{0,9}\n", 16),
+        ) {
+            let words = ["@id(\"a\")", "permit", "(", "principal", ",", "action", ",", "resource", ")", "when", "{",
+                "context.denials", "<", "3", "}", ";"];
+            let text: String = words.iter().zip(&spaces).flat_map(|(word, space)| [*word, " ", space.as_str()]).collect();
+            let once = format(&path(), &text).unwrap();
+            prop_assert_eq!(&format(&path(), &once).unwrap(), &once);
+            let parse = |text: &str| cedar_policy::Policy::parse(None, text).unwrap().to_json().unwrap();
+            prop_assert_eq!(parse(&text), parse(&once));
+            prop_assert_eq!(source::comments(&text), source::comments(&once));
+        }
+    }
+}
