@@ -67,6 +67,21 @@ pub enum BundleError {
         /// In force.
         current: u64,
     },
+    /// It does not follow the bundle that it is said to follow: replayed, skipped or forked.
+    #[error(
+        "the bundle is version {version} after `{predecessor}`, but version {wanted} after `{before}` is next; \
+         seal and sign it again"
+    )]
+    Succession {
+        /// Its version.
+        version: u64,
+        /// What it names as the bundle before.
+        predecessor: String,
+        /// The version that would follow.
+        wanted: u64,
+        /// The digest of the bundle before.
+        before: Digest,
+    },
     /// The signatures do not hold.
     #[error(transparent)]
     Root(#[from] RootError),
@@ -243,6 +258,26 @@ impl Bundle {
     /// What an offline key signs: the domain's prefix and the digest.
     pub fn message(&self) -> Vec<u8> {
         Domain::Bundle.message(&self.digest)
+    }
+
+    /// Whether it is the next bundle of the same organization: an older one, however well signed, does not come back.
+    pub fn follows(&self, before: &Self) -> Result<(), BundleError> {
+        let (next, last) = (&self.manifest, &before.manifest);
+        if next.organization != last.organization {
+            return Err(BundleError::Organization);
+        }
+        let wanted = last.version.saturating_add(1);
+        if next.version == wanted && next.predecessor == Some(before.digest) {
+            return Ok(());
+        }
+        let predecessor = next.predecessor.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
+        Err(BundleError::Succession { version: next.version, predecessor, wanted, before: before.digest })
+    }
+
+    /// Where the bundle that replaces it stands, under the same root document.
+    pub fn next_lineage(&self) -> Lineage {
+        let Lineage { organization, version, root_version, .. } = self.manifest.lineage();
+        Lineage { organization, version: version.saturating_add(1), predecessor: Some(self.digest), root_version }
     }
 
     /// Whether the signatures allow it to become active: this organization's, under the current root document, by the

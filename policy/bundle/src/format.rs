@@ -12,10 +12,6 @@ use crate::files::{FileKind, FilePath};
 use crate::finding::{Finding, Place, RuleId};
 use crate::source;
 
-/// How long a line may become before it is broken.
-const LINE_WIDTH: usize = 100;
-const INDENT: isize = 2;
-
 /// Whether files of this kind are formatted: Cedar policies.
 pub fn has_format(kind: FileKind) -> bool {
     matches!(kind, FileKind::Policies | FileKind::Invariants)
@@ -42,14 +38,35 @@ fn format_with_room(path: &FilePath, text: &str) -> Result<String, Vec<Finding>>
         let next = "leave this file as it is, and report it with the policy that it holds";
         vec![Finding::error(Place::start(path.as_str()), RuleId::Format, message, next)]
     };
-    let config = Config { line_width: LINE_WIDTH, indent_width: INDENT };
-    // The formatter itself refuses a result whose policies mean something else.
-    let formatted = policies_str_to_pretty(text, &config).map_err(|error| refuse(error.to_string()))?;
-    if source::comments(text) == source::comments(&formatted) {
-        Ok(formatted)
-    } else {
-        Err(refuse("the formatter would lose or move a comment".to_owned()))
+    // Width and indent are those of Cedar's own tools. It refuses a result whose policies mean something else.
+    let formatted = policies_str_to_pretty(text, &Config::default()).map_err(|error| refuse(error.to_string()))?;
+    sections(text, &formatted).ok_or_else(|| refuse("the formatter would lose or move a comment".to_owned()))
+}
+
+/// Puts back the empty lines that set comments between policies apart, which the formatter closes up; none if the
+/// comments are not the same.
+fn sections(text: &str, formatted: &str) -> Option<String> {
+    let (before, after) = (source::comments(text), source::comments(formatted));
+    if !before.iter().map(|(_, words)| words).eq(after.iter().map(|(_, words)| words)) {
+        return None;
     }
+    let mut out = String::with_capacity(formatted.len() + before.len());
+    let mut copied = 0;
+    for ((was, words), (is, _)) in before.iter().zip(&after) {
+        let follows = |text: &str, at: usize| {
+            let mut lines = text.get(at + words.len()..).unwrap_or_default().split('\n').skip(1);
+            lines.next().is_some_and(|line| line.trim().is_empty()) && lines.any(|line| !line.trim().is_empty())
+        };
+        let alone = *is == 0 || formatted.get(..*is).is_some_and(|head| head.ends_with('\n'));
+        if alone && follows(text, *was) && !follows(formatted, *is) {
+            let end = is + words.len();
+            out.push_str(formatted.get(copied..end)?);
+            out.push('\n');
+            copied = end;
+        }
+    }
+    out.push_str(formatted.get(copied..)?);
+    Some(out)
 }
 
 /// Where a text first differs from its formatted form; none if it does not.
@@ -86,8 +103,9 @@ mod tests {
         }
         assert!(once.contains("permit (principal, action, resource)\n"), "{once}");
         assert_eq!(format(&path(), &once).unwrap(), once);
+        assert!(once.starts_with("// head\n\n// of it\n@id(\"a\")"), "{once}");
         let finding = first_difference(&path(), UGLY, &once).unwrap();
-        assert_eq!((finding.rule, finding.place.to_string()), (RuleId::Format, "policies.cedar:2:1".to_owned()));
+        assert_eq!((finding.rule, finding.place.to_string()), (RuleId::Format, "policies.cedar:5:7".to_owned()));
         assert_eq!(first_difference(&path(), &once, &once), None);
     }
 
@@ -110,7 +128,7 @@ mod tests {
     proptest! {
         #[test]
         fn formatting_changes_no_decision_and_settles(
-            spaces in prop::collection::vec("[ \n\t]{0,3}|//[a-z ]{0,9}\n", 16),
+            spaces in prop::collection::vec("[ \n\t]{0,3}|(//[a-z ]{0,9}\n{1,3}){0,2}", 16),
         ) {
             let words = ["@id(\"a\")", "permit", "(", "principal", ",", "action", ",", "resource", ")", "when", "{",
                 "context.denials", "<", "3", "}", ";"];
@@ -119,7 +137,8 @@ mod tests {
             prop_assert_eq!(&format(&path(), &once).unwrap(), &once);
             let parse = |text: &str| cedar_policy::Policy::parse(None, text).unwrap().to_json().unwrap();
             prop_assert_eq!(parse(&text), parse(&once));
-            prop_assert_eq!(source::comments(&text), source::comments(&once));
+            let comments = |text: &str| source::comments(text).into_iter().map(|(_, c)| c.to_owned()).collect::<Vec<_>>();
+            prop_assert_eq!(comments(&text), comments(&once));
         }
     }
 }

@@ -129,14 +129,19 @@ pub(crate) fn is_only_comments(text: &str) -> bool {
     tokens(text).is_empty()
 }
 
-/// The comments of a text, in their order, each without the white space around it.
-pub(crate) fn comments(text: &str) -> Vec<&str> {
+/// The comments of a text, in their order: where each begins, and its words without the white space around them.
+pub(crate) fn comments(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     let mut end = 0;
     for range in tokens(text).into_iter().map(|t| t.range).chain(std::iter::once(text.len()..text.len())) {
         // Between two words stand comments and white space alone.
-        let gap = text.get(end..range.start).unwrap_or_default();
-        found.extend(gap.lines().map(str::trim).filter(|line| line.starts_with("//")));
+        for line in text.get(end..range.start).unwrap_or_default().split_inclusive('\n') {
+            let comment = line.trim();
+            if comment.starts_with("//") {
+                found.push((end + (line.len() - line.trim_start().len()), comment));
+            }
+            end += line.len();
+        }
         end = range.end;
     }
     found

@@ -1,4 +1,13 @@
-//! Policy: look at a bundle before anybody else does, and put it in force.
+//! Policy: write, check, test, compare and sign a bundle before anybody else sees it, and put it in force.
+//!
+//! What an author or a pipeline does needs no gateway and no network, and ends with codes that a pipeline can rely on:
+//! 0 good, 1 something was found, 2 it could not be done (a file, a key, an argument that means nothing). Read next:
+//! `checking`, `comparing`, `signing`, `roots`.
+
+mod checking;
+mod comparing;
+mod roots;
+mod signing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,30 +15,82 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
-use countersign_gateway_model::OrgId;
-use countersign_policy_store::bundle::{CATALOGUE_FILE, SIGNATURES_FILE, check_draft};
-use countersign_policy_store::{default_catalogue, default_draft, read_catalogue, read_draft, read_folder};
+use countersign_policy_store::bundle::{CATALOGUE_FILE, SIGNATURES_FILE};
+use countersign_policy_store::{default_catalogue, default_draft, read_folder};
 use serde_json::{Value, json};
 
-use super::{Global, confirm, out};
+use super::{Global, confirm};
 use crate::policies::DraftFiles;
 use crate::text::plain;
 
+/// It could not be done: a file, a key, an argument that means nothing.
+const COULD_NOT: u8 = 2;
+
 /// Policy.
 #[derive(Debug, Subcommand)]
+#[command(after_help = "check, fmt, lint, test, diff, sign, verify, pack, unpack, key and root ask no gateway.\n\n\
+    Their exit codes: 0 good, 1 something was found, 2 it could not be done (a file, a key); 64 wrong usage.")]
 pub(crate) enum Policy {
     /// Check a bundle: syntax, types, lint, its own tests. Asks no gateway
-    #[command(after_help = "Example:\n  countersign policy check ./policy")]
-    Check {
-        /// A folder, or a bundle file.
-        path: PathBuf,
-    },
+    #[command(
+        after_help = "Example:\n  countersign policy check ./policy\n\nExit codes: 0 nothing stands in the way, \
+        1 something does, 2 it cannot be read."
+    )]
+    Check(checking::Check),
+    /// Bring policies into the one form; comments stay. Asks no gateway
+    #[command(
+        after_help = "Examples:\n  countersign policy fmt ./policy\n  countersign policy fmt --check ./policy\n\n\
+        Exit codes: 0 written, or in the one form; 1 something is not, or does not parse; 2 it cannot be read."
+    )]
+    Fmt(checking::Fmt),
+    /// Look for what is legal and still wrong: gates that do not hold, policies that never apply. Asks no gateway
+    #[command(
+        after_help = "Examples:\n  countersign policy lint ./policy\n  countersign policy lint --github ./policy\n\n\
+        Exit codes: 0 no error, 1 an error (with --deny-warnings, a warning too), 2 it cannot be read."
+    )]
+    Lint(checking::Lint),
     /// Run a bundle's own tests. Asks no gateway
-    #[command(after_help = "Example:\n  countersign policy test ./policy")]
-    Test {
-        /// A folder, or a bundle file.
-        path: PathBuf,
-    },
+    #[command(after_help = "Examples:\n  countersign policy test ./policy\n  \
+        countersign policy test ./policy --coverage --min-coverage 100\n\n\
+        Exit codes: 0 all agree and enough is covered, 1 not, 2 it cannot be read.")]
+    Test(checking::Test),
+    /// Say in words what another bundle would newly allow and deny. Asks no gateway
+    #[command(after_help = "Examples:\n  countersign policy diff ./policy-in-force ./policy\n  \
+        countersign policy diff old.bundle ./policy --fail-on unclear\n\n\
+        Exit codes: 0 nothing that --fail-on names, 1 something, 2 one of them cannot be read.")]
+    Diff(comparing::Compare),
+    /// Seal a bundle and sign it with root keys, offline
+    #[command(
+        after_help = "Examples:\n  countersign policy sign ./policy --key root-1.key --after ./policy-in-force\n  \
+        countersign policy sign ./policy --key root-1.key --organization org_… --out first.bundle\n  \
+        countersign policy sign first.bundle --key root-2.key\n\n\
+        Exit codes: 0 signed, 1 it does not pass its checks, 2 a file or a key cannot be used."
+    )]
+    Sign(signing::Sign),
+    /// Check the signatures of a bundle against root documents, offline
+    #[command(
+        after_help = "Example:\n  countersign policy verify next.bundle --root root-1.json --genesis HEX --after \
+        current.bundle\n\nExit codes: 0 it may become active, 1 it may not, 2 a file cannot be read."
+    )]
+    Verify(signing::Verify),
+    /// Turn a sealed folder into one file
+    #[command(
+        after_help = "Example:\n  countersign policy pack ./policy --out policy.bundle\n\nExit codes: 0 written, \
+        1 the folder is not what was sealed, 2 a file cannot be read or written."
+    )]
+    Pack(signing::Pack),
+    /// Turn a bundle file into a folder
+    #[command(
+        after_help = "Example:\n  countersign policy unpack policy.bundle --out ./policy\n\nExit codes: 0 written, \
+        1 the file is no whole bundle, 2 a file cannot be read or written."
+    )]
+    Unpack(signing::Unpack),
+    /// Make a root key for signing bundles, in a file that only you may read
+    #[command(after_help = "Example:\n  countersign policy key --name root-1 --out root-1.key")]
+    Key(signing::NewKey),
+    /// Root documents: whose signatures count, and how many
+    #[command(subcommand)]
+    Root(roots::Root),
     /// Show what changes, and put a bundle in force
     #[command(after_help = "Example:\n  countersign policy activate ./policy")]
     Activate {
@@ -54,55 +115,88 @@ pub(crate) enum Policy {
 }
 
 pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
-    match verb {
-        Policy::Check { path } => check(&path, false, global),
-        Policy::Test { path } => check(&path, true, global),
+    let good = match verb {
         Policy::Activate { path, yes, confirmed_diff } => {
             activate(&path, yes, confirmed_diff, global).await?;
-            Ok(ExitCode::SUCCESS)
+            return Ok(ExitCode::SUCCESS);
         }
         Policy::Show => {
             global.answer(&global.client()?.get("/api/v1/policies/active").await?)?;
-            Ok(ExitCode::SUCCESS)
+            return Ok(ExitCode::SUCCESS);
         }
         Policy::Default { folder } => {
             write_default(&folder)?;
             global.answer(&json!({ "written": folder }))?;
-            Ok(ExitCode::SUCCESS)
+            return Ok(ExitCode::SUCCESS);
         }
-    }
+        Policy::Check(args) => checking::check(&args, global),
+        Policy::Fmt(args) => checking::fmt(&args, global),
+        Policy::Lint(args) => checking::lint(&args, global),
+        Policy::Test(args) => checking::test(&args, global),
+        Policy::Diff(args) => comparing::compare(&args, global),
+        Policy::Sign(args) => signing::sign(&args, global),
+        Policy::Verify(args) => signing::verify(&args, global),
+        Policy::Pack(args) => signing::pack(&args, global),
+        Policy::Unpack(args) => signing::unpack(&args, global),
+        Policy::Key(args) => signing::new_key(&args, global),
+        Policy::Root(verb) => roots::root(&verb, global),
+    };
+    // A pipeline tells "the policy is bad" from "nothing was looked at".
+    Ok(match good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            super::report(&error, global.json);
+            ExitCode::from(COULD_NOT)
+        }
+    })
 }
 
-fn check(path: &Path, tests_only: bool, global: &Global) -> Result<ExitCode> {
-    let draft = read_draft(path)?;
-    let catalogue = if path.is_dir() { read_catalogue(path)? } else { None };
-    let catalogue = match catalogue {
-        Some(catalogue) => catalogue,
-        None => default_catalogue()?,
+/// Writes a file that is not there yet.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write as _;
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).open(path);
+    file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .with_context(|| format!("`{}` cannot be written: give a name that is not taken", path.display()))
+}
+
+/// Replaces a file whole or not at all; its permissions stay.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::io::Write as _;
+    let cannot = || format!("`{}` cannot be written", path.display());
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(cannot)?;
+    let permissions = match std::fs::metadata(path) {
+        Ok(meta) => meta.permissions(),
+        Err(_) => std::os::unix::fs::PermissionsExt::from_mode(0o644),
     };
-    // Nobody's in particular: what belongs to whom is checked where it is activated.
-    let checked = check_draft(&draft, OrgId::from_bytes([0; 16]), Some(&catalogue));
-    let report = &checked.report;
-    let tests = report.tests.as_ref();
-    let passes = report.passes();
-    if global.json {
-        global.document(&json!({
-            "passes": passes, "errors": report.errors(), "warnings": report.warnings(), "report": report.to_string(),
-            "tests": tests.map(|run| json!({ "covered_percent": run.percent(), "uncovered": run.uncovered })),
-        }))?;
-    } else {
-        let covered = tests.map(|run| format!(", tests cover {} % of the policies", run.percent())).unwrap_or_default();
-        if !tests_only || !passes {
-            out(&plain(&report.to_string()))?;
-        }
-        out(&format!(
-            "\n{}: {} errors, {} warnings{covered}\n",
-            if passes { "passes" } else { "does not pass" },
-            report.errors(),
-            report.warnings()
-        ))?;
+    file.as_file().set_permissions(permissions).with_context(cannot)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).with_context(cannot)?;
+    // Crash before this: the old file stands whole, and a hidden temporary one beside it, which no bundle takes.
+    file.persist(path).with_context(cannot)?;
+    Ok(())
+}
+
+/// Writes a folder that is not there yet, whole or not at all.
+fn write_folder<'f>(folder: &Path, files: impl IntoIterator<Item = (&'f str, &'f [u8])>) -> Result<()> {
+    if folder.exists() {
+        bail!("`{}` is there already: give a folder that is not", folder.display());
     }
-    Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let cannot = |path: &Path| format!("`{}` cannot be written", path.display());
+    std::fs::create_dir_all(parent).with_context(|| cannot(parent))?;
+    let build =
+        tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir_in(parent);
+    let build = build.with_context(|| cannot(parent))?;
+    for (name, bytes) in files {
+        let path = build.path().join(name);
+        if let Some(inner) = path.parent() {
+            std::fs::create_dir_all(inner).with_context(|| cannot(inner))?;
+        }
+        std::fs::write(&path, bytes).with_context(|| cannot(&path))?;
+    }
+    std::fs::rename(build.keep(), folder).with_context(|| cannot(folder))
 }
 
 /// A bundle as it is sent: a file as it is, a folder as a draft, which the gateway seals and signs with its local root key.
@@ -149,19 +243,9 @@ async fn activate(path: &Path, yes: bool, confirmed: Option<String>, global: &Gl
 }
 
 fn write_default(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        bail!("`{}` is there already: give a folder that is not", folder.display());
-    }
-    let write = |name: &str, bytes: &[u8]| -> Result<()> {
-        let path = folder.join(name);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).with_context(|| format!("`{}` cannot be made", parent.display()))?;
-        }
-        std::fs::write(&path, bytes).with_context(|| format!("`{}` cannot be written", path.display()))
-    };
-    for (name, text) in default_draft()?.files.iter() {
-        write(name.as_str(), text.as_bytes())?;
-    }
+    let draft = default_draft()?;
     let catalogue: Value = serde_json::from_slice(&default_catalogue()?.canonical())?;
-    write(CATALOGUE_FILE, format!("{}\n", serde_json::to_string_pretty(&catalogue)?).as_bytes())
+    let catalogue = format!("{}\n", serde_json::to_string_pretty(&catalogue)?);
+    let files = draft.files.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
+    write_folder(folder, files.chain([(CATALOGUE_FILE, catalogue.as_bytes())]))
 }

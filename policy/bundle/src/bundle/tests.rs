@@ -83,6 +83,29 @@ fn a_bundle_of_another_organization_or_root_version_does_not_become_active() {
 }
 
 #[test]
+fn an_older_bundle_however_well_signed_does_not_come_back() {
+    let next = |version, predecessor| {
+        draft().seal(Lineage { organization: org(), version, predecessor, root_version: 1 }).unwrap()
+    };
+    let first = next(1, None);
+    let second = draft().seal(first.next_lineage()).unwrap();
+    assert!(second.follows(&first).is_ok());
+    for (what, replayed) in [
+        ("the first one again", first.clone()),
+        ("itself", second.clone()),
+        ("a fork", next(3, Some(first.digest()))),
+        ("a leap", next(4, Some(second.digest()))),
+        ("a step back", next(2, Some(second.digest()))),
+    ] {
+        assert!(matches!(replayed.follows(&second), Err(BundleError::Succession { wanted: 3, .. })), "{what}");
+    }
+    let rollback = first.to_draft().seal(second.next_lineage()).unwrap();
+    assert!(rollback.follows(&second).is_ok(), "old content in a new manifest is the way back");
+    let foreign = Lineage { organization: OrgId::from_bytes([8; 16]), ..second.next_lineage() };
+    assert!(matches!(draft().seal(foreign).unwrap().follows(&second), Err(BundleError::Organization)));
+}
+
+#[test]
 fn a_changed_missing_or_added_file_breaks_the_seal() {
     type Raw = BTreeMap<String, Vec<u8>>;
     let files = sealed().to_files().unwrap();

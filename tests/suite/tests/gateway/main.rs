@@ -4,6 +4,7 @@
 
 mod approvals;
 mod authzen;
+mod authoring;
 mod bad_input;
 mod crash;
 mod demo;
