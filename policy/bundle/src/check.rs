@@ -123,6 +123,10 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
 
     let rules = data.rules.as_ref().map(|r| r.rules.keys().cloned().collect::<BTreeSet<Name>>());
     findings.extend(lint::lint(&policies, rules.as_ref(), &bundle.manifest().shadow));
+    if let Some(rules) = &data.rules {
+        let text = bundle.files().get("rules.json").map_or("", |text| text);
+        lint::approval::lint(rules, text, &policies, catalogue, &mut findings);
+    }
     if let (Some(rules), Some(roles)) = (&data.rules, &data.roles) {
         unknown_roles(bundle, rules, roles, &mut findings);
     }

@@ -75,8 +75,18 @@ rules! {
     Data = "data",
     /// A forbid whose evaluation can fail: then it denies everything it applies to.
     ForbidCanError = "forbid-can-error",
+    /// A forbid that reads a counter which nothing reserves: two at once may both pass.
+    AdvisoryCounter = "advisory-counter",
+    /// A reminder, a further circle or a vote that comes after the gate has ended, or ends before it matters.
+    RuleTimes = "rule-times",
+    /// A quorum that could never be met.
+    Quorum = "quorum",
+    /// An overridable key that no tool has.
+    Overridable = "overridable",
     /// A permit that a forbid covers whole.
     Unreachable = "unreachable",
+    /// A policy that another one makes superfluous.
+    Redundant = "redundant",
     /// Two policies that say the same.
     Duplicate = "duplicate",
     /// A shadow setting that names nothing, or what may not be shadowed.

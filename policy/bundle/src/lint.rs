@@ -4,6 +4,8 @@
 //! Works on Cedar's JSON form of each policy, so no spelling escapes it. Absent: types (`check` asks Cedar), meaning
 //! (tests ask that). Read next: `check`.
 
+pub(crate) mod approval;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::Effect;
@@ -20,6 +22,9 @@ pub(crate) const REQUIRES: &str = "requires_approval";
 const TRANSFORM: &str = "transform";
 /// The annotation that keeps a policy out of shadow.
 pub(crate) const SEVERITY: &str = "severity";
+
+/// How many broad policies the others are compared with; what is beyond is not seen, which is what lint may do.
+const MAX_BROAD: usize = 200;
 
 /// Annotations that mean something, to the program or to people.
 const KNOWN: [&str; 8] = ["id", REQUIRES, TRANSFORM, SEVERITY, "agent_message", "title", "doc", "control"];
@@ -44,12 +49,14 @@ pub(crate) fn lint(policies: &[SourcePolicy], rules: Option<&BTreeSet<Name>>, sh
         gate(policy, &mut findings);
         facts(policy, &mut findings);
         can_error(policy, &mut findings);
+        advisory(policy, &mut findings);
     }
     if let Some(rules) = rules {
         rules_used(policies, rules, &mut findings);
     }
     twice(policies, &mut findings);
     covered(policies, &mut findings);
+    redundant(policies, &mut findings);
     shadowed(policies, shadow, &mut findings);
     findings
 }
@@ -250,14 +257,33 @@ fn facts(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Operators that fail for some values of the right type: overflow of integers, datetimes, durations.
-const FALLIBLE: [(&str, &str); 6] = [
-    ("+", "integer addition"),
-    ("-", "integer subtraction"),
-    ("*", "integer multiplication"),
-    ("neg", "integer negation"),
-    ("offset", "`offset` of a datetime"),
-    ("durationSince", "`durationSince` of a datetime"),
+/// Operators that fail for some values of the right type (overflow of integers, datetimes, durations), and how the same
+/// is said without them. Cedar's types leave no other way for a policy to fail over a closed slice: attributes that may
+/// be missing are asked for with `has`, constructors take literals.
+const FALLIBLE: [(&str, &str, &str); 7] = [
+    (
+        "+",
+        "integer addition",
+        "compare without it (`a > 9` for `a + 1 > 10`), or bound it first: `a < 1000 && a + 1 > 10`",
+    ),
+    ("-", "integer subtraction", "compare without it (`a > b` for `a - b > 0`), or bound both sides first"),
+    (
+        "*",
+        "integer multiplication",
+        "compare with the product written out, or bound it first: `a < 1000 && a * 2 > 10`",
+    ),
+    ("neg", "integer negation", "compare with a negative literal: `a < -3` for `-a > 3`"),
+    (
+        "offset",
+        "`offset` of a datetime",
+        "compare two datetimes of the context, or bound the datetime by a literal first",
+    ),
+    (
+        "durationSince",
+        "`durationSince` of a datetime",
+        "compare the datetimes, or let `ages.json` say how old a fact may be",
+    ),
+    ("toDate", "`toDate` of a datetime", "compare with `datetime(\"2030-01-01\")` and the like"),
 ];
 
 fn can_error(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
@@ -267,20 +293,49 @@ fn can_error(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     for body in [clauses(policy, "when"), clauses(policy, "unless")].concat() {
         walk(body, false, &mut |node, _| {
-            for (operator, name) in FALLIBLE {
+            for (operator, name, next) in FALLIBLE {
                 if node.get(operator).is_some() && seen.insert(operator) {
+                    let word = if operator == "neg" { "-" } else { operator };
                     findings.push(
                         Finding::warning(
-                            policy.place_of(operator),
+                            policy.place_of(word),
                             RuleId::ForbidCanError,
                             format!("{name} can overflow; the forbid then denies whatever it is asked about"),
-                            "bound the operands before, or compare without arithmetic",
+                            next,
                         )
                         .of(&policy.id),
                     );
                 }
             }
         });
+    }
+}
+
+/// Whether a node is `context.counters`.
+fn is_counters(node: &Value) -> bool {
+    *node == context_attr("counters")
+}
+
+/// A counter is read when the question is asked, and nothing of it is reserved until the work is done.
+fn advisory(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
+    if policy.effect() == Effect::Permit {
+        return;
+    }
+    let mut read: BTreeSet<&str> = BTreeSet::new();
+    for body in [clauses(policy, "when"), clauses(policy, "unless")].concat() {
+        walk(body, false, &mut |node, _| {
+            let access = node.get(".").or_else(|| node.get("has"));
+            if access.and_then(|access| access.get("left")).is_some_and(is_counters) {
+                read.extend(attributes(node));
+            }
+        });
+    }
+    for counter in read {
+        let message =
+            format!("`context.counters` reads `{counter}` as it was: instances at the same moment may all pass");
+        let next = "let a gate ask a person near the limit, and keep the limit where the money is, too";
+        let place = policy.place_of(counter);
+        findings.push(Finding::warning(place, RuleId::AdvisoryCounter, message, next).of(&policy.id));
     }
 }
 
@@ -375,6 +430,54 @@ fn covered(policies: &[SourcePolicy], findings: &mut Vec<Finding>) {
             findings.push(Finding::warning(permit.place(), RuleId::Unreachable, message, next).of(&permit.id));
         }
     }
+}
+
+/// A policy of the same effect that is wider in its head and asks for nothing more makes this one superfluous; so does a
+/// plain forbid a gate, whose approval then never helps. Syntactic, like everything here.
+fn redundant(policies: &[SourcePolicy], findings: &mut Vec<Finding>) {
+    let one = |policy: &SourcePolicy| {
+        ["principal", "resource"]
+            .iter()
+            .any(|key| policy.est.get(*key).and_then(|scope| scope.get("op")).and_then(Value::as_str) == Some("=="))
+    };
+    let broad: Vec<(&SourcePolicy, Vec<&Value>)> =
+        policies.iter().filter(|p| !one(p)).take(MAX_BROAD).map(|p| (p, conditions(p))).collect();
+    for inner in policies {
+        let asked = conditions(inner);
+        let wider = broad.iter().find(|(outer, wanted)| {
+            let head = || {
+                ["principal", "action", "resource"].iter().all(|key| covers(outer.est.get(*key), inner.est.get(*key)))
+            };
+            outer.id != inner.id
+                && outer.effect() == inner.effect()
+                && (rule_of(outer).is_none() || rule_of(outer) == rule_of(inner))
+                && outer.policy.annotation(TRANSFORM).is_none()
+                && inner.policy.annotation(TRANSFORM).is_none()
+                && wanted.iter().all(|clause| asked.contains(clause))
+                && head()
+                // Of two that say the same, the duplicate is named.
+                && meaning(outer) != meaning(inner)
+        });
+        if let Some((outer, _)) = wider {
+            let message = match (rule_of(outer), rule_of(inner)) {
+                (None, Some(rule)) => format!(
+                    "forbid `{}` at {} denies all of it for good, so rule `{rule}` never helps",
+                    outer.id,
+                    outer.place()
+                ),
+                _ => format!("`{}` at {} says all of it already", outer.id, outer.place()),
+            };
+            let next = "remove it, or narrow the wider one";
+            findings.push(Finding::warning(inner.place(), RuleId::Redundant, message, next).of(&inner.id));
+        }
+    }
+}
+
+/// Every condition clause, kind and body; without the clause that makes a gate one.
+fn conditions(policy: &SourcePolicy) -> Vec<&Value> {
+    let all = policy.est.get("conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let gate = gate_of(policy).is_some();
+    all.iter().filter(|c| !gate || c.get("kind").and_then(Value::as_str) != Some("unless")).collect()
 }
 
 fn shadowed(policies: &[SourcePolicy], shadow: &Shadow, findings: &mut Vec<Finding>) {

@@ -126,6 +126,22 @@ fn every_failure_names_file_line_column_and_rule() {
         ),
         (
             "policies.cedar",
+            policy(
+                "@id(\"x\") forbid (principal is Countersign::Person, action == Countersign::Action::\"start\", resource)\nwhen { principal.person == \"p\" };",
+            ),
+            RuleId::Type,
+            "policies.cedar:11:8",
+        ),
+        (
+            "policies.cedar",
+            policy(
+                "@id(\"x\") forbid (principal is Countersign::Person, action == Countersign::Action::\"start\", resource is Countersign::Workflow)\nwhen { decimal(resource.version) == decimal(\"1.0\") };",
+            ),
+            RuleId::Type,
+            "policies.cedar:11:8",
+        ),
+        (
+            "policies.cedar",
             GOOD.replace("@requires_approval(\"change\")\n", ""),
             RuleId::ReservedFact,
             "policies.cedar:6:18",
@@ -249,4 +265,17 @@ fn places_are_right_in_a_long_file_and_findings_about_it_are_bounded() {
     let last = checked.report.findings.last().unwrap();
     assert_eq!((checked.report.findings.len(), &*last.place.to_string()), (100, "policies/grants.cedar:298:1"));
     assert_eq!(checked.report.tests.as_ref().unwrap().uncovered.len(), 150);
+}
+
+#[test]
+fn an_attribute_that_may_be_missing_is_refused_with_the_way_to_ask_for_it() {
+    let text = format!(
+        "{GOOD}@id(\"x\") forbid (principal is Countersign::Person, action == Countersign::Action::\"start\", resource) \
+         when {{ principal.person == \"p\" }};"
+    );
+    let checked = check_draft(&with(&[("policies.cedar", &text)]), org(), None);
+    let finding = checked.report.findings.iter().find(|f| f.rule == RuleId::Type).unwrap();
+    assert!(finding.next_step.contains("has person"), "{finding}");
+    let safe = text.replace("principal.person ==", "principal has person && principal.person ==");
+    assert!(check_draft(&with(&[("policies.cedar", &safe)]), org(), None).report.passes());
 }

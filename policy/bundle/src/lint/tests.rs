@@ -166,7 +166,7 @@ fn what_never_applies_or_says_the_same_is_named() {
 fn annotations_that_mean_nothing_are_named() {
     let policy = |annotation: &str, effect: &str| {
         rules_of(&format!(
-            "@id(\"x\") {annotation} {effect}(principal, action, resource) when {{ context.denials > 1 }};"
+            "@id(\"x\") {annotation} {effect}(principal, action, resource) when {{ context.denials > 7 }};"
         ))
     };
     assert_eq!(policy(r#"@severity("soft")"#, "forbid"), [RuleId::Annotation]);
@@ -191,4 +191,168 @@ fn shadow_names_policies_that_exist_and_are_not_hard() {
     assert_eq!(lint_text(&text, &["r"], &shadow("g")), []);
     assert_eq!(lint_text(&text, &["r"], &shadow("h"))[0].0, RuleId::Shadow);
     assert_eq!(lint_text(&text, &["r"], &shadow("nobody"))[0].0, RuleId::Shadow);
+}
+
+#[test]
+fn a_forbid_that_can_fail_says_how_to_write_it_safely() {
+    let text = r#"@id("x") forbid(principal, action, resource) when { context.denials + 1 > 3 };"#;
+    let mut findings = Vec::new();
+    let policies = crate::source::parse(&FilePath::new("policies.cedar").unwrap(), &text.into(), &mut findings);
+    let found = lint(&policies, None, &Shadow::default());
+    assert_eq!(found[0].place.to_string(), "policies.cedar:1:69");
+    assert!(found[0].next_step.contains("a > 9"), "{}", found[0]);
+    let safe = r#"@id("x") forbid(principal, action, resource) when { context.denials > 2 };"#;
+    assert_eq!(rules_of(safe), []);
+}
+
+#[test]
+fn a_forbid_on_a_counter_that_nothing_reserves_is_named() {
+    let policy = |effect: &str, body: &str| {
+        rules_of(&format!("@id(\"x\") {effect}(principal, action, resource) when {{ {body} }};"))
+    };
+    for body in [
+        r#"context.counters.spent.greaterThan(decimal("5.0"))"#,
+        r#"context.counters["spent"].greaterThan(decimal("5.0"))"#,
+        r#"context["counters"].spent.greaterThan(decimal("5.0"))"#,
+        "context.counters has spent",
+    ] {
+        assert_eq!(policy("forbid", body), [RuleId::AdvisoryCounter], "{body}");
+        assert_eq!(policy("permit", body), [], "a permit that is too generous is stopped by forbids: {body}");
+    }
+    assert_eq!(policy("forbid", "context.denials > 5"), [], "an instance's own refusals are counted one by one");
+}
+
+#[test]
+fn a_policy_that_another_one_makes_superfluous_is_named() {
+    let tool = "resource is Countersign::Tool";
+    for (outer, inner, found) in [
+        (
+            format!("permit(principal, action, {tool})"),
+            format!("permit(principal is Countersign::Agent, action, {tool})"),
+            true,
+        ),
+        (
+            format!("permit(principal, action, {tool})"),
+            format!("permit(principal, action, {tool}) when {{ context.delegated }}"),
+            true,
+        ),
+        (
+            format!("permit(principal, action, {tool}) when {{ context.delegated }}"),
+            format!(
+                "permit(principal is Countersign::Agent, action, {tool}) when {{ context.delegated }} unless {{ context.asserted }}"
+            ),
+            true,
+        ),
+        (
+            format!("forbid(principal, action, {tool})"),
+            format!(
+                "@requires_approval(\"r\") forbid(principal, action, {tool}) when {{ context.delegated }} unless {{ context.satisfied.contains(Countersign::ApprovalRule::\"r\") }}"
+            ),
+            true,
+        ),
+        (
+            format!("forbid(principal, action, {tool})"),
+            format!("permit(principal is Countersign::Agent, action, resource)"),
+            false,
+        ),
+        (
+            format!("permit(principal, action, {tool}) when {{ context.delegated }}"),
+            format!("permit(principal, action, {tool}) when {{ context.asserted }}"),
+            false,
+        ),
+        (
+            format!("permit(principal, action, {tool}) when {{ context.delegated }}"),
+            format!("permit(principal, action, {tool}) unless {{ context.delegated }}"),
+            false,
+        ),
+        (
+            "permit(principal == Countersign::Agent::\"a\", action, resource)".to_owned(),
+            "permit(principal, action, resource) when { context.delegated }".to_owned(),
+            false,
+        ),
+    ] {
+        let found_rules = rules_of(&format!("@id(\"o\") {outer};@id(\"i\") {inner};"));
+        assert_eq!(found_rules.contains(&RuleId::Redundant), found, "{outer}\n{inner}\n{found_rules:?}");
+    }
+    let hard = format!("@id(\"h\") forbid(principal, action, resource) when {{ context.delegated }};");
+    assert_eq!(rules_of(&hard), [], "the gate asks about other questions");
+}
+
+fn of_rules(rules: &str, gate: &str, tools: &str) -> Vec<(RuleId, Severity, String)> {
+    let mut findings = Vec::new();
+    let policies = crate::source::parse(&FilePath::new("policies.cedar").unwrap(), &gate.into(), &mut findings);
+    let text = format!("{{\"rules\":\n{{\"r\":{rules}}}}}");
+    let rules = countersign_policy_decide::rules::Rules::parse(text.as_bytes()).unwrap();
+    let catalogue = countersign_policy_decide::catalogue::Catalogue::parse(tools.as_bytes()).unwrap();
+    approval::lint(&rules, &text, &policies, Some(&catalogue), &mut findings);
+    findings.into_iter().map(|f| (f.rule, f.severity, f.place.to_string())).collect()
+}
+
+#[test]
+fn what_a_rule_does_after_its_gate_has_ended_is_named() {
+    let rule = |rest: &str| of_rules(&format!(r#"{{"authority":{{"roles":["A"]}},{rest}}}"#), GATE, r#"{"tools":[]}"#);
+    let late = |place: &str| vec![(RuleId::RuleTimes, Severity::Warning, place.to_owned())];
+    assert_eq!(rule(r#""timeout_s":60,"reminders_s":[10,60]"#), late("rules.json:2:50"));
+    let escalation = r#""escalation":[{"after_s":90,"authority":{"roles":["B"]}}]"#;
+    assert_eq!(rule(&format!(r#""timeout_s":60,{escalation}"#)), late("rules.json:2:50"));
+    assert_eq!(rule(r#""timeout_s":86400,"validity_s":60,"quorum":{"persons":2}"#), late("rules.json:2:53"));
+    for good in [
+        r#""timeout_s":60,"reminders_s":[10,59]"#,
+        r#""reminders_s":[10,6000]"#,
+        &format!(r#""timeout_s":91,{escalation}"#),
+        r#""timeout_s":86400,"validity_s":60"#,
+        r#""timeout_s":86400,"validity_s":3600,"quorum":{"persons":2}"#,
+    ] {
+        assert_eq!(rule(good), [], "{good}");
+    }
+}
+
+#[test]
+fn a_quorum_that_nobody_could_ever_meet_is_an_error() {
+    let rule = |authority: &str, quorum: &str| {
+        let rule = format!(r#"{{"authority":{authority},"quorum":{quorum}}}"#);
+        of_rules(&rule, GATE, r#"{"tools":[]}"#)
+            .into_iter()
+            .map(|(rule, severity, _)| (rule, severity))
+            .collect::<Vec<_>>()
+    };
+    let (error, warning) = ((RuleId::Quorum, Severity::Error), (RuleId::Quorum, Severity::Warning));
+    let two = r#"{"persons":2,"distinct_teams":2}"#;
+    assert_eq!(rule(r#"{"teams":["a"]}"#, two), [error]);
+    assert_eq!(rule(r#"{"teams":["a","b"]}"#, two), []);
+    assert_eq!(rule(r#"{"teams":["a"],"roles":["LEAD"]}"#, two), []);
+    let legal = r#"{"persons":1,"groups":["legal"]}"#;
+    assert_eq!(rule(r#"{"roles":["LEAD"]}"#, legal), [warning]);
+    assert_eq!(rule(r#"{"roles":["LEAD"],"groups":["legal"]}"#, legal), []);
+    assert_eq!(rule(r#"{"groups":["legal"]}"#, r#"{"persons":1,"groups":["legal","legal"]}"#), [warning]);
+}
+
+#[test]
+fn an_overridable_key_is_one_of_a_tool_that_the_rule_gates() {
+    let gate = |action: &str| {
+        format!(
+            "@id(\"g\") @requires_approval(\"r\") forbid(principal, {action}, resource) unless {{ \
+             context.satisfied.contains(Countersign::ApprovalRule::\"r\") }};"
+        )
+    };
+    let tools = r#"{"tools":[
+        {"name":"pay.refund","input":{"type":"object","properties":{"amount":{"type":"number"},"to":{"type":"object","properties":{"a/b":{"type":"string"}}},"any":{"type":"object"}}}},
+        {"name":"mail.send","input":{"type":"object","properties":{"body":{"type":"string"}}}},
+        {"name":"repo.run","input":{"type":"object","properties":{"path":{"type":"string"}}},"runner":{"kind":"process","environment":"dev"}}]}"#;
+    let found = |action: &str, pointer: &str| {
+        let rule = format!(r#"{{"authority":{{"roles":["A"]}},"overridable":["{pointer}"]}}"#);
+        of_rules(&rule, &gate(action), tools)
+    };
+    let refund = r#"action == Countersign::Action::"callTool:pay.refund""#;
+    let wrong = vec![(RuleId::Overridable, Severity::Warning, "rules.json:2:50".to_owned())];
+    for pointer in ["/amount", "/to", "/to/a~1b", "/any/thing"] {
+        assert_eq!(found(refund, pointer), [], "{pointer}");
+    }
+    for pointer in ["/amout", "/to/b", "/body", "/path", "/amount/x"] {
+        assert_eq!(found(refund, pointer), wrong, "{pointer}");
+    }
+    assert_eq!(found(r#"action in Countersign::Action::"callTool""#, "/body"), []);
+    assert_eq!(found(r#"action in Countersign::Action::"callTool""#, "/path"), wrong, "a dispatch is another group");
+    assert_eq!(found(r#"action in [Countersign::Action::"dispatch", Countersign::Action::"start"]"#, "/path"), []);
+    assert_eq!(found("action", "/path"), []);
 }

@@ -1,0 +1,157 @@
+//! What is asked of approval rules beyond their shape: nothing that can never happen, nobody asked who cannot answer.
+//!
+//! Works on the data and on the gates that name it. Absent: who the people are (`lockout` asks that at activation).
+//! Read next: `countersign_policy_decide::rules`.
+
+use std::collections::BTreeSet;
+
+use countersign_gateway_model::Name;
+use countersign_policy_decide::catalogue::{Catalogue, Tool};
+use countersign_policy_decide::rules::{ApprovalRule, Authority, Rules};
+use serde_json::Value;
+
+use super::rule_of;
+use crate::finding::{Finding, Place, RuleId};
+use crate::source::SourcePolicy;
+
+/// The file that all of this is about.
+const FILE: &str = "rules.json";
+
+/// All of it. `text` is `rules.json` as it stands, for the places.
+pub(crate) fn lint(
+    rules: &Rules,
+    text: &str,
+    policies: &[SourcePolicy],
+    catalogue: Option<&Catalogue>,
+    findings: &mut Vec<Finding>,
+) {
+    for (name, rule) in &rules.rules {
+        let place = |key: &str| place(text, name, key);
+        after_the_end(name, rule, &place, findings);
+        unmet(name, rule, &place, findings);
+        if let Some(catalogue) = catalogue {
+            overridable(name, rule, policies, catalogue, text, findings);
+        }
+    }
+}
+
+/// Where a key of a rule stands: after the rule's name, which stands before it.
+fn place(text: &str, rule: &Name, key: &str) -> Place {
+    let start = text.find(&format!("\"{rule}\"")).unwrap_or(0);
+    let further = text.get(start..).and_then(|rest| rest.find(&format!("\"{key}\""))).unwrap_or(0);
+    Place::at(FILE, text, start + further)
+}
+
+/// Nobody is reminded, and no further circle is asked, after silence has ended the gate.
+fn after_the_end(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, findings: &mut Vec<Finding>) {
+    let Some(end) = rule.timeout_s else { return };
+    let mut say = |key: &str, at: u64, what: &str| {
+        let message = format!("rule `{name}` {what} after {at} s, but the gate ends after {end} s");
+        let next = format!("make it earlier than `timeout_s`, or leave it out of `{key}`");
+        findings.push(Finding::warning(place(key), RuleId::RuleTimes, message, next));
+    };
+    for at in rule.reminders_s.iter().filter(|at| **at >= end) {
+        say("reminders_s", *at, "reminds");
+    }
+    for circle in rule.escalation.iter().filter(|circle| circle.after_s >= end) {
+        say("escalation", circle.after_s, "asks a further circle");
+    }
+    if let Some(validity) = rule.validity_s.filter(|validity| rule.quorum.persons > 1 && *validity < end / 100) {
+        let message = format!(
+            "rule `{name}` needs {} votes, each of which counts for {validity} s of the {end} s that the gate is open",
+            rule.quorum.persons
+        );
+        let next = "raise `validity_s`, or people vote again and again";
+        findings.push(Finding::warning(place("validity_s"), RuleId::RuleTimes, message, next));
+    }
+}
+
+/// Everybody who may vote once every circle is asked.
+fn circles(rule: &ApprovalRule) -> impl Iterator<Item = &Authority> {
+    std::iter::once(&rule.authority).chain(rule.escalation.iter().map(|circle| &circle.authority))
+}
+
+/// A quorum that no people, however many there are, could meet.
+fn unmet(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, findings: &mut Vec<Finding>) {
+    let quorum = &rule.quorum;
+    // People of other teams may vote only if a role or a group lets them.
+    let by_team_alone = circles(rule).all(|circle| circle.roles.is_empty() && circle.groups.is_empty());
+    let teams: BTreeSet<&Name> = circles(rule).flat_map(|circle| &circle.teams).collect();
+    let wanted = usize::try_from(quorum.distinct_teams).unwrap_or(usize::MAX);
+    if by_team_alone && teams.len() < wanted {
+        let message =
+            format!("rule `{name}` asks for {wanted} distinct teams, and its authority names {} alone", teams.len());
+        let next = "name more teams or a role, or ask for fewer";
+        findings.push(Finding::error(place("distinct_teams"), RuleId::Quorum, message, next));
+    }
+    let groups: BTreeSet<&Name> = circles(rule).flat_map(|circle| &circle.groups).collect();
+    let by_group_alone = circles(rule).all(|circle| circle.roles.is_empty() && circle.teams.is_empty());
+    for group in quorum.groups.iter().filter(|group| !groups.contains(group)) {
+        let message = format!("rule `{name}` must have someone of group `{group}`, whom its authority does not name");
+        let next = "name the group under `authority`, too, so that its members may vote";
+        // Someone of the group may hold a role that lets them vote; where groups alone do, they are in another one, too.
+        let finding = Finding::warning(place("quorum"), RuleId::Quorum, message, next);
+        findings.push(if by_group_alone && groups.is_empty() {
+            Finding { severity: crate::finding::Severity::Error, ..finding }
+        } else {
+            finding
+        });
+    }
+    let listed: BTreeSet<&Name> = quorum.groups.iter().collect();
+    if listed.len() < quorum.groups.len() {
+        let message = format!("rule `{name}` names a group twice in its quorum");
+        findings.push(Finding::warning(place("quorum"), RuleId::Quorum, message, "name each group once"));
+    }
+}
+
+/// A key that a person may change must be one of some tool that the rule's gates are about.
+fn overridable(
+    name: &Name,
+    rule: &ApprovalRule,
+    policies: &[SourcePolicy],
+    catalogue: &Catalogue,
+    text: &str,
+    findings: &mut Vec<Finding>,
+) {
+    let gates: Vec<&SourcePolicy> = policies.iter().filter(|p| rule_of(p) == Some(name.as_str())).collect();
+    let tools: Vec<&Tool> =
+        catalogue.tools.iter().filter(|tool| gates.iter().any(|gate| may_be_about(gate, tool))).collect();
+    for pointer in &rule.overridable {
+        if !tools.iter().any(|tool| has(&tool.input, pointer)) {
+            let message = format!("rule `{name}` lets people change `{pointer}`, which is no key of any tool it gates");
+            let next = "correct the json pointer, or leave it out";
+            findings.push(Finding::warning(place(text, name, pointer), RuleId::Overridable, message, next));
+        }
+    }
+}
+
+/// Whether a gate's action scope may match a tool: it names the tool's action, a group, or none.
+fn may_be_about(gate: &SourcePolicy, tool: &Tool) -> bool {
+    let Some(scope) = gate.est.get("action") else { return true };
+    let ids = |v: &Value| match v.get("entities") {
+        Some(Value::Array(list)) => list.clone(),
+        _ => v.get("entity").cloned().into_iter().collect(),
+    };
+    let named: Vec<Value> = ids(scope);
+    let operation = if tool.runner.is_some() { "dispatch" } else { "callTool" };
+    let own = format!("{operation}:{}", tool.name);
+    named.is_empty()
+        || named.iter().filter_map(|entity| entity.get("id")?.as_str()).any(|id| id == operation || id == own)
+}
+
+/// Whether a JSON Schema has a place for what a pointer names. A part that says nothing of its members may hold any.
+fn has(schema: &Value, pointer: &str) -> bool {
+    let mut here = schema;
+    for key in pointer.split('/').skip(1) {
+        let key = key.replace("~1", "/").replace("~0", "~");
+        let Some(Value::Object(members)) = here.get("properties") else {
+            return here.get("type").and_then(Value::as_str).is_none_or(|kind| kind == "object" || kind == "array")
+                && here.get("additionalProperties") != Some(&Value::Bool(false));
+        };
+        match members.get(&key) {
+            Some(next) => here = next,
+            None => return false,
+        }
+    }
+    true
+}
