@@ -188,17 +188,20 @@ fn texts(bundle: &Bundle, kind: FileKind) -> BTreeMap<String, String> {
 }
 
 fn read_policies(bundle: &Bundle, findings: &mut Vec<Finding>) -> Vec<SourcePolicy> {
-    let mut policies = Vec::new();
-    for (path, text) in bundle.files().of(FileKind::Policies) {
-        policies.extend(source::parse(path, text, findings));
-    }
-    if policies.len() > MAX_POLICIES {
+    let count = bundle.files().of(FileKind::Policies).map(|(_, text)| source::count(text)).sum::<usize>();
+    if count > MAX_POLICIES {
+        // Before anything is parsed: a limit that costs what it saves is none.
         findings.push(Finding::error(
             Place::start("policies.cedar"),
             RuleId::Limit,
-            format!("{} policies", policies.len()),
+            format!("{count} policies"),
             format!("at most {MAX_POLICIES} are taken; grant by role or team instead of one by one"),
         ));
+        return Vec::new();
+    }
+    let mut policies = Vec::new();
+    for (path, text) in bundle.files().of(FileKind::Policies) {
+        policies.extend(source::parse(path, text, findings));
     }
     for policy in &policies {
         if ["kernel:", "gateway:"].iter().any(|prefix| policy.id.as_str().starts_with(prefix)) {

@@ -12,6 +12,10 @@ use crate::files::{FileKind, FilePath};
 use crate::finding::{Finding, Place, RuleId};
 use crate::source;
 
+/// How long a line may become before it is broken: a gate's `unless` fits.
+const LINE_WIDTH: usize = 100;
+const INDENT: isize = 2;
+
 /// Whether files of this kind are formatted: Cedar policies.
 pub fn has_format(kind: FileKind) -> bool {
     matches!(kind, FileKind::Policies | FileKind::Invariants)
@@ -38,8 +42,9 @@ fn format_with_room(path: &FilePath, text: &str) -> Result<String, Vec<Finding>>
         let next = "leave this file as it is, and report it with the policy that it holds";
         vec![Finding::error(Place::start(path.as_str()), RuleId::Format, message, next)]
     };
-    // Width and indent are those of Cedar's own tools. It refuses a result whose policies mean something else.
-    let formatted = policies_str_to_pretty(text, &Config::default()).map_err(|error| refuse(error.to_string()))?;
+    // It refuses a result whose policies mean something else.
+    let config = Config { line_width: LINE_WIDTH, indent_width: INDENT };
+    let formatted = policies_str_to_pretty(text, &config).map_err(|error| refuse(error.to_string()))?;
     sections(text, &formatted).ok_or_else(|| refuse("the formatter would lose or move a comment".to_owned()))
 }
 

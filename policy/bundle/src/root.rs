@@ -583,4 +583,42 @@ mod tests {
             assert!(SignedRoot::from_bytes(text.replacen(from, to, 1).as_bytes()).is_err(), "{to}");
         }
     }
+
+    #[test]
+    fn every_limit_of_a_root_document_holds_with_an_error_of_its_own() {
+        let many = |n: u8| -> Vec<RootKeyEntry> { entries(&(1..=n).collect::<Vec<_>>()) };
+        assert!(RootDocument::first(org(), many(32), Thresholds::all(1)).is_ok());
+        let error = RootDocument::first(org(), many(33), Thresholds::all(1)).unwrap_err().to_string();
+        assert!(error.contains("1 to 32 keys") && error.contains("33"), "{error}");
+        let ids = |n: usize| (0..n).map(|i| format!("gone-{i:03}+00000000").parse::<KeyId>().unwrap());
+        let current = chain().current().clone();
+        assert!(current.successor(entries(&[1, 2]), Thresholds::all(1), ids(MAX_REVOKED)).is_ok());
+        let error = current.successor(entries(&[1, 2]), Thresholds::all(1), ids(MAX_REVOKED + 1)).unwrap_err();
+        assert!(error.to_string().contains("more than 256"), "{error}");
+        assert!(matches!(SignedRoot::from_bytes(&vec![b' '; MAX_ROOT_BYTES + 1]), Err(RootError::TooLarge(_))));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_successor_stands_exactly_if_both_thresholds_are_met(
+            old in proptest::collection::btree_set(1_u8..6, 1..5),
+            new in proptest::collection::btree_set(1_u8..6, 1..5),
+            by in proptest::collection::btree_set(1_u8..6, 0..6),
+            thresholds in (0_usize..5, 0_usize..5),
+        ) {
+            let list = |keys: &BTreeSet<u8>| keys.iter().copied().collect::<Vec<_>>();
+            let number = |n: usize, keys: &BTreeSet<u8>| Thresholds::all(u32::try_from(n % keys.len() + 1).unwrap());
+            let (was, is) = (number(thresholds.0, &old), number(thresholds.1, &new));
+            let first = RootDocument::first(org(), entries(&list(&old)), was).unwrap();
+            let mut chain = RootChain::first(signed(first, &list(&old))).unwrap();
+            let gone: Vec<KeyId> = old.difference(&new).map(|n| key(*n).vkey().id().clone()).collect();
+            let next = chain.current().successor(entries(&list(&new)), is, gone).unwrap();
+            let enough = |keys: &BTreeSet<u8>, t: Thresholds| {
+                keys.intersection(&by).count() >= usize::try_from(t.root).unwrap()
+            };
+            let stands = chain.extend(signed(next, &list(&by))).is_ok();
+            proptest::prop_assert_eq!(stands, enough(&old, was) && enough(&new, is));
+            proptest::prop_assert_eq!(chain.current().version, if stands { 2 } else { 1 });
+        }
+    }
 }

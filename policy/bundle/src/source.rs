@@ -124,6 +124,11 @@ fn tokens(text: &str) -> Vec<Token> {
     out
 }
 
+/// How many policies a text has, counted without parsing them.
+pub(crate) fn count(text: &str) -> usize {
+    statements(text).len()
+}
+
 /// Whether a text has no policy at all.
 pub(crate) fn is_only_comments(text: &str) -> bool {
     tokens(text).is_empty()

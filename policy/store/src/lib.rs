@@ -15,9 +15,11 @@ mod disk;
 mod embedded;
 mod folder;
 mod store;
+mod watch;
 
 pub use countersign_policy_bundle as bundle;
 pub use countersign_policy_decide as decide;
 pub use embedded::{default_catalogue, default_draft};
 pub use folder::{FolderError, read_bundle, read_catalogue, read_draft, read_folder};
 pub use store::{Activation, Active, Change, LastGood, Opened, Prepared, Store, StoreError};
+pub use watch::{Look, Watched, watch};

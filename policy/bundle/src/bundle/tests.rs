@@ -199,6 +199,48 @@ proptest! {
     }
 }
 
+/// Sizes and counts: what is at the limit is taken, what is beyond has an error of its own.
+#[test]
+fn every_limit_of_a_bundle_holds_with_an_error_of_its_own() {
+    let shadow = |n: usize| Settings {
+        shadow: Shadow {
+            policies: (0..n)
+                .map(|i| Shadowed { id: Name::new(&format!("p{i:04}")).unwrap(), until: Timestamp(5) })
+                .collect(),
+            workflows: vec![],
+        },
+        ..Settings::default()
+    };
+    let transforms = |n: usize| Settings {
+        transforms: (0..n).map(|i| Name::new(&format!("t{i:04}")).unwrap()).collect(),
+        ..Settings::default()
+    };
+    let seal = |settings: Settings| Draft { settings, ..draft() }.seal(lineage(1));
+    let (most_shadowed, most_transforms) = (crate::manifest::MAX_SHADOWED, crate::manifest::MAX_TRANSFORMS);
+    assert!(seal(shadow(most_shadowed)).is_ok() && seal(transforms(most_transforms)).is_ok());
+    let error = seal(shadow(most_shadowed + 1)).unwrap_err().to_string();
+    assert!(error.contains("shadow.policies") && error.contains("256"), "{error}");
+    let error = seal(transforms(most_transforms + 1)).unwrap_err().to_string();
+    assert!(error.contains("transforms") && error.contains("64"), "{error}");
+
+    // A manifest's size is bounded by its files' names; one that is padded is not read at all.
+    let padded = vec![b' '; MAX_MANIFEST_BYTES + 1];
+    for file in [MANIFEST_FILE, SIGNATURES_FILE] {
+        let read = Bundle::from_files([(file.to_owned(), padded.clone())]);
+        assert!(matches!(read, Err(BundleError::TooLarge(n)) if n == MAX_MANIFEST_BYTES + 1), "{file}");
+    }
+    assert!(matches!(Bundle::from_bytes(&vec![b' '; MAX_TRANSPORT_BYTES + 1]), Err(BundleError::TooLarge(_))));
+
+    let mut signed = sealed();
+    for n in 0..crate::signature::MAX_SIGNATURES {
+        signed.sign(&RootKey::from_seed(&format!("k{n:03}"), &[u8::try_from(n).unwrap(); 32]).unwrap());
+    }
+    assert_eq!(Bundle::from_bytes(&signed.to_bytes().unwrap()).unwrap(), signed);
+    signed.sign(&RootKey::from_seed("one-more", &[200; 32]).unwrap());
+    let error = Bundle::from_bytes(&signed.to_bytes().unwrap()).unwrap_err().to_string();
+    assert!(error.contains("more than 64 signatures"), "{error}");
+}
+
 /// What is signed for ever. A change of one of these bytes is another format, with another number.
 #[test]
 fn the_bytes_of_format_1_stay_as_they_are() {

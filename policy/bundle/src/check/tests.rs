@@ -279,3 +279,13 @@ fn an_attribute_that_may_be_missing_is_refused_with_the_way_to_ask_for_it() {
     let safe = text.replace("principal.person ==", "principal has person && principal.person ==");
     assert!(check_draft(&with(&[("policies.cedar", &safe)]), org(), None).report.passes());
 }
+
+#[test]
+fn more_policies_than_are_taken_are_refused_before_one_is_parsed() {
+    let many = "permit(principal,action,resource);".repeat(MAX_POLICIES + 1);
+    let checked = check_draft(&with(&[("policies/many.cedar", &many), ("policies.cedar", "")]), org(), None);
+    let limit = checked.report.findings.iter().find(|f| f.rule == RuleId::Limit).unwrap();
+    assert!(limit.message.contains("50001 policies"), "{limit}");
+    assert!(checked.report.findings.iter().all(|f| f.rule != RuleId::PolicyId), "none was looked at");
+    assert!(checked.accepted().is_none());
+}

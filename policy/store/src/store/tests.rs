@@ -1,6 +1,6 @@
 //! What an activation promises: nothing bad becomes active, nothing good is lost, no reader waits.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use countersign_policy_bundle::{Custody, RootDocument, RootKey, RootKeyEntry, Settings, Thresholds};
 
@@ -316,4 +316,123 @@ async fn the_next_root_document_governs_the_next_bundle() {
         revoked.open(org(1), genesis, old).await.unwrap().trouble.is_some(),
         "a revoked key keeps nothing in force"
     );
+}
+
+/// Asks real questions until it is told to stop; counts them.
+fn asker(store: &Arc<Store>, stop: &Arc<AtomicBool>) -> (std::thread::JoinHandle<()>, Arc<AtomicUsize>) {
+    use countersign_policy_decide::{EntityRef, EntityStore, Operation, PersonFacts, Question, Record, decide};
+
+    let entities = EntityStore::new();
+    let ann = EntityRef::parse(org(1), "Person::ann").unwrap();
+    let facts = PersonFacts { active: true, ..PersonFacts::default() };
+    entities.put(Record::person(org(1), ann.id.clone(), facts, NOW)).unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (store, stop, count) = (Arc::clone(store), Arc::clone(stop), Arc::clone(&asked));
+    let thread = std::thread::spawn(move || {
+        let question = Question::new(ann, Operation::ListTools, EntityRef::organization(org(1)), NOW);
+        while !stop.load(Ordering::Relaxed) {
+            let active = store.active(&org(1)).expect("always one");
+            let version = active.bundle.as_ref().expect("never less than a bundle").manifest().version;
+            let answer = decide(&active.snapshot, &entities.slice(&active.snapshot, &question), &question);
+            // The policy that says it is the one of the bundle that is in force: nothing of two bundles is mixed.
+            assert_eq!(answer.determining, [countersign_policy_bundle::Name::new(&format!("v{version}")).unwrap()]);
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (thread, asked)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_question_is_dropped_or_blocked_while_policy_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::new(dir.path()));
+    store.create(root(org(1))).await.unwrap();
+    let mut last = activate(&store, good(org(1), 1, None)).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let askers: Vec<_> = (0..3).map(|_| asker(&store, &stop)).collect();
+    let all_go_on = || async {
+        let before: Vec<usize> = askers.iter().map(|(_, asked)| asked.load(Ordering::Relaxed)).collect();
+        let further = || askers.iter().zip(&before).all(|((_, asked), b)| asked.load(Ordering::Relaxed) >= b + 20);
+        let wait = async {
+            while !further() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), wait).await.expect("nobody waits for a change");
+    };
+    for version in 2..12 {
+        // The organization's turn is held, and everybody who asks goes on.
+        let prepared = store.prepare(org(1), change(good(org(1), version, Some(last))), NOW).await.unwrap();
+        all_go_on().await;
+        last = prepared.next().snapshot.digests().bundle;
+        store.commit(prepared).await;
+        all_go_on().await;
+        // One that is refused changes nothing for them.
+        assert!(store.prepare(org(1), change(good(org(1), version, Some(last))), NOW).await.is_err());
+    }
+    stop.store(true, Ordering::Relaxed);
+    for (thread, _) in askers {
+        thread.join().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watched_folder_activates_what_is_good_and_keeps_the_last_good_one_whatever_is_put_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("watched");
+    let store = Arc::new(Store::new(dir.path().join("store")));
+    store.create(root(org(1))).await.unwrap();
+    let put = |bundle: &Bundle| {
+        let _ = std::fs::remove_dir_all(&folder);
+        for (name, bytes) in bundle.to_files().unwrap() {
+            let path = folder.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+    };
+    let (told, mut news) = tokio::sync::mpsc::channel(8);
+    let watching = tokio::spawn(crate::watch(folder.clone(), std::time::Duration::from_millis(5), {
+        let store = Arc::clone(&store);
+        move |bundle| {
+            let (store, told) = (Arc::clone(&store), told.clone());
+            async move {
+                let digest = bundle.digest();
+                let result = match store.prepare(org(1), change(bundle), NOW).await {
+                    Ok(prepared) => {
+                        // Here the gateway commits its ledger entry.
+                        store.commit(prepared).await;
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                };
+                told.send((digest, result.is_ok())).await.unwrap();
+                result
+            }
+        }
+    }));
+    let mut next = async || {
+        let wait = tokio::time::timeout(std::time::Duration::from_secs(60), news.recv());
+        wait.await.expect("the folder is looked at").unwrap()
+    };
+    let first = good(org(1), 1, None);
+    put(&first);
+    assert_eq!(next().await, (first.digest(), true));
+    let in_force = || store.snapshot(&org(1)).unwrap().digests().bundle;
+    assert_eq!(in_force(), first.digest());
+
+    let bad = sealed(org(1), 2, Some(first.digest()), draft(&policy("x"), "deny"));
+    put(&bad);
+    assert_eq!(next().await, (bad.digest(), false), "its test fails");
+    assert_eq!(in_force(), first.digest());
+    put(&first);
+    assert_eq!(next().await, (first.digest(), false), "replayed");
+    // No bundle at all: never offered; the next good one is.
+    std::fs::write(folder.join("policies.cedar"), "permit(").unwrap();
+    let second = good(org(1), 2, Some(first.digest()));
+    put(&second);
+    assert_eq!(next().await, (second.digest(), true));
+    assert_eq!(in_force(), second.digest());
+    std::fs::remove_dir_all(&folder).unwrap();
+    watching.abort();
+    assert_eq!(in_force(), second.digest(), "what is in force does not depend on the folder");
 }

@@ -1,0 +1,202 @@
+//! A watched folder (or bundle file): what is put there is offered as the next bundle, once it has stopped changing.
+//!
+//! It is read again and again rather than listened to: notices of change do not cross network and container mounts, and
+//! what counts is the bytes. Something is offered when two looks in a row saw the same bytes, so nothing half-written is;
+//! what was refused is offered again only after it changed. Whatever happens here, what is in force stays until an offer
+//! is committed. Absent: who may activate and the ledger entry, which the caller's offer goes through. Read next: `store`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use countersign_policy_bundle::{Bundle, Digest, MAX_TRANSPORT_BYTES, sha256};
+use tracing::{info, warn};
+
+use crate::folder::{FolderError, read_bounded, read_bundle, read_folder};
+use crate::store::StoreError;
+
+/// What one look saw.
+#[derive(Debug)]
+pub enum Look {
+    /// What was seen before: nothing is to be done.
+    Same,
+    /// Something else than at the look before: it may still be written.
+    Settling,
+    /// Something new that did not change since the look before.
+    Candidate(Box<Bundle>),
+    /// Something new that is no bundle, or nothing that can be read. Told once.
+    Bad(FolderError),
+}
+
+/// A place that is looked at.
+#[derive(Debug)]
+pub struct Watched {
+    path: PathBuf,
+    /// What the last look saw; an unreadable place has no bytes.
+    last: Option<Digest>,
+    /// What was said of it already.
+    told: Option<Option<Digest>>,
+}
+
+impl Watched {
+    /// A folder or a bundle file; it need not be there yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), last: None, told: None }
+    }
+
+    /// Where.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads what is there now.
+    pub fn look(&mut self) -> Look {
+        let seen = match fingerprint(&self.path) {
+            Ok(digest) => digest,
+            Err(error) => {
+                self.last = None;
+                // Said once for as long as it lasts.
+                return if self.told.replace(None) == Some(None) { Look::Same } else { Look::Bad(error) };
+            }
+        };
+        if self.told == Some(Some(seen)) {
+            self.last = Some(seen);
+            return Look::Same;
+        }
+        if self.last.replace(seen) != Some(seen) {
+            return Look::Settling;
+        }
+        self.told = Some(Some(seen));
+        match read_bundle(&self.path) {
+            // Changed between the two reads: the next look sees it as new.
+            Ok(_) if fingerprint(&self.path).ok() != Some(seen) => {
+                self.told = None;
+                Look::Settling
+            }
+            Ok(bundle) => Look::Candidate(Box::new(bundle)),
+            Err(error) => Look::Bad(error),
+        }
+    }
+}
+
+/// The digest of everything that is there: names, lengths, bytes.
+fn fingerprint(path: &Path) -> Result<Digest, FolderError> {
+    let files = if path.is_dir() {
+        read_folder(path)?
+    } else {
+        vec![(String::new(), read_bounded(path, MAX_TRANSPORT_BYTES)?)]
+    };
+    let mut all = Vec::new();
+    for (name, bytes) in files {
+        for part in [name.as_bytes(), &bytes] {
+            all.extend_from_slice(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            all.extend_from_slice(part);
+        }
+    }
+    Ok(sha256(&all))
+}
+
+/// Looks at a place for as long as it is polled, and offers what is new. `offer` prepares, commits the ledger entry and
+/// activates; whatever it refuses changes nothing and is reported once. To stop, drop the future.
+pub async fn watch<O, F>(path: PathBuf, every: Duration, mut offer: O)
+where
+    O: FnMut(Bundle) -> F,
+    F: Future<Output = Result<(), StoreError>>,
+{
+    let mut watched = Watched::new(path);
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // Files of a slow mount are not read on a thread that serves requests.
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = watched.look();
+            (watched, look)
+        });
+        let Ok((again, look)) = looked.await else { return };
+        watched = again;
+        match look {
+            Look::Same | Look::Settling => {}
+            Look::Bad(trouble) => {
+                warn!(path = %watched.path().display(), %trouble, "the watched bundle is not one; what is in force stays");
+            }
+            Look::Candidate(bundle) => {
+                let digest = bundle.digest();
+                match offer(*bundle).await {
+                    Ok(()) => info!(bundle = %digest, path = %watched.path().display(), "the watched bundle was taken"),
+                    Err(trouble) => {
+                        warn!(bundle = %digest, %trouble, "the watched bundle is refused; what is in force stays");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use countersign_policy_bundle::{Draft, Lineage, OrgId};
+
+    use super::*;
+
+    fn bundle(text: &str) -> Bundle {
+        let files = [("README.md".to_owned(), text.as_bytes().to_vec())];
+        let lineage =
+            Lineage { organization: OrgId::from_bytes([1; 16]), version: 1, predecessor: None, root_version: 1 };
+        Draft::from_files(files).unwrap().seal(lineage).unwrap()
+    }
+
+    fn write(folder: &Path, files: &BTreeMap<String, Vec<u8>>) {
+        fs::create_dir_all(folder).unwrap();
+        for (name, bytes) in files {
+            fs::write(folder.join(name), bytes).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_still_changes_is_not_offered_and_what_was_seen_is_not_offered_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("policy");
+        let mut watched = Watched::new(&folder);
+        assert!(matches!(watched.look(), Look::Bad(_)), "not there yet");
+        assert!(matches!(watched.look(), Look::Same), "told once");
+
+        let files = bundle("one").to_files().unwrap();
+        let (name, bytes) = files.iter().next().unwrap();
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), &bytes[..1]).unwrap();
+        assert!(matches!(watched.look(), Look::Settling));
+        write(&folder, &files);
+        assert!(matches!(watched.look(), Look::Settling), "it changed since the look before");
+        assert!(matches!(watched.look(), Look::Candidate(seen) if *seen == bundle("one")));
+        assert!(matches!(watched.look(), Look::Same));
+
+        fs::write(folder.join(name), "another").unwrap();
+        assert!(matches!(watched.look(), Look::Settling));
+        assert!(matches!(watched.look(), Look::Bad(FolderError::Bundle { .. })), "not what was sealed");
+        assert!(matches!(watched.look(), Look::Same), "told once");
+        write(&folder, &bundle("two").to_files().unwrap());
+        assert!(matches!(watched.look(), Look::Settling));
+        assert!(matches!(watched.look(), Look::Candidate(seen) if *seen == bundle("two")));
+        write(&folder, &files);
+        assert!(matches!(watched.look(), Look::Settling));
+        assert!(
+            matches!(watched.look(), Look::Candidate(seen) if *seen == bundle("one")),
+            "an older one is judged again"
+        );
+        fs::remove_dir_all(&folder).unwrap();
+        assert!(matches!(watched.look(), Look::Bad(_)));
+    }
+
+    #[test]
+    fn a_bundle_file_is_watched_like_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("policy.bundle");
+        fs::write(&file, bundle("one").to_bytes().unwrap()).unwrap();
+        let mut watched = Watched::new(&file);
+        assert!(matches!(watched.look(), Look::Settling));
+        assert!(matches!(watched.look(), Look::Candidate(seen) if *seen == bundle("one")));
+    }
+}
