@@ -152,7 +152,7 @@ async fn whole(args: &Args, config: &Config, teller: &Teller) -> Result<(Summary
     teller.head(&format!(
         "the gateway starts on http://{address} with an empty ledger, marked as a demo in its first entry"
     ));
-    let gateway = Gateway::open(config, &Options { demo: true, address }).await?;
+    let gateway = Gateway::open(config, &Options { demo: true, address, begin: None }).await?;
     let handle = serve::handle();
     let server =
         tokio::spawn(serve::serve(listener, transport_plain(&transport)?, (*handle).clone(), gateway.router()));
@@ -177,7 +177,7 @@ fn transport_plain(transport: &Transport) -> Result<Transport> {
 }
 
 async fn scenario(args: &Args, gateway: &Gateway, url: &str, teller: &Teller) -> Result<(Summary, bool)> {
-    let runner = gateway.runner.as_ref().context("the process runner is switched off: the demo needs it")?;
+    let runner = gateway.runner().context("the process runner is switched off: the demo needs it")?;
     let level = runner.level();
     if level < Level::L1 || runner.minimum().is_none() {
         let doctor = runner.doctor().context("the machine cannot be examined")?;
@@ -188,10 +188,10 @@ async fn scenario(args: &Args, gateway: &Gateway, url: &str, teller: &Teller) ->
             advice.join("\n")
         );
     }
-    teller.line(&format!("          root key (an auditor is given this, and nothing else): {}", gateway.root_vkey));
+    teller.line(&format!("          root key (an auditor is given this, and nothing else): {}", gateway.root_vkey()));
     teller.line(&format!("          sandbox level of this machine: {level}"));
 
-    let mut summary = Summary { vkey: gateway.root_vkey.clone(), ..Summary::default() };
+    let mut summary = Summary { vkey: gateway.root_vkey().to_owned(), ..Summary::default() };
     let human = human(gateway, url).await?;
     let (agent_token, instance) = prepare(&human, teller).await?;
     summary.instance_id.clone_from(&instance);
@@ -269,8 +269,8 @@ fn text(value: &Value, pointer: &str) -> Result<String> {
 }
 
 fn start_agent(gateway: &Gateway, token: &str, instance: &str) -> Result<AgentProcess> {
-    let runner = gateway.runner.as_ref().context("the process runner is switched off: the demo needs it")?;
-    let folder = gateway.folder.runner().join(format!("agent-{instance}"));
+    let runner = gateway.runner().context("the process runner is switched off: the demo needs it")?;
+    let folder = gateway.folder.path.join("runner").join(format!("agent-{instance}"));
     let spec = AgentSpec {
         program: Some(PathBuf::from("/proc/self/exe")),
         arguments: ["__agent", "--token", token, "--instance", instance].into_iter().map(Into::into).collect(),
@@ -427,7 +427,7 @@ async fn audit(gateway: &Gateway, human: &Client, summary: &mut Summary, teller:
         "the evidence is exported ({} bytes) and verified by another process that has the pack and the root key only",
         bytes.len()
     ));
-    let (code, report, words) = verify(&pack, &gateway.root_vkey).await?;
+    let (code, report, words) = verify(&pack, gateway.root_vkey()).await?;
     teller.block(&words);
     report.get("verdict").and_then(Value::as_str).unwrap_or("none").clone_into(&mut summary.verdict);
     summary.entries = report.pointer("/population/to").and_then(Value::as_u64).unwrap_or(0);
@@ -441,7 +441,7 @@ async fn audit(gateway: &Gateway, human: &Client, summary: &mut Summary, teller:
     let copy = folder.join("demo.tampered.evidence");
     std::fs::write(&copy, &tampered).with_context(|| format!("`{}` cannot be written", copy.display()))?;
     teller.head(&format!("one bit of a copy is flipped (byte {at}), and the copy is verified"));
-    let (tampered_code, report, words) = verify(&copy, &gateway.root_vkey).await?;
+    let (tampered_code, report, words) = verify(&copy, gateway.root_vkey()).await?;
     teller.block(&words);
     report.get("verdict").and_then(Value::as_str).unwrap_or("none").clone_into(&mut summary.tampered_verdict);
     Ok(code == 0 && tampered_code == 1)

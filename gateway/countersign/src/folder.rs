@@ -1,7 +1,7 @@
 //! The data folder: who may use it, what it is marked as, where things lie in it.
 //!
 //! One process at a time; a folder of a demonstration is never served, and the other way round; one of a newer version
-//! is not touched. Absent: what lies inside (`keys`, the ledger, the policy store, the runner).
+//! is not touched. Absent: what lies inside (`organizations`, `keys`, the ledger, the policy store).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ pub(crate) enum FolderError {
     /// Permissions, or the system says no.
     #[error(transparent)]
     Keys(#[from] KeysError),
-    /// The lock cannot be taken.
-    #[error("`{path}` cannot be locked: check the folder and its owner")]
+    /// It cannot be read or locked.
+    #[error("`{path}` cannot be used: check the folder and its owner")]
     Io {
         /// Which.
         path: PathBuf,
@@ -71,6 +71,27 @@ pub(crate) struct Mark {
     pub origin: String,
     /// A demonstration.
     pub demo: bool,
+    /// The installation's own log. Folders of before it had one get it at their next start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installation: Option<InstallationIds>,
+}
+
+/// Ids of the log that belongs to no organization.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InstallationIds {
+    /// Whom its entries name: no credential ever does.
+    pub org: OrgId,
+    /// The log.
+    pub log: LogId,
+}
+
+impl InstallationIds {
+    fn random() -> Result<Self, FolderError> {
+        Ok(Self {
+            org: OrgId::from_bytes(crate::mint::random_id()?),
+            log: LogId::from_bytes(crate::mint::random_id()?),
+        })
+    }
 }
 
 /// A folder that this process holds.
@@ -113,11 +134,10 @@ impl DataFolder {
                 log: LogId::from_bytes(crate::mint::random_id()?),
                 origin: origin.to_owned(),
                 demo,
+                installation: Some(InstallationIds::random()?),
             };
-            let mut text = serde_json::to_vec_pretty(&mark).map_err(|_| FolderError::Mark(mark_path.clone()))?;
-            text.push(b'\n');
             // From here on the folder has its ids; a crash later leaves a first start that the next one finishes.
-            write_private(&mark_path, &text)?;
+            write_mark(&mark_path, &mark)?;
             mark
         } else {
             read_mark(&mark_path)?
@@ -125,13 +145,8 @@ impl DataFolder {
         match (mark.demo, demo) {
             (true, false) => Err(FolderError::Demo(path)),
             (false, true) => Err(FolderError::NotDemo(path)),
-            _ => Ok(Self { path, mark, fresh, _lock: lock }),
+            _ => Ok(Self { path, mark: with_installation(&mark_path, mark)?, fresh, _lock: lock }),
         }
-    }
-
-    /// Where the keys are.
-    pub(crate) fn keys(&self) -> PathBuf {
-        self.path.join("keys")
     }
 
     /// Where the ledger is.
@@ -143,21 +158,21 @@ impl DataFolder {
     pub(crate) fn policy(&self) -> PathBuf {
         self.path.join("policy")
     }
+}
 
-    /// Where runs and trees are.
-    pub(crate) fn runner(&self) -> PathBuf {
-        self.path.join("runner")
-    }
+fn write_mark(path: &Path, mark: &Mark) -> Result<(), FolderError> {
+    let mut text = serde_json::to_vec_pretty(mark).map_err(|_| FolderError::Mark(path.to_owned()))?;
+    text.push(b'\n');
+    Ok(write_private(path, &text)?)
+}
 
-    /// The root key's public half, to be given to auditors.
-    pub(crate) fn root_vkey(&self) -> PathBuf {
-        self.path.join("root.vkey")
+/// Gives a folder of before the ids of the installation's log, once.
+fn with_installation(path: &Path, mut mark: Mark) -> Result<Mark, FolderError> {
+    if mark.installation.is_none() {
+        mark.installation = Some(InstallationIds::random()?);
+        write_mark(path, &mark)?;
     }
-
-    /// The one-time enrolment token.
-    pub(crate) fn enrolment(&self) -> PathBuf {
-        self.path.join("enrolment.token")
-    }
+    Ok(mark)
 }
 
 /// Reads the mark of a folder without taking it.
@@ -200,10 +215,24 @@ mod tests {
         assert!(first.fresh);
         assert!(matches!(DataFolder::open(&path, "test", false), Err(FolderError::Locked(_))));
         let mark = first.mark.clone();
+        assert!(mark.installation.is_some());
         drop(first);
         let again = DataFolder::open(&path, "other", false).unwrap();
         assert!(!again.fresh);
         assert_eq!(again.mark, mark);
+    }
+
+    #[test]
+    fn a_folder_of_before_the_installation_had_a_log_gets_its_ids_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        let first = DataFolder::open(&path, "test", false).unwrap();
+        let old = Mark { installation: None, ..first.mark.clone() };
+        write_mark(&path.join("countersign.json"), &old).unwrap();
+        drop(first);
+        let given = DataFolder::open(&path, "test", false).unwrap().mark.installation.clone();
+        assert!(given.is_some());
+        assert_eq!(DataFolder::open(&path, "test", false).unwrap().mark.installation, given);
     }
 
     #[test]

@@ -1,39 +1,40 @@
 //! The assembly: one gateway over one data folder, from the folder's lock to the HTTP router.
 //!
-//! Order matters and is the same at every start: folder, keys, journal, log, policy, runner, engine, accounts, adoption
-//! of runs. Nothing is served before all of it stands. Absent: sockets (`serve`), the terminal (`cli`).
+//! Order matters and is the same at every start: folder, organizations, keys, journal, logs, policies, runners, engine,
+//! accounts, adoption of runs. Nothing is served before all of it stands. Absent: sockets (`serve`), the terminal (`cli`).
+//! Read next: `organizations`, `installation`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration as Span;
 
 use anyhow::{Context as _, Result, bail};
-use async_trait::async_trait;
 use countersign_gateway_engine::{Engine, EngineOptions, Parts};
-use countersign_gateway_http::{
-    AppState, Info, Lifecycle, Limits, Metrics, Phase, WorkspaceError, WorkspaceFile, Workspaces,
-};
+use countersign_gateway_http::{AppState, Info, Lifecycle, Limits, Metrics, Phase};
 use countersign_gateway_identity::{Identity, IdentityConfig, Purpose, RateLimiter, RateQuota, TokenKeys};
-use countersign_gateway_model::{Clock, Digest, Duration, Name, OrgId, Principal};
-use countersign_ledger_log::{Journal as _, Logs, LogsConfig, NewLog};
+use countersign_gateway_model::{Clock, Duration, Name, OrgId};
+use countersign_ledger_log::{Journal as _, LogHandle, Logs, LogsConfig, NewLog};
 use countersign_ledger_sql::{SqlJournal, SqlOptions};
 use countersign_policy_store::Store;
 use countersign_runners_contract::entry::body::{AuthorityMode, Durability, SignatureMode};
 use countersign_runners_contract::entry::key;
 use countersign_runners_contract::{LogTrust, NoSecrets, Runner, SingleTrust};
-use countersign_runners_process::workspace::Trees;
 use countersign_runners_process::{GatewayEndpoint, Level, ProcessConfig, ProcessRunner, RunUser};
 
 use crate::accounts::Vault;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::folder::DataFolder;
+use crate::folder::{DataFolder, Mark};
+use crate::installation;
 use crate::keys::{FileRing, Keys};
 use crate::mint::{self, SystemMint};
+use crate::organizations::{self, Place};
 use crate::policies::{LocalPolicies, root_document};
+use crate::runners::OrgRunners;
+use crate::trees::OrgTrees;
 
 /// Roles of the first person, who must be able to do everything until there are others.
 pub(crate) const FIRST_ROLES: [&str; 7] =
@@ -52,15 +53,28 @@ pub(crate) struct Options {
     pub demo: bool,
     /// Where it will listen: what sandboxes may reach.
     pub address: SocketAddr,
+    /// An organization to begin.
+    pub begin: Option<String>,
 }
 
-/// The one-time token that makes the first person.
+/// The one-time token that makes the first person of an organization.
 #[derive(Debug)]
 pub(crate) struct FirstToken {
+    /// Whose.
+    pub place: Place,
     /// What to hand over.
     pub token: String,
     /// Until when.
     pub expires: countersign_gateway_model::Timestamp,
+}
+
+/// One organization that is served.
+#[derive(Debug)]
+pub(crate) struct Organization {
+    /// Who it is and where it lies.
+    pub place: Place,
+    /// Root key of its log, in text form.
+    pub root_vkey: String,
 }
 
 /// One gateway.
@@ -72,9 +86,9 @@ pub(crate) struct Gateway {
     /// Who exists.
     pub identity: Identity,
     /// What runs, where it is configured.
-    pub runner: Option<ProcessRunner>,
-    /// Root key of the log, in text form.
-    pub root_vkey: String,
+    pub runners: Option<OrgRunners>,
+    /// Everybody who is served: `default`, then the others by name.
+    pub organizations: Vec<Organization>,
     /// Runs that a former process left and that are followed again.
     pub adopted: usize,
     state: AppState,
@@ -88,23 +102,85 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-impl Gateway {
-    /// Opens everything, and finishes a first start that was cut off.
-    pub(crate) async fn open(config: &Config, options: &Options) -> Result<Self> {
-        let folder = DataFolder::open(&config.data.dir, &config.ledger.origin, options.demo)?;
-        let mark = folder.mark.clone();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let origin = key::origin(&mark.origin, mark.log).context("the log's origin line")?;
+/// A log on its way up: where its keys lie, and whether it was there before this start.
+struct Held {
+    place: Place,
+    keys: Arc<Keys>,
+    begun: bool,
+}
 
+impl Held {
+    async fn open(place: Place, mark: &Mark, journal: &SqlJournal) -> Result<Self> {
+        let origin = key::origin(&mark.origin, place.log).context("the log's origin line")?;
+        let begun = journal.log_of(place.org).await.context("the ledger cannot be read")?.is_some();
+        let keys = Arc::new(Keys::open(&place.keys(), place.log, &origin, !begun)?);
+        Ok(Self { place, keys, begun })
+    }
+
+    /// Begins the log where it was not there.
+    async fn begin(&self, logs: &Logs, store: &Store, demo: bool) -> Result<()> {
+        if self.begun {
+            return Ok(());
+        }
+        let document = root_document(self.place.org, &self.keys.bundle_key()?)?;
+        let digest = document.root.digest().context("the root document")?;
+        store.create(document).await.context("the policy store cannot be begun")?;
+        // Keys and root document are durable: a crash here leaves a first start that the next one finishes.
+        let root_signer = self.keys.root_signer();
+        let new = NewLog {
+            org: self.place.org,
+            log: self.place.log,
+            root_keys: vec![root_signer.verifying_key()],
+            root_signer,
+            root_threshold: 1,
+            root_document: digest,
+            signatures: SignatureMode::PerEntry,
+            durability: Durability::Journal,
+            authority: AuthorityMode::Solo,
+            demo,
+        };
+        logs.create(new).await.with_context(|| format!("the log of `{}` cannot be begun", self.place.name))?;
+        Ok(())
+    }
+
+    /// The log, verified.
+    async fn log(&self, logs: &Logs, demo: bool) -> Result<LogHandle> {
+        let name = &self.place.name;
+        let log = logs.log(self.place.org).await;
+        let log = log.with_context(|| format!("the log of `{name}` does not verify; nothing is signed"))?;
+        if log.is_demo() != demo {
+            bail!("genesis of `{name}` and `countersign.json` disagree on whether this is a demo: restore the folder");
+        }
+        Ok(log)
+    }
+
+    fn organization(&self) -> Organization {
+        Organization { place: self.place.clone(), root_vkey: self.keys.root_vkey().to_string() }
+    }
+}
+
+/// The ledger with all of its logs: the installation's and each organization's.
+struct Ledger {
+    logs: Logs,
+    installation: Held,
+    organizations: Vec<Held>,
+}
+
+impl Ledger {
+    async fn open(config: &Config, folder: &DataFolder, places: Vec<Place>, clock: Arc<dyn Clock>) -> Result<Self> {
+        let mark = &folder.mark;
         let mut sql = SqlOptions::new(folder.ledger());
         sql.reserve = config.data.reserve_bytes;
         crate::keys::private_folder(&folder.ledger())?;
         let journal = Arc::new(SqlJournal::open(sql).await.context("the ledger cannot be opened")?);
-        let begun = journal.log_of(mark.org).await.context("the ledger cannot be read")?.is_some();
-        let keys = Arc::new(Keys::open(&folder.keys(), mark.log, &origin, !begun)?);
+        let place = organizations::installation(&folder.path, mark)?;
+        let installation = Held::open(place, mark, &journal).await?;
+        let mut organizations = Vec::with_capacity(places.len());
+        for place in places {
+            organizations.push(Held::open(place, mark, &journal).await?);
+        }
 
-        let mut logs_config =
-            LogsConfig::new(&mark.origin, mark.gateway, Arc::clone(&clock), Arc::new(mint::ledger_entropy));
+        let mut logs_config = LogsConfig::new(&mark.origin, mark.gateway, clock, Arc::new(mint::ledger_entropy));
         logs_config.anchor.clone_from(&config.ledger.anchor);
         logs_config.queue_entries = config.ledger.queue_entries;
         logs_config.reserve = config.data.reserve_bytes;
@@ -115,87 +191,89 @@ impl Gateway {
             eprintln!("countersign: the ledger has stopped: {reason}; start again");
             std::process::exit(FATAL);
         });
-        let ring = Arc::new(FileRing::of(Arc::clone(&keys)));
+        let held = organizations.iter().chain([&installation]);
+        let ring = Arc::new(FileRing::of(held.map(|held| Arc::clone(&held.keys))));
         let logs = Logs::open(journal, logs_config, ring).await.context("the ledger cannot be opened")?;
+        Ok(Self { logs, installation, organizations })
+    }
+
+    /// Begins what is new, compares everything with what the installation has on record, and opens the policies.
+    async fn begin(&self, store: &Store, policies: &LocalPolicies, demo: bool) -> Result<LogHandle> {
+        self.installation.begin(&self.logs, store, demo).await?;
+        let installation = self.installation.log(&self.logs, demo).await?;
+        let on_record = installation::recorded(&installation).await?;
+        let mut here = installation::Recorded::new();
+        // Before anything new is begun: an installation that misses somebody takes nobody else in.
+        for held in self.organizations.iter().filter(|held| held.begun) {
+            let log = held.log(&self.logs, demo).await?;
+            here.insert(held.place.org, installation::genesis_hash(&genesis_of(&log).await?));
+        }
+        installation::compare(&on_record, &here)?;
+        for held in &self.organizations {
+            held.begin(&self.logs, store, demo).await?;
+            policies.open(&held.log(&self.logs, demo).await?, held.keys.bundle_key()?).await?;
+        }
+        Ok(installation)
+    }
+
+    /// Boots the installation's log, and puts those on record there who are not yet.
+    async fn record(&self, log: &LogHandle, clock: &dyn Clock, level: Option<u8>) -> Result<()> {
+        self.logs.boot(log.org(), level).await.context("the installation's log cannot be booted")?;
+        let on_record = installation::recorded(log).await?;
+        for held in self.organizations.iter().filter(|held| !on_record.contains_key(&held.place.org)) {
+            let genesis = genesis_of(&self.logs.log(held.place.org).await?).await?;
+            // A crash before this leaves an organization that the next start puts on record.
+            installation::record(log, clock, held.place.org, installation::genesis_hash(&genesis)).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Gateway {
+    /// Opens everything, and finishes a first start that was cut off.
+    pub(crate) async fn open(config: &Config, options: &Options) -> Result<Self> {
+        let folder = DataFolder::open(&config.data.dir, &config.ledger.origin, options.demo)?;
+        if let Some(name) = &options.begin {
+            organizations::create(&folder, name)?;
+        }
+        let places = organizations::all(&folder.path, &folder.mark)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let ledger = Ledger::open(config, &folder, places.clone(), Arc::clone(&clock)).await?;
 
         crate::keys::private_folder(&folder.policy())?;
         let store = Arc::new(Store::new(folder.policy()));
-        let bundle_key = keys.bundle_key()?;
-        let document = root_document(mark.org, &bundle_key)?;
-        let policies = Arc::new(LocalPolicies::new(Arc::clone(&store), bundle_key, Arc::clone(&clock), mark.org)?);
-        if !begun {
-            let digest = document.root.digest().context("the root document")?;
-            store.create(document).await.context("the policy store cannot be begun")?;
-            // Keys and root document are durable: a crash here leaves a first start that the next one finishes.
-            let root_signer = keys.root_signer();
-            let new = NewLog {
-                org: mark.org,
-                log: mark.log,
-                root_keys: vec![root_signer.verifying_key()],
-                root_signer,
-                root_threshold: 1,
-                root_document: digest,
-                signatures: SignatureMode::PerEntry,
-                durability: Durability::Journal,
-                authority: AuthorityMode::Solo,
-                demo: options.demo,
-            };
-            logs.create(new).await.context("the log cannot be begun")?;
-        }
-        let log = logs.log(mark.org).await.context("the log does not verify; nothing is signed")?;
-        if log.is_demo() != options.demo {
-            bail!(
-                "genesis and `countersign.json` of `{}` disagree on whether this is a demo: restore the folder",
-                folder.path.display()
-            );
-        }
-        policies.open(&log).await?;
+        let nobody = ledger.installation.place.org;
+        let policies = Arc::new(LocalPolicies::new(Arc::clone(&store), Arc::clone(&clock), nobody)?);
+        let installation = ledger.begin(&store, &policies, options.demo).await?;
 
-        let trust = SingleTrust {
-            org: mark.org,
-            log: LogTrust { root: keys.root_vkey().clone(), genesis: genesis_of(&log).await? },
-        };
-        let runner = if config.runner.process {
-            Some(open_runner(config, &folder, options.address, trust, Arc::clone(&clock)).await?)
+        let runners = if config.runner.process {
+            Some(open_runners(config, &ledger, options.address, &clock).await?)
         } else {
             None
         };
-        let level = runner.as_ref().map(|runner| runner.level().number());
-        let mut runners: HashMap<String, Arc<dyn Runner>> = HashMap::new();
-        if let Some(runner) = &runner {
-            runners.insert("process".to_owned(), Arc::new(runner.clone()));
+        let level = runners.as_ref().map(|runners| runners.first().level().number());
+        ledger.record(&installation, &*clock, level).await?;
+        let engine = engine(config, &ledger.logs, Arc::clone(&policies), runners.as_ref(), &clock);
+        for held in &ledger.organizations {
+            open_organization(&engine, &policies, held.place.org, level).await?;
         }
 
-        let engine = Engine::new(Parts {
-            logs: logs.clone(),
-            policies: Arc::<LocalPolicies>::clone(&policies),
-            runners,
-            clock: Arc::clone(&clock),
-            mint: Arc::new(SystemMint),
-            options: EngineOptions {
-                permit_ttl: Duration::from_secs(config.policy.permit_ttl_s),
-                run_deadline: Duration::from_secs(config.runner.deadline_s),
-                ..EngineOptions::default()
-            },
-        });
-        engine.open_org(mark.org, level).await.context("the log cannot be booted")?;
-        if !policies.has_bundle(mark.org) {
-            let (entries, prepared) = policies.first(mark.org).await?;
-            for entry in entries {
-                engine.commit_system(mark.org, entry).await.context("the default policy cannot be recorded")?;
-            }
-            // Durable: a crash here leaves an activation that the next start carries out.
-            policies.commit(prepared).await;
-        }
-
-        let vault = Vault::open(engine.clone(), &[mark.org]).await.context("the accounts cannot be read")?;
-        let identity = open_identity(config, &keys, vault, options.demo, clock.now()).await?;
+        let orgs: Vec<OrgId> = places.iter().map(|place| place.org).collect();
+        let vault = Vault::open(engine.clone(), &orgs).await.context("the accounts cannot be read")?;
+        let token_seed = crate::keys::token_seed(&folder.path.join("keys"))?;
+        let identity = open_identity(config, &token_seed, vault, options.demo, clock.now()).await?;
         let adopted = engine.adopt().await.context("runs of before cannot be adopted")?;
         tokio::spawn(engine.clone().run_timers());
 
-        let root_vkey = keys.root_vkey().to_string();
-        write_public(&folder, &root_vkey)?;
+        let organizations: Vec<Organization> = ledger.organizations.iter().map(Held::organization).collect();
+        for organization in organizations.iter().chain([&ledger.installation.organization()]) {
+            write_public(&organization.place.root_vkey(), &organization.root_vkey)?;
+        }
         let lifecycle = Arc::new(Lifecycle::default());
+        let metrics = Metrics::new(&engine, &identity.authenticator);
+        if let Some(runners) = &runners {
+            metrics.register(|registry| registry.register_collector(Box::new(runners.clone())));
+        }
         let state = AppState::new(countersign_gateway_http::Parts {
             engine: engine.clone(),
             identity: identity.clone(),
@@ -203,7 +281,7 @@ impl Gateway {
                 per_second: at_least_one(config.limits.requests_per_second),
                 burst: at_least_one(config.limits.burst),
             }),
-            workspaces: workspaces(runner.as_ref(), &folder)?,
+            workspaces: Arc::new(OrgTrees::open(&folder.path, &places, runners.as_ref())?),
             limits: Limits {
                 body_bytes: config.limits.body_bytes,
                 upload_bytes: config.limits.workspace_bytes,
@@ -211,21 +289,33 @@ impl Gateway {
             },
             info: Info {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                organization: mark.org,
-                root_keys: vec![root_vkey.clone()],
+                organization: folder.mark.org,
+                // Anybody may read it: how many other organizations there are is nobody's business.
+                root_keys: organizations.iter().take(1).map(|first| first.root_vkey.clone()).collect(),
                 demo: options.demo,
                 open_metrics: options.address.ip().is_loopback(),
             },
-            metrics: Metrics::new(&engine, &identity.authenticator),
+            metrics,
             lifecycle: Arc::clone(&lifecycle),
         });
         sweep_accounts(identity.clone(), clock);
-        Ok(Self { folder, engine, identity, runner, root_vkey, adopted, state, lifecycle, logs })
+        let logs = ledger.logs;
+        Ok(Self { folder, engine, identity, runners, organizations, adopted, state, lifecycle, logs })
     }
 
-    /// The organization.
+    /// The organization `default`.
     pub(crate) fn org(&self) -> OrgId {
         self.folder.mark.org
+    }
+
+    /// Root key of the log of `default`, in text form.
+    pub(crate) fn root_vkey(&self) -> &str {
+        self.organizations.first().map_or("", |first| first.root_vkey.as_str())
+    }
+
+    /// The process runner of `default`, where it is configured.
+    pub(crate) fn runner(&self) -> Option<&ProcessRunner> {
+        self.runners.as_ref().map(OrgRunners::first)
     }
 
     /// Everything that is served.
@@ -238,20 +328,29 @@ impl Gateway {
         self.lifecycle.set(phase);
     }
 
-    /// The token that makes the first person, where there is nobody yet. It is also written to a file of its own.
-    pub(crate) async fn first_token(&self) -> Result<Option<FirstToken>> {
-        let path = self.folder.enrolment();
-        if !self.identity.directory.is_empty(self.org()).await? {
+    /// The tokens that make first persons, where there is nobody yet.
+    pub(crate) async fn first_tokens(&self) -> Result<Vec<FirstToken>> {
+        let mut tokens = Vec::new();
+        for Organization { place, .. } in &self.organizations {
+            tokens.extend(self.first_token(place).await?);
+        }
+        Ok(tokens)
+    }
+
+    /// The token that makes the first person of an organization, if nobody is there. It is also in a file of its own.
+    pub(crate) async fn first_token(&self, place: &Place) -> Result<Option<FirstToken>> {
+        let path = place.enrolment();
+        if !self.identity.directory.is_empty(place.org).await? {
             // The token was used, or somebody was made otherwise: what is left of it opens nothing.
             let _ = std::fs::remove_file(&path);
             return Ok(None);
         }
         let roles = FIRST_ROLES.into_iter().map(Name::new).collect::<Result<Vec<_>, _>>()?;
         let purpose = Purpose::Person { roles, teams: Vec::new(), groups: Vec::new() };
-        let made = self.identity.enrolments.mint(self.org(), purpose, None, self.engine.now()).await?;
+        let made = self.identity.enrolments.mint(place.org, purpose, None, self.engine.now()).await?;
         let token = made.token.expose().to_owned();
         crate::keys::write_private(&path, format!("{token}\n").as_bytes())?;
-        Ok(Some(FirstToken { token, expires: made.expires }))
+        Ok(Some(FirstToken { place: place.clone(), token, expires: made.expires }))
     }
 
     /// Ends: what is queued is committed, the journal closed. Runs go on under their shims.
@@ -265,14 +364,55 @@ fn at_least_one(n: u32) -> NonZeroU32 {
     NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN)
 }
 
-async fn genesis_of(log: &countersign_ledger_log::LogHandle) -> Result<Arc<[u8]>> {
+/// The bytes of a log's first entry.
+pub(crate) async fn genesis_of(log: &LogHandle) -> Result<Vec<u8>> {
     let first = log.entries(0..1).await.context("genesis cannot be read")?;
-    first.into_iter().next().map(|entry| entry.leaf.into()).context("the log has no genesis entry")
+    first.into_iter().next().map(|entry| entry.leaf).context("the log has no genesis entry")
+}
+
+fn engine(
+    config: &Config,
+    logs: &Logs,
+    policies: Arc<LocalPolicies>,
+    runners: Option<&OrgRunners>,
+    clock: &Arc<dyn Clock>,
+) -> Engine {
+    let mut by_kind: HashMap<String, Arc<dyn Runner>> = HashMap::new();
+    if let Some(runners) = runners {
+        by_kind.insert("process".to_owned(), Arc::new(runners.clone()));
+    }
+    Engine::new(Parts {
+        logs: logs.clone(),
+        policies,
+        runners: by_kind,
+        clock: Arc::clone(clock),
+        mint: Arc::new(SystemMint),
+        options: EngineOptions {
+            permit_ttl: Duration::from_secs(config.policy.permit_ttl_s),
+            run_deadline: Duration::from_secs(config.runner.deadline_s),
+            ..EngineOptions::default()
+        },
+    })
+}
+
+/// Opens an organization in the engine; at its first start its policy becomes the default bundle.
+async fn open_organization(engine: &Engine, policies: &LocalPolicies, org: OrgId, level: Option<u8>) -> Result<()> {
+    engine.open_org(org, level).await.context("the log cannot be booted")?;
+    if policies.has_bundle(org) {
+        return Ok(());
+    }
+    let (entries, prepared) = policies.first(org).await?;
+    for entry in entries {
+        engine.commit_system(org, entry).await.context("the default policy cannot be recorded")?;
+    }
+    // Durable: a crash here leaves an activation that the next start carries out.
+    policies.commit(prepared).await;
+    Ok(())
 }
 
 async fn open_identity(
     config: &Config,
-    keys: &Keys,
+    token_seed: &[u8; 32],
     vault: Vault,
     demo: bool,
     now: countersign_gateway_model::Timestamp,
@@ -283,26 +423,38 @@ async fn open_identity(
     identity.person_life = Duration::from_secs(config.identity.token_ttl_s);
     identity.decide_life = Duration::from_secs(config.identity.decide_ttl_s);
     identity.demo = demo;
-    let token_keys = Arc::new(TokenKeys::new(keys.token_seed(), &[])?);
+    let token_keys = Arc::new(TokenKeys::new(token_seed, &[])?);
     let entropy = Arc::new(mint::identity_entropy);
     Identity::open(identity, Arc::new(vault), entropy, token_keys, Vec::new(), now)
         .await
         .context("accounts and tokens cannot be opened")
 }
 
-async fn open_runner(
+async fn open_runners(
     config: &Config,
-    folder: &DataFolder,
+    ledger: &Ledger,
     address: SocketAddr,
-    trust: SingleTrust,
-    clock: Arc<dyn Clock>,
-) -> Result<ProcessRunner> {
-    let mut process = ProcessConfig::new(folder.runner(), Name::new("process")?);
-    process.minimum = config.runner.min_level.and_then(level);
-    process.user = RunUser { uid: config.runner.uid, gid: config.runner.uid };
-    process.gateway = Some(GatewayEndpoint::Tcp(reachable(address)));
-    let open = move || ProcessRunner::open(process, Arc::new(trust), Arc::new(NoSecrets), clock);
-    tokio::task::spawn_blocking(open).await.context("the runner")?.context("the process runner cannot be opened")
+    clock: &Arc<dyn Clock>,
+) -> Result<OrgRunners> {
+    let mut opened = Vec::with_capacity(ledger.organizations.len());
+    for held in &ledger.organizations {
+        let log = ledger.logs.log(held.place.org).await?;
+        let trust = SingleTrust {
+            org: held.place.org,
+            log: LogTrust { root: held.keys.root_vkey().clone(), genesis: genesis_of(&log).await?.into() },
+        };
+        let mut process = ProcessConfig::new(held.place.runner(), Name::new("process")?);
+        process.minimum = config.runner.min_level.and_then(level);
+        process.user = RunUser { uid: config.runner.uid, gid: config.runner.uid };
+        process.gateway = Some(GatewayEndpoint::Tcp(reachable(address)));
+        let clock = Arc::clone(clock);
+        let open = move || ProcessRunner::open(process, Arc::new(trust), Arc::new(NoSecrets), clock);
+        let runner = tokio::task::spawn_blocking(open).await.context("the runner")?;
+        opened.push((held.place.org, runner.context("the process runner cannot be opened")?));
+    }
+    let mut opened = opened.into_iter();
+    let first = opened.next().context("there is no organization to run anything for")?;
+    Ok(OrgRunners::new(first, opened))
 }
 
 /// A level by its number.
@@ -321,14 +473,12 @@ pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn write_public(folder: &DataFolder, vkey: &str) -> Result<()> {
-    let path = folder.root_vkey();
+fn write_public(path: &Path, vkey: &str) -> Result<()> {
     let text = format!("{vkey}\n");
-    if std::fs::read_to_string(&path).is_ok_and(|held| held == text) {
+    if std::fs::read_to_string(path).is_ok_and(|held| held == text) {
         return Ok(());
     }
-    std::fs::write(&path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
-    Ok(())
+    std::fs::write(path, text).with_context(|| format!("`{}` cannot be written", path.display()))
 }
 
 /// Clears away what has ended, until the process ends.
@@ -343,63 +493,11 @@ fn sweep_accounts(identity: Identity, clock: Arc<dyn Clock>) {
     });
 }
 
-/// Keeps uploaded trees where the process runner finds them.
-struct RunnerTrees {
-    trees: Trees,
-    staging: std::path::PathBuf,
-}
-
-fn workspaces(runner: Option<&ProcessRunner>, folder: &DataFolder) -> Result<Arc<dyn Workspaces>> {
-    let staging = folder.path.join("staging");
-    // What a former process was laying out when it ended is of no use to anybody.
-    if staging.exists() {
-        std::fs::remove_dir_all(&staging).with_context(|| format!("`{}` cannot be cleared", staging.display()))?;
-    }
-    crate::keys::private_folder(&staging)?;
-    let trees = match runner {
-        Some(runner) => runner.workspaces().clone(),
-        None => Trees::open(&folder.runner().join("trees"), countersign_runners_process::workspace::Caps::default())?,
-    };
-    Ok(Arc::new(RunnerTrees { trees, staging }))
-}
-
-#[async_trait]
-impl Workspaces for RunnerTrees {
-    async fn put(&self, _: &Principal, files: Vec<WorkspaceFile>) -> Result<Digest, WorkspaceError> {
-        let (trees, staging) = (self.trees.clone(), self.staging.clone());
-        let unavailable = |e: std::io::Error| WorkspaceError::Unavailable(Box::new(e));
-        let work = move || {
-            let folder = tempfile::Builder::new().prefix("tree-").tempdir_in(&staging).map_err(unavailable)?;
-            for file in files {
-                let path = folder.path().join(&file.path);
-                if let Some(parent) = path.parent() {
-                    std::fs::create_dir_all(parent)
-                        .map_err(|e| WorkspaceError::Invalid(format!("`{}` cannot lie there: {e}", file.path)))?;
-                }
-                std::fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .open(&path)
-                    .and_then(|mut out| std::io::Write::write_all(&mut out, &file.bytes))
-                    .map_err(|e| WorkspaceError::Invalid(format!("`{}` cannot be laid out: {e}", file.path)))?;
-                let mode = if file.executable { 0o700 } else { 0o600 };
-                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(unavailable)?;
-            }
-            let snapshot = trees.snapshot(folder.path()).map_err(|e| WorkspaceError::Unavailable(Box::new(e)))?;
-            match snapshot.refused.first() {
-                Some(refused) => Err(WorkspaceError::Invalid(format!("`{}` cannot be kept", refused.path))),
-                None => Ok(snapshot.digest),
-            }
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|e| WorkspaceError::Unavailable(Box::new(e)))?
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use countersign_gateway_engine::EntryQuery;
     use countersign_gateway_identity::{NewAgent, NewLogin, PrincipalChange, Secret, Subject};
-    use countersign_gateway_model::Scope;
+    use countersign_gateway_model::{Principal, Scope};
 
     use super::*;
 
@@ -416,7 +514,7 @@ mod tests {
 
     async fn open(folder: &std::path::Path) -> Result<Gateway> {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        Gateway::open(&config(folder), &Options { demo: false, address }).await
+        Gateway::open(&config(folder), &Options { demo: false, address, begin: None }).await
     }
 
     fn name(text: &str) -> Name {
@@ -424,7 +522,7 @@ mod tests {
     }
 
     async fn enrol(gateway: &Gateway) -> Arc<Principal> {
-        let token = gateway.first_token().await.unwrap().unwrap();
+        let token = gateway.first_tokens().await.unwrap().remove(0);
         let login =
             NewLogin { id: name("ada"), display_name: "Ada".to_owned(), password: Secret::new(PASSWORD), person: None };
         let secret = Secret::new(token.token);
@@ -446,11 +544,11 @@ mod tests {
     async fn a_second_start_continues_the_same_log_with_the_same_people() {
         let dir = tempfile::tempdir().unwrap();
         let gateway = open(dir.path()).await.unwrap();
-        let (org, vkey) = (gateway.org(), gateway.root_vkey.clone());
+        let (org, vkey) = (gateway.org(), gateway.root_vkey().to_owned());
         assert!(gateway.folder.fresh);
         let ada = enrol(&gateway).await;
-        assert!(gateway.first_token().await.unwrap().is_none(), "there is somebody now");
-        assert!(!gateway.folder.enrolment().exists());
+        assert!(gateway.first_tokens().await.unwrap().is_empty(), "there is somebody now");
+        assert!(!gateway.organizations.first().unwrap().place.enrolment().exists());
         let busy = open(dir.path()).await.unwrap_err();
         assert!(busy.to_string().contains("in use by another process"), "{busy}");
         let policy = gateway.engine.policy(&ada).unwrap();
@@ -459,7 +557,7 @@ mod tests {
         gateway.close().await.unwrap();
 
         let gateway = open(dir.path()).await.unwrap();
-        assert_eq!((gateway.org(), &gateway.root_vkey), (org, &vkey));
+        assert_eq!((gateway.org(), gateway.root_vkey()), (org, vkey.as_str()));
         assert!(!gateway.folder.fresh);
         let after = gateway.engine.log_of(org).unwrap().checkpoint().checkpoint().size;
         assert_eq!(after, size + 1, "one boot entry and nothing else");

@@ -1,4 +1,5 @@
-//! The keys of one installation, as files: root key, log key, token key. Made at the first start, 0600 in a 0700 folder.
+//! Keys as files, 0600 in a 0700 folder, made at the first start: a root key and a log key for each log, and one key that
+//! signs the tokens of the installation.
 //!
 //! A file that others may read is refused: it must be treated as lost. The gateway's own signing key is no file: it is
 //! made anew at each start and certified by the log key. Absent: hardware and key services, which fill the same trait.
@@ -124,13 +125,19 @@ fn seed(path: &Path, make: bool) -> Result<[u8; 32], KeysError> {
     Ok(seed)
 }
 
-/// The keys of one log and of this installation's tokens.
+/// Seed of the key that signs this installation's tokens, made where it is not there: tokens outlive nothing, so a lost
+/// one costs everybody a login and no more.
+pub(crate) fn token_seed(folder: &Path) -> Result<[u8; 32], KeysError> {
+    private_folder(folder)?;
+    seed(&folder.join("token.key"), true)
+}
+
+/// The keys of one log.
 pub(crate) struct Keys {
     log: LogId,
     root: SigningKey,
     root_vkey: VKey,
     log_key: SigningKey,
-    token_seed: [u8; 32],
     root_seed: [u8; 32],
 }
 
@@ -146,12 +153,10 @@ impl Keys {
         private_folder(folder)?;
         let root_seed = seed(&folder.join("root.key"), make)?;
         let log_seed = seed(&folder.join("log.key"), make)?;
-        // Tokens outlive nothing: a lost token key costs everybody a login and no more.
-        let token_seed = seed(&folder.join("token.key"), true)?;
         let root = SigningKey::from_bytes(&root_seed);
         let root_vkey =
             VKey::new(&root_name(origin), root.verifying_key()).map_err(|e| KeysError::Name(Box::new(e)))?;
-        Ok(Self { log, root, root_vkey, log_key: SigningKey::from_bytes(&log_seed), token_seed, root_seed })
+        Ok(Self { log, root, root_vkey, log_key: SigningKey::from_bytes(&log_seed), root_seed })
     }
 
     /// What an auditor is given.
@@ -168,11 +173,6 @@ impl Keys {
     pub(crate) fn bundle_key(&self) -> Result<RootKey, KeysError> {
         RootKey::from_seed(self.root_vkey.name(), &self.root_seed).map_err(|e| KeysError::Name(Box::new(e)))
     }
-
-    /// Seed of the key that signs tokens.
-    pub(crate) fn token_seed(&self) -> &[u8; 32] {
-        &self.token_seed
-    }
 }
 
 /// The key ring that the ledger asks.
@@ -180,9 +180,9 @@ impl Keys {
 pub(crate) struct FileRing(BTreeMap<LogId, Arc<Keys>>);
 
 impl FileRing {
-    /// A ring with the keys of one log.
-    pub(crate) fn of(keys: Arc<Keys>) -> Self {
-        Self(BTreeMap::from([(keys.log, keys)]))
+    /// A ring with the keys of these logs.
+    pub(crate) fn of(keys: impl IntoIterator<Item = Arc<Keys>>) -> Self {
+        Self(keys.into_iter().map(|keys| (keys.log, keys)).collect())
     }
 
     fn get(&self, log: LogId, what: &'static str) -> Result<&Keys, KeyError> {
@@ -213,7 +213,7 @@ mod tests {
         let first = Keys::open(&folder, LOG, "test/07", true).unwrap();
         let again = Keys::open(&folder, LOG, "test/07", false).unwrap();
         assert_eq!(first.root_vkey().to_string(), again.root_vkey().to_string());
-        assert_eq!(first.token_seed(), again.token_seed());
+        assert_eq!(token_seed(&folder).unwrap(), token_seed(&folder).unwrap());
         assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);
         for name in ["root.key", "log.key", "token.key"] {
             assert_eq!(fs::metadata(folder.join(name)).unwrap().mode() & 0o777, 0o600, "{name}");

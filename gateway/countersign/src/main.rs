@@ -15,12 +15,16 @@ mod demo;
 mod environment;
 mod folder;
 mod gateway;
+mod installation;
 mod keys;
 mod mint;
+mod organizations;
 mod policies;
+mod runners;
 mod serve;
 mod telemetry;
 mod text;
+mod trees;
 
 use std::process::ExitCode;
 

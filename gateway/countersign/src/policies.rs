@@ -5,14 +5,14 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use countersign_gateway_engine::{Candidate, OwnEntry, Policies, PolicyProblem, Snapshot};
+use countersign_gateway_engine::{Candidate, Electorate, OwnEntry, Policies, PolicyProblem, Snapshot};
 use countersign_gateway_model::{Clock, Digest, OrgId, PolicyDigests};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_store::bundle::{
-    Bundle, Custody, Diff, Draft, Lineage, MANIFEST_FILE, RootDocument, RootKey, RootKeyEntry, SignedRoot, Standing,
-    Thresholds, check, sha256,
+    Bundle, Custody, Diff, Draft, Lineage, MANIFEST_FILE, People, RootDocument, RootKey, RootKeyEntry, SignedRoot,
+    Standing, Thresholds, check, locked_out, sha256,
 };
 use countersign_policy_store::decide::catalogue::Catalogue;
 use countersign_policy_store::decide::{PolicyParts, PolicySnapshot};
@@ -62,12 +62,30 @@ impl DraftFiles {
 /// The door.
 pub(crate) struct LocalPolicies {
     store: Arc<Store>,
-    key: RootKey,
     clock: Arc<dyn Clock>,
     runtime: Handle,
+    /// What answers for an organization that is not here: its own kernel refuses everybody else.
+    nobody: Snapshot,
+    held: RwLock<HashMap<OrgId, Arc<Held>>>,
+}
+
+/// What is held for one organization.
+struct Held {
+    /// Signs its bundles in mode `solo`.
+    key: RootKey,
+    log: LogHandle,
     recovery: Snapshot,
-    log: OnceLock<LogHandle>,
     past: Mutex<HashMap<PolicyDigests, Snapshot>>,
+}
+
+impl Held {
+    fn remember(&self, snapshot: Snapshot) {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(snapshot.digests(), snapshot);
+    }
+
+    fn remembered(&self, digests: &PolicyDigests) -> Option<Snapshot> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).get(digests).cloned()
+    }
 }
 
 impl std::fmt::Debug for LocalPolicies {
@@ -86,40 +104,37 @@ pub(crate) fn root_document(org: OrgId, key: &RootKey) -> Result<SignedRoot, Pol
     Ok(signed)
 }
 
+fn kernel_of(org: OrgId) -> Result<Snapshot, PoliciesError> {
+    Ok(Arc::new(PolicySnapshot::build(PolicyParts::recovery(org)).map_err(StoreError::Kernel)?))
+}
+
 impl LocalPolicies {
-    /// A door over a store, with nothing in force but the kernel.
-    pub(crate) fn new(
-        store: Arc<Store>,
-        key: RootKey,
-        clock: Arc<dyn Clock>,
-        org: OrgId,
-    ) -> Result<Self, PoliciesError> {
-        let recovery = PolicySnapshot::build(PolicyParts::recovery(org)).map_err(StoreError::Kernel)?;
-        Ok(Self {
-            store,
-            key,
-            clock,
-            runtime: Handle::current(),
-            recovery: Arc::new(recovery),
-            log: OnceLock::new(),
-            past: Mutex::default(),
-        })
+    /// A door over a store, with no organization behind it yet. `nobody` is an organization that nobody belongs to.
+    pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>, nobody: OrgId) -> Result<Self, PoliciesError> {
+        let (runtime, nobody) = (Handle::current(), kernel_of(nobody)?);
+        Ok(Self { store, clock, runtime, nobody, held: RwLock::default() })
     }
 
-    /// Opens the organization's policy: what the newest activation in the ledger says, or nothing yet.
-    pub(crate) async fn open(&self, log: &LogHandle) -> Result<(), PoliciesError> {
-        let _ = self.log.set(log.clone());
+    /// Opens an organization's policy: what the newest activation in its log says, or nothing yet. `key` signs for it.
+    pub(crate) async fn open(&self, log: &LogHandle, key: RootKey) -> Result<(), PoliciesError> {
         let active = last_activation(log).await?;
         let last_good = match active {
             Some((bundle, catalogue)) => LastGood::Ledgered { bundle, catalogue },
             None => LastGood::Nothing,
         };
+        let org = log.org();
         let genesis = log.trusted().genesis().root_document;
-        let opened = self.store.open(log.org(), genesis, last_good).await?;
+        let opened = self.store.open(org, genesis, last_good).await?;
         if let Some(trouble) = opened.trouble {
-            tracing::error!(error = %crate::words(&trouble), "the active bundle cannot be loaded; the kernel alone decides");
+            tracing::error!(error = %crate::words(&trouble), %org, "the active bundle cannot be loaded; the kernel alone decides");
         }
+        let held = Held { key, log: log.clone(), recovery: kernel_of(org)?, past: Mutex::default() };
+        self.held.write().unwrap_or_else(PoisonError::into_inner).insert(org, Arc::new(held));
         Ok(())
+    }
+
+    fn held(&self, org: OrgId) -> Option<Arc<Held>> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).get(&org).cloned()
     }
 
     /// Whether a bundle is in force.
@@ -172,6 +187,7 @@ impl LocalPolicies {
     }
 
     fn seal(&self, org: OrgId, draft: Draft) -> Result<Bundle, StoreError> {
+        let held = self.held(org).ok_or(StoreError::UnknownOrganization(org))?;
         let active = self.store.active(&org).ok_or(StoreError::UnknownOrganization(org))?;
         let chain = self.store.root_chain(&org).ok_or(StoreError::UnknownOrganization(org))?;
         let lineage = Lineage {
@@ -181,7 +197,7 @@ impl LocalPolicies {
             root_version: chain.current().version,
         };
         let mut bundle = draft.seal(lineage)?;
-        bundle.sign(&self.key);
+        bundle.sign(&held.key);
         Ok(bundle)
     }
 
@@ -194,10 +210,6 @@ impl LocalPolicies {
             }
             _ => Ok(Bundle::from_bytes(bytes)?),
         }
-    }
-
-    fn remembered(&self, digests: &PolicyDigests) -> Option<Snapshot> {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).get(digests).cloned()
     }
 }
 
@@ -269,7 +281,7 @@ async fn rebuild(log: &LogHandle, digests: &PolicyDigests) -> Option<Snapshot> {
 
 fn candidate(prepared: Prepared, predecessor: Option<Digest>) -> Result<Candidate, PolicyProblem> {
     let next: Arc<Active> = Arc::clone(prepared.next());
-    let bundle = next.bundle.as_ref().ok_or_else(|| PolicyProblem("there is no bundle in it".to_owned()))?;
+    let bundle = next.bundle.as_ref().ok_or_else(|| PolicyProblem::Rejected("there is no bundle in it".to_owned()))?;
     let words = diff_words(prepared.diff());
     let manifest = bundle.manifest();
     Ok(Candidate {
@@ -279,11 +291,30 @@ fn candidate(prepared: Prepared, predecessor: Option<Digest>) -> Result<Candidat
         root_version: manifest.root_version,
         signed_by: signer(next.standing.as_ref()),
         diff_digest: sha256(words.as_bytes()),
-        weakens: prepared.diff().weakens(),
+        // Whether a change of Cedar text loosens cannot be known without a solver: what might, counts.
+        weakens: prepared.diff().may_weaken(),
         diff: words,
         blobs: blobs(bundle).map_err(|e| problem(&e))?,
         prepared: Box::new(prepared),
     })
+}
+
+/// Refuses what would leave nobody who can propose a policy, carry a change of it through, or terminate work: the way
+/// back from such a bundle would need the root key and a stopped gateway.
+fn nobody_locked_out(prepared: &Prepared, electorate: &Electorate<'_>) -> Result<(), PolicyProblem> {
+    let people = People {
+        store: electorate.entities,
+        persons: &electorate.persons,
+        now: electorate.now,
+        four_eyes: electorate.four_eyes,
+    };
+    let found = locked_out(&prepared.next().snapshot, &people)
+        .map_err(|error| PolicyProblem::Rejected(crate::words(&error)))?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let words: Vec<String> = found.iter().map(ToString::to_string).collect();
+    Err(PolicyProblem::LockedOut(words.join("\n")))
 }
 
 fn diff_words(diff: &Diff) -> String {
@@ -291,12 +322,13 @@ fn diff_words(diff: &Diff) -> String {
 }
 
 fn problem(error: &StoreError) -> PolicyProblem {
-    PolicyProblem(crate::words(error))
+    PolicyProblem::Rejected(crate::words(error))
 }
 
 impl Policies for LocalPolicies {
     fn snapshot(&self, org: OrgId) -> Snapshot {
-        self.store.snapshot(&org).unwrap_or_else(|| Arc::clone(&self.recovery))
+        let recovery = || self.held(org).map_or_else(|| Arc::clone(&self.nobody), |held| Arc::clone(&held.recovery));
+        self.store.snapshot(&org).unwrap_or_else(recovery)
     }
 
     fn past(&self, org: OrgId, digests: &PolicyDigests) -> Option<Snapshot> {
@@ -304,14 +336,14 @@ impl Policies for LocalPolicies {
         if active.digests() == *digests {
             return Some(active);
         }
-        if let Some(known) = self.remembered(digests) {
+        let held = self.held(org)?;
+        if let Some(known) = held.remembered(digests) {
             return Some(known);
         }
-        let log = self.log.get().filter(|log| log.org() == org)?.clone();
-        let (runtime, wanted) = (self.runtime.clone(), *digests);
+        let (log, runtime, wanted) = (held.log.clone(), self.runtime.clone(), *digests);
         // A thread of its own, because this is asked from within the runtime, which must not wait for itself.
         let built = std::thread::spawn(move || runtime.block_on(rebuild(&log, &wanted))).join().ok()??;
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(*digests, Arc::clone(&built));
+        held.remember(Arc::clone(&built));
         Some(built)
     }
 
@@ -321,23 +353,27 @@ impl Policies for LocalPolicies {
         Some((bundle.manifest().version, signer(active.standing.as_ref())))
     }
 
-    fn check(&self, org: OrgId, bundle: &[u8]) -> Result<Candidate, PolicyProblem> {
+    fn check(&self, org: OrgId, bundle: &[u8], electorate: &Electorate<'_>) -> Result<Candidate, PolicyProblem> {
         let bundle = self.read(org, bundle).map_err(|e| problem(&e))?;
         let predecessor = bundle.manifest().predecessor;
         let change = Change { bundle: Some(bundle), catalogue: None };
         // Called on a blocking thread: the store's own waits are for files and for its turn.
         let prepared =
             self.runtime.block_on(self.store.prepare(org, change, self.clock.now())).map_err(|e| problem(&e))?;
+        nobody_locked_out(&prepared, electorate)?;
         candidate(prepared, predecessor)
     }
 
     fn activate(&self, org: OrgId, prepared: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {
-        let prepared =
-            prepared.downcast::<Prepared>().map_err(|_| PolicyProblem("that is no prepared activation".to_owned()))?;
-        let before = self.snapshot(org);
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(before.digests(), before);
+        let prepared = prepared
+            .downcast::<Prepared>()
+            .map_err(|_| PolicyProblem::Rejected("that is no prepared activation".to_owned()))?;
+        if let Some(held) = self.held(org) {
+            held.remember(self.snapshot(org));
+        }
         let (store, runtime) = (Arc::clone(&self.store), self.runtime.clone());
         let done = std::thread::spawn(move || runtime.block_on(store.commit(*prepared))).join();
-        done.map(drop).map_err(|_| PolicyProblem("the activation was cut off; restart the gateway".to_owned()))
+        done.map(drop)
+            .map_err(|_| PolicyProblem::Rejected("the activation was cut off; restart the gateway".to_owned()))
     }
 }

@@ -65,6 +65,9 @@ pub enum EngineError {
     /// A candidate bundle failed a check; the active one stays.
     #[error("the bundle was not activated: {0}")]
     Bundle(String),
+    /// A candidate bundle under which nobody could change policy again, or stop work; the active one stays.
+    #[error("the bundle was not activated: {0}")]
+    LockedOut(String),
     /// The confirmed diff is not the one of this candidate against the active bundle.
     #[error("confirm the difference to the active bundle first: its digest is `{0}`")]
     ConfirmDiff(Digest),
@@ -106,6 +109,7 @@ impl EngineError {
             Self::DemoOnly => "demo-only",
             Self::FourEyes => "four-eyes-unavailable",
             Self::Bundle(_) => "bundle-rejected",
+            Self::LockedOut(_) => "bundle-locks-out",
             Self::ConfirmDiff(_) => "diff-unconfirmed",
             Self::NoRunner(_) => "runner-unavailable",
             Self::Runner(_) => "runner-failed",

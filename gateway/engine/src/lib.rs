@@ -52,7 +52,7 @@ pub use face::*;
 pub use mint::{Mint, MintExt};
 pub use org::Known;
 pub use own::{Allowed, OwnEntry};
-pub use policies::{Candidate, Policies, PolicyProblem};
+pub use policies::{Candidate, Electorate, Policies, PolicyProblem};
 pub use view::escape;
 
 use crate::org::Org;

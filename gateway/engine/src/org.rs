@@ -214,6 +214,12 @@ impl Org {
         names.known.get(who).map(|known| (*who, known.clone()))
     }
 
+    /// All persons.
+    pub(crate) fn persons(&self) -> Vec<Name> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.values().filter(|k| k.kind == PrincipalKind::Person).map(|k| k.id.clone()).collect()
+    }
+
     pub(crate) fn introduce(&self, who: Pseudonym, known: Known) {
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
         names.pseudonyms.insert((known.kind, known.id.clone()), who);

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use countersign_gateway_model::{Digest, OrgId, PolicyDigests, Principal};
+use countersign_gateway_model::{Digest, Name, OrgId, PolicyDigests, Principal, Timestamp};
 use countersign_ledger_entry::body::{AuthorityMode, PolicyStep, SignedBy, Step};
 use countersign_ledger_entry::{Blob, Body, Receipt};
-use countersign_policy_decide::{BundleFacts, EntityKind, EntityRef, Operation, Record};
+use countersign_policy_decide::{BundleFacts, EntityKind, EntityRef, EntityStore, Operation, Record};
 
 use crate::api::PolicyRecord;
 use crate::error::EngineError;
+use crate::org::Org;
 use crate::own::OwnEntry;
 use crate::{Engine, Snapshot};
 
@@ -44,8 +45,36 @@ pub struct Candidate {
 
 /// Why a candidate cannot be activated, in words for its author.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct PolicyProblem(pub String);
+pub enum PolicyProblem {
+    /// A check found something, or it could not be kept.
+    #[error("{0}")]
+    Rejected(String),
+    /// Sound in itself, and nobody could change it again or stop work under it.
+    #[error("{0}")]
+    LockedOut(String),
+}
+
+impl From<PolicyProblem> for EngineError {
+    fn from(problem: PolicyProblem) -> Self {
+        match problem {
+            PolicyProblem::Rejected(findings) => Self::Bundle(findings),
+            PolicyProblem::LockedOut(findings) => Self::LockedOut(findings),
+        }
+    }
+}
+
+/// The people of an organization as they are now: whom a candidate must not lock out.
+#[derive(Clone, Debug)]
+pub struct Electorate<'a> {
+    /// Where their entity versions are.
+    pub entities: &'a EntityStore,
+    /// All persons.
+    pub persons: Vec<Name>,
+    /// Now.
+    pub now: Timestamp,
+    /// Whether a change of policy takes a second person.
+    pub four_eyes: bool,
+}
 
 /// Policies in force, by organization. The program fills it with `policy/store`.
 pub trait Policies: Send + Sync + 'static {
@@ -62,7 +91,7 @@ pub trait Policies: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`PolicyProblem`] with every finding; the active bundle stays.
-    fn check(&self, org: OrgId, bundle: &[u8]) -> Result<Candidate, PolicyProblem>;
+    fn check(&self, org: OrgId, bundle: &[u8], people: &Electorate<'_>) -> Result<Candidate, PolicyProblem>;
 
     /// Puts a checked candidate in force, after its entry is durable.
     ///
@@ -101,15 +130,17 @@ impl Engine {
     pub async fn check_policy(&self, who: &Principal, bundle: Vec<u8>) -> Result<Candidate, EngineError> {
         let org = self.org(who.org)?;
         self.may_read(&org, who, Operation::ReadPolicy, EntityRef::organization(org.id), "policy")?;
-        self.checked(org.id, bundle).await
+        self.checked(&org, bundle).await
     }
 
-    async fn checked(&self, org: OrgId, bundle: Vec<u8>) -> Result<Candidate, EngineError> {
-        let policies = Arc::clone(self.policies());
-        tokio::task::spawn_blocking(move || policies.check(org, &bundle))
-            .await
-            .map_err(EngineError::damaged)?
-            .map_err(|problem| EngineError::Bundle(problem.0))
+    async fn checked(&self, org: &Arc<Org>, bundle: Vec<u8>) -> Result<Candidate, EngineError> {
+        let (policies, org, now) = (Arc::clone(self.policies()), Arc::clone(org), self.now());
+        let check = move || {
+            let four_eyes = org.authority() == AuthorityMode::FourEyes;
+            let people = Electorate { entities: &org.entities, persons: org.persons(), now, four_eyes };
+            policies.check(org.id, &bundle, &people)
+        };
+        Ok(tokio::task::spawn_blocking(check).await.map_err(EngineError::damaged)??)
     }
 
     /// Activates a bundle: checks, confirmed difference, the active policy's word, the entry, then the swap.
@@ -127,15 +158,14 @@ impl Engine {
         Self::whole(async move {
             let org = this.org(who.org)?;
             let _one_at_a_time = org.in_force.lock().await;
-            let mut candidate = this.checked(org.id, bundle).await?;
+            let mut candidate = this.checked(&org, bundle).await?;
             if org.authority() == AuthorityMode::FourEyes {
                 return Err(EngineError::FourEyes);
             }
             if confirmed != Some(candidate.diff_digest) {
                 return Err(EngineError::ConfirmDiff(candidate.diff_digest));
             }
-            let name =
-                countersign_gateway_model::Name::new(&candidate.digest.to_string()).map_err(EngineError::damaged)?;
+            let name = Name::new(&candidate.digest.to_string()).map_err(EngineError::damaged)?;
             let facts = BundleFacts {
                 author: Some(who.id.clone()),
                 version: candidate.version,
@@ -164,7 +194,7 @@ impl Engine {
             // Durable: a crash here leaves an entry whose bundle is not active. The next start activates the bundle of
             // the newest such entry, so the swap below is only the first of two ways to the same state.
             let prepared = std::mem::replace(&mut candidate.prepared, Box::new(()));
-            this.policies().activate(org.id, prepared).map_err(|problem| EngineError::Bundle(problem.0))?;
+            this.policies().activate(org.id, prepared)?;
             Ok((candidate, receipt))
         })
         .await

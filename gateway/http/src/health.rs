@@ -65,7 +65,7 @@ pub(crate) struct GatewayInfo {
     /// Where people sign in who name no organization.
     #[schema(value_type = String)]
     organization: OrgId,
-    /// Root verifier keys of its logs. Get them from somebody you trust, and compare.
+    /// Root verifier keys of the log of that organization. Get them from somebody you trust, and compare.
     root_keys: Vec<String>,
     /// Its log is marked as a demonstration's.
     demo: bool,

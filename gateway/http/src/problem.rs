@@ -108,6 +108,7 @@ kinds! {
     DEMO_ONLY { code: "demo-only", status: 403, title: "Only a demonstration accepts this decision" }
     FOUR_EYES_UNAVAILABLE { code: "four-eyes-unavailable", status: 409, title: "A second person would have to approve" }
     BUNDLE_REJECTED { code: "bundle-rejected", status: 422, title: "The policy bundle was not accepted" }
+    BUNDLE_LOCKS_OUT { code: "bundle-locks-out", status: 422, title: "The policy bundle would lock everyone out" }
     DIFF_UNCONFIRMED { code: "diff-unconfirmed", status: 409, title: "The difference is not confirmed" }
     RUNNER_UNAVAILABLE { code: "runner-unavailable", status: 503, title: "No runner takes this job" }
     RUNNER_FAILED { code: "runner-failed", status: 502, title: "The runner did not answer" }
@@ -283,7 +284,7 @@ impl From<EngineError> for Problem {
                 let errors = json!([{ "detail": chain(&source) }]);
                 problem.with("errors", errors)
             }
-            EngineError::Bundle(findings) => {
+            EngineError::Bundle(findings) | EngineError::LockedOut(findings) => {
                 // The detail is bounded; whoever mends a bundle needs every finding.
                 let each = findings.lines().filter(|line| !line.trim().is_empty()).take(MAX_FINDINGS);
                 problem.with("errors", each.map(|line| json!({ "detail": line })).collect::<Vec<_>>())

@@ -116,7 +116,7 @@ pub struct Info {
     pub version: String,
     /// Where people sign in who name no organization.
     pub organization: OrgId,
-    /// Root verifier keys of its logs, in their text form: what an auditor is configured with.
+    /// Root verifier keys of the log of that organization, in text form: what an auditor is configured with.
     pub root_keys: Vec<String>,
     /// The log is marked as a demonstration's.
     pub demo: bool,

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use countersign_gateway_engine::{Candidate, Engine, EngineOptions, Mint, Policies, PolicyProblem, Snapshot};
+use countersign_gateway_engine::{
+    Candidate, Electorate, Engine, EngineOptions, Mint, Policies, PolicyProblem, Snapshot,
+};
 use countersign_gateway_http::{
     AppState, Info, KINDS, Lifecycle, Limits, Metrics, OPEN, Parts, Phase, WorkspaceError, WorkspaceFile, Workspaces,
     document, router,
@@ -109,12 +111,12 @@ impl Policies for NoBundle {
         None
     }
 
-    fn check(&self, _: OrgId, _: &[u8]) -> Result<Candidate, PolicyProblem> {
-        Err(PolicyProblem("no bundle is accepted here".to_owned()))
+    fn check(&self, _: OrgId, _: &[u8], _: &Electorate<'_>) -> Result<Candidate, PolicyProblem> {
+        Err(PolicyProblem::Rejected("no bundle is accepted here".to_owned()))
     }
 
     fn activate(&self, _: OrgId, _: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {
-        Err(PolicyProblem("no bundle is accepted here".to_owned()))
+        Err(PolicyProblem::Rejected("no bundle is accepted here".to_owned()))
     }
 }
 

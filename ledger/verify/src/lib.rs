@@ -10,6 +10,7 @@
 
 mod check;
 mod error;
+mod given;
 mod keys;
 mod pack;
 mod report;
@@ -20,6 +21,7 @@ mod zip;
 
 pub use check::{too_large, verify};
 pub use error::VerifyError;
+pub use given::{GivenError, MAX_TEXT, check_known, root_key};
 pub use pack::{Contents, write};
 pub use report::{
     Counts, Facts, InstanceReport, Payloads, PolicySeen, Population, Report, Streams, TimeRange, Verdict, Witnesses,

@@ -6,12 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use countersign_ledger_entry::key::{VKey, root_name};
-use countersign_ledger_entry::note::{Checkpoint, Note};
-use countersign_ledger_verify::{MAX_PACK, too_large, verify};
-
-/// Longest file with a key or a checkpoint.
-const MAX_TEXT: u64 = 64 * 1024;
+use countersign_ledger_verify::{MAX_PACK, MAX_TEXT, check_known, root_key, too_large, verify};
 
 /// Wrong usage, as `sysexits.h` has it.
 const USAGE: u8 = 64;
@@ -59,8 +54,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode, String> {
-    let root = root_key(&args.key)?;
-    let known = args.known.as_deref().map(|path| known_note(path, &root)).transpose()?;
+    let root = root_key(&args.key).or_else(|_| root_key(&key_file(&args.key)?).map_err(|e| format!("--key: {e}")))?;
+    let known = args.known.as_deref().map(read_text).transpose()?;
+    if let (Some(note), Some(path)) = (&known, &args.known) {
+        check_known(note, &root).map_err(|e| format!("--known: `{}`: {e}", path.display()))?;
+    }
     let named = |e: std::io::Error| format!("`{}`: {e}", args.file.display());
     let file = File::open(&args.file).map_err(named)?;
     let report = if file.metadata().map_err(named)?.len() > MAX_PACK {
@@ -81,25 +79,8 @@ fn run(args: &Args) -> Result<ExitCode, String> {
     Ok(ExitCode::from(report.verdict.exit_code()))
 }
 
-/// A vkey, or a file that holds one.
-fn root_key(given: &str) -> Result<VKey, String> {
-    if let Ok(key) = given.trim().parse() {
-        return Ok(key);
-    }
-    let text = read_text(Path::new(given)).map_err(|_| format!("--key: `{given}` is neither a vkey nor a file"))?;
-    text.trim().parse().map_err(|e| format!("--key: {e}; give a vkey or a file that holds one"))
-}
-
-/// A note that can be compared at all; anything else would accuse the pack of what is wrong with the question.
-fn known_note(path: &Path, root: &VKey) -> Result<String, String> {
-    let note = read_text(path)?;
-    let parsed = Note::parse(&note).and_then(|note| Checkpoint::parse(note.text));
-    let checkpoint = parsed.map_err(|e| format!("--known: `{}`: {e}", path.display()))?;
-    if root_name(&checkpoint.origin) == root.name() {
-        Ok(note)
-    } else {
-        Err(format!("--known: `{}` is a checkpoint of log `{}`, not of --key's", path.display(), checkpoint.origin))
-    }
+fn key_file(given: &str) -> Result<String, String> {
+    read_text(Path::new(given)).map_err(|_| format!("--key: `{given}` is neither a vkey nor a file"))
 }
 
 fn read_text(path: &Path) -> Result<String, String> {

@@ -9,22 +9,22 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use countersign_gateway_engine::pack_of;
-use countersign_ledger_log::{Logs, LogsConfig};
+use countersign_gateway_model::OrgId;
+use countersign_ledger_log::{Journal as _, LogHandle, Logs, LogsConfig};
 use countersign_ledger_sql::{SqlJournal, SqlOptions};
-use countersign_ledger_verify::{MAX_PACK, Report, too_large, verify as verify_pack};
-use countersign_runners_contract::entry::key::{VKey, origin, root_name};
-use countersign_runners_contract::entry::note::{Checkpoint, Note};
+use countersign_ledger_verify::{MAX_PACK, MAX_TEXT, Report, check_known, root_key, too_large, verify as verify_pack};
+use countersign_runners_contract::entry::key::origin;
 use countersign_runners_contract::entry::{Entry, payload};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Global, USAGE, query};
+use super::{Global, USAGE, out, query};
 use crate::clock::SystemClock;
 use crate::folder::{DataFolder, read_mark};
+use crate::gateway::genesis_of;
+use crate::installation::{Recorded, compare, genesis_hash, recorded};
 use crate::keys::{FileRing, Keys};
 use crate::mint;
-
-/// Most bytes of a key or a note.
-const MAX_TEXT: u64 = 64 * 1024;
+use crate::organizations::{self, Place, PlaceError};
 
 /// Entries looked at a time.
 const PAGE: u64 = 1024;
@@ -47,8 +47,12 @@ pub(crate) struct Verify {
 
 pub(crate) fn verify(args: &Verify, json: bool) -> ExitCode {
     let done = || -> Result<(String, u8), String> {
-        let root = root_key(&args.key)?;
-        let known = args.known.as_deref().map(|path| known_note(path, &root)).transpose()?;
+        let from_file = |text: String| root_key(&text).map_err(|e| format!("--key: {e}"));
+        let root = root_key(&args.key).or_else(|_| from_file(key_file(&args.key)?))?;
+        let known = args.known.as_deref().map(read_text).transpose()?;
+        if let (Some(note), Some(path)) = (&known, &args.known) {
+            check_known(note, &root).map_err(|e| format!("--known: `{}`: {e}", path.display()))?;
+        }
         let named = |e: std::io::Error| format!("`{}`: {e}", args.file.display());
         let file = File::open(&args.file).map_err(named)?;
         let report = if file.metadata().map_err(named)?.len() > MAX_PACK {
@@ -78,25 +82,8 @@ fn rendered(report: &Report, json: bool) -> Result<String, String> {
     if json { Ok(serde_json::to_string_pretty(report).map_err(|e| e.to_string())? + "\n") } else { Ok(report.render()) }
 }
 
-/// A vkey, or a file that holds one.
-fn root_key(given: &str) -> Result<VKey, String> {
-    if let Ok(key) = given.trim().parse() {
-        return Ok(key);
-    }
-    let text = read_text(Path::new(given)).map_err(|_| format!("--key: `{given}` is neither a vkey nor a file"))?;
-    text.trim().parse().map_err(|e| format!("--key: {e}; give a vkey or a file that holds one"))
-}
-
-/// A note that can be compared at all; anything else would accuse the pack of what is wrong with the question.
-fn known_note(path: &Path, root: &VKey) -> Result<String, String> {
-    let note = read_text(path)?;
-    let parsed = Note::parse(&note).and_then(|note| Checkpoint::parse(note.text));
-    let checkpoint = parsed.map_err(|e| format!("--known: `{}`: {e}", path.display()))?;
-    if root_name(&checkpoint.origin) == root.name() {
-        Ok(note)
-    } else {
-        Err(format!("--known: `{}` is a checkpoint of log `{}`, not of --key's", path.display(), checkpoint.origin))
-    }
+fn key_file(given: &str) -> Result<String, String> {
+    read_text(Path::new(given)).map_err(|_| format!("--key: `{given}` is neither a vkey nor a file"))
 }
 
 fn read_text(path: &Path) -> Result<String, String> {
@@ -109,7 +96,8 @@ fn read_text(path: &Path) -> Result<String, String> {
 /// The ledger.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Ledger {
-    /// Check a whole ledger from its bytes: every hash, signature, transition and payload. The gateway must be down
+    /// Check a whole ledger from its bytes, the installation's log and each organization's: every hash, signature,
+    /// transition and payload. The gateway must be down
     #[command(after_help = "Example:\n  countersign ledger fsck --data-dir ./countersign-data")]
     Fsck {
         /// The data folder.
@@ -128,14 +116,21 @@ pub(crate) enum Ledger {
         /// Read this data folder instead of asking a gateway, which must be down then.
         #[arg(long, value_name = "FOLDER")]
         data_dir: Option<PathBuf>,
+        /// Name of the organization in that folder; else `default`. A gateway is asked for the caller's own.
+        #[arg(long, value_name = "NAME", requires = "data_dir")]
+        organization: Option<String>,
     },
 }
 
 /// A ledger that is read and not served.
 struct Offline {
     logs: Logs,
-    keys: Arc<Keys>,
-    folder: DataFolder,
+    /// Every log that has begun, the installation's last.
+    held: Vec<(Place, Arc<Keys>)>,
+    /// Whom the installation's log names.
+    installation: OrgId,
+    /// Holds the lock.
+    _folder: DataFolder,
 }
 
 async fn offline(data_dir: Option<&PathBuf>, global: &Global) -> Result<Offline> {
@@ -144,23 +139,37 @@ async fn offline(data_dir: Option<&PathBuf>, global: &Global) -> Result<Offline>
     let mark = read_mark(&config.data.dir.join("countersign.json"))
         .with_context(|| format!("`{}` is no data folder", config.data.dir.display()))?;
     let folder = DataFolder::open(&config.data.dir, &mark.origin, mark.demo)?;
-    let name = origin(&mark.origin, mark.log).context("the log's origin line")?;
-    let keys = Arc::new(Keys::open(&folder.keys(), mark.log, &name, false)?);
+    let mark = folder.mark.clone();
     let mut options = SqlOptions::new(folder.ledger());
     options.reserve = 0;
     let journal = Arc::new(SqlJournal::open(options).await?);
+    let mut held = Vec::new();
+    let installation = organizations::installation(&folder.path, &mark)?;
+    let own = installation.org;
+    for place in organizations::all(&folder.path, &mark)?.into_iter().chain([installation]) {
+        // One that has not begun has nothing to check; the installation's log says below whether it should have.
+        if journal.log_of(place.org).await?.is_some() {
+            let name = origin(&mark.origin, place.log).context("the log's origin line")?;
+            let keys = Arc::new(Keys::open(&place.keys(), place.log, &name, false)?);
+            held.push((place, keys));
+        }
+    }
     let log_config = LogsConfig::new(&mark.origin, mark.gateway, Arc::new(SystemClock), Arc::new(mint::ledger_entropy));
-    let logs = Logs::open(journal, log_config, Arc::new(FileRing::of(Arc::clone(&keys)))).await?;
-    Ok(Offline { logs, keys, folder })
+    let ring = FileRing::of(held.iter().map(|(_, keys)| Arc::clone(keys)));
+    let logs = Logs::open(journal, log_config, Arc::new(ring)).await?;
+    Ok(Offline { logs, held, installation: own, _folder: folder })
 }
 
 pub(crate) async fn ledger(verb: Ledger, global: &Global) -> Result<ExitCode> {
     match verb {
         Ledger::Fsck { data_dir } => fsck(data_dir.as_ref(), global).await,
-        Ledger::Pack { out, disclose, data_dir } => {
+        Ledger::Pack { out, disclose, data_dir, organization } => {
             let bytes = if data_dir.is_some() {
                 let ledger = offline(data_dir.as_ref(), global).await?;
-                let log = ledger.logs.log(ledger.folder.mark.org).await?;
+                let name = organization.as_deref().unwrap_or(organizations::DEFAULT);
+                let found = ledger.held.iter().find(|(place, _)| place.name.as_str() == name);
+                let (place, _) = found.ok_or_else(|| PlaceError::Unknown(name.to_owned()))?;
+                let log = ledger.logs.log(place.org).await?;
                 let bytes = pack_of(&log, &**ledger.logs.keys(), disclose).await?;
                 ledger.logs.shutdown().await?;
                 bytes
@@ -177,9 +186,40 @@ pub(crate) async fn ledger(verb: Ledger, global: &Global) -> Result<ExitCode> {
 
 async fn fsck(data_dir: Option<&PathBuf>, global: &Global) -> Result<ExitCode> {
     let ledger = offline(data_dir, global).await?;
-    let log = ledger.logs.log(ledger.folder.mark.org).await.context("the log does not verify")?;
-    let pack = pack_of(&log, &**ledger.logs.keys(), false).await?;
-    let root = ledger.keys.root_vkey().clone();
+    let (mut good, mut reports, mut here) = (true, Vec::new(), Recorded::new());
+    let mut on_record = Recorded::new();
+    for (place, keys) in &ledger.held {
+        let log = ledger.logs.log(place.org).await;
+        let log = log.with_context(|| format!("the log of `{}` does not verify", place.name))?;
+        let (sound, report) = fsck_log(place, keys, &log, &ledger.logs).await?;
+        good &= sound;
+        reports.push(report);
+        here.insert(place.org, genesis_hash(&genesis_of(&log).await?));
+        if place.org == ledger.installation {
+            on_record = recorded(&log).await?;
+        }
+    }
+    ledger.logs.shutdown().await?;
+    let missing = compare(&on_record, &here).err().map(|error| error.to_string());
+    good &= missing.is_none();
+    let problems = Vec::from_iter(missing);
+    let verdict = if good { "VALID" } else { "INVALID" };
+    if global.json {
+        global.document(&json!({ "verdict": verdict, "problems": problems, "logs": reports }))?;
+    } else {
+        for report in &reports {
+            global.answer(report)?;
+            out("\n")?;
+        }
+        global.answer(&json!({ "verdict": verdict, "problems": problems }))?;
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Checks one log as an auditor would, and its payloads beside it. Whether it is sound, and what was found.
+async fn fsck_log(place: &Place, keys: &Keys, log: &LogHandle, logs: &Logs) -> Result<(bool, Value)> {
+    let pack = pack_of(log, &**logs.keys(), false).await?;
+    let root = keys.root_vkey().clone();
     let report = tokio::task::spawn_blocking(move || verify_pack(&root, &pack, None)).await.context("the verifier")?;
 
     let size = log.checkpoint().checkpoint().size;
@@ -191,6 +231,7 @@ async fn fsck(data_dir: Option<&PathBuf>, global: &Global) -> Result<ExitCode> {
             break;
         }
         for stored in &page {
+            from = stored.index + 1;
             let header = match Entry::parse(&stored.leaf) {
                 Ok(entry) => entry.header,
                 Err(error) => {
@@ -207,14 +248,12 @@ async fn fsck(data_dir: Option<&PathBuf>, global: &Global) -> Result<ExitCode> {
                     }
                 }
             }
-            from = stored.index + 1;
         }
     }
-    ledger.logs.shutdown().await?;
-    let good = report.verdict.exit_code() == 0 && damaged.is_empty();
-    global.answer(&json!({
-        "verdict": report.verdict.as_str(), "entries": size, "problems": report.problems,
+    let sound = report.verdict.exit_code() == 0 && damaged.is_empty();
+    let found = json!({
+        "log": place.name, "verdict": report.verdict.as_str(), "entries": size, "problems": report.problems,
         "payloads": { "held": held, "absent": erased, "damaged": damaged },
-    }))?;
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    });
+    Ok((sound, found))
 }

@@ -1,11 +1,12 @@
 //! What the program can be told: verbs by noun, each with `--json`, an example, and errors that say what to do next.
 //!
 //! Exit codes: 0 done, 1 not done (the error says why), 2 inconclusive (`verify` alone), 64 wrong usage. Read next:
-//! `server` (up, doctor), `people`, `work`, `gate`, `policy`, `ledger`, `generate`.
+//! `server` (up, doctor), `organization`, `people`, `work`, `gate`, `policy`, `ledger`, `generate`.
 
 mod gate;
 mod generate;
 mod ledger;
+mod organization;
 mod people;
 mod policy;
 mod server;
@@ -79,6 +80,9 @@ enum Verb {
     Verify(ledger::Verify),
     /// Say what this machine can do, and what would make it better
     Doctor(server::Doctor),
+    /// Organizations of a data folder: what the operator of a gateway does
+    #[command(subcommand)]
+    Organization(organization::Organization),
     /// Use a one-time token: become a person, or get a service account
     #[command(subcommand)]
     Enrol(people::Enrol),
@@ -173,6 +177,7 @@ async fn verb_with(verb: Verb, global: &Global) -> Result<ExitCode> {
             }
         }
         Verb::Doctor(args) => return server::doctor(args, global).await,
+        Verb::Organization(verb) => organization::organization(verb, global).await?,
         Verb::Enrol(verb) => people::enrol(verb, global).await?,
         Verb::Login(args) => people::login(args, global).await?,
         Verb::Token(verb) => people::token(verb, global).await?,

@@ -132,6 +132,9 @@ pub(crate) struct Login {
     /// `act` to ask, `decide` to answer at gates (15 minutes at most).
     #[arg(long, default_value = "act")]
     scope: String,
+    /// The organization (`org_…`); else the gateway's `default`.
+    #[arg(long, value_name = "ORGANIZATION")]
+    organization: Option<String>,
     /// Print the token instead of keeping it.
     #[arg(long)]
     print: bool,
@@ -145,7 +148,10 @@ fn field<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
 
 pub(crate) async fn login(args: Login, global: &Global) -> Result<()> {
     let client = global.client()?.anonymous();
-    let body = json!({ "id": args.id, "password": args.password.read("Password")?, "scope": args.scope });
+    let mut body = json!({ "id": args.id, "password": args.password.read("Password")?, "scope": args.scope });
+    if let (Some(organization), Some(body)) = (args.organization, body.as_object_mut()) {
+        body.insert("organization".to_owned(), organization.into());
+    }
     let token = client.post("/api/v1/tokens/login", &body).await?;
     if args.print {
         return if global.json {

@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use super::{Global, out};
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::gateway::{Gateway, Options, level, reachable};
+use crate::gateway::{FirstToken, Gateway, Options, level, reachable};
+use crate::organizations::Place;
 use crate::serve::{self, Transport};
 
 /// Serves a gateway from a data folder: the first start makes keys, ledger, default policy and a one-time token; later
@@ -67,13 +68,13 @@ pub(crate) async fn up(args: Up, global: &Global) -> Result<()> {
     crate::telemetry::begin(&config.log)?;
     let (listener, transport) = serve::bind(&config.listen).await?;
     let address = listener.local_addr().context("the listener has no address")?;
-    let gateway = Gateway::open(&config, &Options { demo: false, address }).await?;
+    let gateway = Gateway::open(&config, &Options { demo: false, address, begin: None }).await?;
     let handle = serve::handle();
     let scheme = if matches!(transport, Transport::Tls(..)) { "https" } else { "http" };
     let mut server = tokio::spawn(serve::serve(listener, transport, (*handle).clone(), gateway.router()));
-    let token = gateway.first_token().await?;
+    let tokens = gateway.first_tokens().await?;
     gateway.set(Phase::Ready);
-    greet(&gateway, &format!("{scheme}://{}", reachable(address)), token, global)?;
+    greet(&gateway, &format!("{scheme}://{}", reachable(address)), &tokens, global)?;
 
     let ended = tokio::select! {
         reason = serve::asked_to_end() => Ok(reason?),
@@ -97,17 +98,25 @@ pub(crate) async fn up(args: Up, global: &Global) -> Result<()> {
     Ok(())
 }
 
-fn greet(gateway: &Gateway, url: &str, token: Option<crate::gateway::FirstToken>, global: &Global) -> Result<()> {
+fn greet(gateway: &Gateway, url: &str, tokens: &[FirstToken], global: &Global) -> Result<()> {
     let terminal = std::io::stdout().is_terminal();
-    let file = gateway.folder.enrolment();
+    let level = gateway.runner().map(|runner| runner.level().as_str());
     if global.json {
         // The token itself is in its file: standard output may be kept by a supervisor for ever.
+        let file = |org: OrgId| tokens.iter().find(|t| t.place.org == org).map(|t| t.place.enrolment());
+        let organizations: Vec<Value> = gateway
+            .organizations
+            .iter()
+            .map(|each| {
+                let Place { name, org, .. } = &each.place;
+                json!({ "name": name, "organization": org, "root_vkey": each.root_vkey, "enrolment_token_file": file(*org) })
+            })
+            .collect();
         let document = json!({
-            "url": url, "docs": format!("{url}/docs"), "root_vkey": gateway.root_vkey,
-            "organization": gateway.org(), "data": gateway.folder.path, "fresh": gateway.folder.fresh,
-            "enrolment_token_file": token.as_ref().map(|_| &file),
-            "sandbox_level": gateway.runner.as_ref().map(|runner| runner.level().as_str()),
-            "adopted_runs": gateway.adopted,
+            "url": url, "docs": format!("{url}/docs"), "root_vkey": gateway.root_vkey(),
+            "organization": gateway.org(), "organizations": organizations, "data": gateway.folder.path,
+            "fresh": gateway.folder.fresh, "enrolment_token_file": file(gateway.org()),
+            "sandbox_level": level, "adopted_runs": gateway.adopted,
         });
         return out(&format!("{document}\n"));
     }
@@ -115,27 +124,35 @@ fn greet(gateway: &Gateway, url: &str, token: Option<crate::gateway::FirstToken>
         "countersign {} serves {}\n  documentation  {url}/docs\n  root key       {}\n  sandbox level  {}\n",
         env!("CARGO_PKG_VERSION"),
         gateway.folder.path.display(),
-        gateway.root_vkey,
-        gateway.runner.as_ref().map_or("no process runner", |runner| runner.level().as_str()),
+        gateway.root_vkey(),
+        level.unwrap_or("no process runner"),
     );
     // Writing to a text cannot fail.
     if gateway.adopted > 0 {
         let _ = writeln!(text, "  adopted runs   {}", gateway.adopted);
     }
-    if let Some(token) = token {
-        let (until, path) = (token.expires, file.display());
-        let _ =
-            writeln!(text, "\nNobody can log in yet. The first person enrols with a one-time token, until {until}:");
+    for other in gateway.organizations.iter().skip(1) {
+        let Place { name, org, .. } = &other.place;
+        let _ = writeln!(text, "  organization   {name}: {org}, root key {}", other.root_vkey);
+    }
+    for token in tokens {
+        let (until, file, name) = (token.expires, token.place.enrolment(), &token.place.name);
+        let of = if token.place.org == gateway.org() { String::new() } else { format!(" of organization `{name}`") };
+        let _ = writeln!(
+            text,
+            "\nNobody{of} can log in yet. The first person enrols with a one-time token, until {until}:"
+        );
         if terminal {
             let _ = writeln!(text, "  {}", token.token);
         }
+        let path = file.display();
         let _ = writeln!(
             text,
             "It is in {path} (readable by you alone). In another terminal:\n  \
              countersign enrol person --server {url} --token-file {path} --id YOUR-NAME"
         );
     }
-    if gateway.runner.as_ref().is_some_and(|runner| runner.level() == Level::L0) {
+    if gateway.runner().is_some_and(|runner| runner.level() == Level::L0) {
         text.push_str("\nThis machine can sandbox nothing, so no run is taken: see `countersign doctor`.\n");
     }
     out(&text)
