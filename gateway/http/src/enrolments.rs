@@ -161,7 +161,7 @@ async fn invite_service_account(
     let details = json!({
         "operation": "issueToken", "bound_to": body.bound_to, "expires_s": body.expires_s, "what": "enrolment",
     });
-    let resource = of_subject(&who, &body.bound_to);
+    let resource = of_subject(&app, &who, &body.bound_to).await?;
     let (enrolments, org, by, now) = (Arc::clone(&app.identity.enrolments), who.org, subject(&who)?, app.engine.now());
     let expires = body.expires_s.map(|seconds| now + Duration::from_secs(seconds.into()));
     let purpose = Purpose::ServiceAccount { bound_to: body.bound_to, expires };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use countersign_gateway_engine::{EntityKind, EntityRef, Operation, acting};
 use countersign_gateway_identity::{IdentityError, Subject};
-use countersign_gateway_model::{Name, Principal, PrincipalKind};
+use countersign_gateway_model::Principal;
 use serde_json::Value;
 
 use crate::problem::Problem;
@@ -37,12 +37,13 @@ pub(crate) fn organization(who: &Principal) -> EntityRef {
     EntityRef::organization(who.org)
 }
 
-/// An account, as policy names it.
-pub(crate) fn account(who: &Principal, kind: PrincipalKind, id: &Name) -> EntityRef {
-    EntityRef::new(who.org, EntityKind::from(kind), id.clone())
-}
-
-/// A subject, as policy names it.
-pub(crate) fn of_subject(who: &Principal, subject: &Subject) -> EntityRef {
-    account(who, subject.kind(), subject.id())
+/// An account, as policy names it. One that is not there is no question, for those who may know who is there; to all
+/// others policy says no, whether it is there or not.
+pub(crate) async fn of_subject(app: &AppState, who: &Principal, subject: &Subject) -> Result<EntityRef, Problem> {
+    if app.identity.directory.pseudonym_of(who.org, subject).await?.is_none()
+        && app.engine.may(who, Operation::ListPrincipals, organization(who), "account").is_ok()
+    {
+        return Err(IdentityError::AccountUnknown(subject.to_string()).into());
+    }
+    Ok(EntityRef::new(who.org, EntityKind::from(subject.kind()), subject.id().clone()))
 }

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use countersign_gateway_engine::Operation;
-use countersign_gateway_identity::{IdentityError, NewPerson, PersonChange, PersonRecord, Secret};
+use countersign_gateway_identity::{IdentityError, NewPerson, PersonChange, PersonRecord, Secret, Subject};
 use countersign_gateway_model::{Name, PrincipalKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{Auth, subject};
-use crate::governed::{account, governed, organization};
+use crate::governed::{governed, of_subject, organization};
 use crate::input::{Cursor, Id, Input, Paging, Params};
 use crate::problem::Problem;
 use crate::reply;
@@ -253,7 +253,7 @@ async fn change_person(
         groups: body.groups,
         disabled: body.disabled,
     };
-    let resource = account(&who, PrincipalKind::Person, &id);
+    let resource = of_subject(&app, &who, &Subject::person(id.clone())).await?;
     let (directory, org) = (Arc::clone(&app.identity.directory), who.org);
     let change = async move { directory.change_person(org, &id, change).await };
     let record = governed(&app, &who, Operation::UpdatePrincipal, resource, &details, change).await?;
@@ -278,7 +278,7 @@ async fn set_password(
     let body: NewPassword = input.read()?;
     let password = Secret::new(body.password);
     let details = json!({ "operation": "issueToken", "id": id, "what": "password" });
-    let resource = account(&who, PrincipalKind::Person, &id);
+    let resource = of_subject(&app, &who, &Subject::person(id.clone())).await?;
     let (directory, org) = (Arc::clone(&app.identity.directory), who.org);
     let change = async move { directory.set_password(org, &id, &password).await };
     let record = governed(&app, &who, Operation::IssueToken, resource, &details, change).await?;
@@ -295,7 +295,7 @@ async fn set_password(
 )]
 async fn erase_person(State(app): State<AppState>, Auth(who): Auth, Id(id): Id<Name>) -> Result<StatusCode, Problem> {
     let details = json!({ "operation": "eraseData", "id": id });
-    let resource = account(&who, PrincipalKind::Person, &id);
+    let resource = of_subject(&app, &who, &Subject::person(id.clone())).await?;
     let (directory, org) = (Arc::clone(&app.identity.directory), who.org);
     let change = async move { directory.erase_person(org, &id).await };
     governed(&app, &who, Operation::EraseData, resource, &details, change).await?;

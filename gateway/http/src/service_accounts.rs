@@ -184,7 +184,7 @@ async fn change_service_account(
     input: Input,
 ) -> Result<Response, Problem> {
     let ServiceAccountToChange { disabled } = input.read()?;
-    let resource = of_subject(&who, &found(&app, &who, &id).await?.bound_to);
+    let resource = of_subject(&app, &who, &found(&app, &who, &id).await?.bound_to).await?;
     // Taking credentials away is asked as stopping, giving them back as issuing.
     let operation = if disabled { Operation::RevokeToken } else { Operation::IssueToken };
     let details = json!({ "operation": operation.as_str(), "client_id": id, "disabled": disabled });
@@ -209,7 +209,7 @@ async fn rotate_client_secret(
     input: Input,
 ) -> Result<Response, Problem> {
     let Empty {} = input.read_or_default()?;
-    let resource = of_subject(&who, &found(&app, &who, &id).await?.bound_to);
+    let resource = of_subject(&app, &who, &found(&app, &who, &id).await?.bound_to).await?;
     let details = json!({ "operation": "issueToken", "client_id": id, "what": "secret" });
     let (directory, org) = (Arc::clone(&app.identity.directory), who.org);
     let change = async move { directory.rotate_client_secret(org, &id).await };

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use countersign_gateway_engine::Operation;
-use countersign_gateway_identity::{IdentityError, NewService, PrincipalChange, ServiceRecord};
+use countersign_gateway_identity::{IdentityError, NewService, PrincipalChange, ServiceRecord, Subject};
 use countersign_gateway_model::{Name, PrincipalKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{Auth, subject};
-use crate::governed::{account, governed, organization};
+use crate::governed::{governed, of_subject, organization};
 use crate::input::{Id, Input, Params};
 use crate::people::{AccountFilter, page};
 use crate::problem::Problem;
@@ -199,7 +199,7 @@ async fn change_service(
         scopes: body.scopes,
         disabled: body.disabled,
     };
-    let resource = account(&who, PrincipalKind::Service, &id);
+    let resource = of_subject(&app, &who, &Subject::service(id.clone())).await?;
     let (directory, org) = (Arc::clone(&app.identity.directory), who.org);
     let change = async move { directory.change_service(org, &id, change).await };
     let record = governed(&app, &who, Operation::UpdatePrincipal, resource, &details, change).await?;

@@ -273,7 +273,8 @@ async fn revoke(State(app): State<AppState>, Caller(session): Caller, input: Inp
     let details = json!({ "operation": "revokeToken", "target": target.to_string() });
     let (authenticator, org, now) = (Arc::clone(&app.identity.authenticator), who.org, app.engine.now());
     let change = async move { authenticator.revoke(org, target, now).await };
-    governed(&app, who, Operation::RevokeToken, of_subject(who, &whose), &details, change).await?;
+    let resource = of_subject(&app, who, &whose).await?;
+    governed(&app, who, Operation::RevokeToken, resource, &details, change).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -11,6 +11,8 @@
 
 mod gateway;
 mod policy;
+mod tenant;
 
 pub use gateway::{Answer, Gateway, Options, PASSWORD, countersign, countersign_verify};
 pub use policy::default_snapshot;
+pub use tenant::Tenant;

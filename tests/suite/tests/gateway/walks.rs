@@ -6,7 +6,7 @@ use countersign_tests_testkit::Gateway;
 use serde_json::{Value, json};
 
 /// Every operation of the document: method, path, description.
-fn operations(document: &Value) -> Vec<(String, String, Value)> {
+pub(crate) fn operations(document: &Value) -> Vec<(String, String, Value)> {
     let mut found = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, operation) in methods.as_object().unwrap() {
