@@ -10,6 +10,7 @@ mod crash;
 mod demo;
 mod first_hour;
 mod folder;
+mod lockout;
 mod organizations;
 mod stopping;
 mod walks;
