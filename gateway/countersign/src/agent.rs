@@ -32,12 +32,12 @@ const ROUNDS: usize = 60;
 /// The file as the agent writes it: the answer of the scenario.
 const PATCHED: &str = include_str!("../../../tests/scenarios/fix_test_failure/answer/add.sh");
 
+/// File among its inputs that holds its token.
+pub(crate) const TOKEN: &str = "token";
+
 /// What the agent is told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Its token.
-    #[arg(long)]
-    token: String,
     /// The instance that it works in.
     #[arg(long)]
     instance: String,
@@ -70,7 +70,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         text.parse().ok().map(Door::Tcp)
     };
     let door = socket.or_else(address).context("this is the demo's agent: it is started by `countersign demo`")?;
-    let mut agent = Agent { door, token: args.token, instance: args.instance, keys: 0 };
+    let inputs = environment::variable(countersign_runners_process::ENV_INPUTS).map(PathBuf::from);
+    let path = inputs.context("the agent was given no inputs")?.join(TOKEN);
+    let token = std::fs::read_to_string(&path).with_context(|| format!("`{}` cannot be read", path.display()))?;
+    let mut agent = Agent { door, token, instance: args.instance, keys: 0 };
     agent.work().await
 }
 

@@ -6,6 +6,7 @@
 
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use countersign_runners_process::agent::{AgentProcess, AgentSpec};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::agent;
 use crate::client::Client;
 use crate::config::Config;
 use crate::gateway::{FIRST_ROLES, Gateway, Options};
@@ -158,7 +160,7 @@ async fn whole(args: &Args, config: &Config, teller: &Teller) -> Result<(Summary
         tokio::spawn(serve::serve(listener, transport_plain(&transport)?, (*handle).clone(), gateway.router()));
     gateway.set(Phase::Ready);
 
-    let outcome = scenario(args, &gateway, &format!("http://{address}"), teller).await;
+    let outcome = scenario(args, config, &gateway, &format!("http://{address}"), teller).await;
     gateway.set(Phase::Draining);
     handle.graceful_shutdown(Some(Duration::from_secs(2)));
     let served = server.await.context("the server ended early")?;
@@ -176,7 +178,13 @@ fn transport_plain(transport: &Transport) -> Result<Transport> {
     }
 }
 
-async fn scenario(args: &Args, gateway: &Gateway, url: &str, teller: &Teller) -> Result<(Summary, bool)> {
+async fn scenario(
+    args: &Args,
+    config: &Config,
+    gateway: &Gateway,
+    url: &str,
+    teller: &Teller,
+) -> Result<(Summary, bool)> {
     let runner = gateway.runner().context("the process runner is switched off: the demo needs it")?;
     let level = runner.level();
     if level < Level::L1 || runner.minimum().is_none() {
@@ -195,7 +203,7 @@ async fn scenario(args: &Args, gateway: &Gateway, url: &str, teller: &Teller) ->
     let human = human(gateway, url).await?;
     let (agent_token, instance) = prepare(&human, teller).await?;
     summary.instance_id.clone_from(&instance);
-    let agent = start_agent(gateway, &agent_token, &instance)?;
+    let agent = start_agent(gateway, config, &agent_token, &instance)?;
     follow(args, &human, agent, &instance, &mut summary, teller).await?;
     summary.states = states(&human, &instance).await?;
     let held = audit(gateway, &human, &mut summary, teller).await?;
@@ -268,18 +276,32 @@ fn text(value: &Value, pointer: &str) -> Result<String> {
     found.map(str::to_owned).with_context(|| format!("the gateway's answer has no `{pointer}`"))
 }
 
-fn start_agent(gateway: &Gateway, token: &str, instance: &str) -> Result<AgentProcess> {
+fn start_agent(gateway: &Gateway, config: &Config, token: &str, instance: &str) -> Result<AgentProcess> {
     let runner = gateway.runner().context("the process runner is switched off: the demo needs it")?;
     let folder = gateway.folder.path.join("runner").join(format!("agent-{instance}"));
+    hand_over(&folder.join("inputs"), token, config.runner.uid).context("the agent cannot be given its token")?;
     let spec = AgentSpec {
         program: Some(PathBuf::from("/proc/self/exe")),
-        arguments: ["__agent", "--token", token, "--instance", instance].into_iter().map(Into::into).collect(),
+        arguments: ["__agent", "--instance", instance].into_iter().map(Into::into).collect(),
         env: std::collections::BTreeMap::new(),
         folder,
         read_only: Vec::new(),
         resources: Resources::default(),
     };
     runner.start_agent(spec).context("the agent cannot be started in its sandbox")
+}
+
+/// Puts the token where only the agent reads it: an argument would be seen by everybody on the machine.
+fn hand_over(inputs: &Path, token: &str, uid: u32) -> Result<()> {
+    std::fs::create_dir_all(inputs)?;
+    let path = inputs.join(agent::TOKEN);
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path)?;
+    file.write_all(token.as_bytes())?;
+    // As root, the agent becomes another user.
+    if file.metadata()?.uid() == 0 {
+        std::os::unix::fs::fchown(&file, Some(uid), None)?;
+    }
+    Ok(())
 }
 
 /// Reads what the agent says, tells it, and answers for the person at the gate.

@@ -207,6 +207,17 @@ async fn open_readers(path: &Path, count: u32) -> Result<SqlitePool, SqlError> {
     options.connect_with(connect).await.map_err(|source| database(path, source))
 }
 
+impl SqlJournal {
+    /// The version of SQLite that keeps the journal, as its own connection says.
+    ///
+    /// # Errors
+    /// [`SqlError::Database`] with what SQLite says.
+    pub async fn sqlite_version(&self) -> Result<String, SqlError> {
+        let version = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&self.readers).await;
+        version.map_err(|source| SqlError::Database { path: self.folder.database(), source })
+    }
+}
+
 /// Application id and schema version.
 fn versions(conn: &Connection) -> Result<(i64, i64), rusqlite::Error> {
     let of = |pragma| conn.pragma_query_value(None, pragma, |row| row.get(0));

@@ -19,8 +19,9 @@ use serde_json::{Value, json};
 use super::{Global, out};
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::folder::read_mark;
 use crate::gateway::{FirstToken, Gateway, Options, level, reachable};
-use crate::organizations::Place;
+use crate::organizations::{self, Place};
 use crate::serve::{self, Transport};
 
 /// Serves a gateway from a data folder: the first start makes keys, ledger, default policy and a one-time token; later
@@ -265,14 +266,22 @@ async fn ledger(config: &Config, folder: &Path) -> Vec<Finding> {
         }
     };
     let free = journal.stats().free_bytes;
+    let version = journal.sqlite_version().await;
     let _ = journal.close().await;
+    let version = match version {
+        Ok(version) => version,
+        Err(error) => {
+            let fix = "the ledger cannot be read there; choose another folder with --data-dir".to_owned();
+            return vec![Finding { what: "ledger", good: false, facts: crate::words(&error), fix }];
+        }
+    };
     let wanted = config.data.reserve_bytes.saturating_mul(4);
     let enough = free.is_none_or(|free| free > wanted);
     vec![
         Finding {
             what: "ledger",
             good: true,
-            facts: "sqlite and the file system are fit for it".to_owned(),
+            facts: format!("SQLite {version} and the file system are fit for it"),
             fix: String::new(),
         },
         Finding {
@@ -288,16 +297,24 @@ async fn ledger(config: &Config, folder: &Path) -> Vec<Finding> {
     ]
 }
 
+/// Folders of keys with the files in them: the first organization's, which also has the token key, and all others'.
+fn secret_paths(data: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![data.join("keys")];
+    if let Ok(mark) = read_mark(&data.join("countersign.json")) {
+        let places = organizations::all(data, &mark).unwrap_or_default();
+        let installation = organizations::installation(data, &mark).ok();
+        folders.extend(places.iter().chain(&installation).map(Place::keys));
+    }
+    folders.dedup();
+    let files = |folder: &PathBuf| ["root.key", "log.key", "token.key"].map(|file| folder.join(file));
+    let files: Vec<PathBuf> = folders.iter().flat_map(files).collect();
+    [vec![data.to_owned()], folders, files].concat()
+}
+
 fn permissions(data: &Path) -> Finding {
     use std::os::unix::fs::PermissionsExt as _;
     let mut open = Vec::new();
-    for path in [
-        data.to_owned(),
-        data.join("keys"),
-        data.join("keys/root.key"),
-        data.join("keys/log.key"),
-        data.join("keys/token.key"),
-    ] {
+    for path in secret_paths(data) {
         if let Ok(meta) = std::fs::metadata(&path)
             && meta.permissions().mode() & 0o077 != 0
         {
