@@ -8,6 +8,7 @@ mod authoring;
 mod bad_input;
 mod crash;
 mod demo;
+mod figures;
 mod first_hour;
 mod folder;
 mod lockout;
