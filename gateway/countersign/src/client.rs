@@ -37,7 +37,16 @@ impl std::fmt::Display for ProblemError {
         let (title, detail) = (text("title"), text("detail"));
         write!(f, "{}", crate::text::plain(if detail.is_empty() { title } else { detail }))?;
         for error in self.body.get("errors").and_then(Value::as_array).into_iter().flatten() {
-            write!(f, "\n  {}", crate::text::plain(&error.to_string()))?;
+            let part = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
+            let line = match (part("pointer"), part("detail")) {
+                ("", "") => error.to_string(),
+                (at, said) if said == detail => at.to_owned(),
+                ("", said) => said.to_owned(),
+                (at, said) => format!("{at}: {said}"),
+            };
+            if !line.is_empty() {
+                write!(f, "\n  {}", crate::text::plain(&line))?;
+            }
         }
         write!(f, "\n  problem: {} ({})", self.code, self.status)
     }
@@ -170,7 +179,9 @@ impl Client {
         }
         let response = request.send().await.map_err(|error| {
             let words = crate::words(&error);
-            let hint = if words.contains("certificate") {
+            let hint = if words.contains("CaUsedAsEndEntity") {
+                ": its certificate is one that signs others; make one with basicConstraints=CA:FALSE and name it in SSL_CERT_FILE"
+            } else if words.contains("certificate") {
                 ": its certificate is not trusted here; SSL_CERT_FILE names a file with certificates that are"
             } else if error.is_connect() {
                 ": is the gateway up there? start it with `countersign up`"

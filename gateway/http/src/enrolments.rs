@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{Auth, subject};
-use crate::governed::{governed, of_subject, organization};
+use crate::governed::{check_roles, governed, of_subject, organization};
 use crate::input::Input;
 use crate::people::Person;
 use crate::problem::Problem;
@@ -37,7 +37,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 /// What an invited person will hold.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({ "roles": ["maintainer"], "teams": ["core"] }))]
+#[schema(example = json!({ "roles": ["OPERATOR"], "teams": ["core"] }))]
 pub(crate) struct PersonInvitation {
     /// Roles.
     #[serde(default)]
@@ -133,6 +133,7 @@ pub(crate) struct ServiceAccountEnrolment {
 )]
 async fn invite_person(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
     let body: PersonInvitation = input.read_or_default()?;
+    check_roles(&app, &who, &body.roles)?;
     let details = json!({
         "operation": "createPerson", "roles": body.roles, "teams": body.teams, "groups": body.groups,
         "what": "enrolment",

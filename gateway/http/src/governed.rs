@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use countersign_gateway_engine::{EntityKind, EntityRef, Operation, acting};
 use countersign_gateway_identity::{IdentityError, Subject};
-use countersign_gateway_model::Principal;
+use countersign_gateway_model::{Name, Principal};
 use serde_json::Value;
 
-use crate::problem::Problem;
+use crate::problem::{BODY_VALUE_INVALID, Problem};
 use crate::state::AppState;
 
 /// Asks whether `who` may, and carries `change` out with that authority.
@@ -46,4 +46,15 @@ pub(crate) async fn of_subject(app: &AppState, who: &Principal, subject: &Subjec
         return Err(IdentityError::AccountUnknown(subject.to_string()).into());
     }
     Ok(EntityRef::new(who.org, EntityKind::from(subject.kind()), subject.id().clone()))
+}
+
+/// Refuses roles that the policy in force does not know: a word misspelt would be an account that may do nothing. While
+/// the kernel alone decides there are no roles to compare with.
+pub(crate) fn check_roles(app: &AppState, who: &Principal, roles: &[Name]) -> Result<(), Problem> {
+    let snapshot = app.engine.snapshot(who.org);
+    let known = snapshot.roles();
+    let Some(unknown) = roles.iter().find(|role| !known.is_empty() && !known.contains(*role)) else { return Ok(()) };
+    let known: Vec<&str> = known.iter().map(Name::as_str).collect();
+    let words = format!("`{unknown}` is no role of the policy in force; there are {}", known.join(", "));
+    Err(Problem::new(BODY_VALUE_INVALID, words).at("/roles"))
 }

@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::{Auth, subject};
-use crate::governed::{governed, of_subject, organization};
+use crate::governed::{check_roles, governed, of_subject, organization};
 use crate::input::{Cursor, Id, Input, Paging, Params};
 use crate::problem::Problem;
 use crate::reply;
@@ -57,7 +57,7 @@ pub(crate) fn page<R, T: From<R>>(records: Vec<R>, limit: usize, id: impl Fn(&R)
 /// A human being of the organization.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({
-    "id": "ada", "display_name": "Ada", "roles": ["maintainer"], "teams": ["core"], "groups": [], "person": "ada",
+    "id": "ada", "display_name": "Ada", "roles": ["OPERATOR"], "teams": ["core"], "groups": [], "person": "ada",
     "disabled": false, "created": "2026-11-20T09:00:00.000Z"
 }))]
 #[expect(clippy::struct_field_names, reason = "these are the names on the wire")]
@@ -99,7 +99,7 @@ impl From<PersonRecord> for Person {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
-    "id": "bob", "display_name": "Bob", "roles": ["maintainer"], "teams": ["core"], "person": "bob",
+    "id": "bob", "display_name": "Bob", "roles": ["OPERATOR"], "teams": ["core"], "person": "bob",
     "password": "correct horse battery staple"
 }))]
 pub(crate) struct PersonToCreate {
@@ -134,7 +134,7 @@ pub(crate) struct PersonToCreate {
 /// What to change of a person; what is absent stays.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({ "roles": ["maintainer", "stop"] }))]
+#[schema(example = json!({ "roles": ["OPERATOR", "STOP"] }))]
 pub(crate) struct PersonToChange {
     /// How people call them.
     #[serde(default)]
@@ -191,6 +191,7 @@ async fn list_people(
 )]
 async fn create_person(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
     let body: PersonToCreate = input.read()?;
+    check_roles(&app, &who, &body.roles)?;
     let details = json!({
         "operation": "createPerson", "id": body.id, "roles": body.roles, "teams": body.teams, "groups": body.groups,
     });
@@ -242,6 +243,7 @@ async fn change_person(
     input: Input,
 ) -> Result<Response, Problem> {
     let body: PersonToChange = input.read()?;
+    check_roles(&app, &who, body.roles.as_deref().unwrap_or_default())?;
     let details = json!({
         "operation": "updatePrincipal", "id": id, "roles": body.roles, "teams": body.teams, "groups": body.groups,
         "disabled": body.disabled,

@@ -28,7 +28,8 @@ use crate::environment;
 const USAGE: u8 = 64;
 
 /// Variables that are the command line's own and no settings.
-const OWN_VARIABLES: [&str; 6] = [
+const OWN_VARIABLES: [&str; 7] = [
+    "COUNTERSIGN_ORGANIZATION",
     "COUNTERSIGN_SERVER",
     "COUNTERSIGN_TOKEN",
     "COUNTERSIGN_CONFIG",
@@ -55,6 +56,7 @@ pub(crate) struct Cli {
 
 /// What every verb takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Answer with one JSON document.
     #[arg(long, global = true)]

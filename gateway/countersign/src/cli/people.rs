@@ -25,9 +25,9 @@ pub(crate) enum Enrol {
         /// Login name.
         #[arg(long)]
         id: String,
-        /// How people call you.
-        #[arg(long, default_value = "")]
-        name: String,
+        /// How people call you; else your login name.
+        #[arg(long)]
+        name: Option<String>,
         #[command(flatten)]
         password: Password,
     },
@@ -103,14 +103,15 @@ pub(crate) async fn enrol(verb: Enrol, global: &Global) -> Result<()> {
     match verb {
         Enrol::Person { token_file, id, name, password } => {
             let body = json!({
-                "token": one_time(token_file.as_ref())?, "id": id, "display_name": name,
+                "token": one_time(token_file.as_ref())?, "id": id, "display_name": name.as_ref().unwrap_or(&id),
                 "password": password.read("Password (12 characters or more)")?,
             });
             let made = client.post("/api/v1/enrol/person", &body).await?;
             global.answer(&made)?;
             if !global.json {
                 out(&format!(
-                    "\nNow log in:\n  countersign login {id} --server {} --scope \"act decide\"\n",
+                    "\nNow log in; give --organization too, unless it is the gateway's first:\n  \
+                     countersign login {id} --server {} --scope \"act decide\"\n",
                     client.server()
                 ))?;
             }
@@ -133,7 +134,7 @@ pub(crate) struct Login {
     #[arg(long, default_value = "act")]
     scope: String,
     /// The organization (`org_…`); else the gateway's `default`.
-    #[arg(long, value_name = "ORGANIZATION")]
+    #[arg(long, value_name = "ORGANIZATION", env = "COUNTERSIGN_ORGANIZATION", hide_env_values = true)]
     organization: Option<String>,
     /// Print the token instead of keeping it.
     #[arg(long)]
@@ -203,6 +204,13 @@ pub(crate) enum Token {
         #[arg(long)]
         life_s: Option<u32>,
     },
+    /// As the agent that a consent names: get a token to act on behalf of whoever gave it
+    #[command(after_help = "Example:\n  countersign token exchange --consent-file ada.consent")]
+    Exchange {
+        /// File with the consent (`access_token`); else it is asked for.
+        #[arg(long, value_name = "FILE")]
+        consent_file: Option<PathBuf>,
+    },
 }
 
 pub(crate) async fn token(verb: Token, global: &Global) -> Result<()> {
@@ -230,7 +238,23 @@ pub(crate) async fn token(verb: Token, global: &Global) -> Result<()> {
         }
         Token::Consent { agent, life_s } => {
             let body = json!({ "agent": agent, "life_s": life_s });
-            global.answer(&client.post("/api/v1/tokens/consent", &body).await?)
+            global.answer(&client.post("/api/v1/tokens/consent", &body).await?)?;
+            if global.json {
+                return Ok(());
+            }
+            out(&format!(
+                "\nGive the consent to `{agent}`, who alone can use it, with its own token:\n  \
+                 countersign --server {} token exchange --consent-file FILE\n",
+                client.server()
+            ))
+        }
+        Token::Exchange { consent_file } => {
+            let consent = match consent_file {
+                Some(path) => secret_file(&path)?,
+                None => hidden("Consent", "--consent-file")?,
+            };
+            let token = client.post("/api/v1/tokens/exchange", &json!({ "consent": consent })).await?;
+            if global.json { global.document(&token) } else { out(&format!("{}\n", field(&token, "access_token")?)) }
         }
     }
 }
@@ -367,7 +391,15 @@ pub(crate) async fn person(verb: Person, global: &Global) -> Result<()> {
     match verb {
         Person::Invite { roles, teams, groups } => {
             let body = json!({ "roles": roles, "teams": teams, "groups": groups });
-            global.answer(&client.post("/api/v1/enrolments/people", &body).await?)
+            global.answer(&client.post("/api/v1/enrolments/people", &body).await?)?;
+            if global.json {
+                return Ok(());
+            }
+            out(&format!(
+                "\nHand the token over in a way that nobody else reads; it is good once. They choose name and password with:\n  \
+                 countersign enrol person --server {} --id THEIR-NAME\n",
+                client.server()
+            ))
         }
         Person::List { paging } => {
             let page = client.get(&format!("/api/v1/people{}", query(&[], Some(&paging)))).await?;

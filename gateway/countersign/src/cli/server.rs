@@ -152,6 +152,9 @@ fn greet(gateway: &Gateway, url: &str, tokens: &[FirstToken], global: &Global) -
             "It is in {path} (readable by you alone). In another terminal:\n  \
              countersign enrol person --server {url} --token-file {path} --id YOUR-NAME"
         );
+        if token.place.org != gateway.org() {
+            let _ = writeln!(text, "  countersign login YOUR-NAME --server {url} --organization {}", token.place.org);
+        }
     }
     if gateway.runner().is_some_and(|runner| runner.level() == Level::L0) {
         text.push_str("\nThis machine can sandbox nothing, so no run is taken: see `countersign doctor`.\n");

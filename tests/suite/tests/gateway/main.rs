@@ -13,6 +13,7 @@ mod first_hour;
 mod folder;
 mod lockout;
 mod organizations;
+mod people;
 mod stopping;
 mod walks;
 mod work;

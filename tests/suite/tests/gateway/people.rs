@@ -1,0 +1,71 @@
+//! People and those who act for them, through the command line: invited with roles that mean something, lending their
+//! authority to one agent.
+
+use std::path::Path;
+use std::process::Command;
+
+use countersign_tests_testkit::{Gateway, PASSWORD, countersign};
+use serde_json::{Value, json};
+
+/// A command with a token: whether it did, and what it said.
+fn run(gateway: &Gateway, token: &str, arguments: &[&str]) -> (bool, Value) {
+    let output = Command::new(countersign())
+        .env_clear()
+        .env("COUNTERSIGN_TOKEN", token)
+        .args(["--json", "--server", &gateway.url("")])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let said = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.success(), serde_json::from_slice(&said).unwrap())
+}
+
+fn kept(folder: &Path, name: &str, secret: &Value) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, secret.as_str().unwrap()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn nobody_is_given_a_role_that_policy_does_not_know() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let entries = gateway.entries(&dana).len();
+    let (ok, said) = run(&gateway, &dana, &["person", "invite", "--role", "APROVER"]);
+    assert!(!ok && said["error"].as_str().unwrap().contains("APPROVER"), "the roles that there are: {said}");
+    assert_eq!(said["problem"]["code"], "body-value-invalid");
+    let new = json!({ "id": "eve", "display_name": "Eve", "roles": ["APROVER"] });
+    assert_eq!(gateway.post("/api/v1/people", &dana, &new).code(), "body-value-invalid");
+    let change = json!({ "roles": ["APROVER"] }).to_string().into_bytes();
+    assert_eq!(gateway.send("PATCH", "/api/v1/people/dana", &dana, &[], Some(change)).code(), "body-value-invalid");
+    assert_eq!(gateway.entries(&dana).len(), entries);
+
+    let (ok, invited) = run(&gateway, &dana, &["person", "invite", "--role", "APPROVER"]);
+    assert!(ok, "{invited}");
+    let folder = tempfile::tempdir().unwrap();
+    let token = kept(folder.path(), "token", &invited["token"]);
+    let password = kept(folder.path(), "password", &json!(PASSWORD));
+    let enrol = ["enrol", "person", "--id", "eve", "--token-file", &token, "--password-file", &password];
+    let (ok, eve) = run(&gateway, "", &enrol);
+    assert!(ok, "{eve}");
+    assert_eq!((&eve["roles"], &eve["display_name"]), (&json!(["APPROVER"]), &json!("eve")));
+}
+
+#[test]
+fn a_consent_is_good_for_the_agent_that_it_names() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let (fixer, other) = (gateway.agent(&dana, "fixer"), gateway.agent(&dana, "other"));
+    let (ok, consent) = run(&gateway, &dana, &["token", "consent", "fixer", "--life-s", "600"]);
+    assert!(ok, "{consent}");
+    let folder = tempfile::tempdir().unwrap();
+    let file = kept(folder.path(), "consent", &consent["access_token"]);
+    let exchange = ["token", "exchange", "--consent-file", &file];
+    let (ok, refused) = run(&gateway, &other, &exchange);
+    assert!(!ok && refused["problem"]["code"] == "chain-refused", "{refused}");
+    let (ok, token) = run(&gateway, &fixer, &exchange);
+    assert!(ok, "{token}");
+    let (ok, who) = run(&gateway, token["access_token"].as_str().unwrap(), &["token", "whoami"]);
+    assert!(ok, "{who}");
+    assert_eq!((&who["subject"], &who["on_behalf_of"]), (&json!("agent:fixer"), &json!(["person:dana"])));
+}
