@@ -217,7 +217,7 @@ impl Org {
     /// All persons.
     pub(crate) fn persons(&self) -> Vec<Name> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        names.values().filter(|k| k.kind == PrincipalKind::Person).map(|k| k.id.clone()).collect()
+        names.known.values().filter(|k| k.kind == PrincipalKind::Person).map(|k| k.id.clone()).collect()
     }
 
     pub(crate) fn introduce(&self, who: Pseudonym, known: Known) {

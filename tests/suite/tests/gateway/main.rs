@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 mod approvals;
-mod authzen;
 mod authoring;
+mod authzen;
 mod bad_input;
 mod crash;
 mod demo;

@@ -72,7 +72,7 @@ impl Side {
         let body = json!({ "id": agent, "display_name": agent, "owner": owner, "autonomy": 2, "scopes": scopes });
         side.post(gateway, "/api/v1/agents", &body);
         let service = side.named("service");
-        let body = json!({ "id": service, "display_name": service, "owner": owner });
+        let body = json!({ "id": service, "display_name": service, "owner": owner, "scopes": ["evaluate"] });
         side.post(gateway, "/api/v1/services", &body);
         side.who.push(("agent", gateway.credentials(side.token("person"), &format!("agent:{agent}"))));
         side.who.push(("service", gateway.credentials(side.token("person"), &format!("service:{service}"))));
@@ -206,12 +206,22 @@ enum Asked {
     Path(&'static str, Value),
     /// By an id of a kind in its body, where `@` stands.
     Body(Vec<(&'static str, Value)>),
+    /// By an id of a kind in a question, where `@` stands: what policy says of it is what it says of nobody's.
+    Question(Vec<(&'static str, Value)>),
     /// By a filter: another organization's id finds what an id of nobody finds.
     Filter(&'static str, &'static str),
     /// Not at all: it answers about the caller's own organization, or about nothing.
     Own(&'static str, Value),
     /// By a credential or by bytes, which say themselves whose they are: tests of their own, below.
     Elsewhere,
+}
+
+/// What an enforcement point asks: whether a subject may read an instance.
+fn evaluation(kind: &str, subject: &str, instance: &str) -> Value {
+    json!({
+        "subject": { "type": kind, "id": subject }, "action": { "name": "readInstance" },
+        "resource": { "type": "instance", "id": instance },
+    })
 }
 
 /// The line of each operation.
@@ -261,6 +271,16 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
             ("service", json!({ "account": "service:@" })),
         ]),
 
+        "evaluate" | "evaluateMany" => {
+            let (owner, instance) = (own.named("owner"), own.ids["instance"].clone());
+            Asked::Question(vec![
+                ("instance", evaluation("user", &owner, "@")),
+                ("person", evaluation("user", "@", &instance)),
+                ("agent", evaluation("agent", "@", &instance)),
+                ("service", evaluation("service", "@", &instance)),
+            ])
+        }
+
         "listEntries" | "listGates" | "listRuns" => Asked::Filter("instance", "instance"),
         "listInstances" => Asked::Filter("workflow", "workflow"),
 
@@ -275,11 +295,14 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "createPerson" => Asked::Own("", json!({ "id": fresh, "display_name": "new" })),
         "invitePerson" => Asked::Own("", json!({ "roles": ["OPERATOR"] })),
         "registerWorkflow" => Asked::Own("", json!({ "id": fresh, "version": "1" })),
+        "setEvaluationsRecord" => Asked::Own("", json!({ "value": "all" })),
         "setPublicRead" => Asked::Own("", json!({ "value": false })),
         "uploadWorkspace" => Asked::Own("", json!({ "files": [{ "path": "a", "text": "a" }] })),
         // A team is a name in the caller's own organization, whatever others call theirs.
         "freeze" | "liftFreeze" => Asked::Own("", json!({ "team": "a-team" })),
-        "healthz" | "readyz" | "startupz" | "metrics" | "info" | "getProblemPage" => Asked::Own("", json!({})),
+        "healthz" | "readyz" | "startupz" | "metrics" | "info" | "getProblemPage" | "authzenConfiguration" => {
+            Asked::Own("", json!({}))
+        }
 
         "checkPolicy" | "activatePolicy" => Asked::Elsewhere,
         "login" | "clientCredentials" | "exchangeConsent" | "enrolPerson" | "enrolServiceAccount" => Asked::Elsewhere,
@@ -308,15 +331,25 @@ fn with_id(body: &Value, id: &str) -> Value {
     serde_json::from_str(&body.to_string().replace('@', id)).unwrap()
 }
 
-/// What an answer says, but for the id that was asked for and the one of the request.
+/// What an answer says, but for the id that was asked for, the one of the request, and where it is on record.
 fn said(answer: &Answer, id: &str) -> String {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|key, _| !["instance", "entry", "receipt"].contains(&key.as_str()));
+                map.values_mut().for_each(strip);
+            }
+            Value::Array(list) => list.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
     let text = String::from_utf8_lossy(&answer.bytes).replace(id, "ID");
     match serde_json::from_str::<Value>(&text) {
-        Ok(mut body) if answer.status >= 400 => {
-            body["instance"] = json!("the request");
+        Ok(mut body) => {
+            strip(&mut body);
             body.to_string()
         }
-        _ => text,
+        Err(_) => text,
     }
 }
 
@@ -372,6 +405,20 @@ fn walk(gateway: &Gateway, document: &Value, own: &Side, other: &Side) {
                         somebody |= allowed(&control);
                         let wrong = told_apart((&foreign, &unknown), (id, &nobody), allowed(&control));
                         problems.extend(wrong.map(|wrong| format!("{what}, a {kind}: {wrong}")));
+                    }
+                }
+                Asked::Question(bodies) => {
+                    for (kind, body) in bodies {
+                        let (id, nobody) = (&other.ids[kind], nobody(kind));
+                        let ask = |id: &str| send(gateway, &method, &path, token, &with_id(body, id));
+                        let (foreign, unknown) = (ask(id), ask(&nobody));
+                        somebody |= ask(&own.ids[kind]).json()["decision"] == true;
+                        if (foreign.status, said(&foreign, id)) != (unknown.status, said(&unknown, &nobody)) {
+                            problems.push(format!("{what}, a {kind}: {:.300}", said(&foreign, id)));
+                        }
+                        if foreign.status == 200 && foreign.json()["decision"] != false {
+                            problems.push(format!("{what}, a {kind}: it is allowed"));
+                        }
                     }
                 }
                 Asked::Filter(parameter, kind) => {
