@@ -595,3 +595,55 @@ fn the_installation_has_each_organization_on_record_and_starts_with_all_of_them_
     std::fs::rename(gateway.beside("north"), &folder).unwrap();
     gateway.up();
 }
+
+#[test]
+fn the_clock_and_a_restart_work_for_each_organization() {
+    let (mut gateway, default, north) = two();
+    // A deadline passes in each.
+    let due: Vec<(&Side, String)> =
+        [&default, &north].map(|side| (side, side.instance(&gateway, &json!({ "deadline_s": 1 })))).into();
+    for (side, instance) in &due {
+        let path = format!("/api/v1/instances/{instance}");
+        gateway.until(&path, side.token("person"), |instance| instance["state"] == "TERMINATED");
+    }
+    // A run of each goes on while the gateway is gone, and is followed to its end by the next one.
+    let runs: Vec<(&Side, String)> = [&default, &north]
+        .map(|side| {
+            let workspace = side.workspace(&gateway, "sleep 2\n");
+            let instance = side.instance(&gateway, &json!({ "workspace": workspace }));
+            let proposed = side.propose(&gateway, &instance, "repo.run_tests", &json!({}), true);
+            (side, text(&proposed, "/actions/0/run"))
+        })
+        .into();
+    gateway.kill();
+    gateway.up();
+    for (side, run) in &runs {
+        let path = format!("/api/v1/runs/{run}");
+        let ended = gateway.until(&path, side.token("person"), |run| !run["outcome"].is_null());
+        assert_eq!(ended["outcome"], "succeeded", "{}: {ended}", side.mark);
+    }
+}
+
+#[test]
+fn an_organization_whose_creation_was_cut_off_is_finished_by_the_next_start() {
+    let mut gateway = Gateway::start();
+    assert!(gateway.stop());
+    // Its ids are the first thing that is durable, and here the last.
+    let folder = gateway.data().join("organizations/north");
+    std::fs::create_dir_all(&folder).unwrap();
+    for path in [&folder, &gateway.data().join("organizations")] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    let (org, log) = (format!("org_{}", "5".repeat(32)), format!("log_{}", "6".repeat(32)));
+    std::fs::write(folder.join("organization.json"), json!({ "organization": org, "log": log }).to_string()).unwrap();
+    gateway.up();
+    let north = gateway.tenants().pop().unwrap();
+    assert_eq!((north.name.as_str(), &north.organization, &north.log), ("north", &org, &log));
+    gateway.enrol_in(&north, "first");
+    let token = gateway.login_in(&north, "first", "act");
+    let policy = gateway.get("/api/v1/policies/active", &token).expect_status(200).json();
+    assert_eq!((&policy["version"], &policy["signed_by"]), (&json!(1), &json!("local")));
+    assert!(gateway.stop());
+    let (ok, said) = gateway.operate(&["ledger", "fsck"]);
+    assert!(ok, "{said}");
+}
