@@ -94,6 +94,7 @@ pub(crate) struct Gateway {
     state: AppState,
     lifecycle: Arc<Lifecycle>,
     logs: Logs,
+    timers: tokio::task::JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -263,7 +264,7 @@ impl Gateway {
         let token_seed = crate::keys::token_seed(&folder.path.join("keys"))?;
         let identity = open_identity(config, &token_seed, vault, options.demo, clock.now()).await?;
         let adopted = engine.adopt().await.context("runs of before cannot be adopted")?;
-        tokio::spawn(engine.clone().run_timers());
+        let timers = tokio::spawn(engine.clone().run_timers());
 
         let organizations: Vec<Organization> = ledger.organizations.iter().map(Held::organization).collect();
         for organization in organizations.iter().chain([&ledger.installation.organization()]) {
@@ -300,7 +301,7 @@ impl Gateway {
         });
         sweep_accounts(identity.clone(), clock);
         let logs = ledger.logs;
-        Ok(Self { folder, engine, identity, runners, organizations, adopted, state, lifecycle, logs })
+        Ok(Self { folder, engine, identity, runners, organizations, adopted, state, lifecycle, logs, timers })
     }
 
     /// The organization `default`.
@@ -356,6 +357,8 @@ impl Gateway {
     /// Ends: what is queued is committed, the journal closed. Runs go on under their shims.
     pub(crate) async fn close(self) -> Result<()> {
         self.engine.end();
+        // What the timers still have to put on record comes before the end of the ledger.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), self.timers).await;
         self.logs.shutdown().await.context("the ledger did not close in good order; what was acknowledged is durable")
     }
 }
