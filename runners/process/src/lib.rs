@@ -18,6 +18,7 @@ mod cgroup;
 pub mod doctor;
 mod frames;
 mod procfs;
+mod prune;
 mod relay;
 mod rundir;
 mod runner;
@@ -30,6 +31,7 @@ mod time;
 pub mod workspace;
 
 pub use canary::{Found, Trial};
+pub use prune::Pruned;
 pub use runner::{OpenError, ProcessConfig, ProcessRunner};
 pub use spec::{ENV_ADDRESS, ENV_INPUTS, ENV_SOCKET, ENV_WORKSPACE, GatewayEndpoint, Level, RunUser};
 pub use stage::shim_main_if_asked;

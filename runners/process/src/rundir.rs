@@ -44,6 +44,8 @@ pub(crate) struct Setup {
     pub user: Option<RunUser>,
     /// Where trees are kept.
     pub trees: PathBuf,
+    /// The tree that the run starts from.
+    pub workspace: Option<Digest>,
     /// Caps of a tree.
     pub caps: Caps,
     /// Where the gateway listens.

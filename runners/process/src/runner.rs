@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use countersign_runners_contract::model::{Clock, Duration, Name, Timestamp};
+use countersign_runners_contract::model::{Clock, Digest, Duration, Name, Timestamp};
 use countersign_runners_contract::{
     Artifact, Capabilities, Delivery, Evidence, FailureClass, Feature, Fingerprint, Handle, Health, LogCursor, LogRead,
     LogResume, LogTrust, Manifest, NetworkMode, Observation, Order, OrderError, Phase, Runner, RunnerError, Scope,
@@ -29,6 +29,7 @@ use crate::agent::{AgentProcess, AgentSpec};
 use crate::canary::{self, Found};
 use crate::doctor::{self, Doctor};
 use crate::frames::{self, End};
+use crate::prune::Pruned;
 use crate::rundir::{self, Finished, Setup, Started, Tombstone};
 use crate::spec::{GatewayEndpoint, Level, RunUser};
 use crate::time::{machine, machine_millis, monotonic};
@@ -41,6 +42,9 @@ const CANARY_LIFE: std::time::Duration = std::time::Duration::from_mins(1);
 /// How soon `watch` looks again: quickly at a short run, less often at a long one.
 const WATCH_FIRST: std::time::Duration = std::time::Duration::from_millis(5);
 const WATCH_LAST: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// A tree stays for so long after it was taken, whatever retention is asked for: until then nobody may have named it yet.
+const LEAST_RETENTION: std::time::Duration = std::time::Duration::from_hours(1);
 
 /// Tombstones are kept for so long after their order could last have begun.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 86_400);
@@ -191,6 +195,15 @@ impl ProcessRunner {
     /// The store of workspaces: what a first run starts from is put there, what a run leaves is found there.
     pub fn workspaces(&self) -> &Trees {
         &self.0.trees
+    }
+
+    /// Removes trees that are older than `retention` and named neither by `live` nor by a run that was not reaped.
+    ///
+    /// `live`: every tree that an instance which may still run something names. It may have been collected a while ago:
+    /// what came since then is younger than the retention, which is an hour at least; and whoever names an older tree
+    /// calls [`Trees::renew`] first. Runs go on meanwhile; one that is about to begin waits.
+    pub async fn prune(&self, live: BTreeSet<Digest>, retention: Duration) -> Result<Pruned, RunnerError> {
+        self.blocking(move |inner| inner.prune(live, retention)).await
     }
 
     /// What a person should know. Runs the canary; blocks for some tens of milliseconds.
@@ -505,7 +518,10 @@ impl Inner {
         if self.existing(handle, order)? {
             return self.resume(handle, &folder, secrets);
         }
-        if let Some(digest) = order.job().spec().workspace {
+        let workspace = order.job().spec().workspace;
+        // Until the folder has its name, by which whoever removes trees knows that this one is in use.
+        let using = self.trees.using().map_err(|error| RunnerError::Workspace(error.into()))?;
+        if let Some(digest) = workspace {
             self.trees.tree(digest).map_err(|error| RunnerError::Workspace(error.into()))?;
         }
         let now = self.clock.now();
@@ -515,6 +531,7 @@ impl Inner {
             level: *level,
             user: self.user,
             trees: self.trees.folder().to_owned(),
+            workspace,
             caps: self.trees.caps(),
             gateway: self.config.gateway.clone(),
             read_only: self.config.read_only.clone(),
@@ -547,6 +564,7 @@ impl Inner {
             }
             return Err(local("name the run's folder", error));
         }
+        drop(using);
         rundir::sync_folder(&self.runs).map_err(|e| local("sync the folder of runs", e))?;
         // Reaped, or overtaken by a later attempt, since the first look: this one must not begin.
         let late = if self.tombstone_of(handle).exists() {
@@ -716,8 +734,15 @@ impl Inner {
             Err(RunnerError::Reaped(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if let State::Alive(_) = self.state(&folder)? {
+        let State::Final(finished) = self.state(&folder)? else {
             return Err(RunnerError::NotFinished(handle.external_name.clone()));
+        };
+        if let Some(left) = finished.observation.workspace {
+            // The run has kept it so far, however old it is; whoever has heard of it keeps it from now on.
+            match self.trees.renew(left) {
+                Ok(()) | Err(WorkspaceError::Missing(_)) => {}
+                Err(error) => return Err(RunnerError::Workspace(error.into())),
+            }
         }
         let failed = |error| local(format!("clear run `{}` away", handle.run), error);
         let missing = |what: &str| failed(io::Error::other(format!("`{what}` is missing")));
@@ -744,6 +769,29 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    fn prune(&self, mut keep: BTreeSet<Digest>, retention: Duration) -> Result<Pruned, RunnerError> {
+        let failed = |error| local("find the trees that runs use", error);
+        let unusable = |error: WorkspaceError| RunnerError::Workspace(error.into());
+        // From here on no run begins, so the folders say all there is.
+        let alone = self.trees.alone().map_err(unusable)?;
+        for entry in fs::read_dir(&self.runs).map_err(failed)? {
+            let folder = entry.map_err(failed)?.path();
+            if !folder.is_dir() {
+                continue;
+            }
+            let setup: Option<Setup> = rundir::read_json(&folder.join("setup")).map_err(failed)?;
+            let finished: Option<Finished> = rundir::read_json(&folder.join("result")).map_err(failed)?;
+            keep.extend(setup.and_then(|setup| setup.workspace));
+            keep.extend(finished.and_then(|finished| finished.observation.workspace));
+        }
+        let age = std::time::Duration::from_millis(retention.0).max(LEAST_RETENTION);
+        // Before 1970 there was no tree.
+        let before = machine().checked_sub(age).unwrap_or(std::time::SystemTime::UNIX_EPOCH);
+        let gone = alone.prune(&keep, before).map_err(unusable)?;
+        tracing::info!(trees = gone.trees, contents = gone.contents, bytes = gone.bytes, "trees removed");
+        Ok(gone)
     }
 
     fn list_owned(&self, scope: Scope) -> Result<Vec<Handle>, RunnerError> {

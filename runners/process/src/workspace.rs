@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! trees/salt            32 random bytes
+//! trees/lock            shared while a tree is taken or laid out, exclusive while some are removed (`prune`)
 //! trees/<digest>        canonical bytes of a tree
 //! trees/blobs/ab/<sha>  contents, by plain SHA-256
 //! ```
@@ -76,7 +77,7 @@ pub enum WorkspaceError {
     },
 }
 
-trait While<T> {
+pub(crate) trait While<T> {
     fn while_(self, what: impl FnOnce() -> String) -> Result<T, WorkspaceError>;
 }
 
@@ -225,6 +226,7 @@ impl Trees {
     /// Takes the tree of a folder that a workload wrote: files that are not `owner`'s are left out, so that a link to
     /// somebody else's file does not carry it along.
     pub(crate) fn snapshot_of(&self, folder: &Path, owner: Option<u32>) -> Result<Snapshot, WorkspaceError> {
+        let _using = self.using()?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(folder, flags, Mode::empty()).while_(|| format!("open `{}`", folder.display()))?;
         let tree = Tree { format: 1, salt: self.salt, folders: BTreeSet::new(), files: BTreeMap::new() };
@@ -238,8 +240,10 @@ impl Trees {
             let handle = File::open(&self.folder).while_(|| "open the store".to_owned())?;
             nix::unistd::syncfs(&handle).while_(|| "sync the store".to_owned())?;
         }
-        let path = self.folder.join(digest.to_string());
-        if !path.exists() {
+        let path = self.tree_path(digest);
+        if path.exists() {
+            self.renew_used(digest)?;
+        } else {
             write_durably(&path, &canonical).while_(|| format!("write tree `{digest}`"))?;
         }
         Ok(Snapshot { digest, tree, refused })
@@ -247,8 +251,7 @@ impl Trees {
 
     /// The tree of a digest.
     pub fn tree(&self, digest: Digest) -> Result<Tree, WorkspaceError> {
-        let path = self.folder.join(digest.to_string());
-        let bytes = match fs::read(&path) {
+        let bytes = match fs::read(self.tree_path(digest)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(WorkspaceError::Missing(digest)),
             Err(error) => return Err(error).while_(|| format!("read tree `{digest}`")),
@@ -272,6 +275,7 @@ impl Trees {
         folder: &Path,
         user: Option<RunUser>,
     ) -> Result<Tree, WorkspaceError> {
+        let _using = self.using()?;
         let tree = self.tree(digest)?;
         let own = |path: &Path| match user {
             Some(user) => chown(path, Some(user.uid), Some(user.gid)),
@@ -317,37 +321,8 @@ impl Trees {
         }
     }
 
-    /// Forgets every tree but these, and every content that no tree is left to name. Returns how many contents went.
-    /// The caller holds off runs of this store meanwhile.
-    pub fn prune(&self, keep: &BTreeSet<Digest>) -> Result<usize, WorkspaceError> {
-        let mut named = BTreeSet::new();
-        for digest in keep {
-            match self.tree(*digest) {
-                Ok(tree) => named.extend(tree.files.values().map(|file| file.sha256)),
-                Err(WorkspaceError::Missing(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let list = |folder: &Path| -> Result<Vec<PathBuf>, WorkspaceError> {
-            let entries = fs::read_dir(folder).while_(|| format!("list `{}`", folder.display()))?;
-            entries.map(|entry| entry.map(|e| e.path()).while_(|| format!("list `{}`", folder.display()))).collect()
-        };
-        let digest_of = |path: &Path| path.file_name()?.to_str()?.parse::<Digest>().ok();
-        for path in list(&self.folder)? {
-            if digest_of(&path).is_some_and(|digest| !keep.contains(&digest)) {
-                fs::remove_file(&path).while_(|| format!("remove `{}`", path.display()))?;
-            }
-        }
-        let mut gone = 0;
-        for folder in list(&self.folder.join("blobs"))? {
-            for path in list(&folder)? {
-                if digest_of(&path).is_some_and(|digest| !named.contains(&digest)) {
-                    fs::remove_file(&path).while_(|| format!("remove `{}`", path.display()))?;
-                    gone += 1;
-                }
-            }
-        }
-        Ok(gone)
+    pub(crate) fn tree_path(&self, digest: Digest) -> PathBuf {
+        self.folder.join(digest.to_string())
     }
 
     fn blob_path(&self, sha256: Digest) -> PathBuf {
@@ -611,21 +586,5 @@ mod tests {
         fs::write(&path, text.replacen("src/a.sh", "../../a.sh", 1)).unwrap();
         assert!(matches!(lay("y"), Err(WorkspaceError::Damaged(_))));
         assert!(matches!(trees.tree(Digest([0; 32])), Err(WorkspaceError::Missing(_))));
-    }
-
-    #[test]
-    fn pruning_keeps_what_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let trees = store(dir.path());
-        let work = dir.path().join("work");
-        fill(&work);
-        let first = trees.snapshot(&work).unwrap().digest;
-        fs::write(work.join("b"), "new").unwrap();
-        let second = trees.snapshot(&work).unwrap().digest;
-        assert_eq!(trees.prune(&BTreeSet::from([second])).unwrap(), 1);
-        assert!(matches!(trees.tree(first), Err(WorkspaceError::Missing(_))));
-        let laid = dir.path().join("laid");
-        fs::create_dir(&laid).unwrap();
-        trees.materialise(second, &laid).unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! What only this runner can show: torn files, killed shims, the walls as a workload meets them, agents.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::future::Future;
@@ -12,13 +13,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration as Span;
 
 use countersign_runners_contract::conformance::Wanted;
-use countersign_runners_contract::model::Duration;
+use countersign_runners_contract::model::{Digest, Duration};
 use countersign_runners_contract::{
     Exit, FailureClass, GapReason, Handle, Health, JobSpec, LogCursor, LogItem, NetworkMode, Observation, Phase,
     Resources, Runner, RunnerError, Scope, Stream,
 };
 use countersign_runners_process::agent::AgentSpec;
-use countersign_runners_process::{ENV_ADDRESS, ENV_SOCKET, GatewayEndpoint, Level, ProcessRunner};
+use countersign_runners_process::{ENV_ADDRESS, ENV_SOCKET, GatewayEndpoint, Level, ProcessRunner, Pruned};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -53,6 +54,7 @@ cases![
     an_agent_reaches_the_gateway_and_nothing_else,
     a_run_reaches_the_gateway_where_its_order_says_so,
     a_program_that_does_not_branch_off_is_found_out,
+    a_tree_is_removed_only_when_no_run_and_no_caller_needs_it,
 ];
 
 fn sh(script: &str) -> JobSpec {
@@ -612,4 +614,64 @@ async fn a_program_that_does_not_branch_off_is_found_out(place: Place) {
     let secrets = std::sync::Arc::new(countersign_runners_contract::NoSecrets);
     let opened = ProcessRunner::open(config, trust, secrets, std::sync::Arc::new(crate::RealClock));
     assert!(matches!(opened, Err(countersign_runners_process::OpenError::Canary(_))));
+}
+
+async fn a_tree_is_removed_only_when_no_run_and_no_caller_needs_it(place: Place) {
+    let runner = place.runner();
+    let trees = runner.workspaces().clone();
+    let source = place.folder.path().join("source");
+    fs::create_dir(&source).unwrap();
+    let mut take = |text: &str| {
+        fs::write(source.join("file"), text).unwrap();
+        trees.snapshot(&source).unwrap().digest
+    };
+    let (started_from, live, nobodys) = (take("started from"), take("live"), take("nobody's"));
+    let age = |digest: Digest| {
+        let file = fs::OpenOptions::new().write(true).open(trees.folder().join(digest.to_string())).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH + Span::from_secs(1_000_000_000)).unwrap();
+    };
+    let there = |digest| trees.tree(digest).is_ok();
+    let prune = || runner.prune(BTreeSet::from([live]), Duration(0));
+
+    assert_eq!(prune().await.unwrap(), Pruned::default(), "what was just taken stays, whatever retention is asked for");
+    let mut job = sh("cat file; echo begun; while [ ! -e go ]; do sleep 0.02; done; echo more > file");
+    job.workspace = Some(started_from);
+    let handle = submit(&place, &runner, job).await;
+    [started_from, live, nobodys].into_iter().for_each(age);
+    running(&runner, &handle, "begun").await;
+    assert_eq!(prune().await.unwrap().trees, 1);
+    assert!(
+        there(started_from) && there(live) && !there(nobodys),
+        "a run started from it, the caller names it, nobody does"
+    );
+
+    fs::write(place.run_folder(&handle).join("workspace/go"), "").unwrap();
+    let left = finish(&runner, &handle).await.workspace.unwrap();
+    [started_from, left].into_iter().for_each(age);
+    assert_eq!(prune().await.unwrap().trees, 0, "the run is there until it is reaped");
+    runner.reap(&handle).await.unwrap();
+    assert_eq!(prune().await.unwrap().trees, 1);
+    assert!(!there(started_from), "nobody needs it any more");
+    assert!(there(left), "whoever reaps a run may not have named yet what it left");
+    age(left);
+    assert_eq!(prune().await.unwrap().trees, 1);
+    assert!(there(live));
+
+    // A run of a tree that is gone is refused, not begun without it.
+    let mut job = sh("true");
+    job.workspace = Some(left);
+    let order = place.ledger.order(Wanted::job(job)).unwrap();
+    assert!(matches!(runner.submit(order).await, Err(RunnerError::Workspace(_))));
+    // What cannot be read might name a tree: nothing is removed.
+    let handle = submit(&place, &runner, sh("true")).await;
+    finish(&runner, &handle).await;
+    let setup = place.run_folder(&handle).join("setup");
+    let kept = fs::read(&setup).unwrap();
+    fs::write(&setup, "{").unwrap();
+    let old = take("old");
+    age(old);
+    assert!(prune().await.is_err());
+    assert!(there(old));
+    fs::write(&setup, kept).unwrap();
+    runner.reap(&handle).await.unwrap();
 }
