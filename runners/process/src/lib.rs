@@ -15,6 +15,7 @@ compile_error!("the process runner's sandbox is made of Linux namespaces, Landlo
 pub mod agent;
 mod canary;
 mod cgroup;
+mod config;
 pub mod doctor;
 mod frames;
 mod procfs;
@@ -22,6 +23,7 @@ mod prune;
 mod relay;
 mod rundir;
 mod runner;
+mod runs;
 mod sandbox;
 mod shim;
 mod spec;
@@ -31,7 +33,8 @@ mod time;
 pub mod workspace;
 
 pub use canary::{Found, Trial};
+pub use config::{OpenError, ProcessConfig};
 pub use prune::Pruned;
-pub use runner::{OpenError, ProcessConfig, ProcessRunner};
+pub use runner::ProcessRunner;
 pub use spec::{ENV_ADDRESS, ENV_INPUTS, ENV_SOCKET, ENV_WORKSPACE, GatewayEndpoint, Level, RunUser};
 pub use stage::shim_main_if_asked;

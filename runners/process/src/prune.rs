@@ -158,7 +158,7 @@ mod tests {
     use super::*;
     use crate::workspace::Caps;
 
-    const LONG: Duration = Duration::from_secs(3600);
+    const LONG: Duration = Duration::from_hours(1);
 
     fn store(folder: &Path) -> Trees {
         Trees::open(&folder.join("trees"), Caps::default()).unwrap()

@@ -1,12 +1,11 @@
 //! The process runner as the contract's `Runner`: it prepares a run's folder, starts a shim, and reads what it writes.
 //!
-//! It keeps nothing of a run in memory: after a restart the folders say all there is. Absent: the sandbox (`shim`,
-//! `sandbox`), the environment (the program gives secrets and paths), policy.
+//! Absent: where a run stands (`runs`), the sandbox (`shim`, `sandbox`), the environment (the program gives secrets and
+//! paths), policy.
 //!
-//! Read next: `rundir` (files and what they mean together), `shim`.
+//! Read next: `runs`, then `shim`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -19,22 +18,24 @@ use std::time::Instant;
 use async_trait::async_trait;
 use countersign_runners_contract::model::{Clock, Digest, Duration, Name, Timestamp};
 use countersign_runners_contract::{
-    Artifact, Capabilities, Delivery, Evidence, FailureClass, Feature, Fingerprint, Handle, Health, LogCursor, LogRead,
-    LogResume, LogTrust, Manifest, NetworkMode, Observation, Order, OrderError, Phase, Runner, RunnerError, Scope,
-    SecretSource, SecretValue, Times, Trust,
+    Artifact, Capabilities, Delivery, Feature, Fingerprint, Handle, Health, LogCursor, LogRead, LogResume, LogTrust,
+    Manifest, NetworkMode, Observation, Order, OrderError, Phase, Runner, RunnerError, Scope, SecretSource,
+    SecretValue, Times, Trust,
 };
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::agent::{AgentProcess, AgentSpec};
 use crate::canary::{self, Found};
+use crate::config::{OpenError, ProcessConfig, minimum, program_of};
 use crate::doctor::{self, Doctor};
 use crate::frames::{self, End};
 use crate::prune::Pruned;
-use crate::rundir::{self, Finished, Setup, Started, Tombstone};
-use crate::spec::{GatewayEndpoint, Level, RunUser};
+use crate::rundir::{self, Setup, Tombstone};
+use crate::runs::{Runs, State, clear_unfinished, local};
+use crate::spec::{Level, RunUser};
 use crate::time::{machine, machine_millis, monotonic};
-use crate::workspace::{Caps, Trees, WorkspaceError};
-use crate::{cgroup, procfs, shim, stage};
+use crate::workspace::{Trees, WorkspaceError};
+use crate::{cgroup, shim, stage};
 
 /// How long a finding of the canary is good for.
 const CANARY_LIFE: std::time::Duration = std::time::Duration::from_mins(1);
@@ -46,81 +47,11 @@ const WATCH_LAST: std::time::Duration = std::time::Duration::from_millis(100);
 /// A tree stays for so long after it was taken, whatever retention is asked for: until then nobody may have named it yet.
 const LEAST_RETENTION: std::time::Duration = std::time::Duration::from_hours(1);
 
-/// Tombstones are kept for so long after their order could last have begun.
-const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 86_400);
-
 /// Counts folders that are being made, of every runner of this process.
 static FOLDERS: AtomicU64 = AtomicU64::new(0);
 
 /// The most bytes that one `fetch` gives.
 const MAX_FETCH: usize = 1 << 20;
-
-/// How the runner is set up.
-#[derive(Debug, Clone)]
-pub struct ProcessConfig {
-    /// Its folder: runs, workspaces, the remembered level. Only its owner may list it.
-    pub folder: PathBuf,
-    /// The backend's name, which a start has to carry.
-    pub backend: Name,
-    /// Who runs become where this program is root. Ignored where it is not.
-    pub user: RunUser,
-    /// The least level that runs may have. None: the level found at the first start, remembered in the folder; and
-    /// where that is `L0`, no run at all. `L0` is only ever had by asking for it here.
-    pub minimum: Option<Level>,
-    /// The strongest level to use: `L3`, but for machines whose stronger levels disturb the work.
-    pub strongest: Level,
-    /// Where the gateway listens, for network mode `gateway`.
-    pub gateway: Option<GatewayEndpoint>,
-    /// Further files and folders that every run sees read-only.
-    pub read_only: Vec<PathBuf>,
-    /// A delegated control group (cgroup v2). None: this process' own, if it may be divided.
-    pub cgroup: Option<PathBuf>,
-    /// Caps of a workspace.
-    pub caps: Caps,
-    /// The program that branches into stages; none is this one.
-    pub program: Option<PathBuf>,
-}
-
-impl ProcessConfig {
-    /// Defaults around a folder.
-    pub fn new(folder: PathBuf, backend: Name) -> Self {
-        Self {
-            folder,
-            backend,
-            user: RunUser::default(),
-            minimum: None,
-            strongest: Level::L3,
-            gateway: None,
-            read_only: Vec::new(),
-            cgroup: None,
-            caps: Caps::default(),
-            program: None,
-        }
-    }
-}
-
-/// Why the runner cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Its folder cannot be used.
-    #[error("the runner's folder `{folder}` cannot be used")]
-    Folder {
-        /// Which.
-        folder: PathBuf,
-        /// What the machine said.
-        #[source]
-        source: io::Error,
-    },
-    /// Its store of workspaces cannot be used.
-    #[error("the runner's workspaces cannot be used")]
-    Workspaces(#[source] WorkspaceError),
-    /// The canary could not be run.
-    #[error("the sandbox canary could not be run: does `main` call `shim_main_if_asked` first?")]
-    Canary(#[source] io::Error),
-    /// Runs would be root's.
-    #[error("`runner.uid` is 0: runs may not be root's; choose an unprivileged user")]
-    Root,
-}
 
 /// The process runner. Cheap to clone.
 #[derive(Clone)]
@@ -128,7 +59,7 @@ pub struct ProcessRunner(Arc<Inner>);
 
 struct Inner {
     config: ProcessConfig,
-    runs: PathBuf,
+    runs: Runs,
     trees: Trees,
     user: Option<RunUser>,
     cgroup: Option<PathBuf>,
@@ -137,12 +68,6 @@ struct Inner {
     secrets: Arc<dyn SecretSource>,
     clock: Arc<dyn Clock>,
     canary: Mutex<(Instant, Found)>,
-}
-
-/// What the files of a run say.
-enum State {
-    Final(Box<Finished>),
-    Alive(Option<Started>),
 }
 
 impl ProcessRunner {
@@ -179,6 +104,7 @@ impl ProcessRunner {
         tracing::info!(level = %found.level(), minimum = ?minimum, folder = %folder.display(), "process runner open");
         let canary = Mutex::new((monotonic(), found));
         let config = ProcessConfig { folder, ..config };
+        let runs = Runs::new(runs, config.backend.clone(), Arc::clone(&clock));
         Ok(Self(Arc::new(Inner { config, runs, trees, user, cgroup, minimum, trust, secrets, clock, canary })))
     }
 
@@ -236,41 +162,6 @@ impl ProcessRunner {
     }
 }
 
-fn program_of(config: &ProcessConfig) -> OsString {
-    // The very file that runs, also when its name has been given to a newer one.
-    config.program.clone().map_or_else(|| OsString::from("/proc/self/exe"), PathBuf::into_os_string)
-}
-
-fn minimum(config: &ProcessConfig, folder: &Path, found: Level) -> io::Result<Option<Level>> {
-    if config.minimum.is_some() {
-        return Ok(config.minimum);
-    }
-    let path = folder.join("minimum-level");
-    if let Some(level) = rundir::read_json::<Level>(&path)? {
-        return Ok(Some(level));
-    }
-    if found == Level::L0 {
-        return Ok(None);
-    }
-    rundir::write_json(&path, &found)?;
-    Ok(Some(found))
-}
-
-/// Folders that never got their name, and canaries', of processes that are no more.
-fn clear_unfinished(folder: &Path, runs: &Path) -> io::Result<()> {
-    for (parent, prefix) in [(folder, "canary-"), (runs, ".new-")] {
-        for entry in fs::read_dir(parent)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let owner = name.strip_prefix(prefix).and_then(|rest| rest.split('-').next()?.parse().ok());
-            if owner.is_some_and(|pid| procfs::start_time(pid).is_none()) {
-                fs::remove_dir_all(entry.path())?;
-            }
-        }
-    }
-    Ok(())
-}
-
 fn run_canary(
     config: &ProcessConfig,
     folder: &Path,
@@ -299,10 +190,6 @@ fn run_canary(
         return Err(io::Error::other(format!("the canary ended with {}: {said}", output.status)));
     }
     Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-fn local(what: impl Into<String>, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> RunnerError {
-    RunnerError::Local { what: format!("cannot {}", what.into()), source: error.into() }
 }
 
 impl Inner {
@@ -350,127 +237,6 @@ impl Inner {
         modes
     }
 
-    fn folder_of(&self, handle: &Handle) -> PathBuf {
-        self.runs.join(rundir::name(handle.run, handle.attempt))
-    }
-
-    fn tombstone_of(&self, handle: &Handle) -> PathBuf {
-        self.runs.join(format!("{}.reaped", rundir::name(handle.run, handle.attempt)))
-    }
-
-    /// Every handle and tombstone of one run, whatever the attempt.
-    fn known_of(&self, handle: &Handle) -> Result<Vec<Handle>, RunnerError> {
-        let prefix = format!("{}-", handle.run);
-        let read = |what: &str, error| local(format!("{what} of run `{}`", handle.run), error);
-        let mut known = Vec::new();
-        for entry in fs::read_dir(&self.runs).map_err(|e| read("list the attempts", e))? {
-            let entry = entry.map_err(|e| read("list the attempts", e))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(rest) = name.strip_prefix(&prefix) else { continue };
-            let found = if rest.ends_with(".reaped") {
-                rundir::read_json::<Tombstone>(&entry.path()).map(|t| t.map(|t| t.handle))
-            } else if rest.bytes().all(|b| b.is_ascii_digit()) {
-                rundir::read_json(&entry.path().join("handle"))
-            } else {
-                continue;
-            };
-            match found {
-                Ok(found) => known.extend(found),
-                // Reaped in this moment; its tombstone is in the list or a newer attempt is.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(read("read an attempt", error)),
-            }
-        }
-        Ok(known)
-    }
-
-    /// Refuses a fence below one that is known for the run.
-    fn check_fence(&self, handle: &Handle) -> Result<(), RunnerError> {
-        let known = self.known_of(handle)?.iter().map(|known| known.fence).max().unwrap_or_default();
-        if handle.fence < known {
-            return Err(RunnerError::StaleFence { run: handle.run, known, given: handle.fence });
-        }
-        Ok(())
-    }
-
-    /// The folder of a run that is there, for a handle that may speak for it.
-    fn known(&self, handle: &Handle) -> Result<PathBuf, RunnerError> {
-        if handle.backend != self.config.backend {
-            return Err(RunnerError::NotFound(handle.external_name.clone()));
-        }
-        let folder = self.folder_of(handle);
-        let stored: Option<Handle> =
-            rundir::read_json(&folder.join("handle")).map_err(|e| local("read the run's handle", e))?;
-        let Some(stored) = stored else {
-            let reaped = self.tombstone_of(handle).exists();
-            let name = handle.external_name.clone();
-            return Err(if reaped { RunnerError::Reaped(name) } else { RunnerError::NotFound(name) });
-        };
-        if stored.org != handle.org || stored.external_name != handle.external_name {
-            return Err(RunnerError::NotFound(handle.external_name.clone()));
-        }
-        if handle.fence < stored.fence {
-            return Err(RunnerError::StaleFence { run: handle.run, known: stored.fence, given: handle.fence });
-        }
-        Ok(folder)
-    }
-
-    /// What the files say. A run whose writer is gone is given its last word here, under its lock.
-    fn state(&self, folder: &Path) -> Result<State, RunnerError> {
-        let failed = |error| local(format!("read the run in `{}`", folder.display()), error);
-        let result = folder.join("result");
-        if let Some(finished) = rundir::read_json(&result).map_err(failed)? {
-            return Ok(State::Final(Box::new(finished)));
-        }
-        let started: Option<Started> = rundir::read_json(&folder.join("started")).map_err(failed)?;
-        let Some(lock) = rundir::try_lock(folder).map_err(failed)? else {
-            return Ok(State::Alive(started));
-        };
-        // The writer may have finished between the first look and the lock.
-        if let Some(finished) = rundir::read_json(&result).map_err(failed)? {
-            return Ok(State::Final(Box::new(finished)));
-        }
-        let started: Option<Started> = rundir::read_json(&folder.join("started")).map_err(failed)?;
-        let finished = self.last_word(folder, started).map_err(failed)?;
-        let phase = finished.observation.phase.as_str();
-        tracing::warn!(folder = %folder.display(), phase, "a run was left without its shim and is closed");
-        // From here on the run is over for everybody, whoever else may look.
-        rundir::write_json(&result, &finished).map_err(failed)?;
-        drop(lock);
-        Ok(State::Final(Box::new(finished)))
-    }
-
-    fn last_word(&self, folder: &Path, started: Option<Started>) -> io::Result<Finished> {
-        let setup: Option<Setup> = rundir::read_json(&folder.join("setup"))?;
-        let handle: Option<Handle> = rundir::read_json(&folder.join("handle"))?;
-        let mut observation = Observation {
-            phase: Phase::Lost,
-            never_started: false,
-            exit: None,
-            oom: false,
-            times: Times {
-                submitted: setup.map(|setup| setup.submitted),
-                started: started.as_ref().map(|started| started.at),
-                ended: Some(self.clock.now()),
-            },
-            evidence: Evidence::default(),
-            workspace: None,
-            fence: handle.map(|handle| handle.fence).unwrap_or_default(),
-        };
-        if let Some(started) = started {
-            observation.evidence = started.evidence;
-            return Ok(Finished { observation, manifest: Manifest::default(), stdout: None, stderr: None });
-        }
-        observation.never_started = true;
-        observation.phase = if folder.join("cancel").exists() {
-            Phase::Cancelled
-        } else {
-            let reason = "the runner ended before it had begun the run".to_owned();
-            Phase::Failed { class: FailureClass::Infra, reason }
-        };
-        Ok(shim::never_begun(observation))
-    }
-
     /// What an order must be before anything is made for it.
     fn admit(&self, order: &Order) -> Result<(Handle, Level, LogTrust), RunnerError> {
         order.check_backend(&self.config.backend)?;
@@ -492,12 +258,12 @@ impl Inner {
     /// Tells whether the run of an order is there already.
     fn existing(&self, handle: &Handle, order: &Order) -> Result<bool, RunnerError> {
         let tombstone: Option<Tombstone> =
-            rundir::read_json(&self.tombstone_of(handle)).map_err(|e| local("read a reaped run", e))?;
+            rundir::read_json(&self.runs.tombstone_of(handle)).map_err(|e| local("read a reaped run", e))?;
         if tombstone.is_some() {
             return Err(RunnerError::Reaped(handle.external_name.clone()));
         }
-        self.check_fence(handle)?;
-        let folder = self.folder_of(handle);
+        self.runs.check_fence(handle)?;
+        let folder = self.runs.folder_of(handle);
         let stored: Option<Handle> =
             rundir::read_json(&folder.join("handle")).map_err(|e| local("read the run's handle", e))?;
         let Some(stored) = stored else { return Ok(false) };
@@ -514,7 +280,7 @@ impl Inner {
         secrets: &BTreeMap<String, SecretValue>,
         (handle, level, trust): &(Handle, Level, LogTrust),
     ) -> Result<Handle, RunnerError> {
-        let folder = self.folder_of(handle);
+        let folder = self.runs.folder_of(handle);
         if self.existing(handle, order)? {
             return self.resume(handle, &folder, secrets);
         }
@@ -544,7 +310,7 @@ impl Inner {
         };
         let sealed = order.seal(trust)?;
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        let partial = self.runs.join(format!(".new-{}-{number}", std::process::id()));
+        let partial = self.runs.path().join(format!(".new-{}-{number}", std::process::id()));
         let make = || -> io::Result<File> {
             fs::create_dir(&partial)?;
             // The lock is held before the folder has its name, so nobody can find it there and unheld.
@@ -565,12 +331,12 @@ impl Inner {
             return Err(local("name the run's folder", error));
         }
         drop(using);
-        rundir::sync_folder(&self.runs).map_err(|e| local("sync the folder of runs", e))?;
+        rundir::sync_folder(self.runs.path()).map_err(|e| local("sync the folder of runs", e))?;
         // Reaped, or overtaken by a later attempt, since the first look: this one must not begin.
-        let late = if self.tombstone_of(handle).exists() {
+        let late = if self.runs.tombstone_of(handle).exists() {
             Err(RunnerError::Reaped(handle.external_name.clone()))
         } else {
-            self.check_fence(handle)
+            self.runs.check_fence(handle)
         };
         if let Err(error) = late {
             fs::remove_dir_all(&folder).map_err(|e| local("clear a folder up", e))?;
@@ -592,7 +358,7 @@ impl Inner {
             return Ok(handle.clone());
         };
         tracing::error!(run = %handle.run, attempt = handle.attempt, %error, "the run's shim cannot be started");
-        match self.state(folder)? {
+        match self.runs.state(folder)? {
             // It holds the lock after all.
             State::Alive(_) => Ok(handle.clone()),
             State::Final(_) => Err(local("start the run's shim", error)),
@@ -645,8 +411,8 @@ impl Inner {
     }
 
     fn observe(&self, handle: &Handle) -> Result<Observation, RunnerError> {
-        let folder = self.known(handle)?;
-        let started = match self.state(&folder)? {
+        let folder = self.runs.known(handle)?;
+        let started = match self.runs.state(&folder)? {
             State::Final(finished) => return Ok(finished.observation),
             State::Alive(started) => started,
         };
@@ -677,8 +443,8 @@ impl Inner {
     }
 
     fn logs(&self, handle: &Handle, cursor: LogCursor) -> Result<LogRead, RunnerError> {
-        let folder = self.known(handle)?;
-        let end = match self.state(&folder)? {
+        let folder = self.runs.known(handle)?;
+        let end = match self.runs.state(&folder)? {
             State::Final(finished) => End::Closed(finished.stdout, finished.stderr),
             State::Alive(_) => End::Open,
         };
@@ -686,7 +452,7 @@ impl Inner {
     }
 
     fn cancel(&self, handle: &Handle, grace: Duration) -> Result<(), RunnerError> {
-        let folder = match self.known(handle) {
+        let folder = match self.runs.known(handle) {
             Ok(folder) => folder,
             // Gone is fine.
             Err(RunnerError::Reaped(_)) => return Ok(()),
@@ -703,20 +469,12 @@ impl Inner {
                 .map_err(|e| local("request the cancellation", e))?;
         }
         // A run that nobody is left to begin gets its last word now.
-        self.state(&folder).map(drop)
-    }
-
-    fn finished(&self, handle: &Handle) -> Result<Finished, RunnerError> {
-        let folder = self.known(handle)?;
-        match self.state(&folder)? {
-            State::Final(finished) => Ok(*finished),
-            State::Alive(_) => Err(RunnerError::NotFinished(handle.external_name.clone())),
-        }
+        self.runs.state(&folder).map(drop)
     }
 
     fn fetch(&self, handle: &Handle, artifact: &Artifact, offset: u64, max: usize) -> Result<Vec<u8>, RunnerError> {
         // Only what this run left may be asked for, whatever digest the caller knows.
-        if !self.finished(handle)?.manifest.files.contains(artifact) {
+        if !self.runs.finished(handle)?.manifest.files.contains(artifact) {
             return Err(RunnerError::NotFound(handle.external_name.clone()));
         }
         let failed = |error: io::Error| local(format!("read artifact `{}`", artifact.path), error);
@@ -729,12 +487,12 @@ impl Inner {
     }
 
     fn reap(&self, handle: &Handle) -> Result<(), RunnerError> {
-        let folder = match self.known(handle) {
+        let folder = match self.runs.known(handle) {
             Ok(folder) => folder,
             Err(RunnerError::Reaped(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let State::Final(finished) = self.state(&folder)? else {
+        let State::Final(finished) = self.runs.state(&folder)? else {
             return Err(RunnerError::NotFinished(handle.external_name.clone()));
         };
         if let Some(left) = finished.observation.workspace {
@@ -752,64 +510,23 @@ impl Inner {
         let stored = stored.ok_or_else(|| missing("handle"))?;
         let tombstone = Tombstone { job: setup.job, not_after: setup.not_after, handle: stored };
         // Before the folder goes: from here on its order is known to have been carried out.
-        rundir::write_json(&self.tombstone_of(&tombstone.handle), &tombstone).map_err(failed)?;
+        rundir::write_json(&self.runs.tombstone_of(&tombstone.handle), &tombstone).map_err(failed)?;
         fs::remove_dir_all(&folder).map_err(failed)?;
         tracing::debug!(run = %handle.run, attempt = handle.attempt, "run cleared away");
-        self.forget_old_tombstones().map_err(failed)
-    }
-
-    fn forget_old_tombstones(&self) -> io::Result<()> {
-        let now = self.clock.now();
-        for entry in fs::read_dir(&self.runs)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().ends_with(".reaped")
-                && rundir::read_json::<Tombstone>(&entry.path())?.is_some_and(|t| t.not_after + TOMBSTONE_LIFE < now)
-            {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
+        self.runs.forget_old_tombstones().map_err(failed)
     }
 
     fn prune(&self, mut keep: BTreeSet<Digest>, retention: Duration) -> Result<Pruned, RunnerError> {
-        let failed = |error| local("find the trees that runs use", error);
         let unusable = |error: WorkspaceError| RunnerError::Workspace(error.into());
         // From here on no run begins, so the folders say all there is.
         let alone = self.trees.alone().map_err(unusable)?;
-        for entry in fs::read_dir(&self.runs).map_err(failed)? {
-            let folder = entry.map_err(failed)?.path();
-            if !folder.is_dir() {
-                continue;
-            }
-            let setup: Option<Setup> = rundir::read_json(&folder.join("setup")).map_err(failed)?;
-            let finished: Option<Finished> = rundir::read_json(&folder.join("result")).map_err(failed)?;
-            keep.extend(setup.and_then(|setup| setup.workspace));
-            keep.extend(finished.and_then(|finished| finished.observation.workspace));
-        }
+        keep.extend(self.runs.trees()?);
         let age = std::time::Duration::from_millis(retention.0).max(LEAST_RETENTION);
         // Before 1970 there was no tree.
         let before = machine().checked_sub(age).unwrap_or(std::time::SystemTime::UNIX_EPOCH);
         let gone = alone.prune(&keep, before).map_err(unusable)?;
         tracing::info!(trees = gone.trees, contents = gone.contents, bytes = gone.bytes, "trees removed");
         Ok(gone)
-    }
-
-    fn list_owned(&self, scope: Scope) -> Result<Vec<Handle>, RunnerError> {
-        let failed = |error| local("list runs", error);
-        let mut handles = Vec::new();
-        for entry in fs::read_dir(&self.runs).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if entry.file_name().to_string_lossy().starts_with('.') || !entry.path().is_dir() {
-                continue;
-            }
-            let handle: Option<Handle> = rundir::read_json(&entry.path().join("handle")).map_err(failed)?;
-            handles.extend(handle.filter(|handle| match scope {
-                Scope::All => true,
-                Scope::Organization(org) => handle.org == org,
-            }));
-        }
-        handles.sort_by_key(|handle| (handle.run, handle.attempt));
-        Ok(handles)
     }
 }
 
@@ -915,7 +632,7 @@ impl Runner for ProcessRunner {
 
     async fn collect(&self, handle: &Handle) -> Result<Manifest, RunnerError> {
         let handle = handle.clone();
-        self.blocking(move |inner| Ok(inner.finished(&handle)?.manifest)).await
+        self.blocking(move |inner| Ok(inner.runs.finished(&handle)?.manifest)).await
     }
 
     async fn fetch(
@@ -935,6 +652,6 @@ impl Runner for ProcessRunner {
     }
 
     async fn list_owned(&self, scope: Scope) -> Result<Vec<Handle>, RunnerError> {
-        self.blocking(move |inner| inner.list_owned(scope)).await
+        self.blocking(move |inner| inner.runs.list_owned(scope)).await
     }
 }

@@ -621,7 +621,7 @@ async fn a_tree_is_removed_only_when_no_run_and_no_caller_needs_it(place: Place)
     let trees = runner.workspaces().clone();
     let source = place.folder.path().join("source");
     fs::create_dir(&source).unwrap();
-    let mut take = |text: &str| {
+    let take = |text: &str| {
         fs::write(source.join("file"), text).unwrap();
         trees.snapshot(&source).unwrap().digest
     };
