@@ -214,7 +214,7 @@ impl SqlJournal {
     /// [`SqlError::Database`] with what SQLite says.
     pub async fn sqlite_version(&self) -> Result<String, SqlError> {
         let version = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&self.readers).await;
-        version.map_err(|source| SqlError::Database { path: self.folder.database(), source: Box::new(source) })
+        version.map_err(|source| SqlError::Database { path: self.folder.database(), source: source.into() })
     }
 }
 
