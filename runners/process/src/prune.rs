@@ -275,23 +275,25 @@ mod tests {
     fn trees_taken_while_others_are_removed_are_whole() {
         let dir = tempfile::tempdir().unwrap();
         let trees = store(dir.path());
+        let mut gone = 0;
         std::thread::scope(|scope| {
+            let mut tasks = Vec::new();
             for task in 0..2 {
                 let (trees, folder) = (&trees, dir.path().join(format!("task{task}")));
-                scope.spawn(move || {
+                tasks.push(scope.spawn(move || {
                     for n in 0..60 {
                         let digest = take(trees, &folder, &format!("{task} {}", n % 3));
                         assert!(whole(trees, digest), "{n}");
                         // From here on it may go at any time; the content that all of them share goes with the last one.
                         age(trees, digest);
                     }
-                });
+                }));
             }
-            let mut gone = 0;
-            for _ in 0..100 {
+            while !tasks.iter().all(std::thread::ScopedJoinHandle::is_finished) {
                 gone += prune(&trees, &[]).unwrap().trees;
             }
-            assert!(gone > 0);
         });
+        gone += prune(&trees, &[]).unwrap().trees;
+        assert!(gone >= 6, "each of the six trees was left old: {gone}");
     }
 }
