@@ -440,6 +440,7 @@ impl Directory<'_> {
             owner: None,
             issuers: BTreeSet::new(),
             teams: person.teams.clone(),
+            groups: person.groups.clone(),
         };
         let facts = PersonFacts {
             active: !person.disabled,
@@ -461,6 +462,7 @@ impl Directory<'_> {
             owner: pseudonym(self.rows, self.org, &Subject::person(agent.owner.clone())),
             issuers,
             teams: agent.teams.clone(),
+            groups: Vec::new(),
         };
         let facts = AgentFacts {
             active: !agent.disabled,
@@ -482,6 +484,7 @@ impl Directory<'_> {
             owner: pseudonym(self.rows, self.org, &Subject::person(service.owner.clone())),
             issuers,
             teams: service.teams.clone(),
+            groups: Vec::new(),
         };
         let facts = ServiceFacts {
             active: !service.disabled,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use countersign_gateway_flow::{Action, Actions, Begin, ItemTerms, Now, Proposal, Reply, Report, StartTerms, decide};
 use countersign_gateway_model::{ActionId, Decision, Digest, InstanceId, Name, PermitId, Principal, RunId, Timestamp};
 use countersign_ledger_entry::PayloadRole;
-use countersign_ledger_entry::body::QuestionKind;
+use countersign_ledger_entry::body::{GateSubject, QuestionKind};
 use countersign_ledger_entry::payload;
 use countersign_policy_decide::catalogue::CompiledTool;
 use countersign_policy_decide::input::{self, TypedInput};
@@ -148,8 +148,7 @@ impl Engine {
         let mut gate = None;
         if !pending.is_empty() {
             let scene = self.gate_scene(&org, &snapshot, who, held.fold()?.created(), id, now);
-            let next = "the agent gets permits for what is approved";
-            let (terms, made) = self.open_gate(&scene, next, &pending, &mut beside)?;
+            let (terms, made) = self.open_gate(&scene, GateSubject::Actions, &pending, &mut beside)?;
             gate = Some(terms);
             let mut made = made.into_iter();
             for item in &mut items {
@@ -283,6 +282,7 @@ impl Engine {
                     input: serde_json::from_slice(input).map_err(EngineError::damaged)?,
                     revision: one.revision.clone(),
                     reasons: one.answered.reasons().map(str::to_owned).collect(),
+                    changed_by: None,
                 });
             }
             Decision::Deny => {}

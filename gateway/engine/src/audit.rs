@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use countersign_gateway_model::{InstanceId, LogId, OrgId, Principal, StreamId, Verdict};
+use countersign_gateway_model::{InstanceId, LogId, OrgId, Principal, StreamId};
 use countersign_ledger_entry::body::Body;
 use countersign_ledger_entry::{Entry, PayloadRole, Receipt, Stream, StreamKind, note};
 use countersign_ledger_log::{KeyRing, LogHandle, StoredEntry};
 use countersign_ledger_merkle::{Hash, LogPath, leaf_hash};
 use countersign_ledger_verify::Contents;
-use countersign_policy_decide::{EntityRef, Operation, combine, replay};
+use countersign_policy_decide::{EntityRef, Operation};
 
 use crate::Engine;
-use crate::api::{EntryQuery, EntryRecord, Page, Replay};
+use crate::api::{EntryQuery, EntryRecord, Page};
 use crate::asking::StoredEvidence;
 use crate::error::EngineError;
 use crate::org::{Org, instance_stream};
@@ -23,7 +23,7 @@ use crate::receipts::stored_entry;
 const MAX_PAGE: usize = 500;
 
 impl Engine {
-    fn may_audit(&self, org: &Org, who: &Principal, what: &'static str) -> Result<(), EngineError> {
+    pub(crate) fn may_audit(&self, org: &Org, who: &Principal, what: &'static str) -> Result<(), EngineError> {
         self.may_read(org, who, Operation::ReadVerdict, EntityRef::organization(org.id), what)
     }
 
@@ -94,41 +94,6 @@ impl Engine {
         let org = self.org(who.org)?;
         self.may_read(&org, who, Operation::ExportPack, EntityRef::organization(org.id), "pack")?;
         pack_of(&org.log, &**self.logs().keys(), disclose).await
-    }
-
-    /// Computes the verdict of an entry again from its stored inputs.
-    ///
-    /// # Errors
-    /// [`EngineError::NotFound`] for an entry without a verdict of its own question.
-    pub async fn replay(&self, who: &Principal, index: u64) -> Result<Replay, EngineError> {
-        let org = self.org(who.org)?;
-        self.may_audit(&org, who, "entry")?;
-        let stored = stored_entry(&org, index).await?;
-        let header = Entry::parse(&stored.leaf)?.header;
-        let verdict = header.verdict.clone().ok_or(EngineError::NotFound("verdict"))?;
-        let digests = header.policy.ok_or(EngineError::NotFound("verdict"))?;
-        let Some(snapshot) = self.policies().past(org.id, &digests) else {
-            return Ok(Replay { index, stored: verdict, computed: None });
-        };
-        // The question stands with the first entry of an append that answers it; edges after it share it.
-        let first = index.saturating_sub(u64::from(header.append.index));
-        let around = org.log.entries(first..index + 1).await.map_err(EngineError::ledger)?;
-        let mut computed = None;
-        for entry in around.iter().rev() {
-            let candidate = Entry::parse(&entry.leaf)?.header;
-            for reference in candidate.payloads.iter().filter(|p| p.role == PayloadRole::Question) {
-                let Some(content) = self.payload(&org, entry.index, &reference.digest).await? else { continue };
-                let Some(again) = replay_evidence(&org, &snapshot, &content).await? else { continue };
-                if again == verdict {
-                    return Ok(Replay { index, stored: verdict, computed: Some(again) });
-                }
-                computed = computed.or(Some(again));
-            }
-            if computed.is_some() {
-                break;
-            }
-        }
-        Ok(Replay { index, stored: verdict, computed })
     }
 
     /// The log in tlog-tiles form, for principals who may read verdicts, or for everyone where it is public.
@@ -225,27 +190,6 @@ pub async fn pack_of(log: &LogHandle, keys: &dyn KeyRing, disclose: bool) -> Res
     let key = keys.log_key(log.id()).map_err(EngineError::ledger)?;
     countersign_ledger_verify::write(&contents, |text| note::sign(text, log.trusted().origin(), &key))
         .map_err(EngineError::damaged)
-}
-
-async fn replay_evidence(
-    org: &Org,
-    snapshot: &crate::Snapshot,
-    content: &[u8],
-) -> Result<Option<Verdict>, EngineError> {
-    let stored = StoredEvidence::read(content).map_err(EngineError::damaged)?;
-    let mut blobs = Vec::with_capacity(stored.entities.len());
-    for digest in &stored.entities {
-        match org.log.blob(digest).await.map_err(EngineError::ledger)? {
-            Some(blob) => blobs.push(blob),
-            None => return Ok(None),
-        }
-    }
-    let entities: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
-    let mut answers = Vec::with_capacity(stored.questions.len());
-    for question in &stored.questions {
-        answers.push(replay(snapshot, question.get().as_bytes(), &entities).map_err(EngineError::damaged)?);
-    }
-    Ok(Some(combine(&answers).0))
 }
 
 fn entry_record(org: &Org, stored: &StoredEntry) -> Result<EntryRecord, EngineError> {

@@ -24,7 +24,7 @@ use crate::answers::{last_receipt, refusal_record, refused, refused_before, resu
 use crate::api::{ActionAnswer, DecisionAnswer, DecisionRequest, Idempotency, RuleProgress};
 use crate::asking::{Answered, actor_of, ask, question, with_satisfied};
 use crate::error::EngineError;
-use crate::gates::{Opened, shown_digest};
+use crate::gates::{Opened, Pending, shown_digest};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::permits::PreparedRun;
@@ -85,7 +85,6 @@ impl Engine {
         self.describe_gate(&org, &held, id, row.opened, row.expires)?;
         let work = Deciding { org: &org, snapshot: &snapshot, who, gate: &gate, opened: &opened, now };
         let mut beside = Beside { urgent: request.kind == DecisionKind::Reject, ..Beside::default() };
-        let changes_input = request.delta.values().any(Option::is_some);
         let weighed = self.decision_proposal(&work, &held, request, &mut beside);
         self.describe_instance(&org, &held.live)?;
         let (proposal, runs) = weighed?;
@@ -93,13 +92,6 @@ impl Engine {
         let decision = if let Proposal::Decide(decide) = &proposal { decide.decision } else { self.mint().decision() };
         let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
         let reply = decided.reply.clone();
-        if changes_input && matches!(reply, Reply::Counted { effect: Effect::Counted, .. }) {
-            // The next person would decide on a view that shows the old input.
-            return Err(EngineError::invalid(
-                "delta",
-                "an override that changes input must meet every rule by itself; reject, and have the change proposed",
-            ));
-        }
         let mut answer = json!({ "decision": decision });
         if let Reply::Refused(reason) = &reply {
             answer = refusal_record(*reason, "refused by policy");
@@ -215,7 +207,7 @@ impl Engine {
             person: org.person_of(who.pseudonym),
             role: role.clone(),
             teams: who.teams.clone(),
-            groups: Vec::new(),
+            groups: org.known(who.pseudonym).map(|known| known.groups).unwrap_or_default(),
             items: Vec::new(),
             current: Vec::new(),
             lapsed: Vec::new(),
@@ -232,7 +224,8 @@ impl Engine {
                 Some(new) => new.answered.verdict.rules.clone(),
                 None => item.rules.iter().map(|r| r.rule.clone()).collect(),
             };
-            let rules = rules.into_iter().filter(|r| admits(snapshot, r, who, role.as_ref())).collect();
+            let rules =
+                rules.into_iter().filter(|r| admits(snapshot, r, (who, &ballot.groups), role.as_ref())).collect();
             ballot.items.push(BallotItem { item: item.item, digest: item.digest, rules, change });
         }
         let mut reasked = Vec::new();
@@ -288,6 +281,15 @@ impl Engine {
             delta = Some(payload::salted(payload::DELTA, &salt, &content));
             let reference = beside.payload(PayloadRole::Delta, payload::seal(&salt, &content));
             asked.push_payload(reference);
+        }
+        if kind == DecisionKind::Override && !met && !stale {
+            // Votes are missing: whoever decides next reads, and is asked about, what this makes of the gate.
+            for new in replaced.values() {
+                let (reference, _) = beside.add(new.answered.evidence(&new.salt, &new.canonical));
+                asked.push_payload(reference);
+            }
+            let pending = Self::after_override(work, &request, &replaced);
+            asked.push_payload(self.show_again(org, snapshot, held, gate, &pending, beside)?);
         }
         let (min, max) = bounds(snapshot, gate);
         let justification = match (&request.justification, kind) {
@@ -375,12 +377,10 @@ impl Engine {
             asked.push(*person);
             let still = org.known(vote.actor).is_some_and(|known| {
                 let Ok(id) = Name::new(&item.item.to_string()) else { return false };
-                let mut again = Question::new(
-                    known.entity(org.id),
-                    Operation::Approve,
-                    EntityRef::new(org.id, EntityKind::Item, id),
-                    now,
-                );
+                // An author may not approve what they made; whether they may still override is what their vote rests on.
+                let operation = if vote.author { Operation::Override } else { Operation::Approve };
+                let mut again =
+                    Question::new(known.entity(org.id), operation, EntityRef::new(org.id, EntityKind::Item, id), now);
                 // The vote was cast with an interactive credential; what is asked now is whether the person may still.
                 again.scopes = [
                     countersign_policy_decide::scope_name(Scope::Act),
@@ -462,6 +462,30 @@ impl Engine {
             .collect()
     }
 
+    /// The gate's items as they stand once an OVERRIDE is counted.
+    fn after_override(
+        work: &Deciding<'_>,
+        request: &DecisionRequest,
+        replaced: &BTreeMap<ItemId, Replaced>,
+    ) -> Vec<Pending> {
+        let Deciding { org, snapshot, gate, opened, now, .. } = *work;
+        let stays = |item: &&OpenItem| !matches!(request.delta.get(&item.item), Some(None));
+        let mut pending = Vec::new();
+        for item in gate.live_items().filter(stays) {
+            let words = |answered: &Answered| answered.reasons().map(str::to_owned).collect();
+            if let Some(new) = replaced.get(&item.item) {
+                let rules = new.answered.verdict.rules.clone();
+                pending.push(Pending::of_item(snapshot, item, &new.action, rules, words(&new.answered)));
+            } else if let Some(stored) = opened.items.get(&item.item) {
+                let questions = with_satisfied(&stored.questions, &BTreeSet::new(), false, now);
+                let answered = ask(snapshot, &org.entities, questions);
+                let rules = item.rules.iter().map(|form| form.rule.clone()).collect();
+                pending.push(Pending::of_item(snapshot, item, &stored.action, rules, words(&answered)));
+            }
+        }
+        pending
+    }
+
     /// The new input of an OVERRIDE: only keys that every rule of the item lets people change, then schema and policy.
     fn replace(
         &self,
@@ -523,6 +547,7 @@ impl Engine {
             digest: payload::salted(payload::ACTION, &salt, &canonical),
             salt,
             input: typed.canonical().to_vec(),
+            action,
             canonical,
             questions,
             answered,
@@ -607,6 +632,7 @@ struct Replaced {
     /// Salt of the digest: the evidence under the same salt opens it.
     salt: Salt,
     input: Vec<u8>,
+    action: Value,
     canonical: Vec<u8>,
     questions: Vec<Question>,
     answered: Answered,
@@ -655,12 +681,12 @@ impl DeciderAnswers {
 }
 
 /// Whether this person's vote counts for a rule, as far as its authority goes.
-fn admits(snapshot: &Snapshot, rule: &Name, person: &Principal, role: Option<&Name>) -> bool {
+fn admits(snapshot: &Snapshot, rule: &Name, (person, groups): (&Principal, &[Name]), role: Option<&Name>) -> bool {
     let Some(rule) = snapshot.rules().get(rule.as_str()) else {
         // The bundle no longer has it: the pinned form counts by role, and the role must be held.
         return role.is_some_and(|role| person.roles.contains(role));
     };
-    rule.authority.admits(&person.roles, &[], &person.teams)
+    rule.authority.admits(&person.roles, groups, &person.teams)
 }
 
 fn default_role(who: &Principal, gate: &OpenGate, snapshot: &Snapshot) -> Option<Name> {
@@ -698,7 +724,7 @@ fn remaining(snapshot: &Snapshot, gate: &OpenGate) -> Vec<RuleProgress> {
             Some(RuleProgress {
                 rule: rule.clone(),
                 quorum: u32::from(form.quorum),
-                counted: u32::try_from(item.votes.len()).unwrap_or(u32::MAX),
+                counted: u32::try_from(item.counted(form)).unwrap_or(u32::MAX),
                 met: false,
                 title: snapshot.rules().get(rule.as_str()).map(|r| r.title.clone()).unwrap_or_default(),
                 roles: form.roles.clone(),

@@ -1,20 +1,19 @@
-//! People: gates are opened with an approval view, and decided by votes that policy finds eligible.
+//! Gates: opened with an approval view, shown again after an OVERRIDE, read back with the questions that they hold up.
 //!
-//! An APPROVE asks the stored question again with fresh entities and the current bundle; an OVERRIDE asks a new one.
-//! What was asked, shown and said is kept as payloads of the entries. Counting is `flow::gate`'s.
+//! What is asked and shown is kept as payloads of the entries. Absent: weighing a decision. Read next: `decisions`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use countersign_gateway_flow::{GateTerms, ItemTerms, OpenGate, UNNAMED_PERSON};
+use countersign_gateway_flow::{GateTerms, ItemTerms, OpenGate, OpenItem, UNNAMED_PERSON};
 use countersign_gateway_model::{
     ActionId, Digest, Duration, GateId, InstanceId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Timestamp,
 };
-use countersign_ledger_entry::body::{AuthorityMode, Created, OnTimeout, RuleForm};
+use countersign_ledger_entry::body::{AuthorityMode, Created, GateSubject, OnTimeout, QuestionKind, RuleForm};
 use countersign_ledger_entry::payload::{self, Salt};
-use countersign_ledger_entry::{Entry, PayloadRole};
+use countersign_ledger_entry::{Entry, PayloadRef, PayloadRole};
 use countersign_policy_decide::catalogue::CompiledTool;
 use countersign_policy_decide::rules::ApprovalRule;
 use countersign_policy_decide::{GateFacts, Operation, Question, Record};
@@ -37,6 +36,8 @@ pub(crate) struct Pending {
     pub(crate) input: Value,
     pub(crate) revision: Option<String>,
     pub(crate) reasons: Vec<String>,
+    /// Who changed the input, where it is no longer what was proposed.
+    pub(crate) changed_by: Option<String>,
 }
 
 /// Who proposes what in which instance: what every item of a gate shares.
@@ -49,9 +50,9 @@ pub(crate) struct GateScene<'a> {
     now: Timestamp,
 }
 
-/// What was stored with the entry that opened a gate.
+/// What was stored with a gate, and with the OVERRIDEs that were counted at it since.
 pub(crate) struct Opened {
-    /// Salt and text of the approval view.
+    /// Salt and text of the approval view as it is now.
     pub(crate) view: (Salt, String),
     /// Per item: the canonical action and its questions.
     pub(crate) items: BTreeMap<ItemId, OpenedItem>,
@@ -81,7 +82,7 @@ impl Engine {
     pub(crate) fn open_gate(
         &self,
         scene: &GateScene<'_>,
-        next: &str,
+        subject: GateSubject,
         pending: &[Pending],
         beside: &mut Beside,
     ) -> Result<(GateTerms, Vec<ItemTerms>), EngineError> {
@@ -93,20 +94,13 @@ impl Engine {
             let rules = self.rule_forms(snapshot, &one.rules)?;
             timeouts.extend(one.rules.iter().filter_map(|r| snapshot.rules().get(r.as_str())?.timeout_s));
             let involved = involved(org, created, who, &one.rules, snapshot);
-            views.push(item_view(org, snapshot, who, one, (at + 1, pending.len())));
+            let chain: Vec<Pseudonym> = who.on_behalf_of.iter().map(|d| d.pseudonym).collect();
+            views.push(item_view(org, snapshot, (who.pseudonym, &chain), one, (at + 1, pending.len())));
             items.push(ItemTerms { item: self.mint().item(), rules, involved });
         }
         let expires = timeouts.first().map(|s| now + Duration::from_secs(*s));
-        let view = GateView {
-            gate: gate.to_string(),
-            instance: format!("{instance}, workflow {}", created.workflow),
-            authority: org.authority().as_str().to_owned(),
-            next: format!("if approved, {next}; a rejection ends the instance"),
-            expires: expires.map(|at| (at, "SYSTEM rejects and the instance ends".to_owned())),
-            items: views,
-        };
-        let reference =
-            beside.payload(PayloadRole::Shown, payload::seal(&self.mint().salt(), view.render().as_bytes()));
+        let view = gate_view(org, (gate, subject), (instance, created), expires, views);
+        let reference = self.keep_view(&view, beside);
         let terms = GateTerms {
             gate,
             expires,
@@ -115,6 +109,31 @@ impl Engine {
             payloads: vec![reference],
         };
         Ok((terms, items))
+    }
+
+    fn keep_view(&self, view: &GateView, beside: &mut Beside) -> PayloadRef {
+        beside.payload(PayloadRole::Shown, payload::seal(&self.mint().salt(), view.render().as_bytes()))
+    }
+
+    /// The approval view of an open gate whose items are not what they were when it was opened.
+    pub(crate) fn show_again(
+        &self,
+        org: &Org,
+        snapshot: &Snapshot,
+        held: &Held,
+        gate: &OpenGate,
+        pending: &[Pending],
+        beside: &mut Beside,
+    ) -> Result<PayloadRef, EngineError> {
+        let fold = held.fold()?;
+        let by = (gate.proposer, gate.chain.as_slice());
+        let items = pending
+            .iter()
+            .enumerate()
+            .map(|(at, one)| item_view(org, snapshot, by, one, (at + 1, pending.len())))
+            .collect();
+        let view = gate_view(org, (gate.gate, gate.subject), (fold.id(), fold.created()), gate.expires, items);
+        Ok(self.keep_view(&view, beside))
     }
 
     /// Rules as they count, pinned at the gate.
@@ -131,7 +150,7 @@ impl Engine {
             .collect()
     }
 
-    /// Reads what a gate was opened with.
+    /// Reads what a gate was opened with, and what counted OVERRIDEs made of it.
     pub(crate) async fn opened(
         &self,
         org: &Org,
@@ -142,17 +161,22 @@ impl Engine {
         let stream = instance_stream(held.fold()?.id());
         // Payloads of the gate's append stand at its gate entry and at the entries around it.
         let from = gate.sequence.saturating_sub(64);
-        let stored = org.log.stream_entries(stream, from, 66).await.map_err(EngineError::ledger)?;
+        let mut stored = org.log.stream_entries(stream, from, 66).await.map_err(EngineError::ledger)?;
+        let changed: BTreeSet<u64> = gate.items.iter().map(|item| item.asked).chain([gate.view]).collect();
+        stored.retain(|entry| Entry::parse(&entry.leaf).is_ok_and(|read| read.header.sequence <= gate.sequence));
+        for sequence in changed.iter().copied().filter(|sequence| *sequence > gate.sequence) {
+            stored.extend(org.log.stream_entries(stream, sequence, 1).await.map_err(EngineError::ledger)?);
+        }
         let mut view = None;
         let mut evidence = Vec::new();
         for entry in stored {
             let read = Entry::parse(&entry.leaf)?.header;
             for reference in &read.payloads {
                 match reference.role {
-                    PayloadRole::Shown if read.sequence == gate.sequence => {
+                    PayloadRole::Shown if read.sequence == gate.view => {
                         view = self.salted_payload(org, entry.index, &reference.digest).await?;
                     }
-                    PayloadRole::Question if read.sequence <= gate.sequence => {
+                    PayloadRole::Question => {
                         if let Some((salt, content)) = self.salted_payload(org, entry.index, &reference.digest).await? {
                             evidence.push((salt, content));
                         }
@@ -293,6 +317,29 @@ impl Engine {
     }
 }
 
+impl Pending {
+    /// An item of an open gate as it stands: `action` is what would be permitted by now.
+    pub(crate) fn of_item(
+        snapshot: &Snapshot,
+        item: &OpenItem,
+        action: &Value,
+        rules: Vec<Name>,
+        reasons: Vec<String>,
+    ) -> Self {
+        let verb = if item.question == QuestionKind::Dispatch { "dispatch" } else { "call" };
+        let text = |key: &str| action.get(key).and_then(Value::as_str).map(str::to_owned);
+        Self {
+            what: item.tool.as_ref().map_or_else(|| "go on".to_owned(), |tool| format!("{verb} {tool}")),
+            tool: item.tool.as_ref().and_then(|tool| snapshot.tool(tool.as_str())).cloned(),
+            rules,
+            input: action.get("input").cloned().unwrap_or_default(),
+            revision: text("revision"),
+            reasons,
+            changed_by: text("overridden_by"),
+        }
+    }
+}
+
 impl OpenedItem {
     fn read(stored: &StoredEvidence<'_>, snapshot: &Snapshot) -> Result<Self, EngineError> {
         let questions = stored
@@ -355,8 +402,37 @@ fn involved(org: &Org, created: &Created, who: &Principal, rules: &[Name], snaps
     out.into_iter().collect()
 }
 
-fn item_view(org: &Org, snapshot: &Snapshot, who: &Principal, one: &Pending, position: (usize, usize)) -> ItemView {
-    let known = org.known(who.pseudonym);
+fn gate_view(
+    org: &Org,
+    (gate, subject): (GateId, GateSubject),
+    (instance, created): (InstanceId, &Created),
+    expires: Option<Timestamp>,
+    items: Vec<ItemView>,
+) -> GateView {
+    let next = match subject {
+        GateSubject::Actions => "the agent gets permits for what is approved",
+        GateSubject::Start => "the instance starts",
+        GateSubject::Complete => "the instance completes",
+        GateSubject::Terminate => "the instance ends",
+    };
+    GateView {
+        gate: gate.to_string(),
+        instance: format!("{instance}, workflow {}", created.workflow),
+        authority: org.authority().as_str().to_owned(),
+        next: format!("if approved, {next}; a rejection ends the instance"),
+        expires: expires.map(|at| (at, "SYSTEM rejects and the instance ends".to_owned())),
+        items,
+    }
+}
+
+fn item_view(
+    org: &Org,
+    snapshot: &Snapshot,
+    (who, chain): (Pseudonym, &[Pseudonym]),
+    one: &Pending,
+    position: (usize, usize),
+) -> ItemView {
+    let known = org.known(who);
     let owner =
         known.as_ref().and_then(|k| k.owner).map(|o| format!(", owned by {}", org.label(o))).unwrap_or_default();
     let field = |names: &[&str]| names.iter().find_map(|n| one.input.get(n)).filter(|v| !v.is_object()).cloned();
@@ -375,14 +451,15 @@ fn item_view(org: &Org, snapshot: &Snapshot, who: &Principal, one: &Pending, pos
     why.extend(one.reasons.iter().filter(|r| !r.is_empty()).map(|r| format!("policy: {r}")));
     ItemView {
         position,
-        who: format!("{}{owner}", org.label(who.pseudonym)),
-        for_whom: who.on_behalf_of.iter().map(|d| org.label(d.pseudonym)).collect(),
+        who: format!("{}{owner}", org.label(who)),
+        for_whom: chain.iter().map(|who| org.label(*who)).collect(),
         what: format!("{}{version}", one.what),
         target: field(&["target", "branch", "path", "to", "account", "environment", "workflow"]),
         revision: one.revision.clone(),
         amount: field(&["amount", "total", "quantity"]),
         risk: one.tool.as_ref().map(|t| format!("{} of 4, {} data", t.tool.risk, t.tool.data_class.as_str())),
         why,
+        changed_by: one.changed_by.clone(),
         input: one.input.clone(),
     }
 }

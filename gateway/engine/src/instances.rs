@@ -10,7 +10,7 @@ use countersign_gateway_flow::{
 };
 use countersign_gateway_model::{ActionId, Digest, Duration, InstanceId, Name, Principal, PrincipalKind, Timestamp};
 use countersign_ledger_entry::PayloadRole;
-use countersign_ledger_entry::body::{Created, RefusalReason};
+use countersign_ledger_entry::body::{Created, GateSubject, RefusalReason};
 use countersign_ledger_entry::payload;
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
@@ -103,9 +103,10 @@ impl Engine {
                     input: details.clone(),
                     revision: None,
                     reasons: answered.reasons().map(str::to_owned).collect(),
+                    changed_by: None,
                 };
                 let scene = self.gate_scene(&org, &snapshot, who, &created, id, now);
-                let (terms, mut items) = self.open_gate(&scene, "the instance starts", &[pending], &mut beside)?;
+                let (terms, mut items) = self.open_gate(&scene, GateSubject::Start, &[pending], &mut beside)?;
                 (Some(terms), items.pop())
             } else {
                 (None, None)
@@ -227,7 +228,7 @@ impl Engine {
             let resource = |fold: &Instance, org: &Org| {
                 EntityRef::new(org.id, EntityKind::Workflow, fold.created().workflow.clone())
             };
-            this.move_instance(&who, id, key, Operation::Start, "the instance starts", resource, |parts| {
+            this.move_instance(&who, id, key, Operation::Start, GateSubject::Start, resource, |parts| {
                 Proposal::Start(Box::new(StartInstance {
                     action: Some(parts.action),
                     asked: parts.asked,
@@ -253,7 +254,7 @@ impl Engine {
     ) -> Result<Moved, EngineError> {
         let this = self.clone();
         Self::whole(async move {
-            this.move_instance(&who, id, key, Operation::Complete, "the instance completes", of_instance, |parts| {
+            this.move_instance(&who, id, key, Operation::Complete, GateSubject::Complete, of_instance, |parts| {
                 Proposal::Complete(Box::new(countersign_gateway_flow::Complete {
                     action: Some(parts.action),
                     asked: parts.asked,
@@ -281,7 +282,7 @@ impl Engine {
         Self::whole(async move {
             let stop_role = Name::new(STOP).ok().filter(|role| who.roles.contains(role));
             let decision = this.mint().decision();
-            this.move_instance(&who, id, key, Operation::Terminate, "the instance ends", of_instance, |parts| {
+            this.move_instance(&who, id, key, Operation::Terminate, GateSubject::Terminate, of_instance, |parts| {
                 Proposal::Terminate(Box::new(Terminate {
                     action: Some(parts.action),
                     asked: parts.asked,
@@ -305,7 +306,7 @@ impl Engine {
         id: InstanceId,
         key: Option<Idempotency>,
         operation: Operation,
-        next: &str,
+        subject: GateSubject,
         resource: impl FnOnce(&Instance, &Org) -> EntityRef,
         proposal: impl FnOnce(MoveParts) -> Proposal,
     ) -> Result<Moved, EngineError> {
@@ -343,9 +344,10 @@ impl Engine {
                 input: details,
                 revision: None,
                 reasons: answered.reasons().map(str::to_owned).collect(),
+                changed_by: None,
             };
             let scene = self.gate_scene(&org, &snapshot, who, fold.created(), id, now);
-            let (terms, mut items) = self.open_gate(&scene, next, &[pending], &mut beside)?;
+            let (terms, mut items) = self.open_gate(&scene, subject, &[pending], &mut beside)?;
             (Some(terms), items.pop())
         } else {
             (None, None)

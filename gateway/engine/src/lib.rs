@@ -26,6 +26,7 @@ mod permits;
 mod policies;
 mod receipts;
 mod records;
+mod replay;
 mod runs;
 mod settings;
 mod stream;

@@ -35,6 +35,8 @@ pub struct Known {
     pub issuers: BTreeSet<Pseudonym>,
     /// Teams it belongs to.
     pub teams: Vec<Name>,
+    /// For a person: groups of the directory that they are in.
+    pub groups: Vec<Name>,
 }
 
 impl Known {

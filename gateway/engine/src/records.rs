@@ -288,7 +288,7 @@ impl Engine {
                     .filter(|_| person)
                     .map(|rule| RuleProgress {
                         quorum: u32::from(rule.quorum),
-                        counted: u32::try_from(item.votes.len()).unwrap_or(u32::MAX),
+                        counted: u32::try_from(rule.counted).unwrap_or(u32::MAX),
                         met: rule.met,
                         title: snapshot.rules().get(rule.rule.as_str()).map(|r| r.title.clone()).unwrap_or_default(),
                         roles: rule.roles,

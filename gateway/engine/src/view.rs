@@ -42,6 +42,8 @@ pub(crate) struct ItemView {
     pub(crate) risk: Option<String>,
     /// Each rule that stands in the way, in words.
     pub(crate) why: Vec<String>,
+    /// Who changed the input, where it is no longer what the agent proposed.
+    pub(crate) changed_by: Option<String>,
     /// Canonical typed input.
     pub(crate) input: Value,
 }
@@ -92,6 +94,9 @@ impl GateView {
             for why in &item.why {
                 field(&mut out, "Why gated:", why);
             }
+            if let Some(who) = &item.changed_by {
+                field(&mut out, "Override:", &format!("{who} changed the input; earlier approvals do not count"));
+            }
         }
         out.push('\n');
         field(&mut out, "Next:", &self.next);
@@ -99,7 +104,9 @@ impl GateView {
             Some((at, what)) => field(&mut out, "Silence:", &format!("until {at}, then {what}")),
             None => field(&mut out, "Silence:", "waits without end"),
         }
-        out.push_str("\nSupplied by the agent, not checked by anybody:\n");
+        let changed = self.items.iter().any(|item| item.changed_by.is_some());
+        let hand = if changed { "the agent, or changed where Override says so" } else { "the agent" };
+        let _ = writeln!(out, "\nSupplied by {hand}, not checked by anybody:");
         for item in &self.items {
             let mut lines = Vec::new();
             flatten(&mut lines, &format!("{}", item.position.0), &item.input, 0);
@@ -208,6 +215,7 @@ mod tests {
                 amount: None,
                 risk: None,
                 why: vec!["rule r".into()],
+                changed_by: None,
                 input: serde_json::json!({ "long": "x".repeat(1000), "many": (0..100).collect::<Vec<_>>() }),
             }],
         };

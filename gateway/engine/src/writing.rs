@@ -29,7 +29,10 @@ pub(crate) struct Beside {
 impl Beside {
     /// Takes up what a verdict was computed from.
     pub(crate) fn add(&mut self, evidence: Evidence) -> (PayloadRef, Digest) {
-        self.payloads.push(evidence.payload);
+        // The same question, asked twice of the same moment, is one payload.
+        if !self.payloads.iter().any(|held| held.digest == evidence.payload.digest) {
+            self.payloads.push(evidence.payload);
+        }
         self.blobs.extend(evidence.blobs);
         (evidence.reference, evidence.action)
     }

@@ -68,6 +68,12 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
         }
     }
     if !after.is_met() {
+        let holds = |role| decide.asked.payloads.iter().any(|p| p.role == role);
+        if ballot.items.iter().any(|voted| matches!(voted.change, Change::Replace(_)))
+            && !(holds(PayloadRole::Shown) && holds(PayloadRole::Question))
+        {
+            return Err(Illegal::Incomplete("view and question of the new input, for those who vote next"));
+        }
         let drafts = vec![draft_with(body, by, &decide.asked)];
         return Ok((drafts, Reply::Counted { effect: Effect::Counted, why: None }));
     }

@@ -27,6 +27,9 @@ pub struct OpenGate {
     pub subject: GateSubject,
     /// Stream sequence of the gate's entry.
     pub sequence: u64,
+    /// Stream sequence of the entry that holds the approval view as it is now: the gate's own, or that of the last
+    /// counted OVERRIDE.
+    pub view: u64,
     /// When it was opened.
     pub opened: Timestamp,
     /// When silence is acted on.
@@ -60,6 +63,8 @@ pub struct OpenItem {
     pub tool: Option<Name>,
     /// Digest of what would be permitted; an OVERRIDE replaces it.
     pub digest: Digest,
+    /// Stream sequence of the entry that holds the question to this digest: the gate's own, or that of the OVERRIDE.
+    pub asked: u64,
     /// The rules, in counting form, sorted by name.
     pub rules: Vec<RuleForm>,
     /// Persons who may not approve or override it.
@@ -475,6 +480,11 @@ impl OpenItem {
     pub fn is_rule_met(&self, rule: &RuleForm) -> bool {
         is_met(rule, &self.votes)
     }
+
+    /// How many persons' votes count for one of its rules.
+    pub fn counted(&self, rule: &RuleForm) -> usize {
+        counting(rule, &self.votes).count()
+    }
 }
 
 impl Cast<'_> {
@@ -521,17 +531,21 @@ fn merge(pinned: &mut Vec<RuleForm>, forms: &[RuleForm]) {
 
 /// Whether the votes meet the rule: persons, teams and groups.
 fn is_met(rule: &RuleForm, votes: &[Vote]) -> bool {
-    let counting: Vec<&Vote> = votes
-        .iter()
-        .filter(|v| v.rules.contains(&rule.rule))
-        .filter(|v| !v.author || rule.override_counts)
-        .filter(|v| rule.roles.is_empty() || v.role.as_ref().is_some_and(|role| rule.roles.contains(role)))
-        .collect();
+    let counting: Vec<&Vote> = counting(rule, votes).collect();
     // A rule that asks for nobody would be no rule.
     let quorum = usize::from(rule.quorum.max(1));
     counting.len() >= quorum
         && rule.groups.iter().all(|group| counting.iter().any(|v| v.groups.contains(group)))
         && (!rule.distinct_teams || teams_apart(&counting) >= quorum)
+}
+
+/// The votes that count for a rule.
+fn counting<'v>(rule: &'v RuleForm, votes: &'v [Vote]) -> impl Iterator<Item = &'v Vote> {
+    votes
+        .iter()
+        .filter(|v| v.rules.contains(&rule.rule))
+        .filter(|v| !v.author || rule.override_counts)
+        .filter(|v| rule.roles.is_empty() || v.role.as_ref().is_some_and(|role| rule.roles.contains(role)))
 }
 
 /// How many of the votes can be given a team each so that no team is given twice (a maximum matching).

@@ -222,6 +222,9 @@ pub struct RuleRow {
     pub groups: Vec<Name>,
     /// Whether an overrider counts.
     pub override_counts: bool,
+    /// How many persons' votes count for it. Rows that were written before this was told say none.
+    #[serde(default)]
+    pub counted: usize,
     /// Whether it is met.
     pub met: bool,
 }
@@ -762,7 +765,7 @@ fn item_row(item: &OpenItem) -> GateItemRow {
         digest: item.digest,
         replaced: item.replaced,
         dropped: item.dropped,
-        rules: item.rules.iter().map(|rule| rule_row(rule, item.is_rule_met(rule))).collect(),
+        rules: item.rules.iter().map(|rule| rule_row(rule, item)).collect(),
         votes: votes
             .map(|v| VoteRow { decision: v.decision, person: v.person, role: v.role.clone(), author: v.author })
             .collect(),
@@ -770,7 +773,7 @@ fn item_row(item: &OpenItem) -> GateItemRow {
     }
 }
 
-fn rule_row(rule: &RuleForm, met: bool) -> RuleRow {
+fn rule_row(rule: &RuleForm, item: &OpenItem) -> RuleRow {
     RuleRow {
         rule: rule.rule.clone(),
         quorum: rule.quorum,
@@ -778,6 +781,7 @@ fn rule_row(rule: &RuleForm, met: bool) -> RuleRow {
         roles: rule.roles.clone(),
         groups: rule.groups.clone(),
         override_counts: rule.override_counts,
-        met,
+        counted: item.counted(rule),
+        met: item.is_rule_met(rule),
     }
 }

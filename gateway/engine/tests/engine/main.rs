@@ -12,6 +12,7 @@
 
 mod bench;
 mod evaluations;
+mod gates;
 mod in_force;
 mod organizations;
 mod runner;

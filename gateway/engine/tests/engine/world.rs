@@ -221,6 +221,11 @@ impl World {
         Pseudonym::from_bytes(self.mint.id())
     }
 
+    /// The root key of an organization's log, as an auditor is given it.
+    pub(crate) fn root_vkey(&self, org: OrgId) -> String {
+        Ring.root(self.engine.log_of(org).unwrap().id()).unwrap().to_string()
+    }
+
     /// A person of the first organization with roles.
     pub(crate) fn person(&self, id: &str, roles: &[&str]) -> Arc<Principal> {
         self.person_of(self.orgs[0], id, Of { roles, ..Of::default() })
@@ -254,6 +259,7 @@ impl World {
                 owner: None,
                 issuers: BTreeSet::new(),
                 teams: names(of.teams),
+                groups: names(of.groups),
             },
             record: Record::person(org, name(id), facts, now),
             beside,
@@ -305,6 +311,7 @@ impl World {
                 owner: Some(owner.pseudonym),
                 issuers: BTreeSet::from([owner.pseudonym]),
                 teams: Vec::new(),
+                groups: Vec::new(),
             },
             record: Record::agent(owner.org, name(id), facts, self.clock.now()),
             beside: Vec::new(),

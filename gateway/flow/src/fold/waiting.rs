@@ -78,13 +78,14 @@ impl Instance {
             gate: gate.gate,
             subject: gate.subject,
             sequence: now.header.sequence,
+            view: now.header.sequence,
             opened: now.header.claimed,
             expires: gate.expires,
             on_timeout: gate.on_timeout,
             caller: gate.caller,
             proposer: now.header.actor,
             chain: now.header.on_behalf_of.clone(),
-            items: gate.items.iter().map(open_item).collect(),
+            items: gate.items.iter().map(|item| open_item(item, now.header.sequence)).collect(),
             cleared: gate.cleared.clone(),
             fired: std::collections::BTreeSet::new(),
         }));
@@ -204,6 +205,20 @@ impl Instance {
         let Some(gate) = &mut self.gate else { return Err(now.unlawful("no gate is open")) };
         gate.cast(&Cast::of(decision, now.header.actor));
         now.ensure(gate.is_met() == resolving, "the votes do not come to what the decision claims")?;
+        if decision.kind == DecisionKind::Override && !resolving {
+            let holds = |role| now.header.payloads.iter().any(|p| p.role == role);
+            let replaced = decision.items.iter().filter(|decided| decided.instead.is_some());
+            for decided in replaced {
+                // Whoever votes next must be able to see, and policy to be asked, what there is to decide about by now.
+                now.ensure(holds(PayloadRole::Shown) && holds(PayloadRole::Question), "the new input is not shown")?;
+                if let Some(item) = gate.items.iter_mut().find(|item| item.item == decided.item) {
+                    item.asked = now.header.sequence;
+                }
+            }
+            if holds(PayloadRole::Shown) {
+                gate.view = now.header.sequence;
+            }
+        }
         self.step = if resolving { Step::Resolve { decision: now.verdict() } } else { Step::Whole };
         Ok(())
     }
@@ -311,13 +326,14 @@ fn rules_are_sound(item: &GateItem) -> bool {
     !item.rules.is_empty() && item.rules.is_sorted_by(|a, b| a.rule < b.rule)
 }
 
-fn open_item(item: &GateItem) -> OpenItem {
+fn open_item(item: &GateItem, asked: u64) -> OpenItem {
     OpenItem {
         item: item.item,
         action: item.action,
         question: item.question,
         tool: item.tool.clone(),
         digest: item.digest,
+        asked,
         rules: item.rules.clone(),
         involved: item.involved.clone(),
         authors: Vec::new(),

@@ -264,6 +264,29 @@ fn an_override_replaces_the_digest_and_earlier_approvals_do_not_carry_over() {
 }
 
 #[test]
+fn an_override_with_votes_missing_brings_view_and_question_of_what_it_made() {
+    let mut w = World::waiting(&[&[rule("r", 1)], &[rule("r", 1)]]);
+    let opened = w.the().gate().unwrap().clone();
+    assert_eq!((opened.view, opened.items[0].asked), (opened.sequence, opened.sequence));
+    let ballot = w.ballot(DecisionKind::Override, ALICE, &[(1, Change::Replace(digest(3)))]);
+    let vote = w.decide(ballot);
+    for missing in [PayloadRole::Shown, PayloadRole::Question] {
+        let mut vote = vote.clone();
+        vote.asked.payloads.retain(|p| p.role != missing);
+        assert_eq!(w.vote(vote).unwrap_err().code(), "incomplete", "{missing:?}");
+    }
+    assert!(counted(&w.vote(vote)));
+    let changed = w.the().gate().unwrap().clone();
+    let sequence = w.the().sequence();
+    assert_eq!((changed.view, changed.items[0].asked, changed.items[1].asked), (sequence, sequence, opened.sequence));
+    // A vote that changes no input leaves the view where it is.
+    w.replace(BOB, 1, &[rule("r", 2)]).unwrap();
+    let view = w.the().gate().unwrap().view;
+    assert!(counted(&w.approve(CAROL, &[2])));
+    assert_eq!(w.the().gate().unwrap().view, view);
+}
+
+#[test]
 fn an_overrider_counts_as_one_vote_only_where_the_rule_says_so() {
     let counts = |yes| RuleForm { override_counts: yes, ..rule("r", 1) };
     let mut w = World::waiting(&[&[rule("r", 2)]]);

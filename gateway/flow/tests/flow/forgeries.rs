@@ -1,10 +1,10 @@
 //! More forged histories, one check of the fold each: states, batches, verdicts, clocks, gates that nobody asked for.
 
 use countersign_gateway_model::{Decision as Answer, Outcome, Pseudonym, State, Timestamp, Verdict};
-use countersign_ledger_entry::Draft;
 use countersign_ledger_entry::body::{
     self, Body, Cause, Edge, Gate, GateSubject, OnDeny, Permit, QuestionKind, Refusal, RefusalReason,
 };
+use countersign_ledger_entry::{Draft, PayloadRole};
 
 use countersign_gateway_flow::*;
 
@@ -467,6 +467,13 @@ fn decisions_say_what_they_did_and_nothing_else() {
             d.items[0].instead = Some(d.items[0].digest);
         });
     });
+    let mut changed = World::waiting(&[&[rule("r", 2)]]);
+    changed.replace(ALICE, 1, &[rule("r", 2)]).unwrap();
+    for role in [PayloadRole::Shown, PayloadRole::Question] {
+        refuse(&changed, "a new input that is not shown, or not asked about", |f| {
+            last(f)[0].payloads.retain(|p| p.role != role);
+        });
+    }
     let rules = |rules: Vec<body::RuleForm>| vec![body::ItemRules { item: item(1), rules }];
     refuse(&w, "rules out of order", |f| change(f, &|d| d.rules = rules(vec![rule("z", 1), rule("a", 1)])));
     refuse(&w, "no rules where some are claimed", |f| change(f, &|d| d.rules = rules(Vec::new())));

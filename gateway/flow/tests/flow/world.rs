@@ -459,6 +459,9 @@ impl World {
         let delta = (ballot.kind == DecisionKind::Override).then(|| digest(8));
         let mut eligible = allow();
         eligible.payloads.push(payload(PayloadRole::Justification));
+        if ballot.kind == DecisionKind::Override {
+            eligible.payloads.extend([payload(PayloadRole::Question), payload(PayloadRole::Shown)]);
+        }
         Decide {
             decision: decision(self.fresh()),
             gate: open.gate,

@@ -1,0 +1,233 @@
+//! Gates over the real policy: overrides that still need votes, groups, what is shown, and verdicts computed again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use countersign_gateway_engine::{ActionResult, Effect, EngineError, EntryQuery, verify_evidence};
+use countersign_gateway_model::{ActionId, GateId, InstanceId, ItemId, Principal, State};
+use serde_json::json;
+
+use crate::bench::with_rule;
+use crate::world::{Deciding, Of, World, org, replace};
+
+struct Gated {
+    world: World,
+    agent: Arc<Principal>,
+    auditor: Arc<Principal>,
+    instance: InstanceId,
+    gate: GateId,
+    items: Vec<(ItemId, ActionId)>,
+}
+
+/// An agent's batch that waits for people, under a bundle with one changed rule.
+async fn gated(
+    rule: &str,
+    change: impl FnOnce(&mut serde_json::Value),
+    actions: &[(&str, serde_json::Value)],
+) -> Gated {
+    let world = World::new().await;
+    world.policies.install(org(1), with_rule(rule, change));
+    let owner = world.person("olga", &["OPERATOR", "ADMIN"]);
+    let auditor = world.person("august", &["AUDITOR"]);
+    let agent = world.agent("robot", &owner);
+    world.workflow(&owner, "fix").await;
+    let instance = world.instance(&owner, "fix", &agent).await.instance.id;
+    let proposed = world.propose(&agent, instance, actions).await.unwrap();
+    let gate = proposed.gate.unwrap();
+    let detail = world.engine.gate(&auditor, gate).await.unwrap();
+    let items = detail.gate.items.iter().map(|item| (item.item, item.action)).collect();
+    Gated { world, agent, auditor, instance, gate, items }
+}
+
+fn code<T: std::fmt::Debug>(answer: Result<T, EngineError>) -> &'static str {
+    answer.unwrap_err().code()
+}
+
+impl Gated {
+    async fn status(&self, action: ActionId) -> String {
+        self.world.engine.action(&self.agent, action).await.unwrap().status
+    }
+
+    /// Every verdict on record, computed again from what is stored; how many there are.
+    async fn replays(&self) -> usize {
+        let query = EntryQuery { limit: 500, ..EntryQuery::default() };
+        let entries = self.world.engine.entries(&self.auditor, query).await.unwrap().items;
+        let mut replayed = 0;
+        for entry in entries.iter().filter(|entry| entry.verdict.is_some()) {
+            let again = self.world.engine.replay(&self.auditor, entry.index).await.unwrap();
+            assert_eq!(again.computed.as_ref(), Some(&again.stored), "entry {} of kind {}", entry.index, entry.kind);
+            replayed += 1;
+        }
+        replayed
+    }
+
+    /// The whole log as evidence, checked by the verifier that knows nothing but the root key.
+    async fn verifies(&self) {
+        let pack = self.world.engine.pack(&self.auditor, true).await.unwrap();
+        let root = self.world.root_vkey(org(1));
+        let report = verify_evidence(&root, &pack).unwrap();
+        assert_eq!(report.verdict.as_str(), "VALID", "{report:?}");
+    }
+}
+
+fn refund(amount: u32) -> (&'static str, serde_json::Value) {
+    ("payments.refund", json!({ "amount": amount, "currency": "EUR", "order": "o-1" }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_with_votes_missing_shows_the_next_person_what_it_made() {
+    let mut at = gated("payment", |rule| rule["quorum"]["persons"] = 2.into(), &[refund(100)]).await;
+    let [anna, bert, cora] = ["anna", "bert", "cora"].map(|id| at.world.person(id, &["APPROVER"]));
+    let (item, action) = at.items[0];
+    let before = at.world.engine.gate(&anna, at.gate).await.unwrap();
+    assert!(before.view.contains("1.amount = \"100\""), "{}", before.view);
+
+    let vote = at.world.decide(&anna, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.remaining[0].counted), (Effect::Counted, 1));
+    let vote = at.world.decide(&bert, at.gate, replace(item, "/amount", json!(40))).await.unwrap();
+    assert_eq!((vote.effect, vote.state), (Effect::Counted, State::WaitingForHuman));
+    assert_eq!(vote.remaining[0].counted, 0, "the first vote was for another input, and an author's does not count");
+    assert_eq!(at.status(action).await, "waiting");
+
+    // The old view decides nothing any more, and the new one says what changed and who changed it.
+    let old = at.world.decide_shown(&cora, at.gate, Deciding::Approve, before.shown_digest).await;
+    assert_eq!(code(old), "view-stale");
+    let after = at.world.engine.gate(&cora, at.gate).await.unwrap();
+    assert_ne!(before.gate.items[0].digest, after.gate.items[0].digest);
+    assert!(after.view.contains("1.amount = \"40\"") && !after.view.contains("100"), "{}", after.view);
+    assert!(after.view.contains("Override:  person/bert changed the input"), "{}", after.view);
+
+    // All of it is on record: another process shows the same, and asks the same.
+    at.world.restart().await;
+    let again = at.world.engine.gate(&cora, at.gate).await.unwrap();
+    assert_eq!((&again.view, again.shown_digest), (&after.view, after.shown_digest));
+
+    let author = at.world.decide(&bert, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!(author.effect, Effect::NotEligible, "the author approves nothing of their own");
+    let vote = at.world.decide(&cora, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.remaining[0].counted), (Effect::Counted, 1));
+    let vote = at.world.decide(&anna, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.state), (Effect::Resolving, State::Running));
+    assert!(matches!(vote.items[0].result, ActionResult::Permitted { .. }));
+    assert_eq!(at.world.engine.gate(&anna, at.gate).await.unwrap().gate.resolved.as_deref(), Some("OVERRIDDEN"));
+
+    // The permit is bound to what was shown last, and to nothing before it.
+    let query = EntryQuery { instance: Some(at.instance), from: 0, limit: 500 };
+    let entries = at.world.engine.entries(&at.auditor, query).await.unwrap().items;
+    let permit = entries.iter().find(|entry| entry.kind == "permit").unwrap();
+    assert_eq!(permit.body["digest"], json!(after.gate.items[0].digest));
+    assert!(at.replays().await > 10);
+    at.verifies().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overrider_counts_as_one_vote_where_the_rule_says_so() {
+    let merge = ("repo.merge", json!({ "branch": "main", "message": "m" }));
+    let at = gated("merge", |rule| rule["quorum"]["persons"] = 2.into(), &[merge]).await;
+    let [anna, bert] = ["anna", "bert"].map(|id| at.world.person(id, &["APPROVER"]));
+    let (item, _) = at.items[0];
+    let vote = at.world.decide(&anna, at.gate, replace(item, "/branch", json!("next"))).await.unwrap();
+    assert_eq!((vote.effect, vote.remaining[0].counted), (Effect::Counted, 1));
+    let vote = at.world.decide(&bert, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.state), (Effect::Resolving, State::Running));
+    at.replays().await;
+    at.verifies().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_may_be_overridden_and_rejected() {
+    let at = gated("payment", |rule| rule["quorum"]["persons"] = 2.into(), &[refund(100)]).await;
+    let [anna, bert, cora] = ["anna", "bert", "cora"].map(|id| at.world.person(id, &["APPROVER"]));
+    let (item, action) = at.items[0];
+    at.world.decide(&anna, at.gate, replace(item, "/amount", json!(40))).await.unwrap();
+    let vote = at.world.decide(&bert, at.gate, replace(item, "/amount", json!(30))).await.unwrap();
+    assert_eq!(vote.effect, Effect::Counted);
+    let view = at.world.engine.gate(&cora, at.gate).await.unwrap().view;
+    assert!(view.contains("= \"30\"") && view.contains("person/bert changed"), "{view}");
+    for author in [&anna, &bert] {
+        let vote = at.world.decide(author, at.gate, Deciding::Approve).await.unwrap();
+        assert_eq!(vote.effect, Effect::NotEligible);
+    }
+    // What is not to be changed under the rule is not changed in two steps either.
+    let other = at.world.decide(&cora, at.gate, replace(item, "/order", json!("o-2"))).await;
+    assert_eq!(code(other), "parameter-invalid");
+    let vote = at.world.decide(&cora, at.gate, Deciding::Reject).await.unwrap();
+    assert_eq!(vote.state, State::Terminated);
+    assert_eq!(at.status(action).await, "rejected");
+    at.replays().await;
+    at.verifies().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_that_drops_an_item_shows_the_rest() {
+    let merge = ("repo.merge", json!({ "branch": "main" }));
+    let at = gated("payment", |rule| rule["quorum"]["persons"] = 2.into(), &[merge, refund(100)]).await;
+    let [anna, bert, cora] = ["anna", "bert", "cora"].map(|id| at.world.person(id, &["APPROVER"]));
+    let drop = Deciding::Override(BTreeMap::from([(at.items[0].0, None)]));
+    let vote = at.world.decide(&anna, at.gate, drop).await.unwrap();
+    assert_eq!(vote.effect, Effect::Counted);
+    let view = at.world.engine.gate(&bert, at.gate).await.unwrap().view;
+    assert!(view.contains("payments.refund") && !view.contains("repo.merge"), "{view}");
+    at.world.decide(&bert, at.gate, Deciding::Approve).await.unwrap();
+    let vote = at.world.decide(&cora, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.state), (Effect::Resolving, State::Running));
+    at.replays().await;
+    at.verifies().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_verdict_of_a_gate_with_several_items_is_computed_again_from_its_inputs() {
+    // Two items under different rules, one action that needs nobody, one that is denied.
+    let actions = [
+        ("repo.merge", json!({ "branch": "main" })),
+        refund(100),
+        ("notes.append", json!({ "text": "x" })),
+        ("repo.read", json!({ "path": "../secret" })),
+    ];
+    let at = gated("merge", |rule| rule["quorum"]["persons"] = 2.into(), &actions).await;
+    let [anna, bert] = ["anna", "bert"].map(|id| at.world.person(id, &["APPROVER"]));
+    assert_eq!(at.items.len(), 2);
+    let first = Deciding::ApproveItems(vec![at.items[0].0]);
+    assert_eq!(at.world.decide(&anna, at.gate, first).await.unwrap().effect, Effect::Counted);
+    let vote = at.world.decide(&bert, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!(vote.effect, Effect::Resolving);
+    let query = EntryQuery { instance: Some(at.instance), from: 0, limit: 500 };
+    let entries = at.world.engine.entries(&at.auditor, query).await.unwrap().items;
+    let gate = entries.iter().find(|entry| entry.kind == "gate").unwrap();
+    let rules: Vec<String> = gate.verdict.as_ref().unwrap().rules.iter().map(ToString::to_string).collect();
+    assert_eq!(rules, ["merge", "payment"], "the gate's verdict is over both items");
+    assert!(at.replays().await > 12);
+    at.verifies().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quorum_of_groups_is_met_by_people_of_those_groups() {
+    let merge = ("repo.merge", json!({ "branch": "main" }));
+    let change = |rule: &mut serde_json::Value| {
+        rule["quorum"] = json!({ "persons": 2, "groups": ["finance", "legal"] });
+    };
+    let at = gated("merge", change, &[merge]).await;
+    let of = |groups| Of { roles: &["APPROVER"], groups, ..Of::default() };
+    let lea = at.world.person_of(org(1), "lea", of(&["legal"]));
+    let lou = at.world.person_of(org(1), "lou", of(&["legal"]));
+    let fay = at.world.person_of(org(1), "fay", of(&["finance"]));
+    for lawyer in [&lea, &lou] {
+        let vote = at.world.decide(lawyer, at.gate, Deciding::Approve).await.unwrap();
+        assert_eq!((vote.effect, vote.state), (Effect::Counted, State::WaitingForHuman), "two persons of one group");
+    }
+    let vote = at.world.decide(&fay, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.state), (Effect::Resolving, State::Running));
+    at.verifies().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authority_by_group_needs_no_role() {
+    let merge = ("repo.merge", json!({ "branch": "main" }));
+    let at = gated("merge", |rule| rule["authority"] = json!({ "groups": ["legal"] }), &[merge]).await;
+    let nobody = at.world.person("nora", &["APPROVER"]);
+    let vote = at.world.decide(&nobody, at.gate, Deciding::Approve).await.unwrap();
+    assert_ne!(vote.effect, Effect::Resolving, "a role that the rule does not name lifts nothing");
+    let lea = at.world.person_of(org(1), "lea", Of { groups: &["legal"], roles: &["APPROVER"], ..Of::default() });
+    let vote = at.world.decide(&lea, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.state), (Effect::Resolving, State::Running));
+}
