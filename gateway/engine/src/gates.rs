@@ -227,9 +227,15 @@ impl Engine {
         let held = self.hold(&org, row.instance).await?;
         let fold = held.fold()?;
         self.describe_gate(&org, &held, id, row.opened, row.expires)?;
-        if !fold.is_insider(who.pseudonym) {
-            self.may_read(&org, who, Operation::ReadGate, Self::gate_entity(&org, id)?, "gate")?;
+        let may = if fold.is_insider(who.pseudonym) {
+            Ok(())
+        } else {
+            self.may_read(&org, who, Operation::ReadGate, Self::gate_entity(&org, id)?, "gate")
+        };
+        if fold.gate().is_none_or(|open| open.gate != id) {
+            org.forget_described(&held.cell);
         }
+        may?;
         let snapshot = self.snapshot(org.id);
         let (view, shown_digest) = match fold.gate().filter(|g| g.gate == id) {
             Some(gate) => {
@@ -297,12 +303,12 @@ impl Engine {
             open.iter().flat_map(|g| g.live_items()).flat_map(|i| i.rules.iter().map(|r| r.rule.clone())).collect();
         let gate_name = Name::new(&id.to_string()).map_err(EngineError::damaged)?;
         let record = Record::gate(org.id, gate_name, &facts(all.into_iter().collect(), &[], None)?, self.now());
-        org.entities.put(record).map_err(EngineError::damaged)?;
+        org.describe(&held.cell, record).map_err(EngineError::damaged)?;
         for item in open.iter().flat_map(|g| g.live_items()) {
             let rules = item.rules.iter().map(|r| r.rule.clone()).collect();
             let facts = facts(rules, &item.involved, item.tool.clone())?;
             let name = Name::new(&item.item.to_string()).map_err(EngineError::damaged)?;
-            org.entities.put(Record::item(org.id, name, &facts, self.now())).map_err(EngineError::damaged)?;
+            org.describe(&held.cell, Record::item(org.id, name, &facts, self.now())).map_err(EngineError::damaged)?;
         }
         Ok(())
     }

@@ -82,6 +82,15 @@ impl Default for EngineOptions {
     }
 }
 
+/// What an engine holds in memory for one organization. Work that has ended is in none of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InMemory {
+    /// Entities that policy knows.
+    pub entities: usize,
+    /// Streams of instances.
+    pub streams: usize,
+}
+
 /// What the program lends the engine.
 pub struct Parts {
     /// The ledger.
@@ -206,6 +215,15 @@ impl Engine {
     /// Tells timers and watchers to end. What runs under a runner goes on and is adopted at the next start.
     pub fn end(&self) {
         self.inner.ending.send_replace(true);
+    }
+
+    /// What is held in memory for an organization.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for an unknown organization.
+    pub fn in_memory(&self, org: OrgId) -> Result<InMemory, EngineError> {
+        let org = self.org(org)?;
+        Ok(InMemory { entities: org.entities.len(), streams: org.cells().len() })
     }
 
     /// Says who a pseudonym stands for, and what policy may know of them.

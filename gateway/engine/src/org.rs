@@ -14,7 +14,7 @@ use countersign_gateway_model::{Digest, InstanceId, Name, OrgId, PrincipalKind, 
 use countersign_ledger_entry::body::AuthorityMode;
 use countersign_ledger_entry::{Stream, StreamKind};
 use countersign_ledger_log::LogHandle;
-use countersign_policy_decide::{EntityKind, EntityRef, EntityStore};
+use countersign_policy_decide::{EntityError, EntityKind, EntityRef, EntityStore, Record};
 
 use crate::evaluations::{Evaluations, Recording};
 
@@ -89,11 +89,13 @@ pub(crate) struct Cell {
     pub(crate) live: Arc<tokio::sync::Mutex<Live>>,
     /// The stream's next sequence, for those who wait for a change.
     pub(crate) changed: watch::Sender<u64>,
+    /// What policy was told of the stream's gate and its items: forgotten when the gate closes, or with the stream.
+    described: Mutex<BTreeSet<EntityRef>>,
 }
 
 impl Cell {
     fn new() -> Self {
-        Self { live: Arc::default(), changed: watch::Sender::new(0) }
+        Self { live: Arc::default(), changed: watch::Sender::new(0), described: Mutex::default() }
     }
 }
 
@@ -193,12 +195,26 @@ impl Org {
             let keep = !(idle && closed);
             if !keep {
                 self.log.close_stream(instance_stream(*id));
+                self.forget_described(cell);
                 if let Ok(name) = Name::new(&id.to_string()) {
                     self.entities.forget(&EntityRef::new(self.id, EntityKind::Instance, name));
                 }
             }
             keep
         });
+    }
+
+    /// Tells policy of something that lasts no longer than a gate of this stream.
+    pub(crate) fn describe(&self, cell: &Cell, record: Record) -> Result<(), EntityError> {
+        guard(&cell.described).insert(record.entity.clone());
+        self.entities.put(record).map(drop)
+    }
+
+    /// Forgets what [`Org::describe`] told. Whoever asks about it under the stream's lock tells it again first.
+    pub(crate) fn forget_described(&self, cell: &Cell) {
+        for entity in std::mem::take(&mut *guard(&cell.described)) {
+            self.entities.forget(&entity);
+        }
     }
 
     /// Instances in memory.

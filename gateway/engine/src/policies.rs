@@ -178,7 +178,10 @@ impl Engine {
             org.entities.put(Record::bundle(org.id, name, facts, this.now())).map_err(EngineError::damaged)?;
             let details =
                 json!({ "operation": "activatePolicy", "bundle": candidate.digest, "diff": candidate.diff_digest });
-            let allowed = this.authorize(&who, Operation::ActivatePolicy, entity, &details).await?;
+            let allowed = this.authorize(&who, Operation::ActivatePolicy, entity.clone(), &details).await;
+            // Asked about once, whatever the answer: a bundle that is in force, or was, is no resource of any question.
+            org.entities.forget(&entity);
+            let allowed = allowed?;
             let mut entry = OwnEntry::new(Body::Policy(PolicyStep {
                 step: Step::Activated,
                 digest: candidate.digest,

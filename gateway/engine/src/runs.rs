@@ -474,7 +474,10 @@ impl Engine {
         let entity = EntityRef::new(org.id, EntityKind::Run, id.clone());
         let record = Record::run(org.id, id, instance_name(instance)?, self.now());
         org.entities.put(record).map_err(EngineError::damaged)?;
-        self.may_read(org, who, Operation::ReadRun, entity, "run")
+        // Under the stream's lock: nobody else is asking about this run.
+        let may = self.may_read(org, who, Operation::ReadRun, entity.clone(), "run");
+        org.entities.forget(&entity);
+        may
     }
 
     async fn run_record(

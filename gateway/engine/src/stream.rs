@@ -157,11 +157,15 @@ impl Engine {
         decided: Decided,
         (beside, now, snapshot): (Beside, Timestamp, &Snapshot),
     ) -> Result<Appended, EngineError> {
-        let before = held.live.fold.as_ref().map(Instance::state);
+        let gate_of = |live: &Live| live.fold.as_ref().and_then(|fold| fold.gate().map(|open| open.gate));
+        let (before, gate) = (held.live.fold.as_ref().map(Instance::state), gate_of(&held.live));
         let appended = self.commit(org, &held.cell, &mut held.live, decided, (beside, now, snapshot)).await?;
         if held.live.fold.as_ref().map(Instance::state) != before {
             self.describe_instance(org, &held.live)?;
             self.timers().notify_one();
+        }
+        if gate.is_some() && gate_of(&held.live) != gate {
+            org.forget_described(&held.cell);
         }
         Ok(appended)
     }

@@ -14,6 +14,7 @@ mod bench;
 mod evaluations;
 mod gates;
 mod in_force;
+mod memory;
 mod organizations;
 mod runner;
 mod runs;
