@@ -90,14 +90,14 @@ async fn memory_of_an_instance_that_goes_on_does_not_grow_with_its_gates_and_run
 async fn memory_holds_no_bundle_beside_the_policy_in_force() {
     let world = World::new().await;
     let admin = world.person("ada", &["ADMIN", "POLICY_ADMIN"]);
-    let nobody = world.person("nora", &["POLICY_ADMIN"]);
+    let operator = world.person("otto", &["OPERATOR"]);
     let before = world.engine.in_memory(org(1)).unwrap();
-    for persons in 2..4 {
+    for (persons, by, refused) in [(2, &admin, None), (3, &operator, Some("policy-denied")), (4, &admin, None)] {
         let files = with_rule("merge", |rule| rule["quorum"]["persons"] = persons.into());
         let confirmed = sha256(format!("{} files", files.len()).as_bytes());
         let bundle = serde_json::to_vec(&files).unwrap();
-        let by = if persons == 2 { &admin } else { &nobody };
-        world.engine.activate_policy(Arc::clone(by), bundle, Some(confirmed)).await.map_err(|e| e.to_string()).unwrap();
+        let answer = world.engine.activate_policy(Arc::clone(by), bundle, Some(confirmed)).await;
+        assert_eq!(answer.err().map(|error| error.code()), refused);
     }
     assert_eq!(world.engine.in_memory(org(1)).unwrap(), before);
 }
