@@ -23,13 +23,13 @@ use crate::api::{
     StartAnswer,
 };
 use crate::asking::{Answered, actor_of, ask, chain, question};
+use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::permits::PreparedRun;
 use crate::stream::{Held, instance_name};
-use crate::writing::Beside;
 use crate::{Engine, Snapshot};
 
 /// Most actions of one batch.

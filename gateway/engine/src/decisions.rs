@@ -23,13 +23,13 @@ use countersign_policy_decide::{EntityKind, EntityRef, Operation, Question, inpu
 use crate::answers::{last_receipt, refusal_record, refused, refused_before, result_of};
 use crate::api::{ActionAnswer, DecisionAnswer, DecisionRequest, Idempotency, RuleProgress};
 use crate::asking::{Answered, actor_of, ask, question, with_satisfied};
+use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::gates::{Opened, Pending, shown_digest};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::permits::PreparedRun;
 use crate::stream::{Held, four_eyes};
-use crate::writing::Beside;
 use crate::{Engine, Snapshot};
 impl Engine {
     /// A person decides at a gate.

@@ -6,8 +6,8 @@
 //!
 //! Read next: `own` (the organization's stream), `settings` (what is recorded).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -21,11 +21,12 @@ use countersign_ledger_entry::{Draft, Receipt};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation, Question, input};
 
 use crate::asking::{Answered, ask, chain, entity_of, question};
+use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::Org;
 use crate::own::draft_of;
-use crate::writing::Beside;
+use crate::recording::{OverQuota, Waiting, lock};
 use crate::{Engine, Snapshot};
 
 /// Most evaluations of one call, and most entries of one append.
@@ -95,65 +96,6 @@ pub struct EvaluationAnswer {
     pub reason: Option<String>,
     /// The proof that it is on record, where it is recorded.
     pub receipt: Option<Receipt>,
-}
-
-/// Which evaluations leave an entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Recording {
-    /// Every one.
-    #[default]
-    All,
-    /// Those that are not allowed.
-    Denials,
-    /// None.
-    None,
-}
-
-impl Recording {
-    /// All of them, by name.
-    pub const ALL: [Self; 3] = [Self::All, Self::Denials, Self::None];
-
-    /// Its name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Denials => "denials",
-            Self::None => "none",
-        }
-    }
-
-    /// From its name.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|recording| recording.as_str() == text)
-    }
-
-    fn keeps(self, decision: Decision) -> bool {
-        match self {
-            Self::All => true,
-            Self::Denials => decision != Decision::Allow,
-            Self::None => false,
-        }
-    }
-}
-
-/// Evaluations of one call, on their way into an append.
-struct Waiting {
-    policy: PolicyDigests,
-    drafts: Vec<Draft>,
-    beside: Beside,
-    done: oneshot::Sender<Result<Vec<Receipt>, EngineError>>,
-}
-
-/// What an organization's evaluations share.
-#[derive(Default)]
-pub(crate) struct Evaluations {
-    waiting: Mutex<VecDeque<Waiting>>,
-    over_quota: Mutex<BTreeMap<Pseudonym, OverQuota>>,
-}
-
-struct OverQuota {
-    since: Timestamp,
-    calls: u32,
 }
 
 /// One evaluation, decided.
@@ -452,9 +394,4 @@ fn evaluation_draft(who: &Principal, one: &Decided, salt: &Salt, beside: &mut Be
         over_quota: false,
     };
     draft_of(who, evaluation, &one.answered.asked(Some(reference)))
-}
-
-/// Nothing that a panic could leave half done is kept under these locks.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

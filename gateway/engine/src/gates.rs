@@ -20,12 +20,12 @@ use countersign_policy_decide::{GateFacts, Operation, Question, Record};
 
 use crate::api::GateDetail;
 use crate::asking::StoredEvidence;
+use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::stream::{Held, instance_name};
 use crate::view::{GateView, ItemView};
-use crate::writing::Beside;
 use crate::{Engine, Snapshot};
 
 /// One proposed action that people must be asked about.

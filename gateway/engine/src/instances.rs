@@ -18,12 +18,12 @@ use crate::Engine;
 use crate::answers::{last_receipt, refusal_record, refused, refused_before};
 use crate::api::{Idempotency, InstanceAnswer, Moved, NewInstance};
 use crate::asking::{actor_of, ask, chain, question};
+use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::stream::{Description, Held, four_eyes, instance_name};
-use crate::writing::Beside;
 
 /// Farthest deadline of an instance: ten years of 365 days.
 const LONGEST_DEADLINE_S: u64 = 10 * 365 * 86_400;

@@ -16,7 +16,7 @@ use countersign_ledger_entry::{Stream, StreamKind};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_decide::{EntityError, EntityKind, EntityRef, EntityStore, Record};
 
-use crate::evaluations::{Evaluations, Recording};
+use crate::recording::{Evaluations, Recording};
 
 /// Who a pseudonym stands for, and what the exclusions need to know of them.
 #[derive(Clone, Debug, PartialEq, Eq)]

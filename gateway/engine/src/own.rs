@@ -13,10 +13,10 @@ use countersign_policy_decide::{EntityRef, Operation, Question};
 use crate::Engine;
 use crate::api::Idempotency;
 use crate::asking::{Answered, actor_of, ask, chain, question};
+use crate::beside::Beside;
 use crate::error::{EngineError, Refused};
 use crate::mint::MintExt as _;
 use crate::org::Org;
-use crate::writing::Beside;
 
 /// An operation that policy allowed: what its entry must carry.
 pub struct Allowed {

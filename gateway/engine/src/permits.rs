@@ -12,10 +12,10 @@ use countersign_policy_decide::catalogue::{CompiledTool, ToolRunner};
 use countersign_runners_contract::{Input, Job, JobSalt, JobSpec, NetworkMode, TreePath, external_name};
 
 use crate::Engine;
+use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::stream::Held;
-use crate::writing::Beside;
 
 /// A run whose permit is about to be committed.
 pub(crate) struct PreparedRun {

@@ -23,12 +23,12 @@ use countersign_runners_contract::{
 
 use crate::Engine;
 use crate::api::{LogItem, LogPage, Page, RunRecord};
+use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::permits::PreparedRun;
 use crate::stream::{Held, instance_name};
-use crate::writing::Beside;
 
 /// Time that a cancelled run is given to end by itself.
 const GRACE: Duration = Duration::from_secs(5);

@@ -13,9 +13,9 @@ use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::Engine;
 use crate::error::EngineError;
-use crate::evaluations::Recording;
 use crate::org::Org;
 use crate::own::OwnEntry;
+use crate::recording::Recording;
 
 /// Table of settings: name to value.
 const SETTINGS: &str = "settings";

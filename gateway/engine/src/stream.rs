@@ -18,9 +18,9 @@ use countersign_ledger_merkle::leaf_hash;
 use countersign_policy_decide::{EntityKind, EntityRef, InstanceFacts, Operation, Record};
 
 use crate::api::Idempotency;
+use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::org::{Cell, Live, Org, instance_stream};
-use crate::writing::Beside;
 use crate::{Engine, Snapshot};
 
 /// Entries read at a time when a stream is folded.

@@ -17,11 +17,11 @@ use countersign_policy_decide::{EntityRef, Operation, Question};
 
 use crate::Engine;
 use crate::asking::ask;
+use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::Org;
 use crate::stream::{Held, four_eyes, instance_name};
-use crate::writing::Beside;
 
 /// How long the loop rests where nothing is due: the clock may be moved by others than time.
 const REST: Span = Span::from_millis(500);

@@ -5,46 +5,16 @@
 
 use countersign_gateway_flow::{Decided, Instance, Place};
 use countersign_gateway_model::{Digest, PolicyDigests, Principal, Timestamp};
-use countersign_ledger_entry::{Blob, Draft, Payload, PayloadRef, PayloadRole, Row, payload};
+use countersign_ledger_entry::{Draft, payload};
 use countersign_ledger_log::{Append, AppendError, Appended, IdempotencyScope, Sealing};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::MutexGuard;
 
 use crate::api::Idempotency;
-use crate::asking::Evidence;
+use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::org::{Cell, Live, Org, instance_stream};
 use crate::{Engine, Snapshot};
-
-/// What goes into one append beside the entries.
-#[derive(Default)]
-pub(crate) struct Beside {
-    pub(crate) payloads: Vec<Payload>,
-    pub(crate) blobs: Vec<Blob>,
-    pub(crate) rows: Vec<Row>,
-    pub(crate) idempotency: Option<countersign_ledger_log::Idempotency>,
-    pub(crate) urgent: bool,
-}
-
-impl Beside {
-    /// Takes up what a verdict was computed from.
-    pub(crate) fn add(&mut self, evidence: Evidence) -> (PayloadRef, Digest) {
-        // The same question, asked twice of the same moment, is one payload.
-        if !self.payloads.iter().any(|held| held.digest == evidence.payload.digest) {
-            self.payloads.push(evidence.payload);
-        }
-        self.blobs.extend(evidence.blobs);
-        (evidence.reference, evidence.action)
-    }
-
-    /// Takes up a payload.
-    pub(crate) fn payload(&mut self, role: PayloadRole, bytes: Vec<u8>) -> PayloadRef {
-        let digest = payload::digest(&bytes);
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.payloads.push(Payload { digest, bytes });
-        PayloadRef { role, digest, length }
-    }
-}
 
 /// The record of an idempotency key.
 pub(crate) fn idempotency(
