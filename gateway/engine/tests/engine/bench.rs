@@ -6,10 +6,10 @@ use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
-use countersign_gateway_engine::{Candidate, Policies, PolicyProblem, Snapshot};
+use countersign_gateway_engine::{Candidate, Electorate, Policies, PolicyProblem, Snapshot};
 use countersign_gateway_model::{Digest, OrgId, PolicyDigests};
 use countersign_ledger_entry::body::SignedBy;
-use countersign_policy_bundle::{Bundle, Draft, Lineage, check, sha256};
+use countersign_policy_bundle::{Bundle, Draft, Lineage, People, check, locked_out, sha256};
 use countersign_policy_store::{default_catalogue, default_draft};
 
 /// Files of a bundle, by path.
@@ -90,7 +90,7 @@ impl Bench {
     }
 
     fn read(&self, org: OrgId, files: Files) -> Result<Ready, PolicyProblem> {
-        let wrong = |e: &dyn std::error::Error| PolicyProblem(e.to_string());
+        let wrong = |e: &dyn std::error::Error| PolicyProblem::Rejected(e.to_string());
         let (version, predecessor) = {
             let in_force = self.in_force.read().unwrap();
             in_force.get(&org).map_or((1, None), |now| (now.version + 1, Some(now.bundle)))
@@ -99,7 +99,9 @@ impl Bench {
         let lineage = Lineage { organization: org, version, predecessor, root_version: 1 };
         let bundle: Bundle = Draft::from_files(raw).and_then(|draft| draft.seal(lineage)).map_err(|e| wrong(&e))?;
         let checked = check(&bundle, Some(&default_catalogue().unwrap()));
-        let Some(snapshot) = checked.accepted() else { return Err(PolicyProblem(checked.report.to_string())) };
+        let Some(snapshot) = checked.accepted() else {
+            return Err(PolicyProblem::Rejected(checked.report.to_string()));
+        };
         Ok(Ready { snapshot: Arc::clone(snapshot), bundle: bundle.digest(), version })
     }
 
@@ -123,15 +125,20 @@ impl Policies for Bench {
         self.in_force.read().unwrap().get(&org).map(|now| (now.version, SignedBy::Local))
     }
 
-    fn check(&self, org: OrgId, bundle: &[u8]) -> Result<Candidate, PolicyProblem> {
+    fn check(&self, org: OrgId, bundle: &[u8], electorate: &Electorate<'_>) -> Result<Candidate, PolicyProblem> {
         self.begun.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         // Bounded, so that a test that fails while it holds the check ends.
         let held = self.held.lock().unwrap();
         drop(self.released.wait_timeout_while(held, std::time::Duration::from_secs(20), |held| *held).unwrap());
-        let files: Files = serde_json::from_slice(bundle).map_err(|e| PolicyProblem(e.to_string()))?;
+        let files: Files = serde_json::from_slice(bundle).map_err(|e| PolicyProblem::Rejected(e.to_string()))?;
         let diff = format!("{} files", files.len());
         let predecessor = self.in_force.read().unwrap().get(&org).map(|now| now.bundle);
         let ready = self.read(org, files)?;
+        let Electorate { entities, ref persons, now, four_eyes } = *electorate;
+        let found = locked_out(&ready.snapshot, &People { store: entities, persons, now, four_eyes }).unwrap();
+        if !found.is_empty() {
+            return Err(PolicyProblem::LockedOut(format!("{found:?}")));
+        }
         Ok(Candidate {
             digest: ready.bundle,
             predecessor,
@@ -147,7 +154,8 @@ impl Policies for Bench {
     }
 
     fn activate(&self, org: OrgId, prepared: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {
-        let ready = prepared.downcast::<Ready>().map_err(|_| PolicyProblem("not prepared here".to_owned()))?;
+        let ready =
+            prepared.downcast::<Ready>().map_err(|_| PolicyProblem::Rejected("not prepared here".to_owned()))?;
         self.swap(org, *ready);
         Ok(())
     }

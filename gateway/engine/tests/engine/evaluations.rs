@@ -30,6 +30,7 @@ fn enforcement_point(world: &World, owner: &Principal, scopes: &[&str]) -> Arc<P
         owner: Some(owner.pseudonym),
         issuers: BTreeSet::new(),
         teams: Vec::new(),
+        groups: Vec::new(),
     };
     let record = Record::service(owner.org, name("proxy"), facts, world.engine.now());
     world.engine.introduce(owner.org, who, known, record).unwrap();

@@ -89,7 +89,7 @@ async fn memory_of_an_instance_that_goes_on_does_not_grow_with_its_gates_and_run
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_holds_no_bundle_beside_the_policy_in_force() {
     let world = World::new().await;
-    let admin = world.person("ada", &["ADMIN", "POLICY_ADMIN"]);
+    let admin = world.person("ada", &["ADMIN", "POLICY_ADMIN", "STOP"]);
     let operator = world.person("otto", &["OPERATOR"]);
     let before = world.engine.in_memory(org(1)).unwrap();
     for (persons, by, refused) in [(2, &admin, None), (3, &operator, Some("policy-denied")), (4, &admin, None)] {
