@@ -43,6 +43,9 @@ pub(crate) const FIRST_ROLES: [&str; 7] =
 /// Exit code of a process whose ledger may not be signed any more.
 const FATAL: i32 = 70;
 
+/// How long the last answers of such a process have to leave it. Nothing is signed in that time.
+const LAST_ANSWERS: Span = Span::from_millis(500);
+
 /// How often ended revocations and enrolments are cleared away.
 const SWEEP: Span = Span::from_mins(1);
 
@@ -190,6 +193,8 @@ impl Ledger {
             // again, may sign anything.
             tracing::error!(reason, "the ledger has stopped; this process ends");
             eprintln!("countersign: the ledger has stopped: {reason}; start again");
+            // Everybody who waited has an answer by now. This is the ledger's own thread: the others write them meanwhile.
+            std::thread::sleep(LAST_ANSWERS);
             std::process::exit(FATAL);
         });
         let held = organizations.iter().chain([&installation]);

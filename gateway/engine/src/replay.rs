@@ -29,7 +29,7 @@ impl Engine {
         let Some(snapshot) = self.policies().past(org.id, &digests) else {
             return Ok(Replay { index, stored, computed: None });
         };
-        let at = usize::try_from(header.append.index).unwrap_or(usize::MAX);
+        let at = usize::from(header.append.index);
         let first = index.saturating_sub(u64::from(header.append.index));
         let append = org.log.entries(first..first + u64::from(header.append.length)).await;
         let append = append

@@ -60,21 +60,17 @@ impl Bench {
         Arc::new(Self::default())
     }
 
-    /// Puts the bundle that ships in force, as at a first start. It is checked once for all tests of this process.
-    pub(crate) fn install_default(&self, org: OrgId) {
-        static CHECKED: Mutex<Vec<(OrgId, Ready)>> = Mutex::new(Vec::new());
+    /// Puts a first bundle in force, as at a first start. Each is checked once for all tests of this process.
+    pub(crate) fn install(&self, org: OrgId, files: &Files) {
+        static CHECKED: Mutex<Vec<(OrgId, Files, Ready)>> = Mutex::new(Vec::new());
         let mut checked = CHECKED.lock().unwrap();
-        if !checked.iter().any(|(of, _)| *of == org) {
-            checked.push((org, self.read(org, default_files()).unwrap()));
-        }
-        let ready = checked.iter().find(|(of, _)| *of == org).unwrap().1.clone();
+        let known = checked.iter().find(|(of, held, _)| *of == org && held == files).map(|(.., ready)| ready.clone());
+        let ready = known.unwrap_or_else(|| {
+            let ready = self.read(org, files.clone()).unwrap();
+            checked.push((org, files.clone(), ready.clone()));
+            ready
+        });
         drop(checked);
-        self.swap(org, ready);
-    }
-
-    /// Puts another bundle in force without asking anybody.
-    pub(crate) fn install(&self, org: OrgId, files: Files) {
-        let ready = self.read(org, files).unwrap();
         self.swap(org, ready);
     }
 

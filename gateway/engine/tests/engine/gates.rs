@@ -25,8 +25,7 @@ async fn gated(
     change: impl FnOnce(&mut serde_json::Value),
     actions: &[(&str, serde_json::Value)],
 ) -> Gated {
-    let world = World::new().await;
-    world.policies.install(org(1), with_rule(rule, change));
+    let world = World::under(&with_rule(rule, change)).await;
     let owner = world.person("olga", &["OPERATOR", "ADMIN"]);
     let auditor = world.person("august", &["AUDITOR"]);
     let agent = world.agent("robot", &owner);

@@ -4,7 +4,6 @@
 //! hand, and a runner that does what a test tells it. Absent: HTTP, tokens, sandboxes; they have tests of their own.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a test that meets what it did not expect has failed"

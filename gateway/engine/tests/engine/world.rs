@@ -22,7 +22,7 @@ use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::bench::Bench;
+use crate::bench::{Bench, Files, default_files};
 use crate::runner::HeldRunner;
 
 const LEDGER: &str = "engine.test";
@@ -128,13 +128,22 @@ impl World {
         Self::with(&[org(1)]).await
     }
 
+    /// A first start with one organization, under another bundle than the one that ships.
+    pub(crate) async fn under(files: &Files) -> Self {
+        Self::begin(&[org(1)], files).await
+    }
+
     /// A first start with these organizations.
     pub(crate) async fn with(orgs: &[OrgId]) -> Self {
+        Self::begin(orgs, &default_files()).await
+    }
+
+    async fn begin(orgs: &[OrgId], files: &Files) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(Hand(AtomicU64::new(1_795_219_200_000)));
         let (policies, runner, mint) = (Bench::new(), HeldRunner::new(), Arc::new(Counted::default()));
         for org in orgs {
-            policies.install_default(*org);
+            policies.install(*org, files);
         }
         let engine = Self::open(&folder, &clock, &policies, &runner, &mint, orgs).await;
         Self { folder, clock, policies, runner, engine, orgs: orgs.to_vec(), mint, people: Mutex::default() }
