@@ -1,7 +1,7 @@
 //! Everything that is asked of a bundle before it may become active: text, types, reach, lint, data, its own tests.
 //!
 //! All findings are gathered, each with file, line, column, rule and next step; one error stands in the way. What this
-//! program would not apply (masks, detectors, shadow) is refused, never ignored. Absent: signatures (`bundle`), who may
+//! program would not apply (workflows in shadow) is refused, never ignored. Absent: signatures (`bundle`), who may
 //! activate (the active bundle decides). Read next: `lint`, `cases`, `lockout`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,11 @@ use std::sync::Arc;
 use cedar_policy::{PolicySet, Schema, SchemaFragment, ValidationMode, Validator};
 use countersign_gateway_model::{Name, OrgId};
 use countersign_policy_decide::catalogue::Catalogue;
-use countersign_policy_decide::data::{Ages, Counters, Roles};
+use countersign_policy_decide::counters::Counters;
+use countersign_policy_decide::data::{Ages, Roles};
+use countersign_policy_decide::detectors::Detectors;
 use countersign_policy_decide::json::{Json, JsonError};
+use countersign_policy_decide::masks::Masks;
 use countersign_policy_decide::rules::Rules;
 use countersign_policy_decide::{LEVEL, PolicyParts, PolicySnapshot, depth, schema};
 use miette::Diagnostic;
@@ -131,7 +134,15 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
         unknown_roles(bundle, rules, roles, &mut findings);
     }
     let mut snapshot = None;
-    if let Data { rules: Some(rules), roles: Some(roles), counters: Some(counters), ages: Some(ages) } = data {
+    if let Data {
+        rules: Some(rules),
+        roles: Some(roles),
+        counters: Some(counters),
+        ages: Some(ages),
+        masks: Some(masks),
+        detectors: Some(detectors),
+    } = data
+    {
         let parts = PolicyParts {
             org: bundle.manifest().organization,
             bundle: bundle.digest(),
@@ -139,8 +150,12 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
             schema: texts(bundle, FileKind::Schema),
             rules,
             roles: roles.roles.into_keys().collect(),
-            counters: counters.counters.into_keys().collect(),
+            counters: counters.counters,
             ages: ages.spans(),
+            masks,
+            transforms: bundle.manifest().transforms.clone(),
+            detectors,
+            shadow: bundle.manifest().shadow.policies.iter().map(|s| (s.id.clone(), s.until)).collect(),
             catalogue: catalogue.cloned(),
         };
         // The snapshot is built by the code that decides: what it refuses is refused, whatever is found here. It stops
@@ -225,6 +240,8 @@ struct Data {
     roles: Option<Roles>,
     counters: Option<Counters>,
     ages: Option<Ages>,
+    masks: Option<Masks>,
+    detectors: Option<Detectors>,
 }
 
 impl Data {
@@ -234,6 +251,8 @@ impl Data {
             roles: Self::file(bundle, "roles.json", RuleId::Roles, Roles::parse, findings),
             counters: Self::file(bundle, "counters.json", RuleId::Data, Counters::parse, findings),
             ages: Self::file(bundle, "ages.json", RuleId::Data, Ages::parse, findings),
+            masks: Self::file(bundle, "masks.json", RuleId::Data, Masks::parse, findings),
+            detectors: Self::file(bundle, "detectors.json", RuleId::Data, Detectors::parse, findings),
         }
     }
 
@@ -281,21 +300,8 @@ pub(crate) fn json_place<T: DeserializeOwned>(path: &str, text: &str) -> (Place,
     }
 }
 
-/// Parts of the format that this program does not apply yet are refused: a mask that is ignored would be a leak.
+/// Parts of the format that this program does not apply are refused: what is ignored must not be relied on.
 fn unsupported(bundle: &Bundle, findings: &mut Vec<Finding>) {
-    for (kind, what) in [(FileKind::Masks, "masks"), (FileKind::Detectors, "detectors")] {
-        for (path, text) in bundle.files().of(kind) {
-            let empty = Json::parse(text.as_bytes()).ok().is_some_and(|json| json == Json::Object(Vec::new()));
-            if !empty {
-                findings.push(Finding::error(
-                    Place::start(path.as_str()),
-                    RuleId::Unsupported,
-                    format!("{what} are not applied by this program, and what is not applied must not be relied on"),
-                    "leave the file out, or use a program that applies it",
-                ));
-            }
-        }
-    }
     for (path, _) in bundle.files().of(FileKind::Invariants) {
         findings.push(Finding::warning(
             Place::start(path.as_str()),
@@ -304,19 +310,13 @@ fn unsupported(bundle: &Bundle, findings: &mut Vec<Finding>) {
             "prove it elsewhere, or write tests for it",
         ));
     }
-    let shadow = &bundle.manifest().shadow;
-    for (what, present) in [
-        ("`shadow`", !shadow.policies.is_empty() || !shadow.workflows.is_empty()),
-        ("`transforms`", !bundle.manifest().transforms.is_empty()),
-    ] {
-        if present {
-            findings.push(Finding::error(
-                Place::start(crate::MANIFEST_FILE),
-                RuleId::Unsupported,
-                format!("{what} is not applied by this program"),
-                "empty it, or use a program that applies it",
-            ));
-        }
+    if !bundle.manifest().shadow.workflows.is_empty() {
+        findings.push(Finding::error(
+            Place::start(crate::MANIFEST_FILE),
+            RuleId::Unsupported,
+            "`shadow.workflows` is not applied by this program",
+            "empty it, or shadow the policies",
+        ));
     }
 }
 
@@ -424,7 +424,7 @@ fn effective_schema(
         Err(error) => return refuse(words(&error), findings),
     };
     let rules = parts.rules.rules.keys().cloned().collect();
-    let text = schema::effective(&parts.roles, &rules, &parts.counters, &tools);
+    let text = schema::effective(&parts.roles, &rules, &parts.counters.keys().cloned().collect(), &tools);
     let base = match SchemaFragment::from_cedarschema_str(&text) {
         Ok((base, _)) => base,
         Err(error) => return refuse(words(&error), findings),

@@ -217,6 +217,8 @@ impl Bare {
             ("satisfied".to_owned(), set(vec![])),
             ("overridden".to_owned(), set(vec![])),
             ("granted".to_owned(), set(vec![])),
+            ("advisory".to_owned(), set(vec![])),
+            ("after".to_owned(), RestrictedExpression::new_record([]).unwrap()),
             ("applied".to_owned(), set(vec![])),
             ("opaque".to_owned(), set(vec![])),
             ("facts".to_owned(), set(vec![])),

@@ -167,7 +167,7 @@ impl Case {
 
     /// The question, typed by the snapshot's catalogue.
     pub fn question(&self, snapshot: &PolicySnapshot) -> Result<Question, QuestionError> {
-        Question::from_json(&self.ask, snapshot)
+        Question::proposed(&self.ask, snapshot)
     }
 
     fn run(&self, snapshot: &PolicySnapshot, store: &EntityStore) -> CaseOutcome {

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use countersign_gateway_model::{Digest, Name};
 use serde::{Deserialize, Serialize};
 
+use crate::detectors::Compiled;
 use crate::input::{Shape, ShapeError};
 use crate::json::{Json, JsonError};
+use crate::masks::Step;
 
 /// The highest risk, and what a tool without a word about it has.
 pub const MAX_RISK: u8 = 4;
@@ -186,6 +188,10 @@ pub struct CompiledTool {
     pub version: Digest,
     /// The input schema, ready.
     pub shape: Shape,
+    /// What of the input is masked while it is read; the bundle's.
+    pub(crate) masks: Vec<(Name, Step)>,
+    /// What is looked for in the input; the bundle's.
+    pub(crate) detectors: Vec<Arc<Compiled>>,
 }
 
 impl Tool {
@@ -251,7 +257,13 @@ impl Catalogue {
             }
             let shape = Shape::compile(&tool.input)
                 .map_err(|source| CatalogueError::Input { tool: tool.name.clone(), source })?;
-            let ready = CompiledTool { version: tool.version(), shape, tool: tool.clone() };
+            let ready = CompiledTool {
+                version: tool.version(),
+                shape,
+                tool: tool.clone(),
+                masks: Vec::new(),
+                detectors: Vec::new(),
+            };
             if compiled.insert(tool.name.clone(), Arc::new(ready)).is_some() {
                 return bad("it is listed twice; keep one");
             }

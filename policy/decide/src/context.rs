@@ -8,13 +8,14 @@ use std::sync::{Arc, LazyLock};
 use cedar_policy_core::ast::{Context, Value};
 use countersign_gateway_model::Name;
 
+use crate::counters::{self, CounterNow, Standing};
 use crate::entity::well_known;
 use crate::question::{Question, assurance_name};
 use crate::snapshot::PolicySnapshot;
 use crate::{schema, value};
 
-/// Why a question has no context.
-pub(crate) type Unfit = &'static str;
+/// Why a question has no context, in words.
+pub(crate) type Unfit = String;
 
 fn rule_set(snapshot: &PolicySnapshot, rules: &BTreeSet<Name>) -> Value {
     value::set(rules.iter().filter_map(|rule| snapshot.rule_uid(rule)).map(|uid| value::entity(Arc::clone(uid))))
@@ -45,7 +46,10 @@ pub(crate) fn context(
 ) -> Result<Context, Unfit> {
     let mut pairs: Vec<(&'static str, Value)> = Vec::with_capacity(24);
     let (member, level) = assurance(question);
+    let standing = counters::standing(snapshot.counters(), question).map_err(|error| error.to_string())?;
     // In the order of the names, so that the map is built without sorting.
+    pairs.push(("advisory", texts(standing.counters.iter().filter(|c| c.taken.is_none()).map(|c| c.name.as_str()))));
+    pairs.push(("after", decimals(&standing, CounterNow::after)?));
     pairs.push(("applied", texts(question.applied.iter().map(Name::as_str))));
     pairs.push(("asDelegator", Value::from(question.as_delegator)));
     pairs.push(("asserted", Value::from(question.asserted)));
@@ -55,10 +59,10 @@ pub(crate) fn context(
         pairs.push(("authenticatedAt", value::datetime(at).ok_or("`authenticated_at` lies beyond a datetime")?));
     }
     pairs.push(("claims", texts(question.claims.iter().map(String::as_str))));
-    pairs.push(("counters", counters(snapshot, question)?));
+    pairs.push(("counters", decimals(&standing, |counter| counter.before)?));
     pairs.push(("delegated", Value::from(question.delegated)));
     pairs.push(("denials", Value::from(i64::try_from(question.denials).unwrap_or(i64::MAX))));
-    pairs.push(("facts", texts(question.facts.iter().map(Name::as_str))));
+    pairs.push(("facts", facts(question, &standing)));
     pairs.push(("fourEyes", Value::from(question.four_eyes)));
     pairs.push(("granted", rule_set(snapshot, &question.granted)));
     if let Some(input) = &question.input {
@@ -93,12 +97,25 @@ pub(crate) fn satisfy(context: &mut Context, snapshot: &PolicySnapshot, satisfie
     }
 }
 
-/// Every counter that the bundle names must be there: a forbid that reads an absent one would be skipped.
-fn counters(snapshot: &PolicySnapshot, question: &Question) -> Result<Value, Unfit> {
-    let mut pairs = Vec::with_capacity(snapshot.counters().len());
-    for name in snapshot.counters() {
-        let text = question.counters.get(name).ok_or("a counter that the bundle names is absent")?;
-        pairs.push((name.as_str().to_owned(), value::decimal(text).ok_or("a counter is not a decimal")?));
+/// Counters as Cedar reads them; every one that the bundle names is there.
+fn decimals(standing: &Standing, of: impl Fn(&CounterNow) -> i128) -> Result<Value, Unfit> {
+    static NONE: LazyLock<Value> = LazyLock::new(|| value::record([]));
+    if standing.counters.is_empty() {
+        return Ok(NONE.clone());
+    }
+    let mut pairs = Vec::with_capacity(standing.counters.len());
+    for counter in &standing.counters {
+        let decimal = value::decimal(&counters::decimal(of(counter)))
+            .ok_or_else(|| format!("counter `{}` lies beyond what a decimal holds", counter.name))?;
+        pairs.push((counter.name.as_str().to_owned(), decimal));
     }
     Ok(value::record(pairs))
+}
+
+/// What is known of the question, what masks and detectors say of its input, and which limits it exceeds.
+fn facts(question: &Question, standing: &Standing) -> Value {
+    let of_input = question.input.iter().flat_map(|input| input.masked().iter().chain(input.detected()));
+    let over =
+        standing.counters.iter().filter(|counter| counter.over).map(|c| value::string(format!("over:{}", c.name)));
+    value::set(question.facts.iter().chain(of_input).map(|name| value::string(name.as_str())).chain(over))
 }

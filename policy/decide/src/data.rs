@@ -1,12 +1,11 @@
-//! The small data files of a bundle: roles, counters, ages. Strictly read; a file that is absent is empty.
+//! The small data files of a bundle: roles and ages. Strictly read; a file that is absent is empty.
 //!
 //! | file | form |
 //! |---|---|
 //! | `roles.json` | `{"roles": {"APPROVER": {"title": "Decides at gates"}}}` |
-//! | `counters.json` | `{"counters": {"spent-today": {"title": "Money spent since midnight"}}}` |
 //! | `ages.json` | `{"ages_s": {"Person": 3600}}`, entity type to seconds |
 //!
-//! Absent: approval rules (`rules`), the catalogue (`catalogue`). Read next: `snapshot`.
+//! Absent: `rules`, `catalogue`, `masks`, `detectors`, `counters`, which have modules of their own. Read next: `snapshot`.
 
 use std::collections::BTreeMap;
 
@@ -35,15 +34,6 @@ pub struct Roles {
     pub roles: BTreeMap<Name, Titled>,
 }
 
-/// `counters.json`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Counters {
-    /// The members of the Cedar record `Counters`.
-    #[serde(default)]
-    pub counters: BTreeMap<Name, Titled>,
-}
-
 /// `ages.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,21 +52,30 @@ pub enum DataError {
     /// JSON of another shape.
     #[error("a wrong shape: {0}")]
     Shape(#[from] serde_json::Error),
+    /// Something that could not be applied.
+    #[error("`{what}`, `{name}`: {problem}")]
+    Rule {
+        /// Which part of the file.
+        what: &'static str,
+        /// Which entry of it.
+        name: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
 }
 
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DataError> {
+impl DataError {
+    pub(crate) fn rule(what: &'static str, name: &str, problem: &str) -> Self {
+        Self::Rule { what, name: name.to_owned(), problem: problem.to_owned() }
+    }
+}
+
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DataError> {
     Ok(serde_json::from_slice(&Json::parse(bytes)?.canonical())?)
 }
 
 impl Roles {
     /// Reads `roles.json`.
-    pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
-        read(bytes)
-    }
-}
-
-impl Counters {
-    /// Reads `counters.json`.
     pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
         read(bytes)
     }
@@ -111,6 +110,5 @@ mod tests {
         assert!(Ages::parse(br#"{"ages_s":{"Nobody":60}}"#).is_err());
         assert!(Roles::parse(br#"{"roles":{"A":{},"A":{}}}"#).is_err());
         assert!(Roles::parse(br#"{"roles":{"A B":{}}}"#).is_err());
-        assert!(Counters::parse(br#"{"counters":{"a":{}},"x":1}"#).is_err());
     }
 }

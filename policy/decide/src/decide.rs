@@ -15,6 +15,7 @@ use countersign_gateway_model::{Decision, Determining, Name, OrgId, Verdict};
 use crate::context::{context, satisfy};
 use crate::entity::{EntityError, EntityVersion, well_known};
 use crate::question::{Question, QuestionError};
+use crate::shadow::{self, WouldBe};
 use crate::snapshot::{PolicySnapshot, Prepared};
 use crate::store::{Slice, SliceProblem};
 
@@ -38,6 +39,11 @@ pub struct Answer {
     pub agent_message: Option<String>,
     /// For those who may read verdicts; never for the agent.
     pub reasons: Vec<Reason>,
+    /// Transforms of the input that policy asks for, in the manifest's order: the only thing that stands in the way. The
+    /// verdict is a denial as long as they are not applied; [`decide_chain`](crate::decide_chain) applies them.
+    pub transforms: Vec<Name>,
+    /// What the answer would be with the policies in shadow in force, where they would matter.
+    pub would_be: Option<WouldBe>,
     /// How often policies were evaluated.
     pub rounds: u32,
 }
@@ -48,13 +54,15 @@ impl Answer {
         self.verdict.decision
     }
 
-    fn refused(ground: &str, text: String, rounds: u32) -> Self {
+    pub(crate) fn refused(ground: &str, text: String, rounds: u32) -> Self {
         let policy = well_known(ground);
         Self {
             verdict: Verdict::deny(),
             determining: vec![policy.clone()],
             agent_message: None,
             reasons: vec![Reason { policy, text }],
+            transforms: Vec::new(),
+            would_be: None,
             rounds,
         }
     }
@@ -74,28 +82,48 @@ pub mod ground {
     pub const STALE: &str = "gateway:stale-entity";
     /// No policy permits it.
     pub const DEFAULT: &str = "gateway:default-deny";
+    /// A transform is asked for although some were applied: that is done once.
+    pub const TRANSFORM_AGAIN: &str = "gateway:transform-again";
+    /// What a transform leaves of the input does not fit the tool's schema.
+    pub const TRANSFORM_FAILED: &str = "gateway:transform-failed";
     /// A gate whose rule does not lift it.
     pub const STUCK_GATE: &str = "gateway:stuck-gate";
 }
 
 /// What one evaluation of all candidates gave.
 #[derive(Default)]
-struct Round<'s> {
-    permits: Vec<&'s Prepared>,
-    hard: Vec<&'s Prepared>,
-    gates: Vec<(&'s Prepared, &'s Name)>,
-    broken: Vec<(&'s Prepared, String)>,
-    broken_permits: Vec<(&'s Prepared, String)>,
+pub(crate) struct Round<'s> {
+    pub(crate) permits: Vec<&'s Prepared>,
+    pub(crate) hard: Vec<&'s Prepared>,
+    pub(crate) transforms: Vec<(&'s Prepared, &'s Name)>,
+    pub(crate) gates: Vec<(&'s Prepared, &'s Name)>,
+    pub(crate) broken: Vec<(&'s Prepared, String)>,
+    pub(crate) broken_permits: Vec<(&'s Prepared, String)>,
 }
 
 impl<'s> Round<'s> {
     /// The policy's condition is true.
     fn holds(&mut self, prepared: &'s Prepared) {
-        match (prepared.forbids, &prepared.gate) {
-            (false, _) => self.permits.push(prepared),
-            (true, Some(rule)) => self.gates.push((prepared, rule)),
-            (true, None) => self.hard.push(prepared),
+        match (prepared.forbids, &prepared.gate, &prepared.transform) {
+            (false, ..) => self.permits.push(prepared),
+            (true, Some(rule), _) => self.gates.push((prepared, rule)),
+            (true, None, Some(transform)) => self.transforms.push((prepared, transform)),
+            (true, None, None) => self.hard.push(prepared),
         }
+    }
+
+    /// Every policy that holds or errs.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &'s Prepared> {
+        let named = self.transforms.iter().chain(&self.gates).map(|(p, _)| *p);
+        let errors = self.broken.iter().chain(&self.broken_permits).map(|(p, _)| *p);
+        self.permits.iter().chain(&self.hard).copied().chain(named).chain(errors)
+    }
+
+    /// What is said must not depend on the order in which policies were looked up.
+    fn in_order(mut self) -> Self {
+        self.broken.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
+        self.broken_permits.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
+        self
     }
 }
 
@@ -120,6 +148,18 @@ struct Walk<'s> {
 }
 
 fn answer(snapshot: &PolicySnapshot, slice: &Slice, question: &Question, walk: &Walk<'_>) -> Answer {
+    let mut would_be = None;
+    let answer = judged(snapshot, slice, question, walk, &mut would_be);
+    Answer { would_be, ..answer }
+}
+
+fn judged(
+    snapshot: &PolicySnapshot,
+    slice: &Slice,
+    question: &Question,
+    walk: &Walk<'_>,
+    would_be: &mut Option<WouldBe>,
+) -> Answer {
     if let Some(refusal) = unfit(snapshot, slice, question) {
         return refusal;
     }
@@ -129,20 +169,26 @@ fn answer(snapshot: &PolicySnapshot, slice: &Slice, question: &Question, walk: &
     let mut rounds = 0;
     let mut context = match context(snapshot, question, &satisfied) {
         Ok(context) => context,
-        Err(reason) => return Answer::refused(ground::INVALID, reason.to_owned(), rounds),
+        Err(reason) => return Answer::refused(ground::INVALID, reason, rounds),
     };
     loop {
-        let round = match evaluate(snapshot, slice, question, context.clone(), walk) {
-            Ok(round) => round,
+        let (round, shadow) = match evaluate(snapshot, slice, question, context.clone(), walk, rounds == 0) {
+            Ok(rounds) => rounds,
             Err(reason) => return Answer::refused(ground::INVALID, reason, rounds),
         };
         rounds += 1;
+        if rounds == 1 {
+            *would_be = shadow::would_be(snapshot, &round, &shadow);
+        }
         if !round.broken.is_empty() {
             return broken(&round, rounds);
         }
         if !round.hard.is_empty() {
             let all = round.hard.iter().copied().chain(round.gates.iter().map(|(p, _)| *p));
             return said(Verdict::deny(), all, &round.hard, &round.broken_permits, rounds);
+        }
+        if !round.transforms.is_empty() {
+            return transform(snapshot, question, &round, rounds);
         }
         if round.gates.is_empty() {
             if round.permits.is_empty() {
@@ -172,6 +218,20 @@ fn answer(snapshot: &PolicySnapshot, slice: &Slice, question: &Question, walk: &
         }
         satisfy(&mut context, snapshot, &satisfied);
     }
+}
+
+/// Policy asks for transforms: before any gate, once.
+fn transform(snapshot: &PolicySnapshot, question: &Question, round: &Round<'_>, rounds: u32) -> Answer {
+    let missing: BTreeSet<Name> = round.transforms.iter().map(|(_, name)| (*name).clone()).collect();
+    if !question.applied.is_empty() || !question.is_tool() {
+        let asked: Vec<&str> = missing.iter().map(Name::as_str).collect();
+        let text = format!("policy asks for {} of what was transformed, or cannot be", asked.join(", "));
+        return Answer::refused(ground::TRANSFORM_AGAIN, text, rounds);
+    }
+    let asking = round.transforms.iter().map(|(p, _)| *p);
+    let mut answer = said(Verdict::deny(), asking, &[], &round.broken_permits, rounds);
+    answer.transforms = snapshot.transforms(&missing).map(|(name, _)| name.clone()).collect();
+    answer
 }
 
 /// What is wrong with the question or its slice before any policy is asked.
@@ -233,12 +293,18 @@ fn evaluate<'s>(
     question: &Question,
     context: Context,
     walk: &Walk<'s>,
-) -> Result<Round<'s>, String> {
+    with_shadow: bool,
+) -> Result<(Round<'s>, Round<'s>), String> {
     let extensions = Extensions::all_available();
     let request = snapshot.request(question, context)?;
     let evaluator = Evaluator::new(request, &slice.entities, extensions);
-    let mut round = Round::default();
+    let (mut real, mut shadow) = (Round::default(), Round::default());
     for prepared in &walk.candidates {
+        let round = match prepared.in_shadow(question.now) {
+            false => &mut real,
+            true if with_shadow => &mut shadow,
+            true => continue,
+        };
         let condition = if walk.scopes_hold { prepared.clauses.as_ref() } else { Some(&prepared.condition) };
         let Some(condition) = condition else {
             round.holds(prepared);
@@ -256,13 +322,10 @@ fn evaluate<'s>(
             (Err(error), false) => round.broken_permits.push((prepared, error)),
         }
     }
-    // What is said must not depend on the order in which policies were looked up.
-    round.broken.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
-    round.broken_permits.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
-    Ok(round)
+    Ok((real.in_order(), shadow.in_order()))
 }
 
-fn sorted<'p>(policies: impl Iterator<Item = &'p Prepared>) -> Vec<&'p Prepared> {
+pub(crate) fn sorted<'p>(policies: impl Iterator<Item = &'p Prepared>) -> Vec<&'p Prepared> {
     let mut all: Vec<_> = policies.collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     all.dedup_by(|a, b| a.id == b.id);
@@ -286,6 +349,8 @@ fn said<'p>(
         determining: determining.into_iter().map(|p| p.id.clone()).collect(),
         agent_message,
         reasons,
+        transforms: Vec::new(),
+        would_be: None,
         rounds,
     }
 }
@@ -331,6 +396,17 @@ pub fn combine(answers: &[Answer]) -> (Verdict, Determining) {
     (verdict, determining)
 }
 
+/// The same with the policies in shadow in force; `None` where they would change nobody's answer.
+pub fn combine_would_be(answers: &[Answer]) -> Option<(Verdict, Determining)> {
+    answers.iter().any(|a| a.would_be.is_some()).then(|| {
+        let in_force = |a: &Answer| match a.would_be.clone() {
+            Some(WouldBe { verdict, determining, .. }) => Answer { verdict, determining, ..a.clone() },
+            None => a.clone(),
+        };
+        combine(&answers.iter().map(in_force).collect::<Vec<_>>())
+    })
+}
+
 /// Why a verdict cannot be computed again.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
@@ -357,7 +433,7 @@ fn read_versions(org: OrgId, blobs: &[&[u8]]) -> Result<Vec<std::sync::Arc<Entit
 #[cfg(test)]
 mod tests {
     //! The index against the full walk, and both against Cedar's own authorizer, over generated policies.
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
     use std::collections::BTreeMap;
     use std::sync::Arc;
@@ -369,8 +445,10 @@ mod tests {
     use super::*;
     use crate::catalogue::Catalogue;
     use crate::entity::{AgentFacts, EntityKind, EntityRef, InstanceFacts, PersonFacts, Record, WorkflowFacts};
+    use crate::masks::Masks;
     use crate::question::Operation;
     use crate::rules::Rules;
+    use crate::snapshot::BuildError;
     use crate::snapshot::PolicyParts;
     use crate::store::EntityStore;
 
@@ -415,7 +493,8 @@ mod tests {
 
     fn catalogue() -> Catalogue {
         Catalogue::parse(
-            br#"{"tools":[{"name":"s0.a","risk":1,"input":{"type":"object"}},{"name":"s1.b","risk":3,"input":{"type":"object"}},
+            br#"{"tools":[{"name":"s0.a","risk":1,"input":{"type":"object","properties":{"x":{}}}},
+            {"name":"s1.b","risk":3,"input":{"type":"object"}},
             {"name":"s1.c","risk":2,"input":{"type":"object"},"runner":{"kind":"process","environment":"dev"}}]}"#,
         )
         .unwrap()
@@ -459,9 +538,14 @@ mod tests {
             3 => "when { context.denials + 9223372036854775807 > 1 }",
             _ => "when { context.delegated }",
         };
-        match effect % 6 {
+        match effect % 7 {
             0..=2 => format!("@id(\"p{i}\") permit ({principal}, {action}, {resource}) {condition};\n"),
             3 | 4 => format!("@id(\"p{i}\") forbid ({principal}, {action}, {resource}) {condition};\n"),
+            6 => format!(
+                "@id(\"p{i}\") @transform(\"t{0}\") forbid ({principal}, {action}, {resource}) {condition} \
+                 unless {{ context.applied.contains(\"t{0}\") }};\n",
+                i % 2
+            ),
             _ => format!(
                 "@id(\"p{i}\") @requires_approval(\"r{0}\") forbid ({principal}, {action}, {resource}) {condition} \
                  unless {{ context.satisfied.contains(Countersign::ApprovalRule::\"r{0}\") }};\n",
@@ -470,7 +554,25 @@ mod tests {
         }
     }
 
+    /// Of the policies those that validation takes: scopes that fit no request are refused, as they should be.
+    fn build_some(mut texts: BTreeMap<String, String>, mut shadow: BTreeMap<Name, Timestamp>) -> PolicySnapshot {
+        loop {
+            let refused = match build_with(texts.values().cloned().collect(), shadow.clone()) {
+                Ok(snapshot) => return snapshot,
+                Err(BuildError::Invalid { id, .. }) => id,
+                Err(error) => panic!("{error}"),
+            };
+            texts.remove(&refused).unwrap();
+            shadow.remove(&*refused);
+        }
+    }
+
     fn build(text: String) -> Option<PolicySnapshot> {
+        build_with(text, BTreeMap::new()).ok()
+    }
+
+    fn build_with(text: String, shadow: BTreeMap<Name, Timestamp>) -> Result<PolicySnapshot, BuildError> {
+        let step = r#"{"steps":[{"at":["/x"],"with":"drop"}]}"#;
         let rules = br#"{"rules":{"r0":{"authority":{"teams":["t"]}},"r1":{"authority":{"teams":["t"]}}}}"#;
         let parts = PolicyParts {
             bundle: Digest([7; 32]),
@@ -478,10 +580,12 @@ mod tests {
             rules: Rules::parse(rules).unwrap(),
             roles: [name("R")].into(),
             catalogue: Some(catalogue()),
+            masks: Masks::parse(format!(r#"{{"transforms":{{"t0":{step},"t1":{step}}}}}"#).as_bytes()).unwrap(),
+            transforms: vec![name("t1"), name("t0")],
+            shadow,
             ..PolicyParts::recovery(org())
         };
-        // Scopes that fit no request are refused by validation, as they should be.
-        PolicySnapshot::build(parts).ok()
+        PolicySnapshot::build(parts)
     }
 
     fn questions(snapshot: &PolicySnapshot) -> Vec<Question> {
@@ -525,8 +629,12 @@ mod tests {
         snapshot: &PolicySnapshot,
         slice: &Slice,
         question: &Question,
+        with_shadow: bool,
     ) -> (bool, BTreeSet<String>, BTreeSet<String>) {
-        let set: &PolicySet = snapshot.policy_set();
+        let mut set: PolicySet = snapshot.policy_set().clone();
+        for policy in snapshot.policies().iter().filter(|p| !with_shadow && p.in_shadow(question.now)) {
+            set.remove_static(cedar_policy::PolicyId::new(policy.id.as_str())).unwrap();
+        }
         let context = context(snapshot, question, &question.satisfied).unwrap();
         let uid = |e: &EntityRef| cedar_policy::EntityUid::from(Arc::unwrap_or_clone(e.uid()));
         let request = cedar_policy::Request::new(
@@ -537,7 +645,7 @@ mod tests {
             Some(snapshot.schema()),
         )
         .unwrap();
-        let response = Authorizer::new().is_authorized(&request, set, &Entities::from(slice.entities.clone()));
+        let response = Authorizer::new().is_authorized(&request, &set, &Entities::from(slice.entities.clone()));
         let reasons = response.diagnostics().reason().map(ToString::to_string).collect();
         let errors = response
             .diagnostics()
@@ -585,12 +693,16 @@ mod tests {
 
         #[test]
         fn the_index_equals_the_full_walk_and_both_equal_cedar(draws in prop::collection::vec(any::<(u8, u8, u8, u8)>(), 1..14)) {
-            // Each policy alone first: one that validation refuses must not hide the others.
-            let mut texts = Vec::new();
+            let mut texts = BTreeMap::new();
+            let mut shadow = BTreeMap::new();
             for (i, draw) in draws.into_iter().enumerate() {
-                texts.push(policy(i, draw));
+                texts.insert(format!("p{i}"), policy(i, draw));
+                // Every fourth is in shadow; the shadow of every eighth is over.
+                if draw.0 / 7 % 4 == 0 {
+                    shadow.insert(name(&format!("p{i}")), Timestamp(AT.0 + u64::from(draw.0 / 28 % 2)));
+                }
             }
-            let Some(snapshot) = build(texts.concat()) else { return Ok(()) };
+            let snapshot = build_some(texts, shadow);
             let store = world();
             for question in questions(&snapshot) {
                 let slice = store.slice(&snapshot, &question);
@@ -600,18 +712,33 @@ mod tests {
                 let all: Vec<&Prepared> = snapshot.policies().iter().map(|p| &**p).collect();
                 let mut candidates = Vec::new();
                 snapshot.candidates(&question, &slice, &mut candidates);
-                let (allowed, reasons, errors) = by_cedar(&snapshot, &slice, &question);
+                let (allowed, reasons, errors) = by_cedar(&snapshot, &slice, &question, false);
                 for walked in [
                     Walk { candidates: all, scopes_hold: false },
                     Walk { candidates, scopes_hold: true },
                 ] {
-                    let round = evaluate(&snapshot, &slice, &question, context(&snapshot, &question, &question.satisfied).unwrap(), &walked).unwrap();
-                    let forbids = ids(round.hard.iter().copied().chain(round.gates.iter().map(|(p, _)| *p)));
+                    let (round, shadow) = evaluate(&snapshot, &slice, &question, context(&snapshot, &question, &question.satisfied).unwrap(), &walked, true).unwrap();
+                    let lifted = round.gates.iter().chain(&round.transforms).map(|(p, _)| *p);
+                    let forbids = ids(round.hard.iter().copied().chain(lifted));
                     let permits = ids(round.permits.iter().copied());
                     prop_assert_eq!(allowed, forbids.is_empty() && !permits.is_empty());
                     prop_assert_eq!(&reasons, if forbids.is_empty() { &permits } else { &forbids });
                     let broken = ids(round.broken.iter().chain(&round.broken_permits).map(|(p, _)| *p));
                     prop_assert_eq!(&errors, &broken);
+                    // With everything in force Cedar says what the answer would be.
+                    let (_, reasons, errors) = by_cedar(&snapshot, &slice, &question, true);
+                    let beside = shadow::would_be(&snapshot, &round, &shadow);
+                    let concerned = shadow.all().count() > 0;
+                    prop_assert_eq!(beside.is_some(), concerned);
+                    if let Some(beside) = beside.filter(|_| errors.is_empty()) {
+                        let allowed = beside.verdict.decision == Decision::Allow;
+                        let said: BTreeSet<String> = beside.determining.iter().map(ToString::to_string).collect();
+                        if allowed || beside.verdict.decision == Decision::NeedsApproval {
+                            prop_assert_eq!(&said, &reasons);
+                        } else if beside.transforms.is_empty() && !said.contains(ground::DEFAULT) {
+                            prop_assert!(said.is_subset(&reasons) && !said.is_empty());
+                        }
+                    }
                 }
                 if indexed.decision() == Decision::Allow {
                     prop_assert!(allowed, "nothing is allowed that Cedar denies");

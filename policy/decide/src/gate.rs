@@ -4,6 +4,7 @@
 //! `context.satisfied.contains(Countersign::ApprovalRule::"x")`. The annotation routes, the `unless` enforces: if either
 //! could stand without the other, an approval would be asked for and not needed, or needed and never asked for.
 //! `satisfied` is read nowhere else; `overridden` and `granted` in forbids only, so that no approval becomes a permit.
+//! A forbid with `@transform("x")` has the same shape over `context.applied.contains("x")`.
 //! Absent: evaluation. Read next: `decide`.
 
 use std::collections::BTreeSet;
@@ -12,8 +13,23 @@ use cedar_policy::{Effect, Policy};
 use countersign_gateway_model::Name;
 use serde_json::Value;
 
-/// Checks one policy; gives the rule of a gate. The error says what is wrong and what to do.
-pub(crate) fn check(policy: &Policy, rules: &BTreeSet<Name>) -> Result<Option<Name>, String> {
+/// What lifts a forbid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lift {
+    /// An approval rule.
+    pub(crate) rule: Option<Name>,
+    /// A transform of the input.
+    pub(crate) transform: Option<Name>,
+}
+
+/// The names that annotations may name.
+pub(crate) struct Known<'k> {
+    pub(crate) rules: &'k BTreeSet<Name>,
+    pub(crate) transforms: &'k BTreeSet<Name>,
+}
+
+/// Checks one policy; gives what lifts it. The error says what is wrong and what to do.
+pub(crate) fn check(policy: &Policy, known: &Known<'_>) -> Result<Lift, String> {
     let json = policy.to_json().map_err(|e| format!("it has no json form ({e}); rewrite it"))?;
     let conditions = json.get("conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let forbids = policy.effect() == Effect::Forbid;
@@ -26,19 +42,35 @@ pub(crate) fn check(policy: &Policy, rules: &BTreeSet<Name>) -> Result<Option<Na
         }
         Some(text) => {
             let rule = Name::new(text).map_err(|e| e.to_string())?;
-            if !rules.contains(&rule) {
+            if !known.rules.contains(&rule) {
                 return Err(format!("`@requires_approval(\"{rule}\")` names no rule of `rules.json`; add the rule"));
             }
             Some(rule)
         }
     };
+    let transform = match policy.annotation("transform") {
+        None => None,
+        Some(_) if !forbids => {
+            return Err("`@transform` stands on a permit, which another permit bypasses; use a forbid".to_owned());
+        }
+        Some(_) if rule.is_some() => {
+            return Err("`@transform` and `@requires_approval` stand on one policy; write two".to_owned());
+        }
+        Some(text) => {
+            let transform = Name::new(text).map_err(|e| e.to_string())?;
+            if !known.transforms.contains(&transform) {
+                return Err(format!(
+                    "`@transform(\"{transform}\")` names no transform of `masks.json` that the manifest orders; add it to both"
+                ));
+            }
+            Some(transform)
+        }
+    };
+    let lift = rule.as_ref().map(lifted_by_rule).or_else(|| transform.as_ref().map(lifted_by_transform));
     let mut lifted = 0_usize;
     for condition in conditions {
         let body = condition.get("body").unwrap_or(&Value::Null);
-        if let Some(rule) = &rule
-            && condition.get("kind").and_then(Value::as_str) == Some("unless")
-            && lifts(body, rule)
-        {
+        if condition.get("kind").and_then(Value::as_str) == Some("unless") && lift.as_ref() == Some(body) {
             lifted += 1;
             continue;
         }
@@ -50,30 +82,44 @@ pub(crate) fn check(policy: &Policy, rules: &BTreeSet<Name>) -> Result<Option<Na
                     .to_owned(),
             );
         }
-        if !forbids && (reads.contains("overridden") || reads.contains("granted")) {
-            return Err("`context.overridden` and `context.granted` may be read in forbids only".to_owned());
+        if !forbids && ["overridden", "granted", "applied"].iter().any(|fact| reads.contains(*fact)) {
+            return Err(
+                "`context.overridden`, `context.granted` and `context.applied` may be read in forbids only".to_owned()
+            );
         }
         if reads.contains("") {
             return Err("`context` is used as a whole; name the attribute".to_owned());
         }
     }
-    match (&rule, lifted) {
-        (None, _) | (Some(_), 1) => Ok(rule),
-        (Some(rule), _) => Err(format!(
+    match (&rule, &transform, lifted) {
+        (None, None, _) | (_, _, 1) => Ok(Lift { rule, transform }),
+        (Some(rule), ..) => Err(format!(
             "a gate has exactly one `unless {{ context.satisfied.contains(Countersign::ApprovalRule::\"{rule}\") }}`"
+        )),
+        (None, Some(transform), _) => Err(format!(
+            "a policy with `@transform` has exactly one `unless {{ context.applied.contains(\"{transform}\") }}`"
         )),
     }
 }
 
-/// Whether the body is exactly `context.satisfied.contains(Countersign::ApprovalRule::"<rule>")`.
-fn lifts(body: &Value, rule: &Name) -> bool {
-    let expected = serde_json::json!({
+/// `context.applied.contains("<transform>")`.
+fn lifted_by_transform(transform: &Name) -> Value {
+    serde_json::json!({
+        "contains": {
+            "left": { ".": { "left": { "Var": "context" }, "attr": "applied" } },
+            "right": { "Value": transform.as_str() }
+        }
+    })
+}
+
+/// `context.satisfied.contains(Countersign::ApprovalRule::"<rule>")`.
+fn lifted_by_rule(rule: &Name) -> Value {
+    serde_json::json!({
         "contains": {
             "left": { ".": { "left": { "Var": "context" }, "attr": "satisfied" } },
             "right": { "Value": { "__entity": { "type": "Countersign::ApprovalRule", "id": rule.as_str() } } }
         }
-    });
-    *body == expected
+    })
 }
 
 /// The attributes of `context` that an expression reads; an empty text for `context` as a whole.

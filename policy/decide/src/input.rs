@@ -23,7 +23,9 @@ use cedar_policy_core::ast::Value;
 use countersign_gateway_model::{Digest, Name};
 
 use crate::catalogue::CompiledTool;
+use crate::detectors::{self, Found};
 use crate::json::{Digits, Json, JsonError, shown};
+use crate::masks::{self, Step};
 use crate::value;
 
 /// Largest input that is read, in bytes.
@@ -43,6 +45,9 @@ pub struct TypedInput {
     canonical: Arc<[u8]>,
     record: Value,
     opaque: BTreeSet<String>,
+    masked: BTreeSet<Name>,
+    detected: BTreeSet<Name>,
+    found: Vec<Found>,
 }
 
 impl TypedInput {
@@ -69,6 +74,21 @@ impl TypedInput {
     /// JSON pointers of what policy cannot see.
     pub fn opaque(&self) -> &BTreeSet<String> {
         &self.opaque
+    }
+
+    /// What masks and transforms did to it: `masked:<name>`, and `mask-failed:<name>` where that dropped the field.
+    pub fn masked(&self) -> &BTreeSet<Name> {
+        &self.masked
+    }
+
+    /// The names of the detectors that found something.
+    pub fn detected(&self) -> &BTreeSet<Name> {
+        &self.detected
+    }
+
+    /// Where they did, the first [`MAX_FINDS`](crate::detectors::MAX_FINDS) places.
+    pub fn found(&self) -> &[Found] {
+        &self.found
     }
 
     pub(crate) fn record(&self) -> &Value {
@@ -107,6 +127,12 @@ pub enum InputError {
     Missing {
         /// Where.
         path: String,
+    },
+    /// A field must not be passed on raw, and the tool takes neither its replacement nor its absence.
+    #[error("the tool's input schema takes neither what mask `{mask}` leaves of a field nor its absence")]
+    Unmaskable {
+        /// Which mask or transform.
+        mask: String,
     },
     /// A key that would mean something to Cedar.
     #[error("`{path}` is a reserved key; rename it")]
@@ -278,6 +304,18 @@ impl Shape {
         out.push('}');
     }
 
+    /// Whether a value at that place may pass the schema.
+    pub(crate) fn declares(&self, steps: &[String]) -> bool {
+        let Some((step, rest)) = steps.split_first() else { return true };
+        let below = |field: &Field| field.kind.declares(rest);
+        if step == "*" { self.fields.values().any(below) } else { self.fields.get(step).is_some_and(below) }
+    }
+
+    /// Whether a value passes the schema.
+    pub(crate) fn check(&self, value: &Json) -> Result<(), InputError> {
+        self.convert(value, "", &mut BTreeSet::new()).map(drop)
+    }
+
     /// JSON pointers of declared properties that policy can never see, for the registrar's report.
     pub fn never_seen(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -408,6 +446,17 @@ impl Kind {
             _ => Self::Opaque,
         };
         Ok((kind, nullable))
+    }
+
+    fn declares(&self, steps: &[String]) -> bool {
+        match (self, steps.split_first()) {
+            (_, None) | (Self::Opaque, _) => true,
+            (Self::Record(shape), _) => shape.declares(steps),
+            (Self::Array { items, .. }, Some((step, rest))) => {
+                (step == "*" || step.parse::<usize>().is_ok()) && items.declares(rest)
+            }
+            _ => false,
+        }
     }
 
     /// Whether Cedar has a type for it as an element of a set.
@@ -559,20 +608,58 @@ fn refuse_reserved(value: &Json, path: &str) -> Result<(), InputError> {
     }
 }
 
-/// Reads, checks and converts the input of one tool.
+/// Reads, checks, masks and converts the input of one tool. What a mask takes away is in nothing that this gives.
 pub fn parse(tool: &CompiledTool, bytes: &[u8]) -> Result<TypedInput, InputError> {
     if bytes.len() > MAX_INPUT {
         return Err(InputError::TooLarge { size: bytes.len() });
     }
-    convert(tool, &Json::parse(bytes)?)
+    masked(tool, Json::parse(bytes)?)
 }
 
-/// Checks and converts an input that was read strictly.
+/// The same for an input that was read strictly.
+pub(crate) fn masked(tool: &CompiledTool, value: Json) -> Result<TypedInput, InputError> {
+    if tool.masks.is_empty() {
+        return convert(tool, &value);
+    }
+    rewritten(tool, value, &tool.masks)
+}
+
+/// An input with some steps applied to it.
+fn rewritten(tool: &CompiledTool, mut value: Json, steps: &[(Name, Step)]) -> Result<TypedInput, InputError> {
+    refuse_reserved(&value, "")?;
+    // A raw value that does not pass is refused as such: a mask must not make it pass.
+    tool.shape.check(&value)?;
+    let facts = masks::apply(steps, &tool.shape, &mut value)?;
+    let mut typed = convert(tool, &value)?;
+    typed.masked.extend(facts);
+    Ok(typed)
+}
+
+/// The input with transforms applied, typed and searched anew.
+pub(crate) fn transformed(
+    tool: &CompiledTool,
+    input: &TypedInput,
+    steps: &[(Name, Step)],
+) -> Result<TypedInput, InputError> {
+    let mut typed = rewritten(tool, Json::parse(&input.canonical)?, steps)?;
+    typed.masked.extend(input.masked.iter().cloned());
+    Ok(typed)
+}
+
+/// Checks and converts an input as it stands, such as a stored one: masks were applied when it was first read.
 pub fn convert(tool: &CompiledTool, value: &Json) -> Result<TypedInput, InputError> {
     refuse_reserved(value, "")?;
     let mut opaque = BTreeSet::new();
     let record = tool.shape.convert(value, "", &mut opaque)?;
+    let (detected, found) = if tool.detectors.is_empty() {
+        (BTreeSet::new(), Vec::new())
+    } else {
+        detectors::detect(&tool.detectors, value)
+    };
     Ok(TypedInput {
+        masked: BTreeSet::new(),
+        detected,
+        found,
         tool: tool.tool.name.clone(),
         version: tool.version,
         canonical: value.canonical().into(),

@@ -1,36 +1,47 @@
 //! Policy: a question, the entities it needs and a policy snapshot in; a verdict out. Pure, total, synchronous.
 //!
 //! Way in: [`PolicySnapshot::build`] once per activation; [`EntityStore::put`] when facts change; then, per question,
-//! [`EntityStore::slice`] and [`decide()`]. [`replay`] computes a stored verdict again from its bytes.
+//! [`EntityStore::slices`] and [`decide_chain`]. [`replay`] computes a stored verdict again from its bytes.
 //! Absent: files, signatures and activation (`policy/bundle`, `policy/store`), votes and states (`gateway/flow`),
 //! clocks, IO. Read next: `snapshot`, `store`, `decide`.
 
 mod alike;
+mod chain;
 mod clauses;
 mod context;
 mod decide;
 mod entity;
+mod explain;
 mod gate;
+mod locate;
 mod question;
+mod shadow;
 mod snapshot;
 mod store;
 mod value;
 
 pub mod case;
 pub mod catalogue;
+pub mod counters;
 pub mod data;
 pub mod depth;
+pub mod detectors;
 pub mod input;
 pub mod json;
+pub mod masks;
 pub mod rules;
 pub mod schema;
 
-pub use decide::{Answer, Reason, ReplayError, combine, decide, decide_by_full_walk, ground, replay};
+pub use chain::{Decided, decide_chain};
+pub use decide::{Answer, Reason, ReplayError, combine, combine_would_be, decide, decide_by_full_walk, ground, replay};
 pub use entity::{
     AgentFacts, Attr, BundleFacts, EntityError, EntityKind, EntityRef, EntityVersion, GateFacts, InstanceFacts,
     PersonFacts, Record, ServiceFacts, WorkflowFacts,
 };
+pub use explain::{Clause, Explained, Explanation, Outcome, explain};
+pub use locate::{Pointer, ToolPattern};
 pub use question::{Operation, Question, QuestionError, scope_name};
+pub use shadow::WouldBe;
 pub use snapshot::{BuildError, KERNEL, LEVEL, Place, PolicyParts, PolicySnapshot, Prepared, RECOVERY, kernel_digest};
 pub use store::{EntityStore, Slice, SliceProblem};
 

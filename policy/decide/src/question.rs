@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use countersign_gateway_model::{Assurance, Digest, Name, OrgId, Scope, Timestamp};
 
+use crate::catalogue::CompiledTool;
 use crate::entity::{EntityError, EntityKind, EntityRef, write_org};
 use crate::input::{self, InputError, TypedInput};
 use crate::json::{Json, JsonError, shown, write_text};
@@ -192,11 +193,11 @@ pub struct Question {
     pub granted: BTreeSet<Name>,
     /// Transforms already applied to the input.
     pub applied: BTreeSet<Name>,
-    /// What detectors found.
+    /// What is known beyond that. What masks and detectors say of the input comes with the input.
     pub facts: BTreeSet<Name>,
     /// What the caller says of itself, `key=value`.
     pub claims: BTreeSet<String>,
-    /// Counters as decimal text with at most 4 places; all that the bundle names.
+    /// The value of every counter that the bundle names, open reservations included: decimal text with 1 to 4 places.
     pub counters: BTreeMap<Name, String>,
     /// What the credential may be used for.
     pub scopes: BTreeSet<&'static str>,
@@ -318,7 +319,13 @@ impl Question {
         }
         w.flag("delegated", self.delegated);
         w.number("denials", Some(self.denials).filter(|n| *n > 0));
-        w.names("facts", &self.facts);
+        match &self.input {
+            // What masks did is part of what was asked: the raw value, from which it could be told again, is gone.
+            Some(input) if !input.masked().is_empty() => {
+                w.names("facts", &self.facts.iter().chain(input.masked()).cloned().collect());
+            }
+            _ => w.names("facts", &self.facts),
+        }
         w.flag("four_eyes", self.four_eyes);
         w.names("granted", &self.granted);
         if let Some(input) = &self.input {
@@ -365,6 +372,19 @@ impl Question {
 
     /// The same from JSON. Where no `org` stands (a bundle's tests), the snapshot's is meant.
     pub fn from_json(json: &Json, snapshot: &PolicySnapshot) -> Result<Self, QuestionError> {
+        Self::read(json, snapshot, |tool, input| input::convert(tool, input))
+    }
+
+    /// A question that was never asked (a bundle's test): masks apply to its input as to any proposal's.
+    pub fn proposed(json: &Json, snapshot: &PolicySnapshot) -> Result<Self, QuestionError> {
+        Self::read(json, snapshot, |tool, input| input::masked(tool, input.clone()))
+    }
+
+    fn read(
+        json: &Json,
+        snapshot: &PolicySnapshot,
+        typing: impl FnOnce(&CompiledTool, &Json) -> Result<TypedInput, InputError>,
+    ) -> Result<Self, QuestionError> {
         const KEYS: [&str; 25] = [
             "applied",
             "as_delegator",
@@ -460,7 +480,7 @@ impl Question {
                 if text("tool_version")?.is_some_and(|v| v != tool.version.to_string()) {
                     return Err(QuestionError::ToolVersion { tool: resource.id.to_string() });
                 }
-                let typed = input::convert(tool, value)
+                let typed = typing(tool, value)
                     .map_err(|source| QuestionError::Input { tool: resource.id.to_string(), source })?;
                 Some(Arc::new(typed))
             }

@@ -16,13 +16,17 @@ use cedar_policy_core::ast::{
     Context, Entity as CedarEntity, EntityUID, EntityUIDEntry, Expr, Policy as CorePolicy, Request,
 };
 use cedar_policy_core::extensions::Extensions;
-use countersign_gateway_model::{Digest, Duration, Name, OrgId, PolicyDigests};
+use countersign_gateway_model::{Digest, Duration, Name, OrgId, PolicyDigests, Timestamp};
 
 use crate::alike;
 use crate::catalogue::{Catalogue, CatalogueError, CompiledTool};
 use crate::clauses;
+use crate::counters::{self, Counter, CounterError, CounterNow, Reservation};
+use crate::data::DataError;
+use crate::detectors::Detectors;
 use crate::entity::{self, EntityError, EntityKind, EntityRef, EntityVersion, Record};
-use crate::gate;
+use crate::gate::{self, Known};
+use crate::masks::{self, Masks, Rewrite};
 use crate::question::{Operation, Question};
 use crate::rules::Rules;
 use crate::schema::{self, SchemaError};
@@ -57,7 +61,15 @@ pub struct PolicyParts {
     /// Roles.
     pub roles: BTreeSet<Name>,
     /// Counters.
-    pub counters: BTreeSet<Name>,
+    pub counters: BTreeMap<Name, Counter>,
+    /// Masks and transforms.
+    pub masks: Masks,
+    /// In which order missing transforms are applied; exactly those of `masks`.
+    pub transforms: Vec<Name>,
+    /// What is looked for in inputs.
+    pub detectors: Detectors,
+    /// Policies that are judged and not enforced, each until an instant.
+    pub shadow: BTreeMap<Name, Timestamp>,
     /// How old an entity version may be where a person is asked or decides; absent: any age.
     pub ages: BTreeMap<EntityKind, Duration>,
     /// The tool catalogue.
@@ -74,7 +86,11 @@ impl PolicyParts {
             schema: BTreeMap::new(),
             rules: Rules::default(),
             roles: BTreeSet::new(),
-            counters: BTreeSet::new(),
+            counters: BTreeMap::new(),
+            masks: Masks::default(),
+            transforms: Vec::new(),
+            detectors: Detectors::default(),
+            shadow: BTreeMap::new(),
             ages: BTreeMap::new(),
             catalogue: None,
         }
@@ -183,6 +199,25 @@ pub enum BuildError {
         /// Cedar's words.
         reason: String,
     },
+    /// A mask or a transform that would let something through, or that nothing orders.
+    #[error("`masks.json`: `{name}`: {problem}")]
+    Mask {
+        /// Which.
+        name: Name,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A policy that cannot be in shadow.
+    #[error("the manifest's `shadow.policies`: `{id}` {problem}")]
+    Shadow {
+        /// Which.
+        id: Name,
+        /// Why not, and what to do.
+        problem: &'static str,
+    },
+    /// Masks or detectors.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// A name in the data that is reserved.
     #[error("`{name}` is reserved and cannot be a {what}; choose another")]
     Reserved {
@@ -218,6 +253,10 @@ pub struct Prepared {
     pub forbids: bool,
     /// The approval rule of a gate.
     pub gate: Option<Name>,
+    /// `@transform`: the change of the input that lifts it.
+    pub transform: Option<Name>,
+    /// Until when it is judged and not enforced.
+    pub shadow_until: Option<Timestamp>,
     /// `@agent_message`: what an agent may be told.
     pub agent_message: Option<String>,
     /// `@title`: one line for people.
@@ -226,6 +265,8 @@ pub struct Prepared {
     pub severity: Option<Name>,
     /// The file it stands in; `kernel` for the program's.
     pub file: String,
+    /// Line and column in it, from 1.
+    pub at: (usize, usize),
     /// The whole condition, scopes included.
     pub(crate) condition: Expr,
     /// What is left of it once the scopes hold; `None`: nothing.
@@ -235,6 +276,11 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Whether it is judged and not enforced at that time.
+    pub fn in_shadow(&self, now: Timestamp) -> bool {
+        self.shadow_until.is_some_and(|until| now < until)
+    }
+
     /// The policy itself, for lint and tools.
     pub fn cedar(&self) -> &Policy {
         &self.policy
@@ -284,7 +330,8 @@ pub struct PolicySnapshot {
     rules: Rules,
     rule_uids: BTreeMap<Name, Arc<EntityUID>>,
     roles: BTreeSet<Name>,
-    counters: BTreeSet<Name>,
+    counters: BTreeMap<Name, Counter>,
+    transforms: Vec<(Name, Rewrite)>,
     ages: BTreeMap<EntityKind, Duration>,
     catalogue: Catalogue,
     tools: BTreeMap<Name, Arc<CompiledTool>>,
@@ -311,24 +358,32 @@ impl PolicySnapshot {
     }
 
     fn build_with_room(parts: PolicyParts) -> Result<Self, BuildError> {
-        let tools = match &parts.catalogue {
+        let mut tools = match &parts.catalogue {
             Some(catalogue) => catalogue.compile()?,
             None => BTreeMap::new(),
         };
         check_names(&parts)?;
+        let transforms = ordered_transforms(&parts)?;
+        screen(&parts, &mut tools)?;
         let rule_names: BTreeSet<Name> = parts.rules.rules.keys().cloned().collect();
-        let schema_text = schema::effective(&parts.roles, &rule_names, &parts.counters, &tools);
+        let counter_names = parts.counters.keys().cloned().collect();
+        let schema_text = schema::effective(&parts.roles, &rule_names, &counter_names, &tools);
         let schema = schema::build(&schema_text, &parts.schema)?;
 
-        let mut loading = Loading { prepared: Vec::new(), set: PolicySet::new(), places: HashMap::new() };
-        loading.load("kernel", KERNEL, true, &rule_names)?;
+        let mut loading = Loading::new(&parts.shadow);
+        let transform_names = parts.transforms.iter().cloned().collect();
+        let known = Known { rules: &rule_names, transforms: &transform_names };
+        loading.load("kernel", KERNEL, true, &known)?;
         if parts.bundle == Digest([0; 32]) {
-            loading.load("kernel", RECOVERY, true, &rule_names)?;
+            loading.load("kernel", RECOVERY, true, &known)?;
         }
         for (file, text) in &parts.policies {
-            loading.load(file, text, false, &rule_names)?;
+            loading.load(file, text, false, &known)?;
         }
-        let Loading { prepared, set, places } = loading;
+        if let Some(id) = parts.shadow.keys().find(|id| !loading.places.contains_key(id.as_str())) {
+            return Err(BuildError::Shadow { id: id.clone(), problem: "is no policy of the bundle; remove it there" });
+        }
+        let Loading { prepared, set, places, .. } = loading;
         validate(&schema, &set, &places)?;
 
         let own = own_entities(parts.org, &tools)?;
@@ -351,6 +406,7 @@ impl PolicySnapshot {
             rule_uids,
             roles: parts.roles,
             counters: parts.counters,
+            transforms,
             ages: parts.ages,
             catalogue: parts.catalogue.unwrap_or_default(),
             tools,
@@ -398,9 +454,21 @@ impl PolicySnapshot {
         &self.roles
     }
 
-    /// The counters that every tool question carries.
-    pub fn counters(&self) -> &BTreeSet<Name> {
+    /// The counters whose values every question carries, whatever it asks.
+    pub fn counters(&self) -> &BTreeMap<Name, Counter> {
         &self.counters
+    }
+
+    /// What a question takes from counters if it is allowed: what its permit reserves.
+    pub fn reservations(&self, question: &Question) -> Result<Vec<Reservation>, CounterError> {
+        let standing = counters::standing(&self.counters, question)?;
+        let taken = |now: CounterNow| now.taken.map(|amount| Reservation { counter: now.name, amount });
+        Ok(standing.counters.into_iter().filter_map(taken).collect())
+    }
+
+    /// Some of the bundle's transforms, in the manifest's order, whatever order they are asked for in.
+    pub(crate) fn transforms<'s>(&'s self, names: &BTreeSet<Name>) -> impl Iterator<Item = (&'s Name, &'s Rewrite)> {
+        self.transforms.iter().filter(|(name, _)| names.contains(name)).map(|(name, rewrite)| (name, rewrite))
     }
 
     /// The catalogue.
@@ -541,6 +609,43 @@ pub fn kernel_digest() -> Digest {
     *DIGEST
 }
 
+/// The transforms in the manifest's order. One that has no place in it could never be applied, and one that is only
+/// named there would never take effect.
+fn ordered_transforms(parts: &PolicyParts) -> Result<Vec<(Name, Rewrite)>, BuildError> {
+    let refuse = |name: &Name, problem: &str| BuildError::Mask { name: name.clone(), problem: problem.to_owned() };
+    if let Some(name) = parts.masks.transforms.keys().find(|name| !parts.transforms.contains(name)) {
+        return Err(refuse(name, "the manifest's `transforms` does not say when it is applied; name it there"));
+    }
+    parts
+        .transforms
+        .iter()
+        .map(|name| {
+            let rewrite = parts.masks.transforms.get(name);
+            let rewrite = rewrite.ok_or_else(|| refuse(name, "the manifest orders it, and it is not there; add it"))?;
+            Ok((name.clone(), rewrite.clone()))
+        })
+        .collect()
+}
+
+/// Gives every tool its masks and detectors.
+fn screen(parts: &PolicyParts, tools: &mut BTreeMap<Name, Arc<CompiledTool>>) -> Result<(), BuildError> {
+    if let Some((name, place)) = parts.masks.misplaced(tools.iter().map(|(name, tool)| (name, &tool.shape))) {
+        let problem = format!("no tool that it is meant for has `{place}`; correct the pointer or the tools");
+        return Err(BuildError::Mask { name: name.clone(), problem });
+    }
+    let detectors = parts.detectors.compile()?;
+    for tool in tools.values_mut().filter_map(Arc::get_mut) {
+        let name = tool.tool.name.as_str();
+        tool.masks = masks::steps_for(name, &parts.masks.masks);
+        tool.detectors = detectors
+            .iter()
+            .filter(|(patterns, _)| patterns.iter().any(|pattern| pattern.admits(name)))
+            .map(|(_, detector)| Arc::clone(detector))
+            .collect();
+    }
+    Ok(())
+}
+
 fn check_names(parts: &PolicyParts) -> Result<(), BuildError> {
     let reserved = |what: &'static str, name: &Name| BuildError::Reserved { what, name: name.clone() };
     if let Some(name) = parts.roles.get(schema::NO_MEMBER) {
@@ -562,14 +667,19 @@ fn check_names(parts: &PolicyParts) -> Result<(), BuildError> {
     Ok(())
 }
 
-struct Loading {
+struct Loading<'p> {
     prepared: Vec<Arc<Prepared>>,
     set: PolicySet,
     places: HashMap<String, Place>,
+    shadow: &'p BTreeMap<Name, Timestamp>,
 }
 
-impl Loading {
-    fn load(&mut self, file: &str, text: &str, kernel: bool, rules: &BTreeSet<Name>) -> Result<(), BuildError> {
+impl<'p> Loading<'p> {
+    fn new(shadow: &'p BTreeMap<Name, Timestamp>) -> Self {
+        Self { prepared: Vec::new(), set: PolicySet::new(), places: HashMap::new(), shadow }
+    }
+
+    fn load(&mut self, file: &str, text: &str, kernel: bool, known: &Known<'_>) -> Result<(), BuildError> {
         let starts = line_starts(text);
         let parsed = PolicySet::from_str(text).map_err(|errors| {
             let offset = errors.iter().find_map(offset_of).unwrap_or(0);
@@ -597,20 +707,28 @@ impl Loading {
             if self.set.add(policy.clone()).is_err() {
                 return Err(BuildError::DuplicateId { place, id: id.to_string() });
             }
-            let gate = gate::check(&policy, rules).map_err(|problem| BuildError::Gate {
+            let lift = gate::check(&policy, known).map_err(|problem| BuildError::Gate {
                 place: place.clone(),
                 id: id.clone(),
                 problem,
             })?;
-            self.places.insert(id.to_string(), place);
+            let shadow_until = self.shadow.get(&id).copied();
+            if shadow_until.is_some() && (kernel || policy.annotation("severity") == Some("hard")) {
+                let problem = "is the kernel's, or `@severity(\"hard\")`: it is never in shadow; remove it there";
+                return Err(BuildError::Shadow { id, problem });
+            }
+            self.places.insert(id.to_string(), place.clone());
             let core: CorePolicy = policy.as_ref().clone();
             self.prepared.push(Arc::new(Prepared {
                 forbids: policy.effect() == Effect::Forbid,
-                gate,
+                gate: lift.rule,
+                transform: lift.transform,
+                shadow_until,
                 agent_message: policy.annotation("agent_message").map(str::to_owned),
                 title: policy.annotation("title").map(str::to_owned),
                 severity: policy.annotation("severity").and_then(|s| Name::new(s).ok()),
-                file: file.to_owned(),
+                at: (place.line, place.column),
+                file: place.file,
                 condition: core.condition(),
                 clauses: core.non_scope_constraints().map(clauses::placeless),
                 core,
@@ -795,8 +913,9 @@ mod tests {
         let mine = "namespace Mine { entity T; action approve appliesTo { principal: [T], resource: [T] }; }";
         for additions in ["namespace Mine { entity T; }", mine] {
             let schema = Schema::from_schema_fragments([fragment(schema::BASE), fragment(additions)]).unwrap();
-            let mut loading = Loading { prepared: Vec::new(), set: PolicySet::new(), places: HashMap::new() };
-            loading.load("kernel", KERNEL, true, &BTreeSet::new()).unwrap();
+            let (none, no_shadow) = (BTreeSet::new(), BTreeMap::new());
+            let mut loading = Loading::new(&no_shadow);
+            loading.load("kernel", KERNEL, true, &Known { rules: &none, transforms: &none }).unwrap();
             let sets = actions(&schema, &loading.prepared);
             let approve = sets.get("approve").unwrap();
             assert_eq!(approve.uid.to_string(), "Countersign::Action::\"approve\"", "{additions}");

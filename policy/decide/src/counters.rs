@@ -1,0 +1,250 @@
+//! Counters: facts that span instances, what a question takes from them, and which of them it only looks at.
+//!
+//! ```json
+//! {"counters": {"spent-today": {"title": "Money spent since midnight", "unit": "EUR", "window_s": 86400,
+//!   "limit": "1000.0", "reserve": [{"tools": ["payments.*"], "amount": {"field": "/amount"}}]}}}
+//! ```
+//!
+//! A question names the value of every counter, open reservations included. Policy sees that (`context.counters`), what
+//! it will be if this question is carried out (`context.after`), which counters the question does not reserve
+//! (`context.advisory`: two that race may both pass), and a fact `over:<counter>` where `after` exceeds the limit.
+//! Amounts are ten-thousandths, which is what Cedar's `decimal` holds. Absent: the counting itself, versions, settling:
+//! the engine's. Read next: `context`.
+
+use std::collections::BTreeMap;
+
+use countersign_gateway_model::Name;
+use serde::{Deserialize, Serialize};
+
+use crate::data::DataError;
+use crate::json::{Digits, Json};
+use crate::locate::{Pointer, ToolPattern, all_tools};
+use crate::question::Question;
+
+/// How many ten-thousandths one is.
+pub const SCALE: i128 = 10_000;
+
+/// How many counters a bundle may have: each is part of every question.
+const MAX_COUNTERS: usize = 64;
+/// How long their names may be: facts are named after them.
+const MAX_NAME: usize = 100;
+
+/// `counters.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counters {
+    /// The members of the Cedar record `Counters`.
+    #[serde(default)]
+    pub counters: BTreeMap<Name, Counter>,
+}
+
+/// One counter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counter {
+    /// One line for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub title: String,
+    /// What is counted: `EUR`, `calls`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub unit: String,
+    /// For how many seconds what was taken counts, in windows that begin at the Unix epoch. Absent: for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_s: Option<u64>,
+    /// Decimal text; beyond it the fact `over:<counter>` stands. Absent: policies compare by themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// What takes from it; the first that fits a tool counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserve: Vec<Reserve>,
+}
+
+/// What some tools take from a counter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reserve {
+    /// Which tools. Absent: all.
+    #[serde(default = "all_tools")]
+    pub tools: Vec<ToolPattern>,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// How much is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Amount {
+    /// What the input says there. Absent, inexact or negative: the question is denied.
+    Field(Pointer),
+    /// Always as much: decimal text.
+    Fixed(String),
+}
+
+/// What a question takes from one counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The counter.
+    pub counter: Name,
+    /// How much, in ten-thousandths of the counter's unit.
+    pub amount: u64,
+}
+
+/// Where the counters stand for one question.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Counter, its value, its value after, whether it is reserved, whether the limit is exceeded.
+    pub(crate) counters: Vec<CounterNow>,
+}
+
+/// One counter for one question; values in ten-thousandths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CounterNow {
+    pub(crate) name: Name,
+    pub(crate) before: i128,
+    pub(crate) taken: Option<u64>,
+    pub(crate) over: bool,
+}
+
+impl CounterNow {
+    pub(crate) fn after(&self) -> i128 {
+        self.before + i128::from(self.taken.unwrap_or(0))
+    }
+}
+
+/// Why a question's counters are not known. The text goes to those who may read verdicts.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CounterError {
+    /// The engine gave no value: a forbid that reads it would be skipped.
+    #[error("counter `{0}`, which the bundle names, is absent")]
+    Absent(Name),
+    /// A value that is not decimal text with at most four places.
+    #[error("counter `{0}` is not a decimal")]
+    NotDecimal(Name),
+    /// The field says no amount that could be reserved.
+    #[error(
+        "`{pointer}` is no amount that counter `{counter}` can reserve: give a number from 0 with at most 4 places"
+    )]
+    Amount {
+        /// The counter.
+        counter: Name,
+        /// Where the amount should stand.
+        pointer: String,
+    },
+}
+
+/// Ten-thousandths from decimal text: digits, a point, one to four places.
+pub fn units(text: &str) -> Option<i128> {
+    let (sign, rest) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
+    let (whole, fraction) = rest.split_once('.')?;
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || whole.len() > 15 || !digits(fraction) || fraction.len() > 4 {
+        return None;
+    }
+    let places = format!("{fraction:0<4}");
+    Some(sign * (whole.parse::<i128>().ok()? * SCALE + places.parse::<i128>().ok()?))
+}
+
+/// Decimal text from ten-thousandths.
+pub fn decimal(units: i128) -> String {
+    let sign = if units < 0 { "-" } else { "" };
+    let (whole, fraction) = (units.unsigned_abs() / SCALE.unsigned_abs(), units.unsigned_abs() % SCALE.unsigned_abs());
+    let fraction = format!("{fraction:04}");
+    let fraction = fraction.trim_end_matches('0');
+    format!("{sign}{whole}.{}", if fraction.is_empty() { "0" } else { fraction })
+}
+
+/// Ten-thousandths of a number that is exactly that; `None` for any other, and below 0.
+fn exact(number: f64) -> Option<u64> {
+    if number < 0.0 {
+        return None;
+    }
+    let Digits { digits, exponent } = Digits::shortest(number);
+    let places = i64::try_from(digits.len()).ok()? - exponent;
+    if places > 4 || exponent > 15 {
+        return None;
+    }
+    let zeros = usize::try_from(4 - places).ok()?;
+    let digits = if digits.is_empty() { "0".to_owned() } else { digits + &"0".repeat(zeros) };
+    digits.parse().ok()
+}
+
+impl Counters {
+    /// Reads `counters.json`, strictly.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
+        let counters: Self = crate::data::read(bytes)?;
+        let bad = |name: &str, problem: &str| Err(DataError::rule("counters", name, problem));
+        if counters.counters.len() > MAX_COUNTERS {
+            return bad("", "there are more than 64; every question carries each of them");
+        }
+        for (name, counter) in &counters.counters {
+            let name = name.as_str();
+            if name.len() > MAX_NAME {
+                return bad(name, "the name is longer than 100 bytes; shorten it");
+            }
+            if counter.window_s == Some(0) {
+                return bad(name, "`window_s` is at least 1; leave it out for one that never starts anew");
+            }
+            if counter.limit.as_deref().is_some_and(|limit| units(limit).is_none()) {
+                return bad(name, "`limit` is decimal text with 1 to 4 places, like \"1000.0\"");
+            }
+            for reserve in &counter.reserve {
+                if reserve.tools.is_empty() {
+                    return bad(name, "a `reserve` names no tools; leave `tools` out for all");
+                }
+                if let Amount::Fixed(text) = &reserve.amount
+                    && units(text).is_none_or(|units| units < 0)
+                {
+                    return bad(name, "`fixed` is decimal text from 0 with 1 to 4 places, like \"1.0\"");
+                }
+            }
+        }
+        Ok(counters)
+    }
+}
+
+impl Counter {
+    /// The start of the window in which `now_ms` lies; 0 where there is none.
+    pub fn window_start(&self, now: countersign_gateway_model::Timestamp) -> countersign_gateway_model::Timestamp {
+        let Some(window) = self.window_s.and_then(|s| s.checked_mul(1000)).filter(|w| *w > 0) else {
+            return countersign_gateway_model::Timestamp(0);
+        };
+        countersign_gateway_model::Timestamp(now.0 - now.0 % window)
+    }
+
+    fn taken(&self, name: &Name, question: &Question) -> Result<Option<u64>, CounterError> {
+        let Some(input) = question.input.as_ref().filter(|_| question.is_tool()) else { return Ok(None) };
+        let fits = |reserve: &&Reserve| reserve.tools.iter().any(|tool| tool.admits(input.tool().as_str()));
+        let Some(reserve) = self.reserve.iter().find(fits) else { return Ok(None) };
+        match &reserve.amount {
+            Amount::Fixed(text) => Ok(units(text).and_then(|units| u64::try_from(units).ok())),
+            Amount::Field(pointer) => {
+                let bad = || CounterError::Amount { counter: name.clone(), pointer: pointer.to_string() };
+                // The canonical bytes were written by this program: they always read.
+                let value = Json::parse(input.canonical()).map_err(|_| bad())?;
+                let (mut sum, mut count, mut whole) = (0_u64, 0_usize, true);
+                pointer.each(&value, &mut |_, value| {
+                    count += 1;
+                    let amount = if let Json::Number(number) = value { exact(*number) } else { None };
+                    match amount.and_then(|amount| sum.checked_add(amount)) {
+                        Some(total) => sum = total,
+                        None => whole = false,
+                    }
+                });
+                if count > 0 && whole { Ok(Some(sum)) } else { Err(bad()) }
+            }
+        }
+    }
+}
+
+/// Where the counters stand for a question, and what it takes.
+pub(crate) fn standing(counters: &BTreeMap<Name, Counter>, question: &Question) -> Result<Standing, CounterError> {
+    let mut all = Vec::with_capacity(counters.len());
+    for (name, counter) in counters {
+        let text = question.counters.get(name).ok_or_else(|| CounterError::Absent(name.clone()))?;
+        let before = units(text).ok_or_else(|| CounterError::NotDecimal(name.clone()))?;
+        let mut now = CounterNow { name: name.clone(), before, taken: counter.taken(name, question)?, over: false };
+        now.over = counter.limit.as_deref().and_then(units).is_some_and(|limit| now.after() > limit);
+        all.push(now);
+    }
+    Ok(Standing { counters: all })
+}

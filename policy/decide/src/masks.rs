@@ -1,0 +1,187 @@
+//! Masks and transforms: what of an input neither policy nor approver nor tool may see raw, as typed data.
+//!
+//! ```json
+//! {"masks": {"card": {"steps": [{"tools": ["payments.*"], "at": ["/card/number"], "with": "last4"}]}},
+//!  "transforms": {"shorten-body": {"steps": [{"at": ["/body"], "with": {"constant": ""}}]}}}
+//! ```
+//!
+//! A mask is always applied, while the input is read: nothing behind the reader ever has the raw value. A transform is
+//! applied when a policy asks for it by `@transform`. Applying either a second time changes nothing. What is left still
+//! passes the tool's schema; a replacement that does not is a failure, which drops the field and says so
+//! (`mask-failed:<name>`), and if the tool cannot do without the field, the input is refused.
+//! Absent: when a transform is asked for (`decide`). Read next: `input`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use countersign_gateway_model::Name;
+use serde::{Deserialize, Serialize};
+
+use crate::data::DataError;
+use crate::input::{InputError, Shape};
+use crate::json::Json;
+use crate::locate::{Pointer, ToolPattern, all_tools};
+
+/// How many masks and transforms a bundle may have, each.
+const MAX_RULES: usize = 64;
+/// How long their names may be: facts are named after them.
+const MAX_NAME: usize = 100;
+/// A text shorter than this is starred whole: its last four characters would be most of it.
+const LAST4_FROM: usize = 8;
+
+/// `masks.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Masks {
+    /// Always applied, in the order of their names.
+    #[serde(default)]
+    pub masks: BTreeMap<Name, Rewrite>,
+    /// Applied when a policy asks, in the manifest's order.
+    #[serde(default)]
+    pub transforms: BTreeMap<Name, Rewrite>,
+}
+
+/// What one mask or transform does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// One line for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub title: String,
+    /// In this order.
+    pub steps: Vec<Step>,
+}
+
+/// Some values of some tools, and what takes their place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// Of which tools. Absent: of all.
+    #[serde(default = "all_tools")]
+    pub tools: Vec<ToolPattern>,
+    /// Which values.
+    pub at: Vec<Pointer>,
+    /// What takes their place.
+    pub with: With,
+}
+
+/// What takes the place of a value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum With {
+    /// Nothing: the field, or the element, is left out.
+    Drop,
+    /// Stars, as many as the text has characters.
+    Stars,
+    /// Stars and the last four characters; stars alone for a short text.
+    Last4,
+    /// Always the same value.
+    Constant(serde_json::Value),
+}
+
+impl With {
+    /// `None` where it does not fit the value.
+    fn of(&self, value: &Json) -> Option<Json> {
+        match (self, value) {
+            (Self::Constant(constant), _) => Some(Json::from_serde(constant)),
+            (Self::Stars, Json::Text(text)) => Some(Json::text("*".repeat(text.chars().count()))),
+            (Self::Last4, Json::Text(text)) => {
+                let count = text.chars().count();
+                let kept = if count < LAST4_FROM { 0 } else { 4 };
+                let stars = std::iter::repeat_n('*', count - kept);
+                Some(Json::text(stars.chain(text.chars().skip(count - kept)).collect::<String>()))
+            }
+            (Self::Stars | Self::Last4, _) | (Self::Drop, _) => None,
+        }
+    }
+}
+
+impl Masks {
+    /// Reads `masks.json`, strictly.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
+        let masks: Self = crate::data::read(bytes)?;
+        for (what, rules) in [("masks", &masks.masks), ("transforms", &masks.transforms)] {
+            let bad = |name: &str, problem: &str| Err(DataError::rule(what, name, problem));
+            if rules.len() > MAX_RULES {
+                return bad("", "there are more than 64; put steps together");
+            }
+            for (name, rule) in rules {
+                if name.as_str().len() > MAX_NAME {
+                    return bad(name.as_str(), "the name is longer than 100 bytes; shorten it");
+                }
+                let empty = |step: &Step| step.at.is_empty() || step.tools.is_empty();
+                if rule.steps.is_empty() || rule.steps.iter().any(empty) {
+                    return bad(name.as_str(), "it has no step, or a step names no place; remove it or name one");
+                }
+                if masks.masks.contains_key(name) && masks.transforms.contains_key(name) {
+                    return bad(name.as_str(), "a mask and a transform have this name; rename one");
+                }
+            }
+        }
+        Ok(masks)
+    }
+
+    /// A place that every tool it is meant for lacks: a name mistyped there would let the raw value through.
+    pub(crate) fn misplaced<'t>(
+        &self,
+        tools: impl Iterator<Item = (&'t Name, &'t Shape)> + Clone,
+    ) -> Option<(&Name, String)> {
+        self.masks.iter().chain(&self.transforms).find_map(|(name, rule)| {
+            rule.steps.iter().find_map(|step| {
+                step.at.iter().find_map(|pointer| {
+                    let mut meant =
+                        tools.clone().filter(|(tool, _)| step.tools.iter().any(|t| t.admits(tool.as_str()))).peekable();
+                    let lost = meant.peek().is_some() && !meant.any(|(_, shape)| shape.declares(pointer.steps()));
+                    lost.then(|| (name, pointer.to_string()))
+                })
+            })
+        })
+    }
+}
+
+/// The steps of all masks, or of some transforms, that concern one tool.
+pub(crate) fn steps_for<'m>(tool: &str, rules: impl IntoIterator<Item = (&'m Name, &'m Rewrite)>) -> Vec<(Name, Step)> {
+    let concerns = |step: &&Step| step.tools.iter().any(|pattern| pattern.admits(tool));
+    rules
+        .into_iter()
+        .flat_map(|(name, rule)| rule.steps.iter().filter(concerns).map(|step| (name.clone(), step.clone())))
+        .collect()
+}
+
+/// The fact that a mask or a transform took effect, or failed to.
+fn fact(kind: &str, name: &Name) -> Option<Name> {
+    Name::new(&format!("{kind}:{name}")).ok()
+}
+
+/// Applies steps to an input that passes the shape; what is left passes it, too. Gives the facts.
+pub(crate) fn apply(steps: &[(Name, Step)], shape: &Shape, input: &mut Json) -> Result<BTreeSet<Name>, InputError> {
+    let mut facts = BTreeSet::new();
+    for (name, step) in steps {
+        let before = input.clone();
+        let (mut count, mut misfit) = (0, false);
+        for pointer in &step.at {
+            count += pointer.replace(input, &mut |value| {
+                let new = step.with.of(value);
+                misfit |= new.is_none() && step.with != With::Drop;
+                new
+            });
+        }
+        if count == 0 {
+            continue;
+        }
+        if misfit || shape.check(input).is_err() {
+            // The field goes rather than pass raw, and the record stays.
+            *input = before;
+            for pointer in &step.at {
+                pointer.replace(input, &mut |_| None);
+            }
+            if shape.check(input).is_err() {
+                return Err(InputError::Unmaskable { mask: name.to_string() });
+            }
+            if step.with != With::Drop {
+                facts.extend(fact("mask-failed", name));
+            }
+        }
+        facts.extend(fact("masked", name));
+    }
+    Ok(facts)
+}

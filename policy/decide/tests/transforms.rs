@@ -1,0 +1,257 @@
+//! Masks and transforms: what is masked is in nothing that comes after, and policy decides the input that is carried out.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod world;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use countersign_gateway_model::{Decision, Name};
+use countersign_policy_decide::masks::Masks;
+use countersign_policy_decide::{
+    Answer, BuildError, Decided, PolicyParts, PolicySnapshot, Question, decide_chain, ground, input, replay,
+};
+use proptest::prelude::*;
+use world::{PERMIT, ask, call, gate, name, parts, read, world};
+
+const PAN: &str = "4111111111111111";
+
+fn with(policies: &str, masks: &str, order: &[&str]) -> PolicyParts {
+    let mut parts = parts(policies);
+    parts.masks = Masks::parse(masks.as_bytes()).unwrap();
+    parts.transforms = order.iter().map(|n| name(n)).collect();
+    parts
+}
+
+fn snapshot(policies: &str, masks: &str, order: &[&str]) -> PolicySnapshot {
+    PolicySnapshot::build(with(policies, masks, order)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Denies until the transform was applied.
+fn asks(id: &str, transform: &str, when: &str) -> String {
+    format!(
+        r#"@id("{id}") @transform("{transform}") forbid (principal, action in Countersign::Action::"callTool", resource)
+        {when} unless {{ context.applied.contains("{transform}") }};"#
+    )
+}
+
+const TRANSFORMS: &str = r#"{"transforms":{
+    "mask-currency":{"steps":[{"tools":["pay.*"],"at":["/currency"],"with":"last4"}]},
+    "drop-extra":{"steps":[{"at":["/extra"],"with":"drop"}]},
+    "hide-path":{"steps":[{"at":["/path"],"with":"stars"}]}}}"#;
+const ORDER: [&str; 3] = ["hide-path", "drop-extra", "mask-currency"];
+
+fn refund(s: &PolicySnapshot) -> Question {
+    call(s, "pay.refund", &format!(r#"{{"amount":5,"currency":"{PAN}"}}"#))
+}
+
+fn chain(s: &PolicySnapshot, questions: Vec<Question>) -> Decided {
+    let slices = world().slices(s, &questions);
+    decide_chain(s, &slices, questions)
+}
+
+fn ids(answer: &Answer) -> Vec<&str> {
+    answer.determining.iter().map(Name::as_str).collect()
+}
+
+#[test]
+fn a_masked_field_is_raw_in_nothing_that_comes_after() {
+    let masks = r#"{"masks":{"pan":{"steps":[{"tools":["pay.refund"],"at":["/currency"],"with":"last4"}]}}}"#;
+    let sees = r#"@id("sees") forbid (principal, action == Countersign::Action::"callTool:pay.refund", resource)
+        when { context.facts.contains("masked:pan") && context.input has currency && context.input.currency like "*1111" };"#;
+    let s = snapshot(&format!("{PERMIT}{sees}"), masks, &[]);
+    let question = refund(&s);
+    let input = question.input.clone().unwrap();
+    assert_eq!(input.canonical(), br#"{"amount":5,"currency":"************1111"}"#);
+    assert_eq!(input.masked(), &BTreeSet::from([name("masked:pan")]));
+    assert!(!format!("{question:?}").contains(PAN), "nor anywhere in what is held");
+    let bytes = question.canonical();
+    assert!(!String::from_utf8(bytes.clone()).unwrap().contains(PAN), "nor in the kept question");
+    let answer = ask(&s, &world(), &question);
+    assert_eq!(ids(&answer), ["sees"], "policy sees the fact and the replacement");
+    // The raw value is gone; what policy knew of it is in the question, so the verdict still repeats.
+    let slice = world().slice(&s, &question);
+    let blobs: Vec<&[u8]> = slice.members().iter().map(|m| &**m.blob()).collect();
+    assert_eq!(replay(&s, &bytes, &blobs).unwrap(), answer);
+    assert_eq!(Question::parse(&bytes, &s).unwrap().canonical(), bytes);
+}
+
+#[test]
+fn a_mask_that_fails_drops_the_field_and_says_so_and_never_passes_it_raw() {
+    // Stars do not fit a number; the amount is required, the other field is not.
+    let on = |at: &str| {
+        format!(r#"{{"masks":{{"m":{{"steps":[{{"tools":["pay.refund"],"at":["{at}"],"with":"stars"}}]}}}}}}"#)
+    };
+    let s = snapshot(PERMIT, &on("/amount"), &[]);
+    let error = input::parse(s.tool("pay.refund").unwrap(), br#"{"amount":98765}"#).unwrap_err();
+    assert!(matches!(&error, input::InputError::Unmaskable { mask } if mask == "m"), "{error:?}");
+    assert!(!format!("{error:?} {error}").contains("98765"));
+    let constant = r#"{"masks":{"m":{"steps":[{"tools":["pay.refund"],"at":["/currency"],"with":{"constant":7}}]}}}"#;
+    let s = snapshot(PERMIT, constant, &[]);
+    let input = refund(&s).input.unwrap();
+    assert_eq!(input.canonical(), br#"{"amount":5}"#);
+    assert_eq!(input.masked(), &BTreeSet::from([name("mask-failed:m"), name("masked:m")]));
+}
+
+#[test]
+fn a_raw_value_of_a_wrong_type_is_refused_and_not_masked_into_a_right_one() {
+    let masks = r#"{"masks":{"m":{"steps":[{"tools":["pay.refund"],"at":["/currency"],"with":{"constant":"EUR"}}]}}}"#;
+    let s = snapshot(PERMIT, masks, &[]);
+    let tool = s.tool("pay.refund").unwrap();
+    for wrong in [r#"{"amount":1,"currency":5}"#, r#"{"amount":1,"currency":{"__entity":{}}}"#] {
+        assert!(input::parse(tool, wrong.as_bytes()).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_mask_that_names_a_place_that_no_tool_has_does_not_load() {
+    let masks = |at: &str, tools: &str| {
+        format!(r#"{{"masks":{{"m":{{"steps":[{{"tools":["{tools}"],"at":["{at}"],"with":"drop"}}]}}}}}}"#)
+    };
+    for (at, tools, fits) in [
+        ("/currency", "pay.refund", true),
+        ("/curency", "pay.refund", false),
+        ("/currency/x", "pay.*", false),
+        ("/extra/anything", "repo.read", true),
+        ("/path", "*", true),
+        ("/nothing", "gone.tool", true),
+    ] {
+        let built = PolicySnapshot::build(with(PERMIT, &masks(at, tools), &[]));
+        match built {
+            Ok(_) => assert!(fits, "{at} {tools}"),
+            Err(BuildError::Mask { problem, .. }) => assert!(!fits && problem.contains(at), "{problem}"),
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn transforms_are_applied_in_the_manifests_order_before_any_gate_and_the_new_input_is_decided() {
+    let policies = format!(
+        "{PERMIT}{}{}{}",
+        asks("a", "drop-extra", ""),
+        asks("b", "hide-path", ""),
+        gate("g", "a", r#"when { context.applied.contains("hide-path") }"#)
+    );
+    let s = snapshot(&policies, TRANSFORMS, &ORDER);
+    let question = call(&s, "repo.read", r#"{"path":"abc","extra":{"k":"v"}}"#);
+    // One decision alone denies, and says what is missing; whoever does not transform carries nothing out.
+    let first = ask(&s, &world(), &question);
+    assert_eq!((first.decision(), ids(&first)), (Decision::Deny, vec!["a", "b"]));
+    assert_eq!(first.transforms, [name("hide-path"), name("drop-extra")], "the manifest's order, not the policies'");
+    let decided = chain(&s, vec![question.clone()]);
+    let after = decided.questions.first().unwrap();
+    assert_eq!(after.input.as_ref().unwrap().canonical(), br#"{"path":"***"}"#);
+    assert_eq!(after.applied, BTreeSet::from([name("drop-extra"), name("hide-path")]));
+    assert_eq!(decided.before.unwrap().canonical(), question.input.unwrap().canonical());
+    let answer = decided.answers.first().unwrap();
+    assert_eq!(answer.verdict.rules, [name("a")], "the gate is about the new input");
+    assert!(answer.transforms.is_empty());
+    let slice = world().slice(&s, after);
+    let blobs: Vec<&[u8]> = slice.members().iter().map(|m| &**m.blob()).collect();
+    assert_eq!(&replay(&s, &after.canonical(), &blobs).unwrap(), answer, "the stored question gives the answer again");
+}
+
+#[test]
+fn a_transform_that_is_asked_for_after_transforming_is_a_denial() {
+    let again = asks("again", "hide-path", r#"when { context.applied.contains("drop-extra") }"#);
+    let s = snapshot(&format!("{PERMIT}{}{again}", asks("first", "drop-extra", "")), TRANSFORMS, &ORDER);
+    let decided = chain(&s, vec![read(&s)]);
+    assert_eq!(ids(decided.answers.first().unwrap()), [ground::TRANSFORM_AGAIN]);
+    let mut claimed = read(&s);
+    claimed.applied.insert(name("drop-extra"));
+    assert_eq!(ids(&ask(&s, &world(), &claimed)), [ground::TRANSFORM_AGAIN]);
+}
+
+#[test]
+fn a_hard_forbid_stands_before_transforms_and_an_error_before_both() {
+    let hard = r#"@id("hard") forbid (principal, action in Countersign::Action::"callTool", resource);"#;
+    let s = snapshot(&format!("{PERMIT}{}{hard}", asks("t", "drop-extra", "")), TRANSFORMS, &ORDER);
+    let decided = chain(&s, vec![read(&s)]);
+    assert_eq!(ids(decided.answers.first().unwrap()), ["hard"]);
+    assert!(decided.before.is_none(), "nothing was transformed for a call that is refused");
+}
+
+#[test]
+fn every_principal_of_a_chain_is_asked_about_the_transformed_input() {
+    // Only the delegator's team asks for it; the acting principal's question changes all the same.
+    let only = asks("only", "hide-path", "when { context.asDelegator }");
+    let permit = r#"@id("all") permit (principal, action, resource);"#;
+    let s = snapshot(&format!("{permit}{only}"), TRANSFORMS, &ORDER);
+    let mut delegator = read(&s);
+    delegator.asked = world::entity("Person::ida");
+    delegator.as_delegator = true;
+    let decided = chain(&s, vec![read(&s), delegator]);
+    assert!(decided.answers.iter().all(|a| a.decision() == Decision::Allow), "{:?}", decided.answers);
+    for question in &decided.questions {
+        assert_eq!(question.input.as_ref().unwrap().canonical(), br#"{"path":"*"}"#);
+    }
+}
+
+#[test]
+fn a_transform_policy_of_another_shape_does_not_load() {
+    let head = r#"forbid (principal, action in Countersign::Action::"callTool", resource)"#;
+    let unless = r#"unless { context.applied.contains("hide-path") }"#;
+    for (policy, part) in [
+        (format!(r#"@id("x") @transform("hide-path") {head};"#), "exactly one"),
+        (format!(r#"@id("x") @transform("hide-path") {head} {unless} {unless};"#), "exactly one"),
+        (format!(r#"@id("x") @transform("drop-extra") {head} {unless};"#), "exactly one"),
+        (
+            format!(r#"@id("x") @transform("gone") {head} unless {{ context.applied.contains("gone") }};"#),
+            "names no transform",
+        ),
+        (
+            format!(r#"@id("x") @transform("hide-path") @requires_approval("a") {head} {unless};"#),
+            "stand on one policy",
+        ),
+        (r#"@id("x") @transform("hide-path") permit (principal, action, resource);"#.to_owned(), "on a permit"),
+        (
+            r#"@id("x") permit (principal, action, resource) when { context.applied.contains("hide-path") };"#
+                .to_owned(),
+            "forbids only",
+        ),
+    ] {
+        let error =
+            PolicySnapshot::build(with(&format!("{PERMIT}{policy}"), TRANSFORMS, &ORDER)).unwrap_err().to_string();
+        assert!(error.contains(part), "{policy}: {error}");
+    }
+    let unordered = PolicySnapshot::build(with(PERMIT, TRANSFORMS, &["hide-path"])).unwrap_err().to_string();
+    assert!(unordered.contains("does not say when"), "{unordered}");
+    let unknown = PolicySnapshot::build(with(PERMIT, "{}", &["hide-path"])).unwrap_err().to_string();
+    assert!(unknown.contains("is not there"), "{unknown}");
+    for wrong in [
+        r#"{"masks":{"m":{"steps":[]}}}"#,
+        r#"{"masks":{"m":{"steps":[{"at":[],"with":"drop"}]}}}"#,
+        r#"{"masks":{"m":{"steps":[{"at":["x"],"with":"drop"}]}}}"#,
+        r#"{"masks":{"m":{"steps":[{"at":["/x"],"with":"raw"}]}}}"#,
+        r#"{"masks":{"m":{"steps":[{"at":["/x"],"with":"drop"}]}},"transforms":{"m":{"steps":[{"at":["/x"],"with":"drop"}]}}}"#,
+    ] {
+        assert!(Masks::parse(wrong.as_bytes()).is_err(), "{wrong}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn masking_what_was_masked_changes_nothing(text in ".{0,20}", with in 0..4_usize) {
+        use std::sync::OnceLock;
+        static SNAPSHOTS: OnceLock<Vec<Arc<PolicySnapshot>>> = OnceLock::new();
+        let all = SNAPSHOTS.get_or_init(|| {
+            [r#""drop""#, r#""stars""#, r#""last4""#, r#"{"constant":"x"}"#]
+                .map(|w| format!(r#"{{"masks":{{"m":{{"steps":[{{"tools":["pay.refund"],"at":["/currency"],"with":{w}}}]}}}}}}"#))
+                .map(|masks| Arc::new(snapshot(PERMIT, &masks, &[])))
+                .to_vec()
+        });
+        let tool = all.get(with).unwrap().tool("pay.refund").unwrap();
+        let raw = serde_json::json!({"amount": 1, "currency": text}).to_string();
+        let once = input::parse(tool, raw.as_bytes()).unwrap();
+        let twice = input::parse(tool, once.canonical()).unwrap();
+        prop_assert_eq!(once.canonical(), twice.canonical());
+        if text.chars().count() > 4 && !text.contains('*') {
+            let masked = String::from_utf8(once.canonical().to_vec()).unwrap();
+            prop_assert!(!masked.contains(serde_json::json!(text).as_str().unwrap()) , "{}", masked);
+        }
+    }
+}
