@@ -167,7 +167,7 @@ impl<'a> Probe<'a> {
         question.authenticated_at = Some(self.people.now);
         question.asserted = true;
         question.four_eyes = self.people.four_eyes;
-        question.counters = self.snapshot.counters().iter().map(|c| (c.clone(), "0.0".to_owned())).collect();
+        question.counters = self.snapshot.counters().keys().map(|c| (c.clone(), "0.0".to_owned())).collect();
         decide(self.snapshot, &self.scratch.slice(self.snapshot, &question), &question)
     }
 

@@ -47,7 +47,6 @@ pub fn decide_chain(snapshot: &PolicySnapshot, slices: &[Slice], questions: Vec<
         .into_iter()
         .map(|mut question| {
             question.input = Some(Arc::clone(&after));
-            question.applied.extend(missing.iter().cloned());
             question
         })
         .collect();
@@ -69,5 +68,5 @@ fn ask(snapshot: &PolicySnapshot, slices: &[Slice], questions: &[Question]) -> V
 fn transformed(snapshot: &PolicySnapshot, input: &TypedInput, names: &BTreeSet<Name>) -> Option<Arc<TypedInput>> {
     let tool = snapshot.tool(input.tool().as_str())?;
     let steps = masks::steps_for(input.tool().as_str(), snapshot.transforms(names));
-    input::transformed(tool, input, &steps).ok().map(Arc::new)
+    input::transformed(tool, input, names, &steps).ok().map(Arc::new)
 }

@@ -50,7 +50,7 @@ pub(crate) fn context(
     // In the order of the names, so that the map is built without sorting.
     pairs.push(("advisory", texts(standing.counters.iter().filter(|c| c.taken.is_none()).map(|c| c.name.as_str()))));
     pairs.push(("after", decimals(&standing, CounterNow::after)?));
-    pairs.push(("applied", texts(question.applied.iter().map(Name::as_str))));
+    pairs.push(("applied", texts(question.input.iter().flat_map(|input| input.applied()).map(Name::as_str))));
     pairs.push(("asDelegator", Value::from(question.as_delegator)));
     pairs.push(("asserted", Value::from(question.asserted)));
     pairs.push(("assurance", member));

@@ -164,6 +164,7 @@ pub struct Found {
 #[derive(Debug)]
 pub(crate) struct Compiled {
     name: Name,
+    tools: Vec<ToolPattern>,
     at: Vec<Pointer>,
     finder: Finder,
 }
@@ -195,7 +196,7 @@ impl Detectors {
     }
 
     /// Checks every detector and makes it ready.
-    pub(crate) fn compile(&self) -> Result<Vec<(Vec<ToolPattern>, Arc<Compiled>)>, DataError> {
+    pub(crate) fn compile(&self) -> Result<Vec<Arc<Compiled>>, DataError> {
         let bad = |name: &str, problem: &str| Err(DataError::rule("detectors", name, problem));
         if self.detectors.len() > MAX_DETECTORS {
             return bad("", "there are more than 128; put patterns together");
@@ -233,8 +234,8 @@ impl Detectors {
                 }
                 Find::Size(rule) => Finder::Size(rule.clone()),
             };
-            let ready = Compiled { name: name.clone(), at: detector.at.clone(), finder };
-            compiled.push((detector.tools.clone(), Arc::new(ready)));
+            let (tools, at) = (detector.tools.clone(), detector.at.clone());
+            compiled.push(Arc::new(Compiled { name: name.clone(), tools, at, finder }));
         }
         Ok(compiled)
     }
@@ -251,6 +252,13 @@ fn secret_program(secrets: &Secrets) -> Result<(RegexSet, Vec<String>), String> 
     let patterns: Vec<String> =
         SECRETS.iter().map(|(_, pattern)| (*pattern).to_owned()).chain(secrets.also.values().cloned()).collect();
     program(&patterns).map(|set| (set, kinds))
+}
+
+impl Compiled {
+    /// Whether it is for that tool.
+    pub(crate) fn concerns(&self, tool: &str) -> bool {
+        self.tools.iter().any(|pattern| pattern.admits(tool))
+    }
 }
 
 /// What all detectors of a tool found in an input: the facts, and the first places.
@@ -351,7 +359,7 @@ impl LabelRule {
     fn look(&self, path: &str, value: &Json, note: &mut dyn FnMut(&str, &str)) {
         let Some(labels) = value.as_object() else { return note(path, "no labels") };
         for key in &self.required {
-            if !value.get(key).and_then(Json::as_text).is_some_and(|text| !text.trim().is_empty()) {
+            if value.get(key).and_then(Json::as_text).is_none_or(|text| text.trim().is_empty()) {
                 note(path, "a required label is absent");
             }
         }

@@ -45,6 +45,7 @@ pub struct TypedInput {
     canonical: Arc<[u8]>,
     record: Value,
     opaque: BTreeSet<String>,
+    applied: BTreeSet<Name>,
     masked: BTreeSet<Name>,
     detected: BTreeSet<Name>,
     found: Vec<Found>,
@@ -74,6 +75,11 @@ impl TypedInput {
     /// JSON pointers of what policy cannot see.
     pub fn opaque(&self) -> &BTreeSet<String> {
         &self.opaque
+    }
+
+    /// The transforms that made it what it is.
+    pub fn applied(&self) -> &BTreeSet<Name> {
+        &self.applied
     }
 
     /// What masks and transforms did to it: `masked:<name>`, and `mask-failed:<name>` where that dropped the field.
@@ -639,11 +645,24 @@ fn rewritten(tool: &CompiledTool, mut value: Json, steps: &[(Name, Step)]) -> Re
 pub(crate) fn transformed(
     tool: &CompiledTool,
     input: &TypedInput,
+    names: &BTreeSet<Name>,
     steps: &[(Name, Step)],
 ) -> Result<TypedInput, InputError> {
     let mut typed = rewritten(tool, Json::parse(&input.canonical)?, steps)?;
     typed.masked.extend(input.masked.iter().cloned());
+    typed.applied = input.applied.union(names).cloned().collect();
     Ok(typed)
+}
+
+/// A stored input, with what was done to it when it was first asked about. Both belong to the input, so that a question
+/// about another one starts without them.
+pub(crate) fn restored(
+    tool: &CompiledTool,
+    value: &Json,
+    applied: BTreeSet<Name>,
+    masked: BTreeSet<Name>,
+) -> Result<TypedInput, InputError> {
+    Ok(TypedInput { applied, masked, ..convert(tool, value)? })
 }
 
 /// Checks and converts an input as it stands, such as a stored one: masks were applied when it was first read.
@@ -657,6 +676,7 @@ pub fn convert(tool: &CompiledTool, value: &Json) -> Result<TypedInput, InputErr
         detectors::detect(&tool.detectors, value)
     };
     Ok(TypedInput {
+        applied: BTreeSet::new(),
         masked: BTreeSet::new(),
         detected,
         found,

@@ -90,7 +90,7 @@ impl With {
                 let stars = std::iter::repeat_n('*', count - kept);
                 Some(Json::text(stars.chain(text.chars().skip(count - kept)).collect::<String>()))
             }
-            (Self::Stars | Self::Last4, _) | (Self::Drop, _) => None,
+            (Self::Stars | Self::Last4 | Self::Drop, _) => None,
         }
     }
 }
@@ -123,7 +123,7 @@ impl Masks {
     /// A place that every tool it is meant for lacks: a name mistyped there would let the raw value through.
     pub(crate) fn misplaced<'t>(
         &self,
-        tools: impl Iterator<Item = (&'t Name, &'t Shape)> + Clone,
+        tools: &(impl Iterator<Item = (&'t Name, &'t Shape)> + Clone),
     ) -> Option<(&Name, String)> {
         self.masks.iter().chain(&self.transforms).find_map(|(name, rule)| {
             rule.steps.iter().find_map(|step| {
@@ -145,6 +145,11 @@ pub(crate) fn steps_for<'m>(tool: &str, rules: impl IntoIterator<Item = (&'m Nam
         .into_iter()
         .flat_map(|(name, rule)| rule.steps.iter().filter(concerns).map(|step| (name.clone(), step.clone())))
         .collect()
+}
+
+/// Whether a fact is one of those that say what masks did.
+pub(crate) fn is_fact(name: &Name) -> bool {
+    ["masked:", "mask-failed:"].iter().any(|kind| name.as_str().starts_with(kind))
 }
 
 /// The fact that a mask or a transform took effect, or failed to.

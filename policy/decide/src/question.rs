@@ -14,6 +14,7 @@ use crate::catalogue::CompiledTool;
 use crate::entity::{EntityError, EntityKind, EntityRef, write_org};
 use crate::input::{self, InputError, TypedInput};
 use crate::json::{Json, JsonError, shown, write_text};
+use crate::masks;
 use crate::snapshot::PolicySnapshot;
 
 macro_rules! operations {
@@ -191,8 +192,6 @@ pub struct Question {
     pub overridden: BTreeSet<Name>,
     /// Those of them that a task grant met.
     pub granted: BTreeSet<Name>,
-    /// Transforms already applied to the input.
-    pub applied: BTreeSet<Name>,
     /// What is known beyond that. What masks and detectors say of the input comes with the input.
     pub facts: BTreeSet<Name>,
     /// What the caller says of itself, `key=value`.
@@ -282,7 +281,6 @@ impl Question {
             satisfied: BTreeSet::new(),
             overridden: BTreeSet::new(),
             granted: BTreeSet::new(),
-            applied: BTreeSet::new(),
             facts: BTreeSet::new(),
             claims: BTreeSet::new(),
             counters: BTreeMap::new(),
@@ -303,7 +301,9 @@ impl Question {
     /// The canonical bytes (RFC 8785); defaults are left out, so that later fields change no older question.
     pub fn canonical(&self) -> Vec<u8> {
         let mut w = Writer { out: String::with_capacity(512), first: true };
-        w.names("applied", &self.applied);
+        if let Some(input) = &self.input {
+            w.names("applied", input.applied());
+        }
         w.flag("as_delegator", self.as_delegator);
         w.reference("asked", Some(&self.asked));
         w.flag("asserted", self.asserted);
@@ -372,18 +372,18 @@ impl Question {
 
     /// The same from JSON. Where no `org` stands (a bundle's tests), the snapshot's is meant.
     pub fn from_json(json: &Json, snapshot: &PolicySnapshot) -> Result<Self, QuestionError> {
-        Self::read(json, snapshot, |tool, input| input::convert(tool, input))
+        Self::read(json, snapshot, input::restored)
     }
 
     /// A question that was never asked (a bundle's test): masks apply to its input as to any proposal's.
     pub fn proposed(json: &Json, snapshot: &PolicySnapshot) -> Result<Self, QuestionError> {
-        Self::read(json, snapshot, |tool, input| input::masked(tool, input.clone()))
+        Self::read(json, snapshot, |tool, input, _, _| input::masked(tool, input.clone()))
     }
 
     fn read(
         json: &Json,
         snapshot: &PolicySnapshot,
-        typing: impl FnOnce(&CompiledTool, &Json) -> Result<TypedInput, InputError>,
+        typing: impl FnOnce(&CompiledTool, &Json, BTreeSet<Name>, BTreeSet<Name>) -> Result<TypedInput, InputError>,
     ) -> Result<Self, QuestionError> {
         const KEYS: [&str; 25] = [
             "applied",
@@ -473,14 +473,17 @@ impl Question {
                 counters.insert(name, value.as_text().ok_or_else(|| bad("counters"))?.to_owned());
             }
         }
+        let applied = names("applied")?;
+        let (masked, facts): (BTreeSet<Name>, BTreeSet<Name>) = names("facts")?.into_iter().partition(masks::is_fact);
         let input = match json.get("input") {
+            None if !applied.is_empty() || !masked.is_empty() => return Err(bad("input")),
             None => None,
             Some(value) => {
                 let tool = snapshot.tool(resource.id.as_str()).ok_or_else(|| bad("input"))?;
                 if text("tool_version")?.is_some_and(|v| v != tool.version.to_string()) {
                     return Err(QuestionError::ToolVersion { tool: resource.id.to_string() });
                 }
-                let typed = typing(tool, value)
+                let typed = typing(tool, value, applied, masked)
                     .map_err(|source| QuestionError::Input { tool: resource.id.to_string(), source })?;
                 Some(Arc::new(typed))
             }
@@ -496,8 +499,7 @@ impl Question {
             satisfied: names("satisfied")?,
             overridden: names("overridden")?,
             granted: names("granted")?,
-            applied: names("applied")?,
-            facts: names("facts")?,
+            facts,
             claims: texts("claims")?.into_iter().map(str::to_owned).collect(),
             counters,
             scopes,

@@ -629,7 +629,7 @@ fn ordered_transforms(parts: &PolicyParts) -> Result<Vec<(Name, Rewrite)>, Build
 
 /// Gives every tool its masks and detectors.
 fn screen(parts: &PolicyParts, tools: &mut BTreeMap<Name, Arc<CompiledTool>>) -> Result<(), BuildError> {
-    if let Some((name, place)) = parts.masks.misplaced(tools.iter().map(|(name, tool)| (name, &tool.shape))) {
+    if let Some((name, place)) = parts.masks.misplaced(&tools.iter().map(|(name, tool)| (name, &tool.shape))) {
         let problem = format!("no tool that it is meant for has `{place}`; correct the pointer or the tools");
         return Err(BuildError::Mask { name: name.clone(), problem });
     }
@@ -637,11 +637,7 @@ fn screen(parts: &PolicyParts, tools: &mut BTreeMap<Name, Arc<CompiledTool>>) ->
     for tool in tools.values_mut().filter_map(Arc::get_mut) {
         let name = tool.tool.name.as_str();
         tool.masks = masks::steps_for(name, &parts.masks.masks);
-        tool.detectors = detectors
-            .iter()
-            .filter(|(patterns, _)| patterns.iter().any(|pattern| pattern.admits(name)))
-            .map(|(_, detector)| Arc::clone(detector))
-            .collect();
+        tool.detectors = detectors.iter().filter(|detector| detector.concerns(name)).cloned().collect();
     }
     Ok(())
 }

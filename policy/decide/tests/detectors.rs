@@ -5,7 +5,6 @@
 mod world;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use countersign_gateway_model::{Decision, Name};
 use countersign_policy_decide::catalogue::Catalogue;
@@ -159,18 +158,16 @@ fn cedar_decides_on_what_was_found_and_the_verdict_repeats() {
 }
 
 #[test]
-fn a_hostile_input_takes_linear_time_and_leaves_a_bounded_record() {
+fn a_hostile_input_is_searched_in_time_linear_in_its_length_and_leaves_a_bounded_record() {
     let s = snapshot(
         PERMIT,
         r#"{"detectors":{"slow":{"find":{"patterns":["(a+)+$","(x*)*y"]}},"secret":{"find":{"secrets":{}}}}}"#,
     );
-    let start = Instant::now();
+    // A matcher that backtracks would not end.
     let text = format!("{}!", "a".repeat(900_000));
     let typed =
         input::parse(s.tool("repo.read").unwrap(), serde_json::json!({ "any": text }).to_string().as_bytes()).unwrap();
     assert!(typed.detected().is_empty());
-    // A backtracking matcher would not end; the bound is generous for a slow machine.
-    assert!(start.elapsed().as_secs() < 60);
     let many = serde_json::json!({"any": vec!["a"; 500]});
     let typed = input::parse(s.tool("repo.read").unwrap(), many.to_string().as_bytes()).unwrap();
     assert_eq!((typed.found().len(), typed.detected().len()), (MAX_FINDS, 1));

@@ -16,7 +16,6 @@ fn full(snapshot: &countersign_policy_decide::PolicySnapshot) -> Question {
     q.satisfied = [name("a")].into();
     q.overridden = [name("a")].into();
     q.granted = [name("b")].into();
-    q.applied = [name("mask-pan")].into();
     q.facts = [name("secret-in-content")].into();
     q.claims = ["ticket=\"1\"".to_owned(), "é=2".to_owned()].into();
     q.scopes = ["act", "decide"].into();

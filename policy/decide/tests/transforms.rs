@@ -143,7 +143,7 @@ fn transforms_are_applied_in_the_manifests_order_before_any_gate_and_the_new_inp
     let decided = chain(&s, vec![question.clone()]);
     let after = decided.questions.first().unwrap();
     assert_eq!(after.input.as_ref().unwrap().canonical(), br#"{"path":"***"}"#);
-    assert_eq!(after.applied, BTreeSet::from([name("drop-extra"), name("hide-path")]));
+    assert_eq!(*after.input.as_ref().unwrap().applied(), BTreeSet::from([name("drop-extra"), name("hide-path")]));
     assert_eq!(decided.before.unwrap().canonical(), question.input.unwrap().canonical());
     let answer = decided.answers.first().unwrap();
     assert_eq!(answer.verdict.rules, [name("a")], "the gate is about the new input");
@@ -159,9 +159,25 @@ fn a_transform_that_is_asked_for_after_transforming_is_a_denial() {
     let s = snapshot(&format!("{PERMIT}{}{again}", asks("first", "drop-extra", "")), TRANSFORMS, &ORDER);
     let decided = chain(&s, vec![read(&s)]);
     assert_eq!(ids(decided.answers.first().unwrap()), [ground::TRANSFORM_AGAIN]);
-    let mut claimed = read(&s);
-    claimed.applied.insert(name("drop-extra"));
+    // A stored question says what was done to its input.
+    let stored = String::from_utf8(read(&s).canonical()).unwrap().replacen('{', r#"{"applied":["drop-extra"],"#, 1);
+    let claimed = Question::parse(stored.as_bytes(), &s).unwrap();
     assert_eq!(ids(&ask(&s, &world(), &claimed)), [ground::TRANSFORM_AGAIN]);
+}
+
+#[test]
+fn another_input_starts_without_what_was_done_to_the_one_before() {
+    let s = snapshot(&format!("{PERMIT}{}", asks("t", "hide-path", "")), TRANSFORMS, &ORDER);
+    let decided = chain(&s, vec![read(&s)]);
+    let done = decided.questions.into_iter().next().unwrap();
+    assert_eq!(decided.answers.first().unwrap().decision(), Decision::Allow);
+    let bytes = done.canonical();
+    let mut again = Question::parse(&bytes, &s).unwrap();
+    assert_eq!(again.canonical(), bytes);
+    assert_eq!(ask(&s, &world(), &again).decision(), Decision::Allow, "the stored question needs no second transform");
+    // Someone changes the input: what was transformed for the old one says nothing of the new one.
+    again.input = read(&s).input;
+    assert_eq!(ask(&s, &world(), &again).transforms, [name("hide-path")]);
 }
 
 #[test]

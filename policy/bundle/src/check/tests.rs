@@ -174,8 +174,14 @@ fn every_failure_names_file_line_column_and_rule() {
             RuleId::Schema,
             "schema/a.cedarschema:1:1",
         ),
-        ("masks.json", "{\"masks\":[\"/x\"]}".to_owned(), RuleId::Unsupported, "masks.json:1:1"),
-        ("detectors.json", "{\"detectors\":[]}".to_owned(), RuleId::Unsupported, "detectors.json:1:1"),
+        ("masks.json", "{\"masks\":[\"/x\"]}".to_owned(), RuleId::Data, "masks.json:1:9"),
+        ("detectors.json", "{\"detectors\":[]}".to_owned(), RuleId::Data, "detectors.json:1:13"),
+        (
+            "detectors.json",
+            "{\"detectors\":{\"d\":{\"find\":{\"patterns\":[\"(\"]}}}}".to_owned(),
+            RuleId::Data,
+            "detectors.json:1:1",
+        ),
         ("tests/a.json", "{\"cases\":[}".to_owned(), RuleId::TestData, "tests/a.json:1:11"),
         (
             "tests/a.json",
@@ -231,15 +237,30 @@ fn a_policy_without_a_test_is_named_and_does_not_stand_in_the_way() {
 }
 
 #[test]
-fn shadow_and_transforms_are_refused_rather_than_ignored() {
+fn shadow_transforms_and_detectors_reach_what_decides() {
     let shadow =
         Shadow { policies: vec![Shadowed { id: Name::new("gate").unwrap(), until: Timestamp(9) }], workflows: vec![] };
-    let settings = [
-        Settings { shadow, ..Settings::default() },
-        Settings { transforms: vec![Name::new("mask").unwrap()], ..Settings::default() },
+    let settings = Settings { shadow, transforms: vec![Name::new("cut").unwrap()], ..Settings::default() };
+    let files = [
+        ("masks.json", r#"{"transforms":{"cut":{"steps":[{"at":["/x"],"with":"drop"}]}}}"#),
+        ("detectors.json", r#"{"detectors":{"secret":{"find":{"secrets":{}}}}}"#),
     ];
-    for settings in settings {
-        assert_eq!(first_error(&Draft { settings, ..with(&[]) }).0, RuleId::Unsupported);
+    let checked = check_draft(&Draft { settings, ..with(&files) }, org(), None);
+    assert!(checked.built().is_some(), "{}", checked.report);
+    let snapshot = checked.built().unwrap();
+    let gate = snapshot.policies().iter().find(|p| p.id.as_str() == "gate").unwrap();
+    assert_eq!(gate.shadow_until, Some(Timestamp(9)));
+}
+
+#[test]
+fn what_the_manifest_orders_must_be_there_and_workflows_in_shadow_are_refused() {
+    let until = Timestamp(9);
+    let workflow = Shadow { policies: vec![], workflows: vec![Shadowed { id: Name::new("w").unwrap(), until }] };
+    for (settings, rule) in [
+        (Settings { shadow: workflow, ..Settings::default() }, RuleId::Unsupported),
+        (Settings { transforms: vec![Name::new("gone").unwrap()], ..Settings::default() }, RuleId::Snapshot),
+    ] {
+        assert_eq!(first_error(&Draft { settings, ..with(&[]) }).0, rule);
     }
 }
 

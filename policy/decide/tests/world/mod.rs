@@ -1,6 +1,7 @@
 //! A small organization, and snapshots of few policies over it, for the tests beside this folder.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(dead_code, reason = "not every test file that shares this needs all of it")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -128,7 +129,6 @@ pub(crate) fn read(snapshot: &PolicySnapshot) -> Question {
 }
 
 /// The answer, with the production slicer, by the index and by the full walk, which must agree.
-#[allow(dead_code, reason = "not every test file that shares this asks")]
 pub(crate) fn ask(snapshot: &PolicySnapshot, store: &EntityStore, question: &Question) -> Answer {
     let slice = store.slice(snapshot, question);
     let answer = decide(snapshot, &slice, question);
