@@ -95,6 +95,23 @@ fn a_mask_that_fails_drops_the_field_and_says_so_and_never_passes_it_raw() {
 }
 
 #[test]
+fn a_mask_that_does_not_fit_an_optional_field_drops_it_and_the_last_four_of_a_short_value_are_not_shown() {
+    let stars = r#"{"masks":{"m":{"steps":[{"tools":["repo.read"],"at":["/extra"],"with":"stars"}]}}}"#;
+    let s = snapshot(PERMIT, stars, &[]);
+    let input = call(&s, "repo.read", r#"{"path":"a","extra":{"k":"v"}}"#).input.unwrap();
+    assert_eq!(input.canonical(), br#"{"path":"a"}"#);
+    assert_eq!(input.masked(), &BTreeSet::from([name("mask-failed:m"), name("masked:m")]));
+    let last4 = r#"{"masks":{"m":{"steps":[{"tools":["repo.read"],"at":["/path"],"with":"last4"}]}}}"#;
+    let s = snapshot(PERMIT, last4, &[]);
+    for (raw, masked) in
+        [("", ""), ("abcd", "****"), ("abcdefg", "*******"), ("abcdefgh", "****efgh"), ("äöüßéèçñ", "****éèçñ")]
+    {
+        let input = call(&s, "repo.read", &serde_json::json!({ "path": raw }).to_string()).input.unwrap();
+        assert_eq!(input.canonical(), serde_json::json!({ "path": masked }).to_string().as_bytes());
+    }
+}
+
+#[test]
 fn a_raw_value_of_a_wrong_type_is_refused_and_not_masked_into_a_right_one() {
     let masks = r#"{"masks":{"m":{"steps":[{"tools":["pay.refund"],"at":["/currency"],"with":{"constant":"EUR"}}]}}}"#;
     let s = snapshot(PERMIT, masks, &[]);
