@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use countersign_policy_store::bundle::{CATALOGUE_FILE, SIGNATURES_FILE};
-use countersign_policy_store::{default_catalogue, default_draft, read_folder};
+use countersign_policy_store::{default_catalogue, default_draft, example, example_names, read_folder};
 use serde_json::{Value, json};
 
 use super::{Global, confirm};
@@ -106,9 +106,13 @@ pub(crate) enum Policy {
     /// Show which policy is in force
     #[command(after_help = "Example:\n  countersign policy show")]
     Show,
-    /// Write the default bundle to a folder, to begin from
-    #[command(after_help = "Example:\n  countersign policy default ./policy")]
+    /// Write the default bundle, or an example, to a folder, to begin from
+    #[command(after_help = "Examples:\n  countersign policy default ./policy\n  \
+        countersign policy default --example payments ./policy")]
     Default {
+        /// An example instead: customer-support, payments or software-delivery.
+        #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(example_names()))]
+        example: Option<String>,
         /// A folder that is not there yet.
         folder: PathBuf,
     },
@@ -124,8 +128,8 @@ pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
             global.answer(&global.client()?.get("/api/v1/policies/active").await?)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Policy::Default { folder } => {
-            write_default(&folder)?;
+        Policy::Default { folder, example } => {
+            write_default(&folder, example.as_deref())?;
             global.answer(&json!({ "written": folder }))?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -242,9 +246,12 @@ async fn activate(path: &Path, yes: bool, confirmed: Option<String>, global: &Gl
     global.answer(&client.post_bytes(&format!("/api/v1/policies/activate{query}"), bytes).await?)
 }
 
-fn write_default(folder: &Path) -> Result<()> {
-    let draft = default_draft()?;
-    let catalogue: Value = serde_json::from_slice(&default_catalogue()?.canonical())?;
+fn write_default(folder: &Path, name: Option<&str>) -> Result<()> {
+    let (draft, catalogue) = match name {
+        None => (default_draft()?, default_catalogue()?),
+        Some(name) => example(name).with_context(|| format!("there is no example `{name}`"))??,
+    };
+    let catalogue: Value = serde_json::from_slice(&catalogue.canonical())?;
     let catalogue = format!("{}\n", serde_json::to_string_pretty(&catalogue)?);
     let files = draft.files.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
     write_folder(folder, files.chain([(CATALOGUE_FILE, catalogue.as_bytes())]))

@@ -103,6 +103,19 @@ fn exit_codes_tell_a_bad_policy_from_one_that_was_not_looked_at() {
 }
 
 #[test]
+fn every_example_is_good_as_it_is_written() {
+    let desk = Desk::new();
+    for name in ["customer-support", "payments", "software-delivery"] {
+        desk.policy(&["default", "--example", name, name]).ended(0);
+        desk.policy(&["check", name, "--deny-warnings"]).ended(0);
+        desk.policy(&["fmt", name, "--check"]).ended(0);
+        desk.policy(&["test", name, "--min-coverage", "100"]).ended(0);
+    }
+    desk.policy(&["default", "--example", "nothing", "nothing"]).ended(64);
+    desk.policy(&["default", "payments"]).ended(1);
+}
+
+#[test]
 fn findings_have_file_line_column_rule_and_next_step_for_people_and_programs() {
     let desk = Desk::new();
     desk.edit("policy/policies.cedar", "@requires_approval(\"merge\")", "@requires_approval(\"merging\")");
