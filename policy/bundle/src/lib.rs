@@ -4,6 +4,7 @@
 //! activation (`policy/store`). Read next: `bundle` for the thing itself, `check` for what is asked of it.
 #![cfg_attr(test, expect(clippy::indexing_slicing, reason = "tests"))]
 
+mod backtest;
 mod bundle;
 mod canonical;
 mod cases;
@@ -23,6 +24,10 @@ mod source;
 
 pub use countersign_gateway_model::{Digest, Name, OrgId, Timestamp};
 
+pub use backtest::{
+    Backtest, BacktestReport, Counts, Example as BacktestExample, Group, Limits, NotComputable, Said, Shift,
+    StoredQuestion, StoredQuestions, backtest,
+};
 pub use bundle::{Bundle, BundleError, Draft, MAX_TRANSPORT_BYTES};
 pub use canonical::CanonicalError;
 pub use cases::{Branches, CaseFailure, CaseRun, TestRun};

@@ -33,14 +33,21 @@ pub struct Watched {
     path: PathBuf,
     /// What the last look saw; an unreadable place has no bytes.
     last: Option<Digest>,
-    /// What was said of it already.
-    told: Option<Option<Digest>>,
+    told: Told,
+}
+
+/// What was said of it already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Unreadable,
+    Bytes(Digest),
 }
 
 impl Watched {
     /// A folder or a bundle file; it need not be there yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), last: None, told: None }
+        Self { path: path.into(), last: None, told: Told::Nothing }
     }
 
     /// Where.
@@ -55,21 +62,22 @@ impl Watched {
             Err(error) => {
                 self.last = None;
                 // Said once for as long as it lasts.
-                return if self.told.replace(None) == Some(None) { Look::Same } else { Look::Bad(error) };
+                let before = std::mem::replace(&mut self.told, Told::Unreadable);
+                return if before == Told::Unreadable { Look::Same } else { Look::Bad(error) };
             }
         };
-        if self.told == Some(Some(seen)) {
+        if self.told == Told::Bytes(seen) {
             self.last = Some(seen);
             return Look::Same;
         }
         if self.last.replace(seen) != Some(seen) {
             return Look::Settling;
         }
-        self.told = Some(Some(seen));
+        self.told = Told::Bytes(seen);
         match read_bundle(&self.path) {
             // Changed between the two reads: the next look sees it as new.
             Ok(_) if fingerprint(&self.path).ok() != Some(seen) => {
-                self.told = None;
+                self.told = Told::Nothing;
                 Look::Settling
             }
             Ok(bundle) => Look::Candidate(Box::new(bundle)),
