@@ -54,7 +54,7 @@ fn world() -> EntityStore {
     let store = EntityStore::new();
     let facts = PersonFacts { active: true, ..PersonFacts::default() };
     store.put(Record::person(org(), name("p"), facts, NOW)).unwrap();
-    let facts = WorkflowFacts { version: "1".to_owned(), any_tool: true, ..WorkflowFacts::default() };
+    let facts = WorkflowFacts { version: "1".to_owned(), ..WorkflowFacts::default() };
     store.put(Record::workflow(org(), name("w"), facts, NOW)).unwrap();
     for n in 0..AGENTS {
         let scopes = ["repo:read", "repo:merge", "payments:refund"].map(name).to_vec();

@@ -81,16 +81,14 @@ pub(super) fn compare(args: &Compare, global: &Global) -> Result<bool> {
         let lines: Vec<String> =
             difference.of(direction).map(|change| format!("  {}: {}\n", change.subject, change.words)).collect();
         if !lines.is_empty() {
-            text += &format!("{title}\n{}\n", lines.concat());
+            text.extend([title, "\n", &lines.concat(), "\n"]);
         }
     }
     match &shown {
         None => text += "No question was asked: one of the bundles does not pass its check.\n",
         Some(examples) if !examples.is_empty() => {
             text += "Questions of their tests that are answered differently:\n";
-            for example in examples {
-                text += &format!("  {example}\n");
-            }
+            text.extend(examples.iter().map(|example| format!("  {example}\n")));
         }
         Some(_) if difference.is_empty() => text += "nothing changes\n",
         Some(_) => text += "Every question of their tests is answered as before. That proves nothing about others.\n",

@@ -3,7 +3,7 @@
 //! A next document needs the thresholds of the one before and of itself. A key that is revoked counts for nothing any
 //! more, whatever it signed and when, and never comes back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
@@ -182,7 +182,7 @@ fn next(args: &Next, global: &Global) -> Result<bool> {
     written(document, &args.key, &args.out, global)
 }
 
-fn written(document: RootDocument, keys: &[PathBuf], file: &PathBuf, global: &Global) -> Result<bool> {
+fn written(document: RootDocument, keys: &[PathBuf], file: &Path, global: &Global) -> Result<bool> {
     let mut signed = SignedRoot::unsigned(document);
     for key in private_keys(keys)? {
         signed.sign(&key)?;
