@@ -12,7 +12,6 @@ use countersign_policy_bundle::{Bundle, Digest, MAX_TRANSPORT_BYTES, sha256};
 use tracing::{info, warn};
 
 use crate::folder::{FolderError, read_bounded, read_bundle, read_folder};
-use crate::store::StoreError;
 
 /// What one look saw.
 #[derive(Debug)]
@@ -105,10 +104,11 @@ fn fingerprint(path: &Path) -> Result<Digest, FolderError> {
 
 /// Looks at a place for as long as it is polled, and offers what is new. `offer` prepares, commits the ledger entry and
 /// activates; whatever it refuses changes nothing and is reported once. To stop, drop the future.
-pub async fn watch<O, F>(path: PathBuf, every: Duration, mut offer: O)
+pub async fn watch<O, F, E>(path: PathBuf, every: Duration, mut offer: O)
 where
     O: FnMut(Bundle) -> F,
-    F: Future<Output = Result<(), StoreError>>,
+    F: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
 {
     let mut watched = Watched::new(path);
     let mut ticks = tokio::time::interval(every);
