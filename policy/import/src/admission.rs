@@ -1,0 +1,402 @@
+//! Admission rules of agent runs: labels, images, secrets and service accounts.
+//!
+//! Reads `controller.admissionPolicy` of Helm values and `Agent` documents with `spec.security`. There, a run that
+//! breaks a rule is an invalid spec. Here, submitting a run is a tool whose input has what the rules look at, and each
+//! rule is a forbid that no approval lifts. An empty list restricts nothing, there and here. Read next: `bundle`.
+
+use std::collections::BTreeSet;
+
+use countersign_policy_bundle::Name;
+use serde_json::{Value, json};
+
+use crate::bundle::{Parts, Tool};
+use crate::cedar::{self, Written};
+use crate::report::Fate;
+use crate::source::{Item, documents, members, texts, unusable};
+use crate::yaml::Node;
+use crate::{Format, ImportError, Options, Source};
+
+/// The rule that asks a person where policy cannot tell.
+const UNTOLD: &str = "labels-untold";
+
+/// Everything that the documents say.
+#[derive(Default)]
+struct Admission<'n> {
+    required: Vec<Item<'n>>,
+    allowed: Vec<Item<'n>>,
+    denied: Vec<Item<'n>>,
+    images_allowed: Vec<Item<'n>>,
+    images_denied: Vec<Item<'n>>,
+    secrets_blocked: Vec<Item<'n>>,
+    agents: Vec<Agent<'n>>,
+}
+
+struct Agent<'n> {
+    name: &'n str,
+    secrets: Vec<Item<'n>>,
+    accounts: Vec<Item<'n>>,
+}
+
+pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, ImportError> {
+    let prefix = options.name()?;
+    let documents = documents(source)?;
+    let mut parts = Parts::default();
+    let mut found = Admission::default();
+    let mut any = false;
+    for document in &documents {
+        if document.get("kind").and_then(Node::as_text) == Some("Agent") {
+            agent(document, &mut found, &mut parts)?;
+            any = true;
+        } else {
+            any |= values(document, &mut found, &mut parts)?;
+        }
+    }
+    if !any {
+        return Err(ImportError::Nothing {
+            file: source.file.to_owned(),
+            format: Format::Admission,
+            expected: "`controller.admissionPolicy`, `admissionPolicy`, or a document of `kind: Agent`",
+        });
+    }
+    write(prefix, &found, &mut parts)?;
+    Ok(parts)
+}
+
+/// Helm values; the policy may stand alone. False: there is none.
+fn values<'n>(document: &'n Node, found: &mut Admission<'n>, parts: &mut Parts) -> Result<bool, ImportError> {
+    let (outer, policy) = match (document.get("controller"), document.get("admissionPolicy")) {
+        (Some(controller), _) if controller.get("admissionPolicy").is_some() => {
+            members(document, &["controller"], &mut parts.report);
+            (controller, controller.get("admissionPolicy"))
+        }
+        (_, policy) => (document, policy),
+    };
+    let Some(policy) = policy else { return Ok(false) };
+    members(outer, &["admissionPolicy"], &mut parts.report);
+    for (key, part) in members(policy, &["labels", "images", "secrets"], &mut parts.report) {
+        let known: &[&str] = match key.name.as_str() {
+            "labels" => &["required", "allowed", "denied"],
+            "images" => &["allowed", "denied"],
+            _ => &["blocked"],
+        };
+        if part.as_map().is_none() {
+            return Err(unusable(part, format!("`{}`", key.name), format!("it is {}, not a map", part.kind())));
+        }
+        for (inner, list) in members(part, known, &mut parts.report) {
+            let slot = match (key.name.as_str(), inner.name.as_str()) {
+                ("labels", "required") => &mut found.required,
+                ("labels", "allowed") => &mut found.allowed,
+                ("labels", _) => &mut found.denied,
+                ("images", "allowed") => &mut found.images_allowed,
+                ("images", _) => &mut found.images_denied,
+                _ => &mut found.secrets_blocked,
+            };
+            slot.extend(texts(&format!("`{}.{}`", key.name, inner.name), list)?);
+        }
+    }
+    Ok(true)
+}
+
+fn agent<'n>(document: &'n Node, found: &mut Admission<'n>, parts: &mut Parts) -> Result<(), ImportError> {
+    let mut named = None;
+    let mut agent = Agent { name: "", secrets: Vec::new(), accounts: Vec::new() };
+    for (key, value) in members(document, &["apiVersion", "kind", "metadata", "spec"], &mut parts.report) {
+        match key.name.as_str() {
+            "metadata" => named = value.get("name").and_then(Node::as_text),
+            "spec" => {
+                for (_, security) in members(value, &["security"], &mut parts.report) {
+                    let known = ["allowedSecrets", "allowedServiceAccounts"];
+                    for (inner, list) in members(security, &known, &mut parts.report) {
+                        let items = texts(&format!("`{}`", inner.name), list)?;
+                        *(if inner.name == "allowedSecrets" { &mut agent.secrets } else { &mut agent.accounts }) = items;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    agent.name = named.ok_or_else(|| unusable(document, "an Agent", "it has no `metadata.name`; its rules would be about nobody"))?;
+    if found.agents.iter().any(|other| other.name == agent.name) {
+        return Err(unusable(document, format!("Agent `{}`", agent.name), "it stands twice; keep one"));
+    }
+    found.agents.push(agent);
+    Ok(())
+}
+
+/// Collects forbids with the tests that determine them.
+struct Writer<'p> {
+    prefix: &'p str,
+    tool: Name,
+    action: String,
+    /// A run that no rule refuses.
+    good: Value,
+    parts: &'p mut Parts,
+}
+
+impl Writer<'_> {
+    fn forbid(&mut self, id: &str, title: &str, message: &str, when: String) {
+        self.parts.policies.push(Written {
+            id: format!("{}-{id}", self.prefix),
+            title: title.to_owned(),
+            hard: true,
+            agent_message: Some(message.to_owned()),
+            action: cedar::actions([self.action.as_str()]),
+            resource: "resource is Countersign::Tool".to_owned(),
+            when: vec![when],
+            ..Written::default()
+        });
+    }
+
+    fn carried(&mut self, items: &[Item<'_>], what: &str, how: &str) {
+        if let Some((_, node)) = items.first() {
+            self.parts.report.say(&node.place, Fate::Carried, what, how);
+        }
+    }
+}
+
+fn write(prefix: &str, found: &Admission<'_>, parts: &mut Parts) -> Result<(), ImportError> {
+    let tool = Name::new(&format!("{prefix}.submit_run")).map_err(|_| ImportError::Name)?;
+    let text = json!({"type": "string"});
+    let list = json!({"type": "array", "items": {"type": "string"}});
+    let input = json!({
+        "type": "object",
+        "properties": {"agent": text, "image": text, "labels": list, "secrets": list, "serviceAccount": text},
+        "required": ["agent", "image", "labels", "secrets", "serviceAccount"],
+    });
+    let description = "Submits a run; labels: the keys of those that are not empty".to_owned();
+    let written = Tool { name: tool.clone(), description, input, scopes: Vec::new() };
+    let mut writer = Writer { prefix, action: written.action(), good: good(found), parts, tool: tool.clone() };
+    writer.parts.tools.insert(tool.clone(), written);
+    writer.parts.policies.push(Written {
+        id: format!("{prefix}-submits-runs"),
+        title: "Agents submit runs, under the rules below".to_owned(),
+        permit: true,
+        principal: "principal is Countersign::Agent".to_owned(),
+        action: cedar::actions([writer.action.as_str()]),
+        resource: "resource is Countersign::Tool".to_owned(),
+        ..Written::default()
+    });
+    labels(found, &mut writer);
+    images(found, &mut writer);
+    secrets(found, &mut writer);
+    cases(found, &mut writer);
+    Ok(())
+}
+
+fn labels(found: &Admission<'_>, writer: &mut Writer<'_>) {
+    if !found.required.is_empty() {
+        let list = cedar::texts(found.required.iter().map(|(text, _)| *text));
+        writer.forbid(
+            "required-labels",
+            "A run has every required label",
+            "A required label is missing.",
+            format!("!context.input.labels.containsAll({list})"),
+        );
+        writer.carried(&found.required, "`labels.required`", "a forbid unless the run's labels contain all of them");
+    }
+    if !found.denied.is_empty() {
+        let conditions: Vec<String> = found.denied.iter().map(|item| denied_label(*item, writer)).collect();
+        writer.forbid("denied-labels", "A run has no denied label", "A label is denied.", cedar::any(&conditions));
+        writer.carried(&found.denied, "`labels.denied`", "a forbid if one of the run's labels is one of them");
+    }
+    if found.allowed.is_empty() || found.allowed.iter().any(|(text, _)| *text == "*") {
+        writer.carried(&found.allowed, "`labels.allowed`", "`*` allows every label");
+        return;
+    }
+    let (patterns, exact): (Vec<Item<'_>>, Vec<Item<'_>>) =
+        found.allowed.iter().copied().partition(|(text, _)| text.contains('*'));
+    let list = cedar::texts(exact.iter().map(|(text, _)| *text));
+    let beyond = if exact.is_empty() {
+        "!context.input.labels.isEmpty()".to_owned()
+    } else {
+        format!("!{list}.containsAll(context.input.labels)")
+    };
+    if patterns.is_empty() {
+        writer.forbid("allowed-labels", "A run has allowed labels only", "A label is not allowed.", beyond);
+        writer.carried(&exact, "`labels.allowed`", "a forbid unless all of the run's labels are among them");
+        return;
+    }
+    // Cedar cannot ask whether each member of a set matches a pattern; a person can.
+    writer.parts.policies.push(Written {
+        id: format!("gate-{}-allowed-labels", writer.prefix),
+        title: "Labels beyond those allowed by name need a person".to_owned(),
+        rule: Some(UNTOLD.to_owned()),
+        agent_message: Some("A person must look at the labels.".to_owned()),
+        action: cedar::actions([writer.action.as_str()]),
+        resource: "resource is Countersign::Tool".to_owned(),
+        when: vec![beyond],
+        ..Written::default()
+    });
+    if let Ok(rule) = Name::new(UNTOLD) {
+        let data = json!({
+            "title": "Labels of which policy cannot tell whether they are allowed",
+            "authority": {"roles": ["APPROVER"]}, "timeout_s": 86_400,
+        });
+        writer.parts.rules.insert(rule, data);
+    }
+    for (text, node) in patterns {
+        let how = "policy cannot match each label of a run with a pattern; a person is asked about labels beyond those \
+                   that are named whole";
+        writer.parts.report.say(&node.place, Fate::Stricter, format!("`labels.allowed`: `{text}`"), how);
+    }
+}
+
+/// Whether one of the labels matches. The canonical text of the list has each label between quotes.
+fn denied_label((text, node): Item<'_>, writer: &mut Writer<'_>) -> String {
+    if text == "*" {
+        return "!context.input.labels.isEmpty()".to_owned();
+    }
+    if !text.contains('*') {
+        return format!("context.input.labels.contains({})", cedar::text(text));
+    }
+    let quoted = format!("\"{text}\"");
+    let pieces: Vec<String> = quoted.split('*').map(in_json).collect();
+    let inner = text.trim_matches('*').contains('*') || (text.starts_with('*') && text.ends_with('*'));
+    if inner {
+        let how = "it is matched over the whole list of labels, so that a match may also reach over two of them";
+        writer.parts.report.say(&node.place, Fate::Stricter, format!("`labels.denied`: `{text}`"), how);
+    }
+    let around = std::iter::once("").chain(pieces.iter().map(String::as_str)).chain(std::iter::once(""));
+    format!("context.input.labelsText like {}", cedar::pattern(around))
+}
+
+/// As it stands within a canonical JSON text; the outer quotes stay.
+fn in_json(piece: &str) -> String {
+    let (open, rest) = piece.strip_prefix('"').map_or(("", piece), |rest| ("\"", rest));
+    let (inner, close) = rest.strip_suffix('"').map_or((rest, ""), |inner| (inner, "\""));
+    let escaped = Value::from(inner).to_string();
+    let escaped = escaped.get(1..escaped.len().saturating_sub(1)).unwrap_or_default();
+    format!("{open}{escaped}{close}")
+}
+
+fn images(found: &Admission<'_>, writer: &mut Writer<'_>) {
+    let like = |(text, _): &Item<'_>| format!("context.input.image like {}", cedar::pattern(text.split('*')));
+    if !found.images_denied.is_empty() {
+        let conditions: Vec<String> = found.images_denied.iter().map(like).collect();
+        writer.forbid("denied-images", "A run's image is not denied", "The image is denied.", cedar::any(&conditions));
+        writer.carried(&found.images_denied, "`images.denied`", "a forbid if the image matches one of them");
+    }
+    if !found.images_allowed.is_empty() {
+        let conditions: Vec<String> = found.images_allowed.iter().map(like).collect();
+        let when = format!("!({})", cedar::any(&conditions));
+        writer.forbid("allowed-images", "A run's image is allowed", "The image is not allowed.", when);
+        writer.carried(&found.images_allowed, "`images.allowed`", "a forbid unless the image matches one of them");
+    }
+}
+
+fn secrets(found: &Admission<'_>, writer: &mut Writer<'_>) {
+    if !found.secrets_blocked.is_empty() {
+        let list = cedar::texts(found.secrets_blocked.iter().map(|(text, _)| *text));
+        writer.forbid(
+            "blocked-secrets",
+            "A run asks for no blocked secret",
+            "A secret is blocked.",
+            format!("context.input.secrets.containsAny({list})"),
+        );
+        writer.carried(&found.secrets_blocked, "`secrets.blocked`", "a forbid if the run asks for one of them");
+    }
+    let limited = |items: fn(&Agent<'_>) -> usize| found.agents.iter().filter(move |agent| items(agent) > 0);
+    let of = |agent: &Agent<'_>, condition: String| {
+        format!("context.input.agent == {} && {condition}", cedar::text(agent.name))
+    };
+    let conditions: Vec<String> = limited(|agent| agent.secrets.len())
+        .map(|agent| {
+            let list = cedar::texts(agent.secrets.iter().map(|(text, _)| *text));
+            of(agent, format!("!{list}.containsAll(context.input.secrets)"))
+        })
+        .collect();
+    if !conditions.is_empty() {
+        let when = cedar::any(&conditions);
+        writer.forbid("agents-secrets", "An agent's run asks for its secrets only", "A secret is not allowed.", when);
+    }
+    let conditions: Vec<String> = limited(|agent| agent.accounts.len())
+        .map(|agent| {
+            let list = cedar::texts(agent.accounts.iter().map(|(text, _)| *text));
+            of(agent, format!("!{list}.contains(context.input.serviceAccount)"))
+        })
+        .collect();
+    if !conditions.is_empty() {
+        let when = cedar::any(&conditions);
+        let message = "The service account is not allowed.";
+        writer.forbid("agents-accounts", "An agent's run uses its service accounts only", message, when);
+    }
+    for agent in &found.agents {
+        let (secrets, accounts) = (format!("secrets of Agent `{}`", agent.name), format!("service accounts of Agent `{}`", agent.name));
+        writer.carried(&agent.secrets, &secrets, "a forbid if its run asks for another");
+        writer.carried(&agent.accounts, &accounts, "a forbid if its run uses another");
+    }
+}
+
+/// A run that every rule lets through, as far as one can be made up from the rules.
+fn good(found: &Admission<'_>) -> Value {
+    let filled = |items: &[Item<'_>], default: &str| items.first().map_or(default.to_owned(), |(text, _)| text.replace('*', "x"));
+    json!({
+        "agent": found.agents.first().map_or("any", |agent| agent.name),
+        "image": filled(&found.images_allowed, "registry.example/any:1"),
+        "labels": found.required.iter().map(|(text, _)| *text).collect::<BTreeSet<_>>(),
+        "secrets": [],
+        "serviceAccount": filled(found.agents.first().map_or(&[], |agent| &agent.accounts), "default"),
+    })
+}
+
+fn cases(found: &Admission<'_>, writer: &mut Writer<'_>) {
+    let (prefix, good) = (writer.prefix.to_owned(), writer.good.clone());
+    let with = |key: &str, value: Value| {
+        let mut input = good.clone();
+        input[key] = value;
+        input
+    };
+    let hard = |id: &str| json!({"decision": "deny", "determining": [format!("{prefix}-{id}")]});
+    let mut all: Vec<(String, Value, Value)> = Vec::new();
+    let untold = writer.parts.rules.contains_key(UNTOLD);
+    let plain = found.required.iter().all(|(text, _)| found.allowed.iter().any(|(allowed, _)| allowed == text || *allowed == "*"));
+    if found.allowed.is_empty() || plain {
+        let expect = json!({"decision": "allow", "determining": [format!("{prefix}-submits-runs")]});
+        all.push(("a run within the rules".to_owned(), good.clone(), expect));
+    }
+    if !found.required.is_empty() {
+        all.push(("a run without a required label".to_owned(), with("labels", json!([])), hard("required-labels")));
+    }
+    if let Some((text, _)) = found.denied.first() {
+        let mut labels: BTreeSet<String> = found.required.iter().map(|(text, _)| (*text).to_owned()).collect();
+        labels.insert(text.replace('*', "x"));
+        let ask = with("labels", json!(labels));
+        all.push(("a run with a denied label".to_owned(), ask, json!({"decision": "deny"})));
+    }
+    if !found.allowed.is_empty() && !found.allowed.iter().any(|(text, _)| *text == "*") {
+        let mut labels: BTreeSet<&str> = found.required.iter().map(|(text, _)| *text).collect();
+        labels.insert("nobody/named-this");
+        let expect = if untold { json!({"decision": "needs_approval", "rules": [UNTOLD]}) } else { hard("allowed-labels") };
+        all.push(("a run with a label that is not named".to_owned(), with("labels", json!(labels)), expect));
+    }
+    if let Some((text, _)) = found.images_denied.first() {
+        let ask = with("image", json!(text.replace('*', "x")));
+        all.push(("a run of a denied image".to_owned(), ask, json!({"decision": "deny"})));
+    }
+    if !found.images_allowed.is_empty() && !found.images_allowed.iter().any(|(text, _)| text.starts_with('*')) {
+        let ask = with("image", json!("nowhere.invalid/nothing"));
+        all.push(("a run of an image that is not allowed".to_owned(), ask, json!({"decision": "deny"})));
+    }
+    if let Some((text, _)) = found.secrets_blocked.first() {
+        all.push(("a run with a blocked secret".to_owned(), with("secrets", json!([text])), json!({"decision": "deny"})));
+    }
+    for agent in &found.agents {
+        let mut ask = with("agent", json!(agent.name));
+        if !agent.secrets.is_empty() {
+            ask["secrets"] = json!(["nobody-named-this"]);
+            all.push((format!("a secret that Agent {} may not have", agent.name), ask.clone(), json!({"decision": "deny"})));
+        }
+        if !agent.accounts.is_empty() {
+            ask["secrets"] = json!([]);
+            ask["serviceAccount"] = json!("nobody-named-this");
+            all.push((format!("a service account that Agent {} may not use", agent.name), ask, json!({"decision": "deny"})));
+        }
+    }
+    for (name, input, expect) in all {
+        let tool = writer.tool.clone();
+        writer.parts.ask_tool(name, &tool, &input, expect);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! Reading the common shapes of a source: lists of texts, names that a bundle can carry, maps with known keys.
+//!
+//! Absent: what they mean. Read next: one of the importers.
+
+use countersign_policy_bundle::Name;
+
+use crate::report::{Fate, Report};
+use crate::yaml::{Key, Node, Value};
+use crate::{ImportError, Source};
+
+/// A text of a list, and where it stands.
+pub(crate) type Item<'n> = (&'n str, &'n Node);
+
+/// A list of texts. One that is no list is unusable: to read it as empty would say something else.
+pub(crate) fn texts<'n>(what: &str, node: &'n Node) -> Result<Vec<Item<'n>>, ImportError> {
+    if node.value == Value::Null {
+        return Ok(Vec::new());
+    }
+    let items = node.as_list().ok_or_else(|| unusable(node, what, format!("it is {}, not a list", node.kind())))?;
+    items
+        .iter()
+        .map(|item| match item.as_text() {
+            Some(text) => Ok((text, item)),
+            None => Err(unusable(item, what, format!("{} stands in a list of texts; quote it", item.kind()))),
+        })
+        .collect()
+}
+
+pub(crate) fn unusable(node: &Node, what: impl Into<String>, problem: impl Into<String>) -> ImportError {
+    ImportError::Unusable { place: node.place.clone(), what: what.into(), problem: problem.into() }
+}
+
+/// The name that a bundle can carry: every other character becomes `-`, and the report says so.
+pub(crate) fn name(text: &str, node: &Node, what: &str, report: &mut Report) -> Result<Name, ImportError> {
+    if let Ok(name) = Name::new(text) {
+        return Ok(name);
+    }
+    let ok = |c: char| c.is_ascii_alphanumeric() || "._:/-".contains(c);
+    let carried: String = text.trim().chars().map(|c| if ok(c) { c } else { '-' }).take(128).collect();
+    let name = Name::new(&carried).map_err(|error| unusable(node, what, error.to_string()))?;
+    let what = format!("{what} `{}`", text.escape_debug());
+    report.say(&node.place, Fate::Interpreted, what, format!("it is called `{name}` in the bundle"));
+    Ok(name)
+}
+
+/// The members of a map whose keys are known; the others go into the report.
+pub(crate) fn members<'n>(node: &'n Node, known: &[&str], report: &mut Report) -> Vec<(&'n Key, &'n Node)> {
+    let mut found = Vec::new();
+    for (key, value) in node.as_map().unwrap_or_default() {
+        if known.contains(&key.name.as_str()) {
+            found.push((key, value));
+        } else {
+            report.unknown(key);
+        }
+    }
+    found
+}
+
+/// The documents of a source, each a map.
+pub(crate) fn documents(source: Source<'_>) -> Result<Vec<Node>, ImportError> {
+    let documents = crate::yaml::read(source.file, source.text)?;
+    for document in &documents {
+        if document.as_map().is_none() && document.value != Value::Null {
+            return Err(unusable(document, "the document", format!("it is {}, not a map", document.kind())));
+        }
+    }
+    Ok(documents.into_iter().filter(|document| document.as_map().is_some()).collect())
+}
