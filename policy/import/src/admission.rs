@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use countersign_policy_bundle::Name;
 use serde_json::{Value, json};
 
-use crate::bundle::{Parts, Tool};
+use crate::bundle::{Parts, Tool, with};
 use crate::cedar::{self, Written};
 use crate::report::Fate;
 use crate::source::{Item, documents, members, texts, unusable};
@@ -108,14 +108,16 @@ fn agent<'n>(document: &'n Node, found: &mut Admission<'n>, parts: &mut Parts) -
                     let known = ["allowedSecrets", "allowedServiceAccounts"];
                     for (inner, list) in members(security, &known, &mut parts.report) {
                         let items = texts(&format!("`{}`", inner.name), list)?;
-                        *(if inner.name == "allowedSecrets" { &mut agent.secrets } else { &mut agent.accounts }) = items;
+                        *(if inner.name == "allowedSecrets" { &mut agent.secrets } else { &mut agent.accounts }) =
+                            items;
                     }
                 }
             }
             _ => {}
         }
     }
-    agent.name = named.ok_or_else(|| unusable(document, "an Agent", "it has no `metadata.name`; its rules would be about nobody"))?;
+    agent.name = named
+        .ok_or_else(|| unusable(document, "an Agent", "it has no `metadata.name`; its rules would be about nobody"))?;
     if found.agents.iter().any(|other| other.name == agent.name) {
         return Err(unusable(document, format!("Agent `{}`", agent.name), "it stands twice; keep one"));
     }
@@ -321,7 +323,8 @@ fn secrets(found: &Admission<'_>, writer: &mut Writer<'_>) {
         writer.forbid("agents-accounts", "An agent's run uses its service accounts only", message, when);
     }
     for agent in &found.agents {
-        let (secrets, accounts) = (format!("secrets of Agent `{}`", agent.name), format!("service accounts of Agent `{}`", agent.name));
+        let (secrets, accounts) =
+            (format!("secrets of Agent `{}`", agent.name), format!("service accounts of Agent `{}`", agent.name));
         writer.carried(&agent.secrets, &secrets, "a forbid if its run asks for another");
         writer.carried(&agent.accounts, &accounts, "a forbid if its run uses another");
     }
@@ -329,7 +332,9 @@ fn secrets(found: &Admission<'_>, writer: &mut Writer<'_>) {
 
 /// A run that every rule lets through, as far as one can be made up from the rules.
 fn good(found: &Admission<'_>) -> Value {
-    let filled = |items: &[Item<'_>], default: &str| items.first().map_or(default.to_owned(), |(text, _)| text.replace('*', "x"));
+    let filled = |items: &[Item<'_>], default: &str| {
+        items.first().map_or(default.to_owned(), |(text, _)| text.replace('*', "x"))
+    };
     json!({
         "agent": found.agents.first().map_or("any", |agent| agent.name),
         "image": filled(&found.images_allowed, "registry.example/any:1"),
@@ -341,15 +346,14 @@ fn good(found: &Admission<'_>) -> Value {
 
 fn cases(found: &Admission<'_>, writer: &mut Writer<'_>) {
     let (prefix, good) = (writer.prefix.to_owned(), writer.good.clone());
-    let with = |key: &str, value: Value| {
-        let mut input = good.clone();
-        input[key] = value;
-        input
-    };
+    let with = |key: &str, value: Value| with(&good, &[key.to_owned()], &value);
     let hard = |id: &str| json!({"decision": "deny", "determining": [format!("{prefix}-{id}")]});
     let mut all: Vec<(String, Value, Value)> = Vec::new();
     let untold = writer.parts.rules.contains_key(UNTOLD);
-    let plain = found.required.iter().all(|(text, _)| found.allowed.iter().any(|(allowed, _)| allowed == text || *allowed == "*"));
+    let plain = found
+        .required
+        .iter()
+        .all(|(text, _)| found.allowed.iter().any(|(allowed, _)| allowed == text || *allowed == "*"));
     if found.allowed.is_empty() || plain {
         let expect = json!({"decision": "allow", "determining": [format!("{prefix}-submits-runs")]});
         all.push(("a run within the rules".to_owned(), good.clone(), expect));
@@ -366,7 +370,8 @@ fn cases(found: &Admission<'_>, writer: &mut Writer<'_>) {
     if !found.allowed.is_empty() && !found.allowed.iter().any(|(text, _)| *text == "*") {
         let mut labels: BTreeSet<&str> = found.required.iter().map(|(text, _)| *text).collect();
         labels.insert("nobody/named-this");
-        let expect = if untold { json!({"decision": "needs_approval", "rules": [UNTOLD]}) } else { hard("allowed-labels") };
+        let expect =
+            if untold { json!({"decision": "needs_approval", "rules": [UNTOLD]}) } else { hard("allowed-labels") };
         all.push(("a run with a label that is not named".to_owned(), with("labels", json!(labels)), expect));
     }
     if let Some((text, _)) = found.images_denied.first() {
@@ -378,18 +383,23 @@ fn cases(found: &Admission<'_>, writer: &mut Writer<'_>) {
         all.push(("a run of an image that is not allowed".to_owned(), ask, json!({"decision": "deny"})));
     }
     if let Some((text, _)) = found.secrets_blocked.first() {
-        all.push(("a run with a blocked secret".to_owned(), with("secrets", json!([text])), json!({"decision": "deny"})));
+        all.push((
+            "a run with a blocked secret".to_owned(),
+            with("secrets", json!([text])),
+            json!({"decision": "deny"}),
+        ));
     }
     for agent in &found.agents {
-        let mut ask = with("agent", json!(agent.name));
+        let denied = json!({"decision": "deny"});
+        let but =
+            |key: &str, value: Value| crate::bundle::with(&with("agent", json!(agent.name)), &[key.to_owned()], &value);
         if !agent.secrets.is_empty() {
-            ask["secrets"] = json!(["nobody-named-this"]);
-            all.push((format!("a secret that Agent {} may not have", agent.name), ask.clone(), json!({"decision": "deny"})));
+            let ask = but("secrets", json!(["nobody-named-this"]));
+            all.push((format!("a secret that Agent {} may not have", agent.name), ask, denied.clone()));
         }
         if !agent.accounts.is_empty() {
-            ask["secrets"] = json!([]);
-            ask["serviceAccount"] = json!("nobody-named-this");
-            all.push((format!("a service account that Agent {} may not use", agent.name), ask, json!({"decision": "deny"})));
+            let ask = but("serviceAccount", json!("nobody-named-this"));
+            all.push((format!("a service account that Agent {} may not use", agent.name), ask, denied));
         }
     }
     for (name, input, expect) in all {
@@ -397,6 +407,3 @@ fn cases(found: &Admission<'_>, writer: &mut Writer<'_>) {
         writer.parts.ask_tool(name, &tool, &input, expect);
     }
 }
-
-#[cfg(test)]
-mod tests;

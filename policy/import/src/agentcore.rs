@@ -73,7 +73,11 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
     let mut taken: BTreeSet<String> = BTreeSet::new();
     for (index, policy) in found.iter().enumerate() {
         let wished = policy.id.clone().unwrap_or_else(|| format!("{prefix}-{}", index + 1));
-        let mut id: String = wished.chars().map(|c| if c.is_ascii_alphanumeric() || "._/-".contains(c) { c } else { '-' }).take(100).collect();
+        let mut id: String = wished
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "._/-".contains(c) { c } else { '-' })
+            .take(100)
+            .collect();
         if !taken.insert(id.clone()) {
             id = format!("{id}-{}", index + 1);
             taken.insert(id.clone());
@@ -97,7 +101,8 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
 }
 
 fn parse(source: Source<'_>) -> Result<Vec<Found>, ImportError> {
-    let error = |at: usize, problem: String| ImportError::Cedar { place: Place::at(source.file, source.text, at), problem };
+    let error =
+        |at: usize, problem: String| ImportError::Cedar { place: Place::at(source.file, source.text, at), problem };
     if source.text.len() > crate::yaml::MAX_SOURCE {
         return Err(error(0, format!("more than {} bytes; split it", crate::yaml::MAX_SOURCE)));
     }
@@ -267,7 +272,9 @@ fn write(found: &Found, id: &str, prefix: &str, options: &Options, inputs: &Inpu
     parts.scopes.extend(rewriting.scopes.iter().cloned());
     let (principal, as_delegator) = match (options.caller, permits) {
         (Caller::Agent, true) => ("principal is Countersign::Agent", false),
-        (Caller::Agent, false) if when.iter().any(|text| text.contains("principal")) => ("principal is Countersign::Agent", false),
+        (Caller::Agent, false) if when.iter().any(|text| text.contains("principal")) => {
+            ("principal is Countersign::Agent", false)
+        }
         (Caller::Person, _) => ("principal is Countersign::Person", true),
         (Caller::Agent, false) => ("principal", false),
     };
@@ -305,6 +312,3 @@ fn agents_use(prefix: &str, parts: &mut Parts) {
         ..cedar::Written::default()
     });
 }
-
-#[cfg(test)]
-mod tests;

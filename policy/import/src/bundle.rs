@@ -130,7 +130,9 @@ impl Parts {
             text.push('\n');
             policy.write(&mut text);
         }
-        text
+        // One layout for all bundles. Text that does not parse keeps its own, and the check says where it goes wrong.
+        let layout = cedar_policy_formatter::Config { line_width: 120, indent_width: 2 };
+        cedar_policy_formatter::policies_str_to_pretty(&text, &layout).unwrap_or(text)
     }
 
     fn rules_json(&self) -> Value {
@@ -191,7 +193,8 @@ impl Parts {
         entities.extend(self.entities.iter().cloned());
         let mut cases = self.cases.clone();
         // The ground's words about tools are tried on the first tool that a test uses.
-        let tool = cases.iter().find(|case| case.ask.get("op") == Some(&json!("callTool"))).map(|case| case.ask.clone());
+        let tool =
+            cases.iter().find(|case| case.ask.get("op") == Some(&json!("callTool"))).map(|case| case.ask.clone());
         if let Some(ask) = tool {
             let with = |changes: Value| {
                 let mut ask = ask.clone();
@@ -202,7 +205,7 @@ impl Parts {
             };
             cases.push(Case {
                 name: "an agent uses no tool in another's instance".to_owned(),
-                ask: with(json!({"asked": "Agent::stranger"})),
+                ask: with(json!({"asked": "Agent::stranger", "as_delegator": false})),
                 expect: json!({"decision": "deny"}),
             });
         }
@@ -213,13 +216,17 @@ impl Parts {
         let entities: Vec<String> = entities.iter().map(line).collect();
         let case = |case: &Case| line(&json!({"name": case.name, "ask": case.ask, "expect": case.expect}));
         let cases: Vec<String> = cases.iter().map(case).collect();
-        format!("{{\n  \"entities\": [\n{}\n  ],\n  \"cases\": [\n{}\n  ]\n}}\n", entities.join(",\n"), cases.join(",\n"))
+        format!(
+            "{{\n  \"entities\": [\n{}\n  ],\n  \"cases\": [\n{}\n  ]\n}}\n",
+            entities.join(",\n"),
+            cases.join(",\n")
+        )
     }
 }
 
 /// The person's part in the first call that is allowed.
 fn delegation(cases: &[Case]) -> Option<Case> {
-        let allowed = |case: &&Case| case.expect.get("decision") == Some(&json!("allow"));
+    let allowed = |case: &&Case| case.expect.get("decision") == Some(&json!("allow"));
     let tools = cases.iter().filter(allowed);
     let mut ask = tools.map(|case| &case.ask).find(|ask| ask.get("asked") == Some(&json!("Agent::worker")))?.clone();
     let members = ask.as_object_mut()?;
@@ -228,6 +235,16 @@ fn delegation(cases: &[Case]) -> Option<Case> {
     members.insert("delegated".to_owned(), json!(true));
     let expect = json!({"decision": "allow", "determining": ["person-delegates-tools"]});
     Some(Case { name: "a person's agent uses a tool on their behalf".to_owned(), ask, expect })
+}
+
+/// An input with one more value, below a path of names.
+pub(crate) fn with(input: &Value, path: &[String], value: &Value) -> Value {
+    let Some((name, rest)) = path.split_first() else { return value.clone() };
+    let mut members = input.as_object().cloned().unwrap_or_default();
+    let below = members.get(name).unwrap_or(&Value::Null);
+    let below = with(below, rest, value);
+    members.insert(name.clone(), below);
+    Value::Object(members)
 }
 
 /// A workflow for tests.

@@ -89,7 +89,7 @@ impl Condition {
             Self::Not(inner) => format!("!({})", inner.to_cedar(!unseen)),
             Self::Compare { path, operator, literal } => {
                 // The first name is the subject, which is the tool itself.
-                let field = path.iter().skip(1).map(|name| format!("[{}]", cedar::text(name))).collect::<String>();
+                let field = cedar::access(path.iter().skip(1));
                 let value = format!("context.input{field}");
                 match literal {
                     Literal::Bool(truth) => format!("{value} {operator} {truth}"),
@@ -105,7 +105,8 @@ impl Condition {
                         };
                         let (holder, last) = held(path);
                         let seen = format!("{holder} has {}", cedar::text(&last));
-                        if unseen { format!("!({seen}) || {compared}") } else { format!("{seen} && {compared}") }
+                        // Cedar sees that the field is there only to the right of an `&&`.
+                        if unseen { format!("!({seen} && !({compared}))") } else { format!("{seen} && {compared}") }
                     }
                 }
             }
@@ -119,9 +120,11 @@ impl Condition {
             Self::Any(parts) => parts.iter().any(|part| part.holds(input)),
             Self::Not(inner) => !inner.holds(input),
             Self::Compare { path, operator, literal } => {
-                let pointer: String = path.iter().skip(1).map(|name| format!("/{name}")).collect();
+                let pointer = cedar::pointer(path.iter().skip(1));
                 let value = input.pointer(&pointer).unwrap_or(&Value::Null);
-                let Literal::Number(number) = literal else { return (*value == literal.to_json()) == (*operator == "==") };
+                let Literal::Number(number) = literal else {
+                    return (*value == literal.to_json()) == (*operator == "==");
+                };
                 let number = number.parse::<f64>().unwrap_or(f64::NAN);
                 value.as_f64().and_then(|value| value.partial_cmp(&number)).is_some_and(|order| match *operator {
                     "<" => order.is_lt(),
@@ -164,7 +167,7 @@ impl Condition {
 fn held(path: &[String]) -> (String, String) {
     let last = path.last().cloned().unwrap_or_default();
     let between = path.get(1..path.len().saturating_sub(1)).unwrap_or_default();
-    let between: String = between.iter().map(|name| format!("[{}]", cedar::text(name))).collect();
+    let between = cedar::access(between);
     (format!("context.input{between}"), last)
 }
 

@@ -98,11 +98,7 @@ impl Options {
     pub(crate) fn name(&self) -> Result<&str, ImportError> {
         let name = self.name.as_deref().unwrap_or("imported");
         let simple = |b: u8| b.is_ascii_alphanumeric() || b"_-".contains(&b);
-        if (1..=40).contains(&name.len()) && name.bytes().all(simple) {
-            Ok(name)
-        } else {
-            Err(ImportError::Name)
-        }
+        if (1..=40).contains(&name.len()) && name.bytes().all(simple) { Ok(name) } else { Err(ImportError::Name) }
     }
 }
 

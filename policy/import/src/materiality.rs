@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_policy_bundle::Name;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::bundle::{Case, Parts, Tool, ask_start, workflow};
+use crate::bundle::{Case, Parts, Tool, ask_start, with, workflow};
 use crate::cedar::{self, Written};
 use crate::condition::{Condition, Kind, input_schema};
 use crate::report::Fate;
@@ -68,7 +68,7 @@ fn own_name(
     };
     let reserved = ["policy-change", "none"].contains(&found.as_str());
     if reserved || !taken.insert(found.clone()) {
-        let place = named.map(|node| node.place.clone()).unwrap_or_else(|| countersign_policy_bundle::Place::start("?"));
+        let place = named.map_or_else(|| countersign_policy_bundle::Place::start("?"), |node| node.place.clone());
         return Err(ImportError::Unusable {
             place,
             what: format!("`{found}`"),
@@ -136,7 +136,8 @@ fn policy(document: &Node, own: &str, taken: &mut BTreeSet<Name>, parts: &mut Pa
 }
 
 fn materiality(node: &Node, parts: &mut Parts) -> Result<i64, ImportError> {
-    let text = node.as_text().ok_or_else(|| unusable(node, "`materiality`", "it is no text; write LOW, MEDIUM or HIGH"))?;
+    let text =
+        node.as_text().ok_or_else(|| unusable(node, "`materiality`", "it is no text; write LOW, MEDIUM or HIGH"))?;
     let upper = text.trim().to_ascii_uppercase();
     if let Some((_, level)) = LEVELS.iter().find(|(name, _)| *name == upper) {
         return Ok(*level);
@@ -166,7 +167,9 @@ impl Approvers {
                 },
                 (_, Some(role), None) => ("role", role.as_text().unwrap_or_default(), role),
                 (_, None, Some(group)) => ("group", group.as_text().unwrap_or_default(), group),
-                _ => return Err(unusable(item, what, "an approver is a `role` or a `group`; others cannot be carried")),
+                _ => {
+                    return Err(unusable(item, what, "an approver is a `role` or a `group`; others cannot be carried"));
+                }
             };
             if item.as_map().is_some() {
                 members(item, &["role", "group"], &mut parts.report);
@@ -210,16 +213,16 @@ fn approval_rule(
 ) -> Result<Value, ImportError> {
     let approvers = found.get("approvers").map(|node| Approvers::read(node, "`approvers`", parts)).transpose()?;
     let approvers = approvers.unwrap_or_default();
-    let mut rule = json!({"title": title});
+    let mut rule = Map::from_iter([("title".to_owned(), json!(title))]);
     if approvers.is_empty() {
-        rule["authority"] = json!({"roles": ["APPROVER"]});
+        rule.insert("authority".to_owned(), json!({"roles": ["APPROVER"]}));
         let how = "none are named; holders of role `APPROVER` approve";
         parts.report.say(&document.place, Fate::Interpreted, "`approvers`", how);
     } else {
-        rule["authority"] = approvers.authority();
+        rule.insert("authority".to_owned(), approvers.authority());
         let place = &found.get("approvers").map_or(&document.place, |node| &node.place).clone();
         if approvers.groups.len() > 1 {
-            rule["quorum"] = json!({"persons": approvers.groups.len(), "groups": approvers.groups});
+            rule.insert("quorum".to_owned(), json!({"persons": approvers.groups.len(), "groups": approvers.groups}));
             let how = "several groups: each is represented by a person of its own";
             parts.report.say(place, Fate::Interpreted, "`approvers`", how);
         } else if approvers.roles.len() + approvers.groups.len() > 1 {
@@ -230,14 +233,14 @@ fn approval_rule(
         }
     }
     times(document, found, &mut rule, parts)?;
-    Ok(rule)
+    Ok(Value::Object(rule))
 }
 
 /// Timeouts, reminders and escalation.
 fn times(
     document: &Node,
     found: &BTreeMap<&str, &Node>,
-    rule: &mut Value,
+    rule: &mut Map<String, Value>,
     parts: &mut Parts,
 ) -> Result<(), ImportError> {
     let mut primary = None;
@@ -263,37 +266,47 @@ fn times(
             primary = Some((seconds, node));
         }
     }
-    let circle = found.get("escalation_roles").map(|node| Approvers::read(node, "`escalation_roles`", parts)).transpose()?;
+    let circle =
+        found.get("escalation_roles").map(|node| Approvers::read(node, "`escalation_roles`", parts)).transpose()?;
     let circle = circle.filter(|circle| !circle.is_empty());
     let Some((first, place)) = primary.or(second) else {
-        rule["timeout_s"] = json!(DEFAULT_TIMEOUT_S);
-        parts.report.say(&document.place, Fate::Interpreted, "`timeouts`", "none is named; after 24 h it is rejected, as there");
+        rule.insert("timeout_s".to_owned(), json!(DEFAULT_TIMEOUT_S));
+        parts.report.say(
+            &document.place,
+            Fate::Interpreted,
+            "`timeouts`",
+            "none is named; after 24 h it is rejected, as there",
+        );
         if let (Some(circle), Some(node)) = (circle, found.get("escalation_roles")) {
-            rule["escalation"] = json!([{"after_s": DEFAULT_TIMEOUT_S / 2, "authority": circle.authority()}]);
+            rule.insert(
+                "escalation".to_owned(),
+                json!([{"after_s": DEFAULT_TIMEOUT_S / 2, "authority": circle.authority()}]),
+            );
             parts.report.say(&node.place, Fate::Interpreted, "`escalation_roles`", "asked after half of the 24 h");
         }
         return Ok(());
     };
     let Some((last, second_place)) = second.filter(|_| primary.is_some()) else {
-        rule["timeout_s"] = json!(first);
+        rule.insert("timeout_s".to_owned(), json!(first));
         parts.report.say(&place.place, Fate::Carried, "the timeout", format!("after {first} s it is rejected"));
         if let (Some(circle), Some(node)) = (circle, found.get("escalation_roles")) {
-            rule["escalation"] = json!([{"after_s": first / 2, "authority": circle.authority()}]);
+            rule.insert("escalation".to_owned(), json!([{"after_s": first / 2, "authority": circle.authority()}]));
             parts.report.say(&node.place, Fate::Interpreted, "`escalation_roles`", "asked after half of the timeout");
         }
         return Ok(());
     };
     // Whether the second counts from the opening or from the first is open; the shorter reading ends sooner.
     let end = if last > first { last } else { first.saturating_add(last) };
-    rule["timeout_s"] = json!(end);
+    rule.insert("timeout_s".to_owned(), json!(end));
     let what = "`timeouts`";
     if let Some(circle) = circle {
-        rule["escalation"] = json!([{"after_s": first, "authority": circle.authority()}]);
+        rule.insert("escalation".to_owned(), json!([{"after_s": first, "authority": circle.authority()}]));
         let how = format!("after {first} s the second circle is asked, too; after {end} s in all it is rejected");
         parts.report.say(&place.place, Fate::Interpreted, what, how);
     } else {
-        rule["reminders_s"] = json!([first]);
-        let how = format!("nobody is named to escalate to: after {first} s it reminds, after {end} s in all it is rejected");
+        rule.insert("reminders_s".to_owned(), json!([first]));
+        let how =
+            format!("nobody is named to escalate to: after {first} s it reminds, after {end} s in all it is rejected");
         parts.report.say(&second_place.place, Fate::Interpreted, what, how);
     }
     Ok(())
@@ -336,9 +349,8 @@ fn start_cases(parts: &mut Parts) {
     for (name, level) in LEVELS {
         let id = format!("of-{level}");
         parts.entities.push(workflow(&id, level));
-        let gates = |policy: &&Written| {
-            policy.id.starts_with("gate-start-") && (policy.when.is_empty() || level >= ASKS_FROM)
-        };
+        let gates =
+            |policy: &&Written| policy.id.starts_with("gate-start-") && (policy.when.is_empty() || level >= ASKS_FROM);
         let rules: Vec<String> = parts.policies.iter().filter(gates).filter_map(|policy| policy.rule.clone()).collect();
         let expect = if rules.is_empty() {
             json!({"decision": "allow", "determining": ["operator-starts"]})
@@ -347,7 +359,11 @@ fn start_cases(parts: &mut Parts) {
             rules.sort();
             json!({"decision": "needs_approval", "rules": rules})
         };
-        parts.cases.push(Case { name: format!("starting a workflow of materiality {name}"), ask: ask_start(&id), expect });
+        parts.cases.push(Case {
+            name: format!("starting a workflow of materiality {name}"),
+            ask: ask_start(&id),
+            expect,
+        });
     }
 }
 
@@ -373,8 +389,10 @@ fn rules(document: &Node, own: &str, taken: &mut BTreeSet<Name>, parts: &mut Par
             _ => {}
         }
     }
-    let list = list.ok_or_else(|| unusable(document, "`spec.rules`", "it is missing; a policy without rules says nothing"))?;
-    let items = list.as_list().ok_or_else(|| unusable(list, "`spec.rules`", format!("it is {}, not a list", list.kind())))?;
+    let list =
+        list.ok_or_else(|| unusable(document, "`spec.rules`", "it is missing; a policy without rules says nothing"))?;
+    let items =
+        list.as_list().ok_or_else(|| unusable(list, "`spec.rules`", format!("it is {}, not a list", list.kind())))?;
     let policy = own_name(policy_name, own, taken, parts)?;
     let mut ruled: BTreeMap<String, Vec<Ruled>> = BTreeMap::new();
     let mut everyone = Approvers::default();
@@ -387,7 +405,13 @@ fn rules(document: &Node, own: &str, taken: &mut BTreeSet<Name>, parts: &mut Par
         let requires = match action {
             Some("REQUIRE_APPROVAL") => true,
             Some("AUTO_APPROVE") => false,
-            _ => return Err(unusable(item, format!("rule `{name}`"), "its `action` is neither REQUIRE_APPROVAL nor AUTO_APPROVE")),
+            _ => {
+                return Err(unusable(
+                    item,
+                    format!("rule `{name}`"),
+                    "its `action` is neither REQUIRE_APPROVAL nor AUTO_APPROVE",
+                ));
+            }
         };
         let at = found.get("condition").copied().unwrap_or(item);
         let text = at.as_text().unwrap_or_default();
@@ -409,7 +433,9 @@ fn rules(document: &Node, own: &str, taken: &mut BTreeSet<Name>, parts: &mut Par
                 continue;
             }
             // A demand that is not understood cannot be dropped, and nothing says which tools it is about.
-            Err(problem) => return Err(unusable(at, format!("rule `{name}`"), format!("{problem}; say it in simpler terms"))),
+            Err(problem) => {
+                return Err(unusable(at, format!("rule `{name}`"), format!("{problem}; say it in simpler terms")));
+            }
         };
         if requires {
             let title = format!("`{name}`: {text}");
@@ -417,8 +443,12 @@ fn rules(document: &Node, own: &str, taken: &mut BTreeSet<Name>, parts: &mut Par
             parts.rules.insert(name.clone(), data);
             if let Some(node) = found.get("approvers") {
                 let more = Approvers::read(node, "`approvers`", &mut Parts::default())?;
-                everyone.roles.extend(more.roles.into_iter().filter(|role| !everyone.roles.contains(role)).collect::<Vec<_>>());
-                everyone.groups.extend(more.groups.into_iter().filter(|group| !everyone.groups.contains(group)).collect::<Vec<_>>());
+                everyone
+                    .roles
+                    .extend(more.roles.into_iter().filter(|role| !everyone.roles.contains(role)).collect::<Vec<_>>());
+                everyone.groups.extend(
+                    more.groups.into_iter().filter(|group| !everyone.groups.contains(group)).collect::<Vec<_>>(),
+                );
             }
         }
         let how = if requires { "a gate on the tool that stands for its subject" } else { "no gate where it holds" };
@@ -446,7 +476,9 @@ fn subject_tool(
     let mixed = |problem: &str| unusable(document, format!("subject `{subject}`"), problem.to_owned());
     let mut fields: BTreeMap<Vec<String>, Kind> = BTreeMap::new();
     for rule in ruled {
-        rule.condition.fields(&mut fields).ok_or_else(|| mixed("rules compare one of its fields as two kinds of values"))?;
+        rule.condition
+            .fields(&mut fields)
+            .ok_or_else(|| mixed("rules compare one of its fields as two kinds of values"))?;
     }
     let fields: BTreeMap<Vec<String>, Kind> =
         fields.into_iter().map(|(path, kind)| (path.into_iter().skip(1).collect(), kind)).collect();
@@ -455,7 +487,9 @@ fn subject_tool(
     let server: String = policy.as_str().chars().map(simple).take(48).collect();
     let name = Name::new(&format!("{server}.{subject}")).map_err(|error| mixed(&error.to_string()))?;
     let tool = Tool { name: name.clone(), description: String::new(), input, scopes: Vec::new() };
-    let how = format!("tool `{name}` stands for it; register the real tool with the same fields, and rename it in the policies");
+    let how = format!(
+        "tool `{name}` stands for it; register the real tool with the same fields, and rename it in the policies"
+    );
     parts.report.say(&document.place, Fate::Interpreted, format!("subject `{subject}`"), how);
     let action = cedar::actions([tool.action().as_str()]);
     let resource = "resource is Countersign::Tool".to_owned();
@@ -509,22 +543,16 @@ fn subject_tool(
 fn subject_cases(tool: &Name, ruled: &[Ruled], rest: &Name, parts: &mut Parts) {
     const MOST: usize = 256;
     let mut tries = BTreeMap::new();
-    ruled.iter().for_each(|rule| rule.condition.tries(&mut tries));
+    for rule in ruled {
+        rule.condition.tries(&mut tries);
+    }
     let mut inputs = vec![json!({})];
     for (path, values) in tries {
-        let with = |input: &Value, value: &Value| {
-            let mut input = input.clone();
-            let mut at = &mut input;
-            for name in &path {
-                if !at.is_object() {
-                    *at = json!({});
-                }
-                at = &mut at[name.as_str()];
-            }
-            *at = value.clone();
-            input
-        };
-        inputs = inputs.iter().flat_map(|input| values.iter().map(|value| with(input, value)).collect::<Vec<_>>()).take(MOST).collect();
+        inputs = inputs
+            .iter()
+            .flat_map(|input| values.iter().map(|value| with(input, &path, value)).collect::<Vec<_>>())
+            .take(MOST)
+            .collect();
     }
     let mut seen = BTreeSet::new();
     for input in inputs {
@@ -551,6 +579,3 @@ fn subject_cases(tool: &Name, ruled: &[Ruled], rest: &Name, parts: &mut Parts) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -38,7 +38,8 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
     let mut parts = Parts::default();
     let tool = Name::new(&format!("{prefix}.submit_build")).map_err(|_| ImportError::Name)?;
     let text = json!({"type": "string"});
-    let file = json!({"type": "object", "properties": {"content": text, "path": text}, "required": ["content", "path"]});
+    let file =
+        json!({"type": "object", "properties": {"content": text, "path": text}, "required": ["content", "path"]});
     let input = json!({
         "type": "object",
         "properties": {
@@ -49,7 +50,8 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
     });
     let description = "Submits a build: a stack, its files, and the commands that audit and run it".to_owned();
     let written = Tool { name: tool.clone(), description, input, scopes: Vec::new() };
-    let mut build = Build { prefix, action: written.action(), tool: tool.clone(), stack: "python".to_owned(), parts: &mut parts };
+    let mut build =
+        Build { prefix, action: written.action(), tool: tool.clone(), stack: "python".to_owned(), parts: &mut parts };
     build.parts.tools.insert(tool, written);
     build.permit();
     for (key, value) in members(document, &known, &mut build.parts.report) {
@@ -124,7 +126,12 @@ impl Build<'_> {
         let list = cedar::texts(items.iter().map(|(text, _)| *text));
         let when = if items.is_empty() { "true".to_owned() } else { format!("!{list}.contains(context.input.stack)") };
         self.policy("allowed-stacks", "A build's stack is allowed", "The stack is not allowed.", when);
-        self.parts.report.say(&node.place, Fate::Carried, "`allowed_stacks`", format!("a forbid unless the stack is one of {list}"));
+        self.parts.report.say(
+            &node.place,
+            Fate::Carried,
+            "`allowed_stacks`",
+            format!("a forbid unless the stack is one of {list}"),
+        );
         if let Some((stack, _)) = items.first() {
             (*stack).clone_into(&mut self.stack);
         }
@@ -140,7 +147,12 @@ impl Build<'_> {
         };
         let when = format!("context.input.filesCount > {most}");
         self.policy("max-files", "A build has no more files than allowed", "There are too many files.", when);
-        self.parts.report.say(&node.place, Fate::Carried, "`max_files`", format!("a forbid from {} files on", most.saturating_add(1)));
+        self.parts.report.say(
+            &node.place,
+            Fate::Carried,
+            "`max_files`",
+            format!("a forbid from {} files on", most.saturating_add(1)),
+        );
         if most < 500 {
             let stack = self.stack.clone();
             let contents = vec!["x"; usize::try_from(most).unwrap_or(0) + 1];
@@ -158,33 +170,46 @@ impl Build<'_> {
             let pattern = translated(text);
             match RegexBuilder::new(&pattern).size_limit(MAX_PROGRAM).build() {
                 Ok(_) => {
-                    self.parts.report.say(&at.place, Fate::Carried, format!("pattern `{text}`"), "looked for in the contents of every file, whatever its case");
+                    self.parts.report.say(
+                        &at.place,
+                        Fate::Carried,
+                        format!("pattern `{text}`"),
+                        "looked for in the contents of every file, whatever its case",
+                    );
                     carried.push(pattern);
                 }
                 Err(error) => {
                     missed = true;
                     let problem = error.to_string();
-                    let problem = problem.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
-                    let how = format!("it cannot be run in time linear in the text ({problem}); every build waits for a person until it is said otherwise");
+                    let problem =
+                        problem.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
+                    let how = format!(
+                        "it cannot be run in time linear in the text ({problem}); every build waits for a person until it is said otherwise"
+                    );
                     self.parts.report.say(&at.place, Fate::Stricter, format!("pattern `{text}`"), how);
                 }
             }
         }
         if !carried.is_empty() {
-            self.detector(carried)?;
+            self.detector(&carried)?;
         }
         if missed {
             self.unscanned();
         }
-        let how = "paths and commands of a build are not looked at, as there; the default bundle shows detectors for them";
+        let how = "paths and commands of a build are not looked at, as there; detectors for them can be added";
         self.parts.report.say(&node.place, Fate::Interpreted, "`forbidden_patterns`", how);
         Ok(())
     }
 
-    fn detector(&mut self, patterns: Vec<String>) -> Result<(), ImportError> {
+    fn detector(&mut self, patterns: &[String]) -> Result<(), ImportError> {
         let fact = Name::new(&format!("{}-forbidden-pattern", self.prefix)).map_err(|_| ImportError::Name)?;
         let when = format!("context.facts.contains({})", cedar::text(fact.as_str()));
-        self.policy("forbidden-patterns", "A build's files have no forbidden pattern", "A file has a forbidden pattern.", when);
+        self.policy(
+            "forbidden-patterns",
+            "A build's files have no forbidden pattern",
+            "A file has a forbidden pattern.",
+            when,
+        );
         self.parts.detectors = Some(json!({"detectors": {
             fact.as_str(): {
                 "title": "Forbidden patterns in the contents of a build's files",
@@ -258,6 +283,3 @@ fn translated(pattern: &str) -> String {
     }
     out
 }
-
-#[cfg(test)]
-mod tests;

@@ -51,7 +51,11 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
         }
     }
     let Some((allowed, place)) = allowed else {
-        return Err(unusable(document, "`policies.default_allowlist`", "it is missing, so that nothing is allowed; add it"));
+        return Err(unusable(
+            document,
+            "`policies.default_allowlist`",
+            "it is missing, so that nothing is allowed; add it",
+        ));
     };
     for scope in allowed.iter().filter(|scope| !scopes.contains_key(*scope)) {
         parts.report.say(
@@ -140,7 +144,11 @@ fn write(prefix: &str, scopes: &BTreeMap<Name, Scope>, allowed: &BTreeSet<Name>,
 
 /// An empty list has no type in Cedar.
 fn contains_all(list: &str, allowed: &BTreeSet<Name>) -> String {
-    if allowed.is_empty() { "resource.scopes.isEmpty()".to_owned() } else { format!("{list}.containsAll(resource.scopes)") }
+    if allowed.is_empty() {
+        "resource.scopes.isEmpty()".to_owned()
+    } else {
+        format!("{list}.containsAll(resource.scopes)")
+    }
 }
 
 fn simple(part: &str) -> bool {
@@ -149,15 +157,17 @@ fn simple(part: &str) -> bool {
 
 /// A scope is called as its tool would be, or gets a tool of another name.
 fn tool_name(prefix: &str, scope: &Name, taken: &BTreeMap<Name, Tool>) -> Name {
-    let whole = scope.as_str().split_once('.').is_some_and(|(server, rest)| {
-        scope.as_str().len() <= 100 && simple(server) && rest.split('.').all(simple)
-    });
+    let whole = scope
+        .as_str()
+        .split_once('.')
+        .is_some_and(|(server, rest)| scope.as_str().len() <= 100 && simple(server) && rest.split('.').all(simple));
     if whole && !taken.contains_key(scope) {
         return scope.clone();
     }
     let ok = |c: char| if c.is_ascii_alphanumeric() || "_-".contains(c) { c } else { '-' };
     let rest: String = scope.as_str().chars().map(ok).take(40).collect();
-    let numbered = (1_usize..).map(|n| if n == 1 { format!("{prefix}.{rest}") } else { format!("{prefix}.{rest}-{n}") });
+    let numbered =
+        (1_usize..).map(|n| if n == 1 { format!("{prefix}.{rest}") } else { format!("{prefix}.{rest}-{n}") });
     let mut free = numbered.filter_map(|text| Name::new(&text).ok()).filter(|name| !taken.contains_key(name));
     free.next().unwrap_or_else(|| scope.clone())
 }

@@ -56,7 +56,10 @@ pub struct YamlError {
 pub(crate) fn read(file: &str, text: &str) -> Result<Vec<Node>, YamlError> {
     let mut reader = Reader { file, parser: Parser::new_from_str(text), nodes: 0 };
     if text.len() > MAX_SOURCE {
-        return Err(YamlError { place: Place::start(file), problem: format!("more than {MAX_SOURCE} bytes; split it") });
+        return Err(YamlError {
+            place: Place::start(file),
+            problem: format!("more than {MAX_SOURCE} bytes; split it"),
+        });
     }
     let mut documents = Vec::new();
     loop {
@@ -248,8 +251,7 @@ mod tests {
         assert_eq!(map[0].1.value, Value::Integer(1));
         let list = map[1].1.as_list().unwrap();
         let values: Vec<&Value> = list.iter().map(|n| &n.value).collect();
-        let expected =
-            [Value::Bool(true), Value::Text("true".into()), Value::Number("0.5".into()), Value::Null];
+        let expected = [Value::Bool(true), Value::Text("true".into()), Value::Number("0.5".into()), Value::Null];
         assert_eq!(values, expected.iter().collect::<Vec<_>>());
         assert_eq!(list[1].place.to_string(), "f.yaml:2:11");
         let d = documents[0].get("c").unwrap().get("d").unwrap();
@@ -273,7 +275,10 @@ mod tests {
             let problem = problem(text);
             assert!(problem.starts_with(at) && problem.contains(part), "{text}: {problem}");
         }
-        assert!(problem(&"[".repeat(5000)).contains("levels"));
+        let nested = |deep: usize| format!("{}1{}", "[".repeat(deep), "]".repeat(deep));
+        assert!(read("f", &nested(MAX_DEPTH)).is_ok());
+        assert!(problem(&nested(MAX_DEPTH + 1)).contains("levels"));
+        assert!(!problem(&"[".repeat(100_000)).is_empty());
         assert!(problem(&format!("[{}]", "1,".repeat(MAX_NODES + 1))).contains("values"));
         assert!(problem(&" ".repeat(MAX_SOURCE + 1)).contains("bytes"));
     }

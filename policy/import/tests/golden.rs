@@ -2,7 +2,7 @@
 //! locks nobody out, and tests all that it says.
 //!
 //! After a change that is meant, `COUNTERSIGN_BLESS=1 cargo test -p countersign-policy-import` writes the files.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -79,7 +79,8 @@ fn org() -> OrgId {
 fn checked(name: &str, imported: &Imported) -> Checked {
     let catalogue = imported.catalogue().unwrap();
     let checked = check_draft(&imported.draft().unwrap(), org(), Some(&catalogue));
-    let refused = |f: &countersign_policy_bundle::Finding| f.rule == RuleId::Unsupported && f.place.file == "detectors.json";
+    let refused =
+        |f: &countersign_policy_bundle::Finding| f.rule == RuleId::Unsupported && f.place.file == "detectors.json";
     if !checked.report.findings.iter().any(refused) {
         return checked;
     }
@@ -107,7 +108,12 @@ fn an_imported_bundle_locks_nobody_out_in_either_mode() {
     let names: Vec<Name> = ["a", "b"].into_iter().map(|name| Name::new(name).unwrap()).collect();
     for name in &names {
         let roles = ["ADMIN", "POLICY_ADMIN", "STOP"].map(|role| Name::new(role).unwrap()).to_vec();
-        let facts = PersonFacts { active: true, roles: roles.into_iter().collect(), ..PersonFacts::default() };
+        let facts = PersonFacts {
+            active: true,
+            roles: roles.into_iter().collect(),
+            person: Some(name.clone()),
+            ..PersonFacts::default()
+        };
         store.put(Record::person(org(), name.clone(), facts, Timestamp(1))).unwrap();
     }
     for (name, format, options) in sources() {
@@ -125,10 +131,34 @@ fn the_report_names_every_part_of_a_source_with_its_line() {
     for (name, format, options, expected) in [
         ("materiality", 0, 0, vec![(11, Fate::LeftOut, "`owner`")]),
         ("conditions", 1, 0, vec![(21, Fate::Stricter, "rule `weekend`"), (8, Fate::Carried, "rule `large-transfer`")]),
-        ("tool-scopes", 2, 0, vec![(16, Fate::LeftOut, "`org_allowlists`"), (14, Fate::Carried, "`policies.default_allowlist`")]),
-        ("forbidden-patterns", 3, 0, vec![(2, Fate::Carried, "`allowed_stacks`"), (5, Fate::Carried, "pattern `rm -rf`")]),
-        ("admission", 4, 0, vec![(2, Fate::LeftOut, "`namespaces`"), (6, Fate::Stricter, "`labels.allowed`: `app.example.com/*`")]),
-        ("agentcore", 5, 0, vec![(2, Fate::Interpreted, "permit `small-refunds`"), (16, Fate::LeftOut, "a permit"), (22, Fate::Carried, "forbid `no-bulk`")]),
+        (
+            "tool-scopes",
+            2,
+            0,
+            vec![(16, Fate::LeftOut, "`org_allowlists`"), (14, Fate::Carried, "`policies.default_allowlist`")],
+        ),
+        (
+            "forbidden-patterns",
+            3,
+            0,
+            vec![(2, Fate::Carried, "`allowed_stacks`"), (5, Fate::Carried, "pattern `rm -rf`")],
+        ),
+        (
+            "admission",
+            4,
+            0,
+            vec![(2, Fate::LeftOut, "`namespaces`"), (6, Fate::Stricter, "`labels.allowed`: `app.example.com/*`")],
+        ),
+        (
+            "agentcore",
+            5,
+            0,
+            vec![
+                (2, Fate::Interpreted, "permit `small-refunds`"),
+                (16, Fate::LeftOut, "a permit"),
+                (22, Fate::Carried, "forbid `no-bulk`"),
+            ],
+        ),
     ]
     .map(|(name, index, _, expected)| {
         let (_, format, options) = sources().swap_remove(index);
@@ -139,6 +169,9 @@ fn the_report_names_every_part_of_a_source_with_its_line() {
             let found = report.entries.iter().any(|e| (e.place.line, e.fate, e.what.as_str()) == (line, fate, what));
             assert!(found, "{name}: {line} {fate:?} {what} in\n{report}");
         }
-        assert_eq!(report.is_complete(), !report.entries.iter().any(|e| matches!(e.fate, Fate::Stricter | Fate::LeftOut)));
+        assert_eq!(
+            report.is_complete(),
+            !report.entries.iter().any(|e| matches!(e.fate, Fate::Stricter | Fate::LeftOut))
+        );
     }
 }

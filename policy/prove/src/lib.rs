@@ -8,7 +8,7 @@
 //! What is proved is about one evaluation, kernel included, with every count (`satisfied`, counters) free: it says
 //! nothing about quorums. A forbid that fails is skipped by Cedar and denies at the gateway; proofs follow Cedar, so
 //! they hold at the gateway, too. Absent: the decision what a missing proof means (activation). Read next: `invariant`.
-#![cfg_attr(test, expect(clippy::unwrap_used, reason = "tests"))]
+#![cfg_attr(test, expect(clippy::unwrap_used, clippy::panic, reason = "tests"))]
 
 mod difference;
 mod example;

@@ -304,7 +304,8 @@ proptest! {
         let scope = r#"principal is Countersign::Agent, action == Countersign::Action::"start", resource"#;
         let mut policies = format!("@id(\"p\") permit ({scope}) when {{ resource.materiality <= {most} }};");
         if let Some(stopped) = stopped {
-            policies += &format!("@id(\"f\") forbid ({scope}) when {{ resource.materiality >= {stopped} }};");
+            let forbid = format!("@id(\"f\") forbid ({scope}) when {{ resource.materiality >= {stopped} }};");
+            policies.push_str(&forbid);
         }
         let text = invariant("i", scope, &format!("resource.materiality >= {least}"));
         let bundle = Bundle::new(&[("policies.cedar", &policies), ("invariants/i.cedar", &text)]);

@@ -19,11 +19,12 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Crates that decide and do nothing else: no runtime, no clock, no randomness, no IO.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "gateway/model",
     "gateway/flow",
     "policy/decide",
     "policy/bundle",
+    "policy/import",
     "ledger/merkle",
     "ledger/entry",
     "ledger/verify",
@@ -75,7 +76,7 @@ const IMPURE_PATHS: [&str; 11] = [
 ];
 
 /// Who may depend on whom: the arrows of the architecture. A room that is not here has no arrows yet and fails.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("gateway/model", &[]),
     ("gateway/flow", &["ledger/entry", "gateway/model"]),
     (
@@ -100,6 +101,8 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ),
     ("policy/decide", &["gateway/model"]),
     ("policy/bundle", &["policy/decide"]),
+    ("policy/import", &["policy/bundle"]),
+    ("policy/prove", &["policy/bundle"]),
     ("policy/store", &["policy/bundle"]),
     ("ledger/merkle", &[]),
     ("ledger/entry", &["ledger/merkle", "gateway/model"]),
@@ -112,7 +115,7 @@ const ARROWS: [(&str, &[&str]); 17] = [
 ];
 
 /// Arrows that the table above does not have: types in the public face of an arrow's target, named where they live.
-const NAMED_THROUGH: [(&str, &str, &str); 10] = [
+const NAMED_THROUGH: [(&str, &str, &str); 12] = [
     ("gateway/engine", "ledger/merkle", "the handles of `ledger/log` take tile paths and give hashes"),
     (
         "ledger/log",
@@ -129,6 +132,8 @@ const NAMED_THROUGH: [(&str, &str, &str); 10] = [
         "an append of `ledger/log` is made of entry bodies; a start is a `Committed<Start>`",
     ),
     ("policy/bundle", "gateway/model", "organization and names are in the face of `policy/decide`"),
+    ("policy/import", "policy/decide", "the catalogue of an imported bundle is the one that policy decides with"),
+    ("policy/prove", "policy/decide", "what is proved is proved of the policy snapshot, which lives there"),
     ("policy/store", "policy/decide", "what the store hands out is the policy snapshot, which lives there"),
     ("gateway/countersign", "gateway/model", "ids are minted in the program, which `gateway/model` only parses"),
 ];

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::tools::{Field, Inputs, Kind};
 use super::{Caller, Found, GATEWAY, PRINCIPALS, named_actions, tool_name};
 use crate::Options;
-use crate::bundle::Parts;
+use crate::bundle::{Parts, with};
 use crate::report::Fate;
 
 /// How many inputs of one tool are tried.
@@ -104,22 +104,13 @@ fn tries(inputs: &Inputs, tool: &Name) -> Vec<Value> {
             continue;
         }
         let values = values(field);
-        found = found.iter().flat_map(|input| values.iter().map(|value| with(input, path, value)).collect::<Vec<_>>()).take(MOST).collect();
+        found = found
+            .iter()
+            .flat_map(|input| values.iter().map(|value| with(input, path, value)).collect::<Vec<_>>())
+            .take(MOST)
+            .collect();
     }
     found
-}
-
-fn with(input: &Value, path: &[String], value: &Value) -> Value {
-    let mut input = input.clone();
-    let mut at = &mut input;
-    for name in path {
-        if !at.is_object() {
-            *at = json!({});
-        }
-        at = &mut at[name.as_str()];
-    }
-    *at = value.clone();
-    input
 }
 
 fn values(field: &Field) -> Vec<Value> {
@@ -143,9 +134,8 @@ fn values(field: &Field) -> Vec<Value> {
     match field.kind {
         Some(Kind::Bool) => values.extend([json!(true), json!(false)]),
         Some(Kind::Integer | Kind::Number) if values.is_empty() => values.push(json!(1)),
-        Some(Kind::Text) | None => values.push(json!("other")),
+        Some(Kind::Text | Kind::Untold) | None => values.push(json!("other")),
         Some(Kind::Texts | Kind::Integers) if values.is_empty() => values.push(json!([])),
-        Some(Kind::Untold) => values.push(json!("other")),
         _ => {}
     }
     values.dedup();
@@ -160,16 +150,20 @@ fn decided(
     found: &[Found],
     input: &Value,
 ) -> Option<(bool, BTreeSet<String>)> {
-    let uid = |ty: &str, id: &str| Some(EntityUid::from_type_name_and_id(EntityTypeName::from_str(ty).ok()?, EntityId::new(id)));
+    let uid = |ty: &str, id: &str| {
+        Some(EntityUid::from_type_name_and_id(EntityTypeName::from_str(ty).ok()?, EntityId::new(id)))
+    };
     let gateway = found.iter().find_map(|policy| super::gateway_of(&policy.json)).unwrap_or("gateway");
     let principal = uid(PRINCIPALS.first()?, asked.entity.split("::").nth(1)?)?;
-    let tags = asked.tags.iter().map(|(key, value)| ((*key).to_owned(), RestrictedExpression::new_string(value.clone())));
+    let tags =
+        asked.tags.iter().map(|(key, value)| ((*key).to_owned(), RestrictedExpression::new_string(value.clone())));
     let attrs = [("id".to_owned(), RestrictedExpression::new_string(principal.id().unescaped().to_owned()))];
     let entity = Entity::new_with_tags(principal.clone(), attrs, [], tags).ok()?;
     let entities = Entities::from_entities([entity], None).ok()?;
     let typed = decimals(input);
     let context = Context::from_json_value(json!({"input": typed}), None).ok()?;
-    let request = Request::new(principal, uid("AgentCore::Action", action)?, uid(GATEWAY, gateway)?, context, None).ok()?;
+    let request =
+        Request::new(principal, uid("AgentCore::Action", action)?, uid(GATEWAY, gateway)?, context, None).ok()?;
     let response = Authorizer::new().is_authorized(&request, source, &entities);
     let because = response.diagnostics().reason().map(ToString::to_string).collect();
     Some((response.decision() == Decision::Allow, because))

@@ -284,7 +284,8 @@ impl<'a> Rewriting<'a> {
             method => format!("{path}.{method}({number})"),
         };
         let seen = has_text(&field);
-        Some(if grows { format!("!({seen}) || {compared}") } else { format!("{seen} && {compared}") })
+        // Cedar sees that the field is there only to the right of an `&&`.
+        Some(if grows { format!("!({seen} && !({compared}))") } else { format!("{seen} && {compared}") })
     }
 
     /// Everything else is said word for word, if every word of it has a counterpart.
@@ -299,7 +300,9 @@ impl<'a> Rewriting<'a> {
         if let Some(value) = expression.get("Value") {
             return match value {
                 Value::String(text) => Some(cedar::text(text)),
-                Value::Number(number) => Some(format!("({number})")),
+                Value::Number(number) => {
+                    Some(if number.as_i64() < Some(0) { format!("({number})") } else { number.to_string() })
+                }
                 Value::Bool(truth) => Some(truth.to_string()),
                 _ => None,
             };
@@ -349,7 +352,7 @@ impl<'a> Rewriting<'a> {
             let seen = has_text(&path);
             parts.push(match self.inputs.kind(self.tools?, &path) {
                 Some(Kind::Number) => {
-                    let pointer: String = path.iter().map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1"))).collect();
+                    let pointer = cedar::pointer(&path);
                     format!("{seen} || context.opaque.contains({})", cedar::text(&pointer))
                 }
                 Some(_) => seen,
@@ -373,8 +376,7 @@ fn decimal(expression: &Value) -> Option<String> {
 }
 
 fn path_text(path: &[String]) -> String {
-    let steps: String = path.iter().map(|name| format!("[{}]", cedar::text(name))).collect();
-    format!("context.input{steps}")
+    format!("context.input{}", cedar::access(path))
 }
 
 fn has_text(path: &[String]) -> String {
@@ -391,7 +393,8 @@ fn cedar_text(expression: &Value) -> String {
     });
     let text = cedar_policy::Policy::from_json(None, json).ok().and_then(|policy| policy.to_cedar());
     let text = text.unwrap_or_else(|| expression.to_string());
-    let inner = text.split_once("when {").and_then(|(_, rest)| rest.rsplit_once('}')).map_or(text.as_str(), |(inner, _)| inner);
+    let inner =
+        text.split_once("when {").and_then(|(_, rest)| rest.rsplit_once('}')).map_or(text.as_str(), |(inner, _)| inner);
     let words: Vec<&str> = inner.split_whitespace().collect();
     words.join(" ").chars().take(160).collect()
 }

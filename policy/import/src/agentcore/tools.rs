@@ -125,7 +125,8 @@ impl Inputs {
         let part = |key: &str| operands.get(key).unwrap_or(&null);
         let (left, right) = (part("left"), part("right"));
         match operator {
-            "Value" => return,
+            "Value" | "kind" => return,
+            "body" => return self.walk(tool, operands),
             "." => {
                 // Reached only where the field stands by itself: as a truth, or somewhere unexpected.
                 let whole = json!({".": operands});
@@ -173,7 +174,7 @@ impl Inputs {
             Value::Array(items) => items.iter().collect(),
             _ => Vec::new(),
         };
-        let truths = ["&&", "||", "!", "if-then-else", "kind", "body"].contains(&operator);
+        let truths = ["&&", "||", "!", "if-then-else"].contains(&operator);
         for child in children {
             if truths || input_path(child).is_none() {
                 self.walk(tool, child);
