@@ -160,7 +160,7 @@ impl Backtest {
                 }
                 other => NotComputable::Unreadable { why: words(&other) },
             })?;
-            if let Some(counter) = self.candidate.counters().iter().find(|c| !question.counters.contains_key(*c)) {
+            if let Some(counter) = self.candidate.counters().keys().find(|c| !question.counters.contains_key(*c)) {
                 return Err(NotComputable::NoCounter { counter: counter.clone() });
             }
             let slice = Slice::from_versions(&self.candidate, &question, versions);
