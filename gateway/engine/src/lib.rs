@@ -241,6 +241,7 @@ impl Engine {
         record: Record,
     ) -> Result<(), EntityError> {
         if let Ok(org) = self.org(org) {
+            of_org(org.id, &record)?;
             org.entities.put(record)?;
             org.introduce(who, known);
         }
@@ -253,8 +254,18 @@ impl Engine {
     /// [`EntityError`] if the record breaks the base schema or names another organization.
     pub fn describe(&self, org: OrgId, record: Record) -> Result<(), EntityError> {
         if let Ok(org) = self.org(org) {
+            of_org(org.id, &record)?;
             org.entities.put(record)?;
         }
         Ok(())
     }
+}
+
+/// Nothing of another organization comes into one's entities.
+fn of_org(org: OrgId, record: &Record) -> Result<(), EntityError> {
+    if record.entity.org == org {
+        return Ok(());
+    }
+    let reference = countersign_policy_decide::EntityRef::organization(org).to_string();
+    Err(EntityError::Foreign { entity: record.entity.to_string(), reference })
 }

@@ -10,6 +10,7 @@ use countersign_gateway_engine::{
 use countersign_gateway_model::{
     ActionId, Digest, GateId, InstanceId, ItemId, LogId, OrgId, Outcome, Principal, RunId,
 };
+use countersign_policy_decide::{PersonFacts, Record};
 use serde_json::json;
 
 use crate::world::{Of, World, name, org, read, request};
@@ -187,6 +188,10 @@ async fn no_id_of_one_organization_is_readable_listable_or_decidable_from_anothe
         let asked = engine.may(&bert, Operation::ReadInstance, there, "thing");
         assert_eq!(told("a permission over it", asked).0, "not-found", "{id}");
     }
+
+    let facts = PersonFacts { active: true, roles: vec![name("ADMIN")], ..PersonFacts::default() };
+    let record = Record::person(org(1), name("smuggled"), facts, engine.now());
+    assert!(engine.describe(org(2), record).is_err(), "what policy knows of one organization came into another");
 
     // Lists hold what is one's own, and all of it.
     let instances = engine.instances(&bert, InstanceQuery { limit: 200, ..InstanceQuery::default() }).await.unwrap();
