@@ -284,11 +284,25 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "listEntries" | "listGates" | "listRuns" => Asked::Filter("instance", "instance"),
         "listInstances" => Asked::Filter("workflow", "workflow"),
 
-        "listAgents" | "listPeople" | "listServices" | "listServiceAccounts" | "listTools" | "listWorkflows" => {
-            Asked::Own("", json!({}))
-        }
-        "getEntry" | "getReceipt" | "replayVerdict" => Asked::Own("", json!({})),
-        "getSettings" | "getPolicy" | "whoami" => Asked::Own("", json!({})),
+        "listAgents"
+        | "listPeople"
+        | "listServices"
+        | "listServiceAccounts"
+        | "listTools"
+        | "listWorkflows"
+        | "getEntry"
+        | "getReceipt"
+        | "replayVerdict"
+        | "getSettings"
+        | "getPolicy"
+        | "whoami"
+        | "healthz"
+        | "readyz"
+        | "startupz"
+        | "metrics"
+        | "info"
+        | "getProblemPage"
+        | "authzenConfiguration" => Asked::Own("", json!({})),
         "exportPack" => Asked::Own("?disclose=true", json!({})),
         "getConsistencyProof" => Asked::Own("?old=1&new=2", json!({})),
         "getInclusionProof" => Asked::Own("?index=1&size=2", json!({})),
@@ -300,13 +314,15 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "uploadWorkspace" => Asked::Own("", json!({ "files": [{ "path": "a", "text": "a" }] })),
         // A team is a name in the caller's own organization, whatever others call theirs.
         "freeze" | "liftFreeze" => Asked::Own("", json!({ "team": "a-team" })),
-        "healthz" | "readyz" | "startupz" | "metrics" | "info" | "getProblemPage" | "authzenConfiguration" => {
-            Asked::Own("", json!({}))
-        }
 
-        "checkPolicy" | "activatePolicy" => Asked::Elsewhere,
-        "login" | "clientCredentials" | "exchangeConsent" | "enrolPerson" | "enrolServiceAccount" => Asked::Elsewhere,
-        "verifyPack" => Asked::Elsewhere,
+        "checkPolicy"
+        | "activatePolicy"
+        | "login"
+        | "clientCredentials"
+        | "exchangeConsent"
+        | "enrolPerson"
+        | "enrolServiceAccount"
+        | "verifyPack" => Asked::Elsewhere,
         _ => return None,
     })
 }
@@ -357,10 +373,11 @@ fn said(answer: &Answer, id: &str) -> String {
 /// and to one who is allowed on the own organization's things, that there is nothing.
 fn told_apart((foreign, unknown): (&Answer, &Answer), (id, nobody): (&str, &str), is_allowed: bool) -> Option<String> {
     let (left, right) = (said(foreign, id), said(unknown, nobody));
-    let same = match is_allowed {
-        true => foreign.status == 404 && left == right,
+    let same = if is_allowed {
+        foreign.status == 404 && left == right
+    } else {
         // A refusal of policy is on record, and its receipt is another each time.
-        false => foreign.status >= 400 && foreign.code() == unknown.code(),
+        foreign.status >= 400 && foreign.code() == unknown.code()
     };
     let words = || format!("{} {left:.300}, where nobody's id gets {} {right:.300}", foreign.status, unknown.status);
     (!same || foreign.status != unknown.status).then(words)
