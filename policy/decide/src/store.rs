@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cedar_policy_core::ast::{Entity as CedarEntity, EntityUID};
+use cedar_policy_core::ast::Entity as CedarEntity;
 use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use countersign_gateway_model::{OrgId, Timestamp};
@@ -267,18 +267,23 @@ impl Slice {
             building.problems.push(SliceProblem::Foreign(question.asked.clone()));
         }
         let mut second: Vec<EntityRef> = Vec::with_capacity(8);
+        let (mut principal, mut resource) = (None, None);
         for root in question.names() {
             if let Some(version) = building.add(root) {
                 second.extend(version.record().steps().cloned());
+                if *root == question.asked {
+                    principal = Some(Arc::clone(&version.cedar));
+                }
+                // One that asks about itself is both.
+                if *root == question.resource {
+                    resource = Some(Arc::clone(&version.cedar));
+                }
             }
         }
         for entity in &second {
             building.add(entity);
         }
         let Building { mut out, members, problems, .. } = building;
-        let find_cedar = |uid: &EntityUID| out.iter().find(|e| e.uid() == uid).cloned();
-        let principal = find_cedar(&question.asked.uid());
-        let resource = find_cedar(&question.resource.uid());
         out.extend(snapshot.action_entities(question).iter().cloned());
         // Should Cedar ever refuse them, none are there, the kernel's forbids err, and that is a denial.
         let entities = Entities::new()

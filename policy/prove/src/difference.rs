@@ -102,7 +102,7 @@ fn shared_schema(old: Subject<'_>, new: Subject<'_>) -> Result<(Schema, BTreeSet
     }
     let roles = both.iter().flat_map(|side| side.snapshot.roles()).cloned().collect();
     let rules = both.iter().flat_map(|side| side.snapshot.rules().rules.keys()).cloned().collect();
-    let counters = both.iter().flat_map(|side| side.snapshot.counters()).cloned().collect();
+    let counters = both.iter().flat_map(|side| side.snapshot.counters().keys()).cloned().collect();
     let text = schema::effective(&roles, &rules, &counters, &tools);
     let additions = both.iter().flat_map(|side| additions(side.files)).collect();
     Ok((crate::subject::schema(&text, &additions)?, changed))
