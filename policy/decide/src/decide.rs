@@ -143,7 +143,8 @@ pub fn decide_by_full_walk(snapshot: &PolicySnapshot, slice: &Slice, question: &
 /// Which policies are evaluated, and how.
 struct Walk<'s> {
     candidates: Vec<&'s Prepared>,
-    /// The index has matched principal, action and resource already: what is left are the clauses.
+    /// The index has matched principal, action and resource already: what is left are the clauses, and in later rounds
+    /// those of the gates. The full walk evaluates everything each time.
     scopes_hold: bool,
 }
 
@@ -167,15 +168,21 @@ fn judged(
     let mut asked_for: BTreeSet<&Name> = BTreeSet::new();
     let mut gates: Vec<&Prepared> = Vec::new();
     let mut rounds = 0;
+    let mut before = Round::default();
     let mut context = match context(snapshot, question, &satisfied) {
         Ok(context) => context,
         Err(reason) => return Answer::refused(ground::INVALID, reason, rounds),
     };
     loop {
-        let (round, shadow) = match evaluate(snapshot, slice, question, context.clone(), walk, rounds == 0) {
+        let (mut round, shadow) = match evaluate(snapshot, slice, question, context.clone(), walk, rounds == 0) {
             Ok(rounds) => rounds,
             Err(reason) => return Answer::refused(ground::INVALID, reason, rounds),
         };
+        if rounds > 0 && walk.scopes_hold {
+            // Only gates may read `satisfied`: whatever else held before the rules were met still does.
+            round.permits.append(&mut before.permits);
+            round.broken_permits.append(&mut before.broken_permits);
+        }
         rounds += 1;
         if rounds == 1 {
             *would_be = shadow::would_be(snapshot, &round, &shadow);
@@ -217,6 +224,7 @@ fn judged(
             );
         }
         satisfy(&mut context, snapshot, &satisfied);
+        before = round;
     }
 }
 
@@ -293,16 +301,19 @@ fn evaluate<'s>(
     question: &Question,
     context: Context,
     walk: &Walk<'s>,
-    with_shadow: bool,
+    first: bool,
 ) -> Result<(Round<'s>, Round<'s>), String> {
     let extensions = Extensions::all_available();
     let request = snapshot.request(question, context)?;
     let evaluator = Evaluator::new(request, &slice.entities, extensions);
     let (mut real, mut shadow) = (Round::default(), Round::default());
     for prepared in &walk.candidates {
+        if !first && walk.scopes_hold && prepared.gate.is_none() {
+            continue;
+        }
         let round = match prepared.in_shadow(question.now) {
             false => &mut real,
-            true if with_shadow => &mut shadow,
+            true if first => &mut shadow,
             true => continue,
         };
         let condition = if walk.scopes_hold { prepared.clauses.as_ref() } else { Some(&prepared.condition) };
