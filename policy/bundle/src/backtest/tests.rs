@@ -213,7 +213,10 @@ fn what_cannot_be_computed_is_counted_with_its_reason_and_never_as_a_change() {
     let gone = candidate(&TOOLS.replace("repo.read", "repo.look"));
     because(&past, &gone, "tool `repo.read` is not in the catalogue");
 
-    let counting = PolicyParts { counters: [name("spent")].into(), ..parts("", TOOLS) };
+    let counting = PolicyParts {
+        counters: [(name("spent"), countersign_policy_decide::counters::Counter::default())].into(),
+        ..parts("", TOOLS)
+    };
     because(&past, &Arc::new(PolicySnapshot::build(counting).unwrap()), "counter `spent` was not counted then");
 
     let mut damaged = past.clone();
