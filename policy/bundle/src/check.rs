@@ -125,7 +125,9 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
     let additions = additions(bundle, &mut findings);
 
     let rules = data.rules.as_ref().map(|r| r.rules.keys().cloned().collect::<BTreeSet<Name>>());
-    findings.extend(lint::lint(&policies, rules.as_ref(), &bundle.manifest().shadow));
+    let reserved = data.counters.iter().flat_map(|c| &c.counters).filter(|(_, counter)| !counter.reserve.is_empty());
+    let reserved = reserved.map(|(name, _)| name.clone()).collect();
+    findings.extend(lint::lint(&policies, rules.as_ref(), &reserved, &bundle.manifest().shadow));
     if let Some(rules) = &data.rules {
         let text = bundle.files().get("rules.json").map_or("", |text| text);
         lint::approval::lint(rules, text, &policies, catalogue, &mut findings);

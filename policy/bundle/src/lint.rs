@@ -40,8 +40,13 @@ pub(crate) fn rule_of(policy: &SourcePolicy) -> Option<&str> {
     policy.policy.annotation(REQUIRES)
 }
 
-/// All lint rules over all policies.
-pub(crate) fn lint(policies: &[SourcePolicy], rules: Option<&BTreeSet<Name>>, shadow: &Shadow) -> Vec<Finding> {
+/// All lint rules over all policies. `reserved`: the counters that some tool takes from when it is allowed.
+pub(crate) fn lint(
+    policies: &[SourcePolicy],
+    rules: Option<&BTreeSet<Name>>,
+    reserved: &BTreeSet<Name>,
+    shadow: &Shadow,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
     unique_ids(policies, &mut findings);
     for policy in policies {
@@ -49,7 +54,7 @@ pub(crate) fn lint(policies: &[SourcePolicy], rules: Option<&BTreeSet<Name>>, sh
         gate(policy, &mut findings);
         facts(policy, &mut findings);
         can_error(policy, &mut findings);
-        advisory(policy, &mut findings);
+        advisory(policy, reserved, &mut findings);
     }
     if let Some(rules) = rules {
         rules_used(policies, rules, &mut findings);
@@ -311,29 +316,45 @@ fn can_error(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether a node is `context.counters`.
-fn is_counters(node: &Value) -> bool {
-    *node == context_attr("counters")
+/// What is put before the name of a counter beyond its limit, to make a fact of it.
+const OVER: &str = "over:";
+
+/// The counters that a node reads: `context.counters.x`, `context.after.x`, `context.facts.contains("over:x")`.
+fn counters_of(node: &Value) -> Vec<&str> {
+    let access = node.get(".").or_else(|| node.get("has"));
+    let left = access.and_then(|access| access.get("left"));
+    if left.is_some_and(|left| *left == context_attr("counters") || *left == context_attr("after")) {
+        return attributes(node);
+    }
+    let contains = ["contains", "containsAny", "containsAll"].into_iter().find_map(|operator| node.get(operator));
+    let Some(contains) = contains.filter(|c| c.get("left") == Some(&context_attr("facts"))) else { return Vec::new() };
+    let mut found = Vec::new();
+    // What is looked for is a text, or a set that names some.
+    let mut queue = vec![contains.get("right")];
+    while let Some(next) = queue.pop() {
+        match next {
+            Some(Value::String(text)) => found.extend(text.strip_prefix(OVER)),
+            Some(Value::Array(items)) => queue.extend(items.iter().map(Some)),
+            Some(Value::Object(members)) => queue.extend(members.values().map(Some)),
+            _ => {}
+        }
+    }
+    found
 }
 
-/// A counter is read when the question is asked, and nothing of it is reserved until the work is done.
-fn advisory(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
+/// A counter that no tool reserves is read when the question is asked, and nothing of it is held until the work is done.
+fn advisory(policy: &SourcePolicy, reserved: &BTreeSet<Name>, findings: &mut Vec<Finding>) {
     if policy.effect() == Effect::Permit {
         return;
     }
     let mut read: BTreeSet<&str> = BTreeSet::new();
     for body in [clauses(policy, "when"), clauses(policy, "unless")].concat() {
-        walk(body, false, &mut |node, _| {
-            let access = node.get(".").or_else(|| node.get("has"));
-            if access.and_then(|access| access.get("left")).is_some_and(is_counters) {
-                read.extend(attributes(node));
-            }
-        });
+        walk(body, false, &mut |node, _| read.extend(counters_of(node)));
     }
-    for counter in read {
+    for counter in read.into_iter().filter(|counter| !reserved.iter().any(|name| name.as_str() == *counter)) {
         let message =
-            format!("`context.counters` reads `{counter}` as it was: instances at the same moment may all pass");
-        let next = "let a gate ask a person near the limit, and keep the limit where the money is, too";
+            format!("it reads counter `{counter}`, which nothing reserves: two at the same moment may both pass");
+        let next = "give the counter a `reserve` in `counters.json`, or let a person decide near the limit";
         let place = policy.place_of(counter);
         findings.push(Finding::warning(place, RuleId::AdvisoryCounter, message, next).of(&policy.id));
     }

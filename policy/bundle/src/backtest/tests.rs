@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use countersign_gateway_model::{Decision, State, Timestamp};
 use countersign_policy_decide::catalogue::Catalogue;
+use countersign_policy_decide::counters::Counter;
 use countersign_policy_decide::rules::Rules;
 use countersign_policy_decide::{
     AgentFacts, EntityKind, EntityRef, EntityStore, InstanceFacts, Operation, PersonFacts, PolicyParts, Record,
@@ -213,10 +214,7 @@ fn what_cannot_be_computed_is_counted_with_its_reason_and_never_as_a_change() {
     let gone = candidate(&TOOLS.replace("repo.read", "repo.look"));
     because(&past, &gone, "tool `repo.read` is not in the catalogue");
 
-    let counting = PolicyParts {
-        counters: [(name("spent"), countersign_policy_decide::counters::Counter::default())].into(),
-        ..parts("", TOOLS)
-    };
+    let counting = PolicyParts { counters: [(name("spent"), Counter::default())].into(), ..parts("", TOOLS) };
     because(&past, &Arc::new(PolicySnapshot::build(counting).unwrap()), "counter `spent` was not counted then");
 
     let mut damaged = past.clone();

@@ -12,7 +12,7 @@ fn lint_text(text: &str, rules: &[&str], shadow: &Shadow) -> Vec<(RuleId, Severi
     let policies = crate::source::parse(&FilePath::new("policies.cedar").unwrap(), &text.into(), &mut findings);
     assert!(findings.is_empty(), "{findings:?}");
     let rules = rules.iter().map(|r| Name::new(r).unwrap()).collect();
-    let found = lint(&policies, Some(&rules), shadow);
+    let found = lint(&policies, Some(&rules), &BTreeSet::from([Name::new("held").unwrap()]), shadow);
     for finding in &found {
         assert!(!finding.message.is_empty() && !finding.next_step.is_empty(), "{finding}");
     }
@@ -198,7 +198,7 @@ fn a_forbid_that_can_fail_says_how_to_write_it_safely() {
     let text = r#"@id("x") forbid(principal, action, resource) when { context.denials + 1 > 3 };"#;
     let mut findings = Vec::new();
     let policies = crate::source::parse(&FilePath::new("policies.cedar").unwrap(), &text.into(), &mut findings);
-    let found = lint(&policies, None, &Shadow::default());
+    let found = lint(&policies, None, &BTreeSet::new(), &Shadow::default());
     assert_eq!(found[0].place.to_string(), "policies.cedar:1:69");
     assert!(found[0].next_step.contains("a > 9"), "{}", found[0]);
     let safe = r#"@id("x") forbid(principal, action, resource) when { context.denials > 2 };"#;
@@ -215,8 +215,12 @@ fn a_forbid_on_a_counter_that_nothing_reserves_is_named() {
         r#"context.counters["spent"].greaterThan(decimal("5.0"))"#,
         r#"context["counters"].spent.greaterThan(decimal("5.0"))"#,
         "context.counters has spent",
+        r#"context.after.spent.greaterThan(decimal("5.0"))"#,
+        r#"context.facts.contains("over:spent")"#,
+        r#"context.facts.containsAny(["a", "over:spent"])"#,
     ] {
         assert_eq!(policy("forbid", body), [RuleId::AdvisoryCounter], "{body}");
+        assert_eq!(policy("forbid", &body.replace("spent", "held")), [], "what is reserved is exact: {body}");
         assert_eq!(policy("permit", body), [], "a permit that is too generous is stopped by forbids: {body}");
     }
     assert_eq!(policy("forbid", "context.denials > 5"), [], "an instance's own refusals are counted one by one");
