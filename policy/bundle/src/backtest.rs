@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use countersign_gateway_model::{Digest, Name, OrgId, Verdict};
 use countersign_policy_decide::{
-    Answer, EntityVersion, PolicySnapshot, Question, QuestionError, Slice, combine, decide, ground,
+    Answer, EntityVersion, PolicySnapshot, Question, QuestionError, Slice, combine, decide_chain, ground,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -142,46 +142,48 @@ impl Backtest {
         self.report
     }
 
+    /// What the candidate says to a whole chain, its transforms applied, and the first of the questions.
     fn answers(
         &self,
         stored: &StoredQuestion,
         versions: &[Arc<EntityVersion>],
     ) -> Result<(Vec<Answer>, Question), NotComputable> {
-        let mut answers = Vec::with_capacity(stored.questions.len());
-        let mut first = None;
-        for bytes in &stored.questions {
-            let question = Question::parse(bytes, &self.candidate).map_err(|error| match error {
-                QuestionError::ToolVersion { tool } | QuestionError::Input { tool, .. } => {
-                    NotComputable::AnotherTool { tool }
-                }
-                QuestionError::Shape(at) if at == "input" => {
-                    let tool = first_tool(bytes).unwrap_or_default();
-                    NotComputable::UnknownTool { tool }
-                }
-                other => NotComputable::Unreadable { why: words(&other) },
-            })?;
-            if let Some(counter) = self.candidate.counters().keys().find(|c| !question.counters.contains_key(*c)) {
-                return Err(NotComputable::NoCounter { counter: counter.clone() });
-            }
-            let slice = Slice::from_versions(&self.candidate, &question, versions);
-            let answer = decide(&self.candidate, &slice, &question);
-            let invalid = |ids: &[Name]| ids.iter().any(|id| id.as_str() == ground::INVALID);
-            if invalid(&answer.determining) && !invalid(&stored.determining) {
+        let questions = stored.questions.iter().map(|bytes| self.question(bytes)).collect::<Result<Vec<_>, _>>()?;
+        let slices: Vec<Slice> =
+            questions.iter().map(|question| Slice::from_versions(&self.candidate, question, versions)).collect();
+        let Some(first) = questions.first().cloned() else {
+            return Err(NotComputable::Unreadable { why: "it holds no question".to_owned() });
+        };
+        let answers = decide_chain(&self.candidate, &slices, questions).answers;
+        let invalid = |ids: &[Name]| ids.iter().any(|id| id.as_str() == ground::INVALID);
+        match answers.iter().find(|answer| invalid(&answer.determining)) {
+            Some(answer) if !invalid(&stored.determining) => {
                 let why = answer.reasons.first().map(|reason| reason.text.clone()).unwrap_or_default();
-                return Err(NotComputable::Unreadable { why });
+                Err(NotComputable::Unreadable { why })
             }
-            answers.push(answer);
-            first.get_or_insert(question);
+            _ => Ok((answers, first)),
         }
-        match first {
-            Some(first) => Ok((answers, first)),
-            None => Err(NotComputable::Unreadable { why: "it holds no question".to_owned() }),
+    }
+
+    fn question(&self, bytes: &[u8]) -> Result<Question, NotComputable> {
+        let question = Question::parse(bytes, &self.candidate).map_err(|error| match error {
+            QuestionError::ToolVersion { tool } | QuestionError::Input { tool, .. } => {
+                NotComputable::AnotherTool { tool }
+            }
+            QuestionError::Shape(at) if at == "input" => {
+                NotComputable::UnknownTool { tool: tool_of(bytes).unwrap_or_default() }
+            }
+            other => NotComputable::Unreadable { why: words(&other) },
+        })?;
+        match self.candidate.counters().keys().find(|counter| !question.counters.contains_key(*counter)) {
+            Some(counter) => Err(NotComputable::NoCounter { counter: counter.clone() }),
+            None => Ok(question),
         }
     }
 }
 
 /// The tool of a stored question, where it is one.
-fn first_tool(question: &[u8]) -> Option<String> {
+fn tool_of(question: &[u8]) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(question).ok()?;
     Some(json.get("resource")?.as_str()?.strip_prefix("Tool::")?.to_owned())
 }

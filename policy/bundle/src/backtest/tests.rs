@@ -9,7 +9,7 @@ use countersign_policy_decide::counters::Counter;
 use countersign_policy_decide::rules::Rules;
 use countersign_policy_decide::{
     AgentFacts, EntityKind, EntityRef, EntityStore, InstanceFacts, Operation, PersonFacts, PolicyParts, Record,
-    WorkflowFacts, input,
+    WorkflowFacts, decide, input,
 };
 use proptest::prelude::*;
 
@@ -244,6 +244,29 @@ fn everybody_in_a_chain_must_allow_then_and_now() {
     let report = past.against(&new);
     assert_eq!(changed(&report.all), [(Shift::AllowToDeny, 1)]);
     assert_eq!(report.by_agent.keys().collect::<Vec<_>>(), ["Agent::a0"], "counted by who acts");
+}
+
+#[test]
+fn a_transform_of_the_candidate_is_applied_before_it_is_asked() {
+    let old = snapshot(&permit("read", "repo.read", ""));
+    let masks = r#"{"transforms":{"cut":{"steps":[{"at":["/path"],"with":"drop"}]}}}"#;
+    let wall = "@id(\"cut\") @transform(\"cut\") forbid(principal, action == Countersign::Action::\"callTool:repo.read\", resource) \
+                unless { context.applied.contains(\"cut\") };";
+    let masked = PolicyParts {
+        masks: countersign_policy_decide::masks::Masks::parse(masks.as_bytes()).unwrap(),
+        transforms: vec![name("cut")],
+        ..parts(&format!("{}{wall}", permit("read", "repo.read", "")), TOOLS)
+    };
+    let masked = Arc::new(PolicySnapshot::build(masked).unwrap());
+    let mut past = Past::default();
+    past.record(&old, &[call(&old, "a0", "repo.read", r#"{"path":"x"}"#)]);
+    let report = past.against(&masked);
+    assert_eq!(
+        (report.all.unchanged, report.all.changes(), report.all.not_computable),
+        (1, 0, 0),
+        "{:?}",
+        report.reasons
+    );
 }
 
 #[test]
