@@ -218,4 +218,13 @@ mod tests {
         assert_eq!([at(0), at(2), at(4), at(7), at(99)], ["f:1:1", "f:2:1", "f:2:2", "f:3:1", "f:3:2"]);
         assert_eq!(at(3), "f:2:1", "inside a character is its start");
     }
+
+    #[test]
+    fn the_page_of_findings_explains_every_rule_and_no_other() {
+        let page = include_str!("../../../docs/policy-findings.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        let explained: std::collections::BTreeSet<&str> = rows.map(|(rule, _)| rule).collect();
+        let rules = RuleId::ALL.iter().map(|rule| rule.as_str()).collect();
+        assert_eq!(explained, rules, "docs/policy-findings.md");
+    }
 }
