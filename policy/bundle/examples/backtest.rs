@@ -103,8 +103,14 @@ fn record(snapshot: &PolicySnapshot, count: usize) -> (Vec<StoredQuestion>, Hash
         ("repo.merge", r#"{"branch":"main"}"#),
         ("payments.refund", r#"{"amount":12.5,"currency":"EUR","order":"o1"}"#),
     ];
+    // Eight of ten read.
+    let [read, merge, refund] = inputs;
     let questions = (0..count).map(|n| {
-        let (tool, given) = inputs[if n % 10 < 8 { 0 } else { n % 10 - 7 }];
+        let (tool, given) = match n % 10 {
+            8 => merge,
+            9 => refund,
+            _ => read,
+        };
         let compiled = snapshot.tool(tool).unwrap();
         let operation = if compiled.tool.runner.is_some() { Operation::Dispatch } else { Operation::CallTool };
         let asked = EntityRef::new(org(), EntityKind::Agent, name(&format!("a{}", n % AGENTS)));
