@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use countersign_policy_bundle::Name;
 use serde_json::{Value, json};
 
-use crate::bundle::{Parts, Tool, with};
+use crate::bundle::{Parts, Tool};
 use crate::cedar::{self, Written};
 use crate::report::Fate;
 use crate::source::{Item, documents, members, texts, unusable};
@@ -130,8 +130,6 @@ struct Writer<'p> {
     prefix: &'p str,
     tool: Name,
     action: String,
-    /// A run that no rule refuses.
-    good: Value,
     parts: &'p mut Parts,
 }
 
@@ -167,7 +165,7 @@ fn write(prefix: &str, found: &Admission<'_>, parts: &mut Parts) -> Result<(), I
     });
     let description = "Submits a run; labels: the keys of those that are not empty".to_owned();
     let written = Tool { name: tool.clone(), description, input, scopes: Vec::new() };
-    let mut writer = Writer { prefix, action: written.action(), good: good(found), parts, tool: tool.clone() };
+    let mut writer = Writer { prefix, action: written.action(), parts, tool: tool.clone() };
     writer.parts.tools.insert(tool.clone(), written);
     writer.parts.policies.push(Written {
         id: format!("{prefix}-submits-runs"),
@@ -253,7 +251,7 @@ fn denied_label((text, node): Item<'_>, writer: &mut Writer<'_>) -> String {
     }
     let quoted = format!("\"{text}\"");
     let pieces: Vec<String> = quoted.split('*').map(in_json).collect();
-    let inner = text.trim_matches('*').contains('*') || (text.starts_with('*') && text.ends_with('*'));
+    let inner = text.trim_matches('*').contains('*');
     if inner {
         let how = "it is matched over the whole list of labels, so that a match may also reach over two of them";
         writer.parts.report.say(&node.place, Fate::Stricter, format!("`labels.denied`: `{text}`"), how);
@@ -330,80 +328,128 @@ fn secrets(found: &Admission<'_>, writer: &mut Writer<'_>) {
     }
 }
 
-/// A run that every rule lets through, as far as one can be made up from the rules.
-fn good(found: &Admission<'_>) -> Value {
-    let filled = |items: &[Item<'_>], default: &str| {
-        items.first().map_or(default.to_owned(), |(text, _)| text.replace('*', "x"))
-    };
-    json!({
-        "agent": found.agents.first().map_or("any", |agent| agent.name),
-        "image": filled(&found.images_allowed, "registry.example/any:1"),
-        "labels": found.required.iter().map(|(text, _)| *text).collect::<BTreeSet<_>>(),
-        "secrets": [],
-        "serviceAccount": filled(found.agents.first().map_or(&[], |agent| &agent.accounts), "default"),
-    })
+/// Whether a pattern matches; `*` stands for anything.
+fn matches(value: &str, pattern: &str) -> bool {
+    let mut pieces = pattern.split('*');
+    let Some(mut rest) = value.strip_prefix(pieces.next().unwrap_or_default()) else { return false };
+    let between: Vec<&str> = pieces.collect();
+    let Some((last, between)) = between.split_last() else { return rest.is_empty() };
+    for piece in between {
+        let Some(at) = rest.find(piece) else { return false };
+        rest = rest.get(at + piece.len()..).unwrap_or_default();
+    }
+    rest.ends_with(last)
+}
+
+/// One run of the tests.
+#[derive(Clone)]
+struct Run {
+    agent: String,
+    image: String,
+    labels: BTreeSet<String>,
+    secrets: BTreeSet<String>,
+    account: String,
+}
+
+impl Run {
+    /// A run that most rules let through, made up from them.
+    fn good(found: &Admission<'_>) -> Self {
+        let filled = |items: &[Item<'_>], default: &str| {
+            items.first().map_or(default.to_owned(), |(text, _)| text.replace('*', "x"))
+        };
+        let agent = found.agents.first();
+        Self {
+            agent: agent.map_or("any", |agent| agent.name).to_owned(),
+            image: filled(&found.images_allowed, "registry.example/any:1"),
+            labels: found.required.iter().map(|(text, _)| (*text).to_owned()).collect(),
+            secrets: BTreeSet::new(),
+            account: filled(agent.map_or(&[], |agent| &agent.accounts), "default"),
+        }
+    }
+
+    fn input(&self) -> Value {
+        json!({
+            "agent": self.agent, "image": self.image, "labels": self.labels, "secrets": self.secrets,
+            "serviceAccount": self.account,
+        })
+    }
+
+    /// What the rules say to it.
+    fn expected(&self, found: &Admission<'_>) -> Value {
+        let listed = |items: &[Item<'_>], value: &str| items.iter().any(|(text, _)| *text == value);
+        let matched = |items: &[Item<'_>], value: &str| items.iter().any(|(text, _)| matches(value, text));
+        let all = json!(self.labels).to_string();
+        let denied = |(text, _): &Item<'_>| match *text {
+            "*" => !self.labels.is_empty(),
+            text => matches(&all, &format!("*{}*", in_json(&format!("\"{text}\"")))),
+        };
+        let beyond = !found.allowed.is_empty()
+            && !listed(&found.allowed, "*")
+            && self.labels.iter().any(|label| !listed(&found.allowed, label));
+        let asks = found.allowed.iter().any(|(text, _)| text.contains('*'));
+        let own = found.agents.iter().find(|agent| agent.name == self.agent);
+        let refused = found.required.iter().any(|(text, _)| !self.labels.contains(*text))
+            || found.denied.iter().any(denied)
+            || (beyond && !asks)
+            || matched(&found.images_denied, &self.image)
+            || (!found.images_allowed.is_empty() && !matched(&found.images_allowed, &self.image))
+            || self.secrets.iter().any(|secret| listed(&found.secrets_blocked, secret))
+            || own.is_some_and(|agent| {
+                !agent.secrets.is_empty() && self.secrets.iter().any(|secret| !listed(&agent.secrets, secret))
+            })
+            || own.is_some_and(|agent| !agent.accounts.is_empty() && !listed(&agent.accounts, &self.account));
+        match (refused, beyond) {
+            (true, _) => json!({"decision": "deny"}),
+            (false, true) => json!({"decision": "needs_approval", "rules": [UNTOLD]}),
+            (false, false) => json!({"decision": "allow"}),
+        }
+    }
 }
 
 fn cases(found: &Admission<'_>, writer: &mut Writer<'_>) {
-    let (prefix, good) = (writer.prefix.to_owned(), writer.good.clone());
-    let with = |key: &str, value: Value| with(&good, &[key.to_owned()], &value);
-    let hard = |id: &str| json!({"decision": "deny", "determining": [format!("{prefix}-{id}")]});
-    let mut all: Vec<(String, Value, Value)> = Vec::new();
-    let untold = writer.parts.rules.contains_key(UNTOLD);
-    let plain = found
-        .required
-        .iter()
-        .all(|(text, _)| found.allowed.iter().any(|(allowed, _)| allowed == text || *allowed == "*"));
-    if found.allowed.is_empty() || plain {
-        let expect = json!({"decision": "allow", "determining": [format!("{prefix}-submits-runs")]});
-        all.push(("a run within the rules".to_owned(), good.clone(), expect));
-    }
+    let good = Run::good(found);
+    let mut runs: Vec<(String, Run)> = vec![("a run within the rules".to_owned(), good.clone())];
+    let mut add = |name: String, change: &dyn Fn(&mut Run)| {
+        let mut run = good.clone();
+        change(&mut run);
+        runs.push((name, run));
+    };
     if !found.required.is_empty() {
-        all.push(("a run without a required label".to_owned(), with("labels", json!([])), hard("required-labels")));
+        add("a run without a required label".to_owned(), &|run| run.labels.clear());
     }
-    if let Some((text, _)) = found.denied.first() {
-        let mut labels: BTreeSet<String> = found.required.iter().map(|(text, _)| (*text).to_owned()).collect();
-        labels.insert(text.replace('*', "x"));
-        let ask = with("labels", json!(labels));
-        all.push(("a run with a denied label".to_owned(), ask, json!({"decision": "deny"})));
+    for (text, _) in &found.denied {
+        add(format!("a run with a label that `{text}` denies"), &|run| {
+            run.labels.insert(text.replace('*', "x"));
+        });
     }
-    if !found.allowed.is_empty() && !found.allowed.iter().any(|(text, _)| *text == "*") {
-        let mut labels: BTreeSet<&str> = found.required.iter().map(|(text, _)| *text).collect();
-        labels.insert("nobody/named-this");
-        let expect =
-            if untold { json!({"decision": "needs_approval", "rules": [UNTOLD]}) } else { hard("allowed-labels") };
-        all.push(("a run with a label that is not named".to_owned(), with("labels", json!(labels)), expect));
+    if !found.allowed.is_empty() {
+        add("a run with a label that is not named".to_owned(), &|run| {
+            run.labels.insert("nobody/named-this".to_owned());
+        });
     }
-    if let Some((text, _)) = found.images_denied.first() {
-        let ask = with("image", json!(text.replace('*', "x")));
-        all.push(("a run of a denied image".to_owned(), ask, json!({"decision": "deny"})));
+    for (text, _) in &found.images_denied {
+        add(format!("a run of an image that `{text}` denies"), &|run| run.image = text.replace('*', "x"));
     }
-    if !found.images_allowed.is_empty() && !found.images_allowed.iter().any(|(text, _)| text.starts_with('*')) {
-        let ask = with("image", json!("nowhere.invalid/nothing"));
-        all.push(("a run of an image that is not allowed".to_owned(), ask, json!({"decision": "deny"})));
+    if !found.images_allowed.is_empty() {
+        add("a run of another image".to_owned(), &|run| "nowhere.invalid/nothing".clone_into(&mut run.image));
     }
-    if let Some((text, _)) = found.secrets_blocked.first() {
-        all.push((
-            "a run with a blocked secret".to_owned(),
-            with("secrets", json!([text])),
-            json!({"decision": "deny"}),
-        ));
+    for (text, _) in &found.secrets_blocked {
+        add(format!("a run with the blocked secret `{text}`"), &|run| {
+            run.secrets.insert((*text).to_owned());
+        });
     }
     for agent in &found.agents {
-        let denied = json!({"decision": "deny"});
-        let but =
-            |key: &str, value: Value| crate::bundle::with(&with("agent", json!(agent.name)), &[key.to_owned()], &value);
-        if !agent.secrets.is_empty() {
-            let ask = but("secrets", json!(["nobody-named-this"]));
-            all.push((format!("a secret that Agent {} may not have", agent.name), ask, denied.clone()));
-        }
-        if !agent.accounts.is_empty() {
-            let ask = but("serviceAccount", json!("nobody-named-this"));
-            all.push((format!("a service account that Agent {} may not use", agent.name), ask, denied));
-        }
+        add(format!("a run of Agent {} with another secret", agent.name), &|run| {
+            agent.name.clone_into(&mut run.agent);
+            run.secrets.insert("nobody-named-this".to_owned());
+        });
+        add(format!("a run of Agent {} with another service account", agent.name), &|run| {
+            agent.name.clone_into(&mut run.agent);
+            "nobody-named-this".clone_into(&mut run.account);
+        });
     }
-    for (name, input, expect) in all {
+    for (name, run) in runs {
         let tool = writer.tool.clone();
-        writer.parts.ask_tool(name, &tool, &input, expect);
+        writer.parts.ask_tool(name, &tool, &run.input(), run.expected(found));
     }
 }

@@ -295,7 +295,7 @@ fn a_permit_that_the_kernel_never_lets_through_is_always_denied() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The oracle is arithmetic: a permit up to `most` and an invariant from `least` on meet unless `least > most`.
     #[test]
