@@ -33,8 +33,6 @@ fn read(format: Format, text: &str, options: &Options) -> Result<Imported, Impor
 struct Asked {
     snapshot: Arc<PolicySnapshot>,
     store: EntityStore,
-    /// A program that applies no detectors refuses theirs: what they would find is then told in the question.
-    detectors: Option<Vec<Regex>>,
 }
 
 impl Asked {
@@ -43,23 +41,13 @@ impl Asked {
     }
 
     fn with(imported: &Imported, catalogue: &Catalogue, entities: &[Value]) -> Self {
-        let mut checked = check_draft(&imported.draft().unwrap(), org(), Some(catalogue));
-        let mut detectors = None;
-        let unsupported = |f: &countersign_policy_bundle::Finding| f.rule == RuleId::Unsupported;
-        if checked.report.findings.iter().any(unsupported) {
-            let mut without = imported.clone();
-            let data: Value = serde_json::from_slice(&without.files.remove("detectors.json").unwrap()).unwrap();
-            let all = data["detectors"].as_object().unwrap().values();
-            let patterns = all.flat_map(|detector| detector["find"]["patterns"].as_array().unwrap().clone());
-            detectors = Some(patterns.map(|pattern| Regex::new(pattern.as_str().unwrap()).unwrap()).collect());
-            checked = check_draft(&without.draft().unwrap(), org(), Some(catalogue));
-        }
+        let checked = check_draft(&imported.draft().unwrap(), org(), Some(catalogue));
         let snapshot = checked.accepted().unwrap_or_else(|| panic!("{:#?}", checked.report));
         let tests: Value = serde_json::from_slice(&imported.files["tests/imported.json"]).unwrap();
         let mut all = tests["entities"].as_array().unwrap().clone();
         all.extend(entities.iter().cloned());
         let file = CaseFile::parse(json!({"entities": all}).to_string().as_bytes()).unwrap();
-        Self { store: file.store(snapshot).unwrap(), snapshot: Arc::clone(snapshot), detectors }
+        Self { store: file.store(snapshot).unwrap(), snapshot: Arc::clone(snapshot) }
     }
 
     fn ask(&self, ask: &Value) -> (Decision, Vec<String>) {
@@ -343,16 +331,7 @@ fn build(stack: &str, contents: &[String]) -> Value {
 }
 
 fn ask_build(asked: &Asked, stack: &str, contents: &[String]) -> Decision {
-    let mut ask = json!({
-        "asked": "Agent::worker", "op": "callTool", "resource": "Tool::f.submit_build", "instance": "Instance::run",
-        "now": 1, "input": build(stack, contents),
-    });
-    if let Some(detectors) = &asked.detectors
-        && detectors.iter().any(|regex| contents.iter().any(|content| regex.is_match(content)))
-    {
-        ask["facts"] = json!(["f-forbidden-pattern"]);
-    }
-    asked.ask(&ask).0
+    asked.tool("f.submit_build", &build(stack, contents)).0
 }
 
 proptest! {

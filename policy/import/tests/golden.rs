@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use countersign_policy_bundle::{Checked, Name, OrgId, People, RuleId, Severity, Timestamp, check_draft, locked_out};
+use countersign_policy_bundle::{Checked, Name, OrgId, People, Severity, Timestamp, check_draft, locked_out};
 use countersign_policy_decide::{EntityStore, PersonFacts, Record};
 use countersign_policy_import::{Caller, Fate, Format, Imported, Options, Source, import};
 
@@ -75,24 +75,14 @@ fn org() -> OrgId {
     OrgId::from_bytes([7; 16])
 }
 
-/// Checked; a program that applies no detectors refuses theirs, and is asked without them.
-fn checked(name: &str, imported: &Imported) -> Checked {
-    let catalogue = imported.catalogue().unwrap();
-    let checked = check_draft(&imported.draft().unwrap(), org(), Some(&catalogue));
-    let refused =
-        |f: &countersign_policy_bundle::Finding| f.rule == RuleId::Unsupported && f.place.file == "detectors.json";
-    if !checked.report.findings.iter().any(refused) {
-        return checked;
-    }
-    let mut without = imported.clone();
-    assert!(without.files.remove("detectors.json").is_some(), "{name}");
-    check_draft(&without.draft().unwrap(), org(), Some(&catalogue))
+fn checked(imported: &Imported) -> Checked {
+    check_draft(&imported.draft().unwrap(), org(), Some(&imported.catalogue().unwrap()))
 }
 
 #[test]
 fn every_imported_bundle_passes_its_checks_without_a_finding_and_covers_all_policies() {
     for (name, format, options) in sources() {
-        let checked = checked(name, &imported(name, format, &options));
+        let checked = checked(&imported(name, format, &options));
         assert!(checked.accepted().is_some(), "{name}: {:#?}", checked.report);
         let serious: Vec<_> = checked.report.findings.iter().map(ToString::to_string).collect();
         assert!(serious.is_empty(), "{name}: {serious:#?}");
@@ -117,7 +107,7 @@ fn an_imported_bundle_locks_nobody_out_in_either_mode() {
         store.put(Record::person(org(), name.clone(), facts, Timestamp(1))).unwrap();
     }
     for (name, format, options) in sources() {
-        let checked = checked(name, &imported(name, format, &options));
+        let checked = checked(&imported(name, format, &options));
         for four_eyes in [false, true] {
             let people = People { store: &store, persons: &names, now: Timestamp(2), four_eyes };
             let findings = locked_out(checked.accepted().unwrap(), &people).unwrap();

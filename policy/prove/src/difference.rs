@@ -1,7 +1,8 @@
 //! What a second bundle newly allows, and what it newly denies, each with a request that shows it.
 //!
 //! Both are read under one schema that knows the roles, rules, counters and tools of either. A tool whose definition
-//! changed is not compared: its input means something else. "Denied" includes "denied until a person agrees"; the
+//! changed is not compared: its input means something else. Neither are policies in shadow: both bundles are compared as
+//! they are enforced now, and the ids are named. "Denied" includes "denied until a person agrees"; the
 //! example says which. Absent: words about text (`countersign_policy_bundle::diff`). Read next: `reach`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use serde::Serialize;
 use crate::example::{Example, Judgement, judge};
 use crate::prover::{Doubt, Prover, with_prover};
 use crate::solver::Solver;
-use crate::subject::{Environment, Sorted, Subject, SubjectError, additions};
+use crate::subject::{Environment, Shadowed, Sorted, Subject, SubjectError, additions};
 
 /// A request that the two bundles judge differently.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,10 +42,12 @@ pub struct Difference {
     pub alike: usize,
     /// Kinds of requests of which nobody knows, and why.
     pub not_proved: Vec<(Environment, Doubt)>,
+    /// Policies of the second bundle that are in shadow, and were left out.
+    pub shadowed: Vec<String>,
 }
 
 impl Difference {
-    /// Whether it is proved that the second bundle allows nothing that the first does not.
+    /// Whether it is proved that the second bundle allows nothing that the first does not, as it is enforced now.
     pub fn allows_nothing_more(&self) -> bool {
         self.newly_allowed.is_empty() && self.not_proved.is_empty()
     }
@@ -61,9 +64,11 @@ impl fmt::Display for Change {
 pub fn compare(old: Subject<'_>, new: Subject<'_>, solver: Option<&Solver>) -> Result<Difference, SubjectError> {
     with_prover(solver, async |prover| {
         let (schema, changed) = shared_schema(old, new)?;
-        let before = Sorted::new(old.snapshot.policy_set(), &schema)?;
-        let after = Sorted::new(new.snapshot.policy_set(), &schema)?;
-        let mut difference = Difference::default();
+        let before = Sorted::new(old.snapshot, &schema, Shadowed::LeftOut)?;
+        let after = Sorted::new(new.snapshot, &schema, Shadowed::LeftOut)?;
+        let in_shadow = new.snapshot.policies().iter().filter(|policy| policy.shadow_until.is_some());
+        let shadowed = in_shadow.map(|policy| policy.id.to_string()).collect();
+        let mut difference = Difference { shadowed, ..Difference::default() };
         let mut prover = prover;
         for env in schema.request_envs() {
             let environment = Environment::of(&env);

@@ -52,7 +52,9 @@ pub(crate) fn judge(env: &Env, policies: &PolicySet) -> Judgement {
     let mut determining: Vec<String> = reasons.iter().map(|p| p.id().to_string()).collect();
     determining.sort();
     let allowed = response.decision() == Decision::Allow;
-    let rules = reasons.iter().filter(|_| !allowed).map(|p| p.annotation("requires_approval").map(str::to_owned));
+    // The gateway changes the input itself where a transform is missing; that is nobody's to approve.
+    let obstacles = reasons.iter().filter(|p| !allowed && p.annotation("transform").is_none());
+    let rules = obstacles.map(|p| p.annotation("requires_approval").map(str::to_owned));
     let asks_for = rules.collect::<Option<BTreeSet<String>>>().unwrap_or_default();
     Judgement { allowed: allowed && failing.is_empty(), determining, asks_for, failing }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::example::{Example, judge};
 use crate::prover::{Doubt, Prover, with_prover};
 use crate::solver::Solver;
-use crate::subject::{Environment, Sorted, Subject, SubjectError};
+use crate::subject::{Environment, Shadowed, Sorted, Subject, SubjectError};
 
 /// What was found of one invariant.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -85,7 +85,7 @@ impl std::fmt::Display for Proof {
 pub fn prove(subject: Subject<'_>, solver: Option<&Solver>) -> Result<Vec<Proof>, SubjectError> {
     with_prover(solver, async |prover| {
         let schema = subject.snapshot.schema();
-        let sorted = Sorted::new(subject.snapshot.policy_set(), schema)?;
+        let sorted = Sorted::new(subject.snapshot, schema, Shadowed::MostAllowed)?;
         let mut prover = prover;
         let mut proofs = Vec::new();
         for mut proof in read(subject) {

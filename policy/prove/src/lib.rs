@@ -5,6 +5,9 @@
 //! path. Whatever is not proved is said to be not proved, with the reason: no solver, no time, no translation. Nothing
 //! passes because nobody looked. A refutation comes with a request, which is run through Cedar again before it is told.
 //!
+//! A forbid in shadow proves nothing, because it is not enforced; a permit in shadow counts, because it will be.
+//! A whole workflow in shadow is not enforced, whatever is proved of the policies.
+//!
 //! What is proved is about one evaluation, kernel included, with every count (`satisfied`, counters) free: it says
 //! nothing about quorums. A forbid that fails is skipped by Cedar and denies at the gateway; proofs follow Cedar, so
 //! they hold at the gateway, too. Absent: the decision what a missing proof means (activation). Read next: `invariant`.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::example::{Example, judge};
 use crate::prover::{Doubt, Prover, with_prover};
 use crate::solver::Solver;
-use crate::subject::{Environment, Sorted, Subject, SubjectError};
+use crate::subject::{Environment, Shadowed, Sorted, Subject, SubjectError};
 
 /// A forbid and a request on which it fails.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,7 +41,7 @@ pub struct Reach {
 pub fn reach(subject: Subject<'_>, solver: Option<&Solver>) -> Result<Reach, SubjectError> {
     with_prover(solver, async |prover| {
         let schema = subject.snapshot.schema();
-        let sorted = Sorted::new(subject.snapshot.policy_set(), schema)?;
+        let sorted = Sorted::new(subject.snapshot, schema, Shadowed::MostAllowed)?;
         let mut found = Reach::default();
         let mut prover = prover;
         let mut forbids: Vec<_> = sorted.policies.policies().filter(|p| p.effect() == Effect::Forbid).collect();

@@ -69,12 +69,26 @@ pub(crate) struct Sorted {
     by_environment: BTreeMap<Environment, PolicySet>,
 }
 
+/// What is made of policies that are judged and not enforced until an instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shadowed {
+    /// What could ever be allowed: their permits count, as they will; their forbids do not, as they do not yet.
+    MostAllowed,
+    /// None of them counts, as now.
+    LeftOut,
+}
+
 impl Sorted {
-    /// Sorts policies under a schema that all of them fit.
-    pub(crate) fn new(policies: &PolicySet, schema: &Schema) -> Result<Self, SubjectError> {
+    /// Sorts a snapshot's policies under a schema that all of them fit.
+    pub(crate) fn new(snapshot: &PolicySnapshot, schema: &Schema, shadowed: Shadowed) -> Result<Self, SubjectError> {
         let mut sorted = Self { policies: PolicySet::new(), by_environment: BTreeMap::new() };
         let wrong = |error: cedar_policy::PolicySetError| SubjectError::Unchecked(error.to_string());
-        for policy in policies.policies() {
+        for prepared in snapshot.policies() {
+            let counts = shadowed == Shadowed::MostAllowed && !prepared.forbids;
+            if prepared.shadow_until.is_some() && !counts {
+                continue;
+            }
+            let policy = prepared.cedar();
             sorted.policies.add(policy.clone()).map_err(wrong)?;
             let environments: BTreeSet<Environment> =
                 policy.get_valid_request_envs(schema).map(|env| Environment::of(&env)).collect();

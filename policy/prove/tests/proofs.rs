@@ -294,6 +294,38 @@ fn a_permit_that_the_kernel_never_lets_through_is_always_denied() {
     assert!(!approve.contains(&"Person"));
 }
 
+#[test]
+fn a_forbid_in_shadow_proves_nothing_and_a_permit_in_shadow_counts() {
+    let Some(solver) = solver("a_forbid_in_shadow_proves_nothing_and_a_permit_in_shadow_counts") else { return };
+    let scope = r#"principal is Countersign::Person, action == Countersign::Action::"readPolicy", resource"#;
+    let policies = format!(
+        "@id(\"all\") permit ({scope}) when {{ context.denials < 9 }};\n\
+         @id(\"few\") forbid ({scope}) when {{ context.denials > 4 }};\n\
+         @id(\"more\") permit ({scope}) when {{ context.denials == 20 }};\n"
+    );
+    let text = [
+        invariant("not-after-four", scope, "context.denials > 4 && context.denials < 9"),
+        invariant("not-twenty", scope, "context.denials == 20"),
+        invariant("not-nine", scope, "context.denials == 9"),
+    ]
+    .concat();
+    let bundle = |shadow: &str| {
+        let manifest = format!("{{\"shadow\": {{\"policies\": [{shadow}]}}}}");
+        Bundle::new(&[("policies.cedar", &policies), ("invariants/i.cedar", &text), ("bundle.json", &manifest)])
+    };
+    let until = |id: &str| format!("{{\"id\": \"{id}\", \"until\": 1795219200000}}");
+    let holding = |bundle: &Bundle| -> Vec<bool> {
+        prove(bundle.subject(), Some(&solver)).unwrap().iter().map(Proof::holds).collect()
+    };
+    let (open, few, more) = (bundle(""), bundle(&until("few")), bundle(&until("more")));
+    assert_eq!(holding(&open), [true, false, true]);
+    assert_eq!(holding(&few), [false, false, true]);
+    assert_eq!(holding(&more), [true, false, true]);
+    let difference = compare(open.subject(), few.subject(), Some(&solver)).unwrap();
+    assert_eq!((difference.newly_allowed.len(), difference.newly_denied.len()), (1, 0), "{difference:?}");
+    assert_eq!(difference.shadowed, ["few"]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
