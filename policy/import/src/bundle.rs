@@ -212,6 +212,7 @@ impl Parts {
         if self.persons_delegate {
             cases.extend(delegation(&cases));
         }
+        cases.extend(afterwards(&cases));
         let line = |value: &Value| format!("    {}", spaced(value));
         let entities: Vec<String> = entities.iter().map(line).collect();
         let case = |case: &Case| line(&json!({"name": case.name, "ask": case.ask, "expect": case.expect}));
@@ -222,6 +223,19 @@ impl Parts {
             cases.join(",\n")
         )
     }
+}
+
+/// What waits for a rule goes on once it is met: one test for each set of rules.
+fn afterwards(cases: &[Case]) -> Vec<Case> {
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let mut found = Vec::new();
+    for case in cases {
+        let Some(rules) = case.expect.get("rules").filter(|rules| seen.insert(rules.to_string())) else { continue };
+        let ask = with(&case.ask, &["satisfied".to_owned()], rules);
+        let name = format!("{}, and goes on after it", case.name);
+        found.push(Case { name, ask, expect: json!({"decision": "allow"}) });
+    }
+    found
 }
 
 /// The person's part in the first call that is allowed.

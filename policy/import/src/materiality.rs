@@ -573,9 +573,5 @@ fn subject_cases(tool: &Name, ruled: &[Ruled], rest: &Name, parts: &mut Parts) {
         let named = rules.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
         let expect = json!({"decision": "needs_approval", "rules": rules});
         parts.ask_tool(format!("{tool} waits for {named}"), tool, &input, expect);
-        parts.ask_tool(format!("{tool} goes on after {named}"), tool, &input, json!({"decision": "allow"}));
-        if let Some(Value::Object(ask)) = parts.cases.last_mut().map(|case| &mut case.ask) {
-            ask.insert("satisfied".to_owned(), json!(rules));
-        }
     }
 }
