@@ -102,7 +102,10 @@ fn agent<'n>(document: &'n Node, found: &mut Admission<'n>, parts: &mut Parts) -
     let mut agent = Agent { name: "", secrets: Vec::new(), accounts: Vec::new() };
     for (key, value) in members(document, &["apiVersion", "kind", "metadata", "spec"], &mut parts.report) {
         match key.name.as_str() {
-            "metadata" => named = value.get("name").and_then(Node::as_text),
+            "metadata" => {
+                let found = members(value, &["name"], &mut parts.report);
+                named = found.first().and_then(|(_, name)| name.as_text());
+            }
             "spec" => {
                 for (_, security) in members(value, &["security"], &mut parts.report) {
                     let known = ["allowedSecrets", "allowedServiceAccounts"];

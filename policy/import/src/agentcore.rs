@@ -224,6 +224,10 @@ fn actions(policy: &Found, what: &str, prefix: &str, report: &mut Report) -> Act
 
 fn write(found: &Found, id: &str, prefix: &str, options: &Options, inputs: &Inputs, parts: &mut Parts) {
     let what = shown(found);
+    for (key, _) in found.policy.annotations().filter(|(key, _)| *key != "id") {
+        let how = format!("annotation `@{}` means nothing here", key.escape_debug());
+        parts.report.say(&found.place, Fate::LeftOut, what.clone(), how);
+    }
     let permits = found.policy.effect() == Effect::Permit;
     let actions = actions(found, &what, prefix, &mut parts.report);
     let action = match &actions {

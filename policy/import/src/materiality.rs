@@ -55,25 +55,23 @@ fn nothing(source: Source<'_>) -> ImportError {
     }
 }
 
-/// The name of a policy or rule: its own, if it has a usable one.
+/// The name of a policy or rule: its own, if it has one.
 fn own_name(
     named: Option<&Node>,
+    within: &Node,
     fallback: &str,
     taken: &mut BTreeSet<Name>,
     parts: &mut Parts,
 ) -> Result<Name, ImportError> {
-    let found = match named.and_then(|node| node.as_text().map(|text| (text, node))) {
-        Some((text, node)) => name(&text.replace(['.', ':', '/'], "-"), node, "policy", &mut parts.report)?,
+    let at = named.unwrap_or(within);
+    let found = match named.map(Node::as_text) {
+        Some(Some(text)) => name(&text.replace(['.', ':', '/'], "-"), at, "policy", &mut parts.report)?,
+        Some(None) => return Err(unusable(at, "a name", "it is no text; quote it")),
         None => Name::new(fallback).map_err(|_| ImportError::Name)?,
     };
     let reserved = ["policy-change", "none"].contains(&found.as_str());
     if reserved || !taken.insert(found.clone()) {
-        let place = named.map_or_else(|| countersign_policy_bundle::Place::start("?"), |node| node.place.clone());
-        return Err(ImportError::Unusable {
-            place,
-            what: format!("`{found}`"),
-            problem: "the name is taken; choose another".to_owned(),
-        });
+        return Err(unusable(at, format!("`{found}`"), "the name is taken; choose another"));
     }
     Ok(found)
 }
@@ -92,7 +90,7 @@ fn policy(document: &Node, own: &str, taken: &mut BTreeSet<Name>, parts: &mut Pa
     ];
     let found: BTreeMap<&str, &Node> =
         members(document, &KNOWN, &mut parts.report).into_iter().map(|(key, node)| (key.name.as_str(), node)).collect();
-    let rule = own_name(found.get("id").or(found.get("name")).copied(), own, taken, parts)?;
+    let rule = own_name(found.get("id").or(found.get("name")).copied(), document, own, taken, parts)?;
     let level = found.get("materiality").map(|node| materiality(node, parts)).transpose()?;
     let required = match found.get("requires_human_approval") {
         None => false,
@@ -393,14 +391,14 @@ fn rules(document: &Node, own: &str, taken: &mut BTreeSet<Name>, parts: &mut Par
         list.ok_or_else(|| unusable(document, "`spec.rules`", "it is missing; a policy without rules says nothing"))?;
     let items =
         list.as_list().ok_or_else(|| unusable(list, "`spec.rules`", format!("it is {}, not a list", list.kind())))?;
-    let policy = own_name(policy_name, own, taken, parts)?;
+    let policy = own_name(policy_name, document, own, taken, parts)?;
     let mut ruled: BTreeMap<String, Vec<Ruled>> = BTreeMap::new();
     let mut everyone = Approvers::default();
     for (index, item) in items.iter().enumerate() {
         const KNOWN: [&str; 6] = ["name", "condition", "action", "approvers", "timeout", "escalation_roles"];
         let found: BTreeMap<&str, &Node> =
             members(item, &KNOWN, &mut parts.report).into_iter().map(|(key, node)| (key.name.as_str(), node)).collect();
-        let name = own_name(found.get("name").copied(), &format!("{policy}-{}", index + 1), taken, parts)?;
+        let name = own_name(found.get("name").copied(), item, &format!("{policy}-{}", index + 1), taken, parts)?;
         let action = found.get("action").and_then(|node| node.as_text());
         let requires = match action {
             Some("REQUIRE_APPROVAL") => true,

@@ -488,6 +488,39 @@ fn labels_that_only_a_pattern_allows_wait_for_a_person() {
     }
 }
 
+#[test]
+fn nothing_that_is_unknown_disappears_in_silence() {
+    for (format, text, lines) in [
+        (Format::Materiality, "materiality: LOW\nextra: 1\ntimeouts:\n  primary: 1h\n  third: 2h\n", vec![2, 5]),
+        (
+            Format::Materiality,
+            "kind: Policy\nmetadata:\n  name: a\n  labels: {}\nspec:\n  rules:\n  - condition: x.y > 1\n    action: REQUIRE_APPROVAL\n    note: z\n  more: 1\n",
+            vec![4, 9, 10],
+        ),
+        (
+            Format::ToolScopes,
+            "scopes:\n- name: a.b\n  owner: me\npolicies:\n  default_allowlist: []\n  other: []\nmore: 1\n",
+            vec![3, 6, 7],
+        ),
+        (Format::ForbiddenPatterns, "max_files: 3\nmax_size: 4\n", vec![2]),
+        (
+            Format::Admission,
+            "kind: Agent\nmetadata:\n  name: a\n  labels: {}\nspec:\n  config: {}\n  security:\n    other: []\n",
+            vec![4, 6, 8],
+        ),
+        (Format::Admission, "admissionPolicy:\n  labels:\n    odd: []\n  volumes: {}\n", vec![3, 4]),
+        (
+            Format::AgentCore,
+            "@description(\"x\")\npermit (principal, action == AgentCore::Action::\"A___b\", resource);",
+            vec![1],
+        ),
+    ] {
+        let report = read(format, text, &Options::default()).unwrap().report;
+        let found: Vec<u32> = report.of(Fate::LeftOut).map(|entry| entry.place.line).collect();
+        assert_eq!(found, lines, "{text}\n{report}");
+    }
+}
+
 // ---------- AgentCore ----------
 
 /// What Cedar says to the source itself.
