@@ -300,7 +300,7 @@ fn a_forbid_in_shadow_proves_nothing_and_a_permit_in_shadow_counts() {
     let scope = r#"principal is Countersign::Person, action == Countersign::Action::"readPolicy", resource"#;
     let policies = format!(
         "@id(\"all\") permit ({scope}) when {{ context.denials < 9 }};\n\
-         @id(\"few\") forbid ({scope}) when {{ context.denials > 4 }};\n\
+         @id(\"few\") forbid ({scope}) when {{ context.denials > 4 && context.denials < 9 }};\n\
          @id(\"more\") permit ({scope}) when {{ context.denials == 20 }};\n"
     );
     let text = [
