@@ -22,7 +22,7 @@ use crate::api::{
     ActionAnswer, ActionRecord, ActionRequest, ActionResult, Idempotency, OutcomeReport, Proposed, Recorded,
     StartAnswer,
 };
-use crate::asking::{Answered, actor_of, ask, chain, question};
+use crate::asking::{Answered, actor_of, ask_transforming, chain, question};
 use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::gates::Pending;
@@ -223,7 +223,8 @@ impl Engine {
         asked.denials = u64::from(fold.denials());
         asked.four_eyes = crate::stream::four_eyes(org);
         asked.revision.clone_from(&request.revision);
-        let answered = ask(snapshot, &org.entities, chain(who, asked));
+        let answered = ask_transforming(snapshot, &org.entities, chain(who, asked));
+        let input = answered.input().cloned();
         Ok(Asking {
             id: self.mint().action(),
             tool: request.tool,
@@ -260,8 +261,11 @@ impl Engine {
             (&one.tool, version.as_ref(), one.revision.as_deref()),
             input,
         )?;
-        let (reference, digest) = beside.add(one.answered.evidence(&self.mint().salt(), &canonical));
+        let evidence = one.answered.evidence(&self.mint().salt(), &canonical);
+        let fields = evidence.fields.clone();
+        let (reference, digest) = beside.add(evidence);
         let mut asked = one.answered.asked(Some(reference));
+        asked.fields = fields;
         let decision = one.answered.verdict.decision;
         let mut permit = None;
         let mut pending = None;

@@ -6,15 +6,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde_json::json;
 use serde_json::value::RawValue;
 
 use countersign_gateway_flow::{Actor, Asked};
-use countersign_gateway_model::{Decision, Digest, Principal, Timestamp, Verdict};
+use countersign_gateway_model::{Decision, Digest, Name, Principal, Timestamp, Verdict};
 use countersign_ledger_entry::payload::{self, Salt};
 use countersign_ledger_entry::{Blob, Payload, PayloadRef, PayloadRole};
+use countersign_policy_decide::input::TypedInput;
 use countersign_policy_decide::{
-    Answer, EntityRef, EntityStore, EntityVersion, Operation, PolicySnapshot, Question, combine, decide, scope_name,
+    Answer, Decided, EntityRef, EntityStore, EntityVersion, Operation, PolicySnapshot, Question, Slice, combine,
+    combine_would_be, decide, decide_chain, scope_name,
 };
+
+/// Path of the commitment to an input before transforms.
+const BEFORE: &str = "/input/before";
 
 /// The principal as policy names it.
 pub(crate) fn entity_of(who: &Principal) -> EntityRef {
@@ -55,27 +61,53 @@ pub(crate) struct Answered {
     answers: Vec<Answer>,
     questions: Vec<Question>,
     versions: Vec<Arc<EntityVersion>>,
+    /// The input before transforms, where policy asked for some.
+    before: Option<Arc<TypedInput>>,
 }
 
-/// Asks all of `questions`.
+/// Asks all of `questions` as they stand: where policy asks for a transform of the input, that is a denial.
 pub(crate) fn ask(snapshot: &PolicySnapshot, entities: &EntityStore, questions: Vec<Question>) -> Answered {
-    let mut answers = Vec::with_capacity(questions.len());
+    let slices = entities.slices(snapshot, &questions);
+    let answers = questions.iter().zip(&slices).map(|(question, slice)| decide(snapshot, slice, question)).collect();
+    answered(&slices, Decided { questions, answers, before: None })
+}
+
+/// Asks about an input that may still change: transforms that policy asks for are applied first. What comes after must
+/// take the input from [`Answered::input`].
+pub(crate) fn ask_transforming(
+    snapshot: &PolicySnapshot,
+    entities: &EntityStore,
+    questions: Vec<Question>,
+) -> Answered {
+    let slices = entities.slices(snapshot, &questions);
+    answered(&slices, decide_chain(snapshot, &slices, questions))
+}
+
+fn answered(slices: &[Slice], decided: Decided) -> Answered {
     let mut versions: Vec<Arc<EntityVersion>> = Vec::new();
-    for (question, slice) in questions.iter().zip(entities.slices(snapshot, &questions)) {
-        answers.push(decide(snapshot, &slice, question));
-        for member in slice.members() {
-            if !versions.iter().any(|v| Arc::ptr_eq(v, member)) {
-                versions.push(Arc::clone(member));
-            }
+    for member in slices.iter().flat_map(Slice::members) {
+        if !versions.iter().any(|v| Arc::ptr_eq(v, member)) {
+            versions.push(Arc::clone(member));
         }
     }
+    let Decided { questions, answers, before } = decided;
     let (verdict, _) = combine(&answers);
-    Answered { verdict, answers, questions, versions }
+    Answered { verdict, answers, questions, versions, before }
 }
 
 impl Answered {
     pub(crate) fn allowed(&self) -> bool {
         self.verdict.decision == Decision::Allow
+    }
+
+    /// The input that was decided on, after transforms.
+    pub(crate) fn input(&self) -> Option<&Arc<TypedInput>> {
+        self.questions.first().and_then(|question| question.input.as_ref())
+    }
+
+    /// The questions as they were answered in the end.
+    pub(crate) fn questions(&self) -> &[Question] {
+        &self.questions
     }
 
     /// What an agent may be told of a denial: the policy's own words, no ids, thresholds, patterns or names.
@@ -117,7 +149,21 @@ impl Answered {
             }
             content.extend_from_slice(&question.canonical());
         }
-        content.extend_from_slice(b"]}");
+        content.push(b']');
+        if let Some((verdict, determining)) = combine_would_be(&self.answers) {
+            let shadow: BTreeSet<&Name> =
+                self.answers.iter().filter_map(|a| a.would_be.as_ref()).flat_map(|w| &w.shadow).collect();
+            let would_be = json!({ "verdict": verdict, "determining": determining, "shadow": shadow });
+            content.extend_from_slice(b",\"would_be\":");
+            content.extend_from_slice(would_be.to_string().as_bytes());
+        }
+        content.push(b'}');
+        // The raw input is kept nowhere; whoever has it can show that it is what came.
+        let fields = self
+            .before
+            .iter()
+            .map(|before| payload::field_commitment(&payload::field_salt(salt, BEFORE), BEFORE, before.canonical()));
+        let fields = fields.collect();
         let bytes = payload::seal(salt, &content);
         let digest = payload::digest(&bytes);
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -125,6 +171,7 @@ impl Answered {
             reference: PayloadRef { role: PayloadRole::Question, digest, length },
             payload: Payload { digest, bytes },
             action: payload::salted(payload::ACTION, salt, action),
+            fields,
             blobs: self.versions.iter().map(|v| Blob { digest: v.digest(), bytes: Arc::clone(v.blob()) }).collect(),
         }
     }
@@ -136,6 +183,8 @@ pub(crate) struct Evidence {
     pub(crate) payload: Payload,
     /// Salted digest of the action.
     pub(crate) action: Digest,
+    /// Commitments to what the payload does not hold.
+    pub(crate) fields: Vec<Digest>,
     pub(crate) blobs: Vec<Blob>,
 }
 

@@ -22,7 +22,7 @@ use countersign_policy_decide::{EntityKind, EntityRef, Operation, Question, inpu
 
 use crate::answers::{last_receipt, refusal_record, refused, refused_before, result_of};
 use crate::api::{ActionAnswer, DecisionAnswer, DecisionRequest, Idempotency, RuleProgress};
-use crate::asking::{Answered, actor_of, ask, question, with_satisfied};
+use crate::asking::{Answered, actor_of, ask, ask_transforming, question, with_satisfied};
 use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::gates::{Opened, Pending, shown_digest};
@@ -276,7 +276,7 @@ impl Engine {
         }
         let mut delta = None;
         if !request.delta.is_empty() {
-            let content = serde_json::to_vec(&json!(request.delta)).map_err(EngineError::damaged)?;
+            let content = serde_json::to_vec(&kept_delta(&request.delta, &replaced)).map_err(EngineError::damaged)?;
             let salt = self.mint().salt();
             delta = Some(payload::salted(payload::DELTA, &salt, &content));
             let reference = beside.payload(PayloadRole::Delta, payload::seal(&salt, &content));
@@ -533,7 +533,9 @@ impl Engine {
                 q
             })
             .collect();
-        let answered = ask(snapshot, &org.entities, questions.clone());
+        let answered = ask_transforming(snapshot, &org.entities, questions);
+        let typed = answered.input().cloned().unwrap_or(typed);
+        let questions = answered.questions().to_vec();
         let mut action = stored.action.clone();
         if let Some(map) = action.as_object_mut() {
             // The typed form, as policy saw it and as it will be carried out.
@@ -636,6 +638,27 @@ struct Replaced {
     canonical: Vec<u8>,
     questions: Vec<Question>,
     answered: Answered,
+}
+
+/// A delta as it is put on record: what each value came to. A mask may have changed what the person wrote, and what it
+/// hides is kept nowhere.
+fn kept_delta(
+    delta: &BTreeMap<ItemId, Option<BTreeMap<String, Value>>>,
+    replaced: &BTreeMap<ItemId, Replaced>,
+) -> BTreeMap<ItemId, Option<BTreeMap<String, Value>>> {
+    let came_to = |item: &ItemId, pointer: &String| {
+        let input = replaced.get(item).and_then(|new| new.action.get("input"));
+        input.and_then(|input| input.pointer(pointer)).cloned().unwrap_or_default()
+    };
+    delta
+        .iter()
+        .map(|(item, change)| {
+            let change = change
+                .as_ref()
+                .map(|values| values.keys().map(|pointer| (pointer.clone(), came_to(item, pointer))).collect());
+            (*item, change)
+        })
+        .collect()
 }
 
 /// A question asked again.

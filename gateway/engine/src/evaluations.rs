@@ -20,7 +20,7 @@ use countersign_ledger_entry::payload::{self, Salt};
 use countersign_ledger_entry::{Draft, Receipt};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation, Question, input};
 
-use crate::asking::{Answered, ask, chain, entity_of, question};
+use crate::asking::{Answered, ask, ask_transforming, chain, entity_of, question};
 use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
@@ -206,7 +206,7 @@ impl Engine {
                 }
             }
         }
-        let answered = ask(snapshot, &org.entities, questions);
+        let answered = ask_transforming(snapshot, &org.entities, questions);
         if reason.is_none() && !answered.allowed() {
             reason = Some(match answered.verdict.decision {
                 Decision::NeedsApproval => "a person would have to approve it".to_owned(),

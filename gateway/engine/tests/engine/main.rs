@@ -17,4 +17,5 @@ mod memory;
 mod organizations;
 mod runner;
 mod runs;
+mod transforms;
 mod world;

@@ -1,0 +1,104 @@
+//! What policy changes in an input, and what it only watches: masks, transforms, policies in shadow.
+
+use countersign_gateway_engine::{ActionResult, EntryQuery};
+use serde_json::{Value, json};
+
+use crate::bench::{Files, default_files};
+use crate::world::{World, org, replace};
+
+const MASKS: &str = r#"{
+  "masks": {"branch": {"steps": [{"tools": ["repo.merge"], "at": ["/message"], "with": "stars"}]}},
+  "transforms": {"shorten": {"steps": [{"tools": ["notes.append"], "at": ["/text"], "with": {"constant": "[removed]"}}]}}
+}"#;
+
+const POLICIES: &str = r#"
+@id("no-secrets-in-notes")
+@title("A secret is cut out of a note")
+@transform("shorten")
+forbid (principal, action == Countersign::Action::"callTool:notes.append", resource)
+when { context.input.text like "*hunter2*" }
+unless { context.applied.contains("shorten") };
+
+@id("no-notes-at-all")
+@title("Notes are to be stopped next week")
+forbid (principal, action == Countersign::Action::"callTool:notes.append", resource)
+when { context.input.text like "*later*" };
+"#;
+
+fn files() -> Files {
+    let mut files = default_files();
+    files.get_mut("policies.cedar").unwrap().push_str(POLICIES);
+    files.insert("masks.json".to_owned(), MASKS.to_owned());
+    let shadow = json!({ "policies": [{ "id": "no-notes-at-all", "until": 1_900_000_000_000_u64 }] });
+    let settings = json!({ "transforms": ["shorten"], "shadow": shadow });
+    files.insert("bundle.json".to_owned(), settings.to_string());
+    files
+}
+
+/// Everything that the organization's evidence shows, payloads included.
+async fn shown(world: &World, who: &countersign_gateway_model::Principal) -> String {
+    String::from_utf8_lossy(&world.engine.pack(who, true).await.unwrap()).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transformed_field_reaches_neither_tool_nor_record_raw_and_its_verdict_can_be_computed_again() {
+    let world = World::new().await;
+    world.policies.install(org(1), &files());
+    let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
+    let agent = world.agent("fixer", &dana);
+    world.workflow(&dana, "repair").await;
+    let instance = world.instance(&dana, "repair", &agent).await.instance.id;
+    let note = json!({ "text": "the password is hunter2" });
+    let proposed = world.propose(&agent, instance, &[("notes.append", note)]).await.unwrap();
+    assert!(matches!(proposed.items[0].result, ActionResult::Permitted { .. }), "{:?}", proposed.items[0].result);
+    let evidence = shown(&world, &dana).await;
+    assert!(!evidence.contains("hunter2"), "the raw text is on record");
+    assert!(evidence.contains("[removed]"), "what the permit is bound to is the new input");
+    let query = EntryQuery { instance: Some(instance), from: 0, limit: 100 };
+    for entry in world.engine.entries(&dana, query).await.unwrap().items {
+        if entry.verdict.is_some() {
+            let replay = world.engine.replay(&dana, entry.index).await.unwrap();
+            assert_eq!(replay.computed.as_ref(), Some(&replay.stored), "entry {} ({})", entry.index, entry.kind);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_override_is_transformed_like_a_proposal_and_a_masked_field_reaches_no_approver_raw() {
+    let world = World::new().await;
+    world.policies.install(org(1), &files());
+    let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
+    let ada = world.person("ada", &["APPROVER"]);
+    let agent = world.agent("fixer", &dana);
+    world.workflow(&dana, "repair").await;
+    let instance = world.instance(&dana, "repair", &agent).await.instance.id;
+    let merge = json!({ "branch": "main", "message": "hunter2 again" });
+    let proposed = world.propose(&agent, instance, &[("repo.merge", merge)]).await.unwrap();
+    let gate = proposed.gate.unwrap();
+    let view = world.engine.gate(&ada, gate).await.unwrap();
+    let text = format!("{view:?}");
+    assert!(!text.contains("hunter2") && text.contains("*************"), "{text}");
+    let item = view.gate.items[0].item;
+    let message = Value::from("hunter2 once more");
+    world.decide(&ada, gate, replace(item, "/message", message)).await.unwrap();
+    let evidence = shown(&world, &dana).await;
+    assert!(!evidence.contains("hunter2"), "a masked field is on record raw");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_in_shadow_stops_nothing_and_what_it_would_have_said_is_on_record() {
+    let world = World::new().await;
+    world.policies.install(org(1), &files());
+    let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
+    let agent = world.agent("fixer", &dana);
+    world.workflow(&dana, "repair").await;
+    let instance = world.instance(&dana, "repair", &agent).await.instance.id;
+    for (text, watched) in [("now", false), ("later", true)] {
+        let proposed = world.propose(&agent, instance, &[("notes.append", json!({ "text": text }))]).await.unwrap();
+        assert!(matches!(proposed.items[0].result, ActionResult::Permitted { .. }));
+        let evidence = shown(&world, &dana).await;
+        assert_eq!(evidence.contains("\"would_be\":"), watched, "{text}");
+    }
+    let evidence = shown(&world, &dana).await;
+    assert!(evidence.contains("\"shadow\":[\"no-notes-at-all\"]"));
+}
