@@ -42,10 +42,37 @@ fn format_with_room(path: &FilePath, text: &str) -> Result<String, Vec<Finding>>
         let next = "leave this file as it is, and report it with the policy that it holds";
         vec![Finding::error(Place::start(path.as_str()), RuleId::Format, message, next)]
     };
-    // It refuses a result whose policies mean something else.
     let config = Config { line_width: LINE_WIDTH, indent_width: INDENT };
-    let formatted = policies_str_to_pretty(text, &config).map_err(|error| refuse(error.to_string()))?;
-    sections(text, &formatted).ok_or_else(|| refuse("the formatter would lose or move a comment".to_owned()))
+    let mut out = String::with_capacity(text.len());
+    // One policy at a time: the formatter looks through all words of its text for each comment.
+    let (policies, rest) = source::pieces(text);
+    for policy in policies {
+        // It refuses a result whose policies mean something else.
+        let formatted = policies_str_to_pretty(policy, &config).map_err(|error| refuse(error.to_string()))?;
+        let formatted = sections(policy, &formatted);
+        let formatted = formatted.ok_or_else(|| refuse("the formatter would lose or move a comment".to_owned()))?;
+        if !out.is_empty() {
+            out.push('\n');
+        }
+        out.push_str(formatted.trim_end());
+        out.push('\n');
+    }
+    if !source::comments(rest).is_empty() {
+        // Words after the last policy stand apart from it, and empty lines among them stay.
+        let mut apart = true;
+        for line in rest.lines().map(str::trim) {
+            if line.is_empty() {
+                apart = true;
+                continue;
+            }
+            if std::mem::take(&mut apart) {
+                out.push('\n');
+            }
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    Ok(out)
 }
 
 /// Puts back the empty lines that set comments between policies apart, which the formatter closes up; none if the
@@ -121,6 +148,24 @@ mod tests {
         let deep =
             format!("permit(principal, action, resource) when {{ {}true{} }};", "(".repeat(9999), ")".repeat(9999));
         assert_eq!(format(&path(), &deep).unwrap_err()[0].rule, RuleId::Limit);
+    }
+
+    #[test]
+    fn many_policies_take_as_long_as_each_of_them_alone() {
+        let one = |n: usize| format!("@id(\"p{n}\") // said\npermit(principal,action,resource); // tail\n\n");
+        let text: String = (0..300).map(one).collect();
+        let formatted = format(&path(), &text).unwrap();
+        assert_eq!(formatted.matches("// said").count(), 300);
+        let alone: Vec<String> = (0..300).map(|n| format(&path(), &one(n)).unwrap()).collect();
+        assert_eq!(formatted, alone.join("\n"));
+    }
+
+    #[test]
+    fn words_after_the_last_policy_stay_where_they_are() {
+        let text = "@id(\"a\")permit(principal,action,resource);//x\n//one\n\n\n//two\n//three";
+        let formatted = format(&path(), text).unwrap();
+        assert!(formatted.ends_with("//x\n\n//one\n\n//two\n//three\n"), "{formatted}");
+        assert_eq!(format(&path(), &formatted).unwrap(), formatted);
     }
 
     #[test]

@@ -406,31 +406,38 @@ fn twice(policies: &[SourcePolicy], findings: &mut Vec<Finding>) {
     }
 }
 
+fn text<'v>(v: &'v Value, key: &str) -> Option<&'v str> {
+    v.get(key).and_then(Value::as_str)
+}
+
+/// The entity type of one position of a head.
+fn entity_type(v: &Value) -> Option<&str> {
+    text(v, "entity_type").or_else(|| v.get("entity").and_then(|e| e.get("type")).and_then(Value::as_str))
+}
+
+/// The entities that one position of a head names.
+fn members(v: &Value) -> Vec<&Value> {
+    match v.get("entities") {
+        Some(Value::Array(list)) => list.iter().collect(),
+        _ => v.get("entity").into_iter().collect(),
+    }
+}
+
 /// Whether whatever `inner` matches in one scope position, `outer` matches, too. Syntactic: "no" may mean "not seen".
 pub(crate) fn covers(outer: Option<&Value>, inner: Option<&Value>) -> bool {
     let (Some(outer), Some(inner)) = (outer, inner) else { return false };
-    let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).map(str::to_owned);
-    let entity_type = |v: &Value| {
-        text(v, "entity_type")
-            .or_else(|| v.get("entity").and_then(|e| e.get("type")).and_then(Value::as_str).map(str::to_owned))
-    };
-    match text(outer, "op").as_deref() {
+    match text(outer, "op") {
         Some("All") => true,
-        Some("is") if outer.get("in").is_none() => match text(inner, "op").as_deref() {
+        Some("is") if outer.get("in").is_none() => match text(inner, "op") {
             Some("is" | "==") => entity_type(inner) == entity_type(outer),
             _ => false,
         },
         Some(_) => {
-            let members = |v: &Value| match v.get("entities") {
-                Some(Value::Array(list)) => list.clone(),
-                _ => v.get("entity").cloned().into_iter().collect(),
-            };
-            let op = |v: &Value| text(v, "op");
             let mine = members(outer);
             outer == inner
-                || (op(outer).as_deref() == Some("in")
+                || (text(outer, "op") == Some("in")
                     && outer.get("in").is_none()
-                    && matches!(op(inner).as_deref(), Some("in" | "=="))
+                    && matches!(text(inner, "op"), Some("in" | "=="))
                     && inner.get("in").is_none()
                     && !members(inner).is_empty()
                     && members(inner).iter().all(|m| mine.contains(m)))
@@ -453,44 +460,50 @@ fn covered(policies: &[SourcePolicy], findings: &mut Vec<Finding>) {
     }
 }
 
+/// What matters of a policy when it is compared with all others.
+struct Compared<'p> {
+    policy: &'p SourcePolicy,
+    conditions: Vec<&'p Value>,
+    rule: Option<&'p str>,
+    meaning: String,
+}
+
 /// A policy of the same effect that is wider in its head and asks for nothing more makes this one superfluous; so does a
 /// plain forbid a gate, whose approval then never helps. Syntactic, like everything here.
 fn redundant(policies: &[SourcePolicy], findings: &mut Vec<Finding>) {
     let one = |policy: &SourcePolicy| {
-        ["principal", "resource"]
-            .iter()
-            .any(|key| policy.est.get(*key).and_then(|scope| scope.get("op")).and_then(Value::as_str) == Some("=="))
+        let op = |key: &str| policy.est.get(key).and_then(|scope| scope.get("op")).and_then(Value::as_str);
+        op("principal") == Some("==") || op("resource") == Some("==")
     };
-    let broad: Vec<(&SourcePolicy, Vec<&Value>)> =
-        policies.iter().filter(|p| !one(p)).take(MAX_BROAD).map(|p| (p, conditions(p))).collect();
-    for inner in policies {
-        let asked = conditions(inner);
-        let wider = broad.iter().find(|(outer, wanted)| {
-            let head = || {
-                ["principal", "action", "resource"].iter().all(|key| covers(outer.est.get(*key), inner.est.get(*key)))
-            };
-            outer.id != inner.id
-                && outer.effect() == inner.effect()
-                && (rule_of(outer).is_none() || rule_of(outer) == rule_of(inner))
-                && outer.policy.annotation(TRANSFORM).is_none()
-                && inner.policy.annotation(TRANSFORM).is_none()
-                && wanted.iter().all(|clause| asked.contains(clause))
-                && head()
+    let compared =
+        |policy| Compared { policy, conditions: conditions(policy), rule: rule_of(policy), meaning: meaning(policy) };
+    let all = || policies.iter().filter(|policy| policy.policy.annotation(TRANSFORM).is_none());
+    let broad: Vec<Compared<'_>> = all().filter(|policy| !one(policy)).take(MAX_BROAD).map(compared).collect();
+    for inner in all().map(compared) {
+        // What tells most of them apart at once is asked first.
+        let wider = broad.iter().find(|outer| {
+            outer.policy.effect() == inner.policy.effect()
+                && outer.conditions.len() <= inner.conditions.len()
+                && (outer.rule.is_none() || outer.rule == inner.rule)
+                && ["action", "principal", "resource"]
+                    .iter()
+                    .all(|key| covers(outer.policy.est.get(*key), inner.policy.est.get(*key)))
+                && outer.conditions.iter().all(|clause| inner.conditions.contains(clause))
+                && outer.policy.id != inner.policy.id
                 // Of two that say the same, the duplicate is named.
-                && meaning(outer) != meaning(inner)
+                && outer.meaning != inner.meaning
         });
-        if let Some((outer, _)) = wider {
-            let message = match (rule_of(outer), rule_of(inner)) {
-                (None, Some(rule)) => format!(
-                    "forbid `{}` at {} denies all of it for good, so rule `{rule}` never helps",
-                    outer.id,
-                    outer.place()
-                ),
-                _ => format!("`{}` at {} says all of it already", outer.id, outer.place()),
-            };
-            let next = "remove it, or narrow the wider one";
-            findings.push(Finding::warning(inner.place(), RuleId::Redundant, message, next).of(&inner.id));
-        }
+        let Some(outer) = wider else { continue };
+        let (wall, place) = (&outer.policy.id, outer.policy.place());
+        let message = match (outer.rule, inner.rule) {
+            (None, Some(rule)) => {
+                format!("forbid `{wall}` at {place} denies all of it for good, so rule `{rule}` never helps")
+            }
+            _ => format!("`{wall}` at {place} says all of it already"),
+        };
+        let next = "remove it, or narrow the wider one";
+        let finding = Finding::warning(inner.policy.place(), RuleId::Redundant, message, next);
+        findings.push(finding.of(&inner.policy.id));
     }
 }
 

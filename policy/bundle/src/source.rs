@@ -124,6 +124,20 @@ fn tokens(text: &str) -> Vec<Token> {
     out
 }
 
+/// A text cut after each policy, the comment behind it on its line included; and what is left after the last one.
+pub(crate) fn pieces(text: &str) -> (Vec<&str>, &str) {
+    let mut found = Vec::new();
+    let mut begin = 0;
+    for (range, _) in statements(text) {
+        let behind = text.get(range.end..).unwrap_or_default();
+        let line = behind.split_inclusive('\n').next().unwrap_or_default();
+        let end = if is_only_comments(line) { range.end + line.len() } else { range.end };
+        found.push(text.get(begin..end).unwrap_or_default());
+        begin = end;
+    }
+    (found, text.get(begin..).unwrap_or_default())
+}
+
 /// How many policies a text has, counted without parsing them.
 pub(crate) fn count(text: &str) -> usize {
     statements(text).len()
