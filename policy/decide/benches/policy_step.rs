@@ -263,7 +263,7 @@ fn measure<T>(mut work: impl FnMut() -> T) -> Spread {
     while wall.len() < 20_000 && begin.elapsed().as_secs() < 3 {
         let (start, used) = (Instant::now(), thread_cpu());
         black_box(work());
-        cpu.push(thread_cpu() - used);
+        cpu.push(thread_cpu().saturating_sub(used));
         wall.push(start.elapsed());
     }
     let spread = |times: &mut Vec<Duration>| {
