@@ -24,11 +24,28 @@ impl Engine {
         let org = self.org(who.org)?;
         self.may_audit(&org, who, "entry")?;
         let header = Entry::parse(&stored_entry(&org, index).await?.leaf)?.header;
-        let stored = header.verdict.clone().ok_or(EngineError::NotFound("verdict"))?;
-        let digests = header.policy.ok_or(EngineError::NotFound("verdict"))?;
-        let Some(snapshot) = self.policies().past(org.id, &digests) else {
+        let stored = header.verdict.ok_or(EngineError::NotFound("verdict"))?;
+        let Some(behind) = self.behind(&org, index).await? else {
             return Ok(Replay { index, stored, computed: None });
         };
+        let mut verdicts = Vec::new();
+        for content in &behind.evidence {
+            let again = match content {
+                Some(content) => replay_evidence(&org, &behind.snapshot, content).await?,
+                None => None,
+            };
+            // Of a verdict over several questions nothing can be said where one of them was erased.
+            let Some(again) = again else { return Ok(Replay { index, stored, computed: None }) };
+            verdicts.push(again);
+        }
+        Ok(Replay { index, stored, computed: strictest(verdicts) })
+    }
+
+    /// What an entry's verdict was computed from; nothing where this program has not got the policy of then.
+    pub(crate) async fn behind(&self, org: &Org, index: u64) -> Result<Option<Behind>, EngineError> {
+        let header = Entry::parse(&stored_entry(org, index).await?.leaf)?.header;
+        let digests = header.policy.filter(|_| header.verdict.is_some()).ok_or(EngineError::NotFound("verdict"))?;
+        let Some(snapshot) = self.policies().past(org.id, &digests) else { return Ok(None) };
         let at = usize::from(header.append.index);
         let first = index.saturating_sub(u64::from(header.append.index));
         let append = org.log.entries(first..first + u64::from(header.append.length)).await;
@@ -38,20 +55,21 @@ impl Engine {
             .map(|entry| Ok((entry.index, Entry::parse(&entry.leaf)?.header)))
             .collect::<Result<Vec<_>, EngineError>>()?;
         let headers: Vec<&Header> = append.iter().map(|(_, header)| header).collect();
-        let mut verdicts = Vec::new();
+        let mut evidence = Vec::new();
         for (of, digest) in questions_behind(&headers, at) {
             let Some((place, _)) = append.get(of) else { continue };
-            let content = self.payload(&org, *place, &digest).await?;
-            let again = match content {
-                Some(content) => replay_evidence(&org, &snapshot, &content).await?,
-                None => None,
-            };
-            // Of a verdict over several questions nothing can be said where one of them was erased.
-            let Some(again) = again else { return Ok(Replay { index, stored, computed: None }) };
-            verdicts.push(again);
+            evidence.push(self.payload(org, *place, &digest).await?);
         }
-        Ok(Replay { index, stored, computed: strictest(verdicts) })
+        Ok(Some(Behind { snapshot, evidence }))
     }
+}
+
+/// What a verdict was computed from.
+pub(crate) struct Behind {
+    /// The policy that was in force.
+    pub(crate) snapshot: Snapshot,
+    /// Content of each question's payload; none where it was erased.
+    pub(crate) evidence: Vec<Option<Vec<u8>>>,
 }
 
 /// The questions whose strictest answer is the verdict of the entry at `at` of an append: entry and payload of each.

@@ -36,6 +36,7 @@ pub const WITHOUT_ENTRY: &[(&str, &str)] = &[
     ("checkPolicy", "it reads a candidate and changes nothing"),
     ("clientCredentials", "a credential for a token: counted and logged; what the token does is asked and recorded"),
     ("consent", "it confers nothing by itself: each use is asked of the delegator too, and recorded with the chain"),
+    ("explainQuestion", "it answers a question about policy, permits nothing and changes nothing"),
     ("exchangeConsent", "a credential for a token: counted and logged; what the token does is recorded with the chain"),
     ("login", "a credential for a token: counted and logged; what the token does is asked and recorded"),
     ("uploadWorkspace", "bytes under their own digest, which no authority rests on until an entry names them"),
@@ -62,6 +63,7 @@ pub const WITHOUT_IDEMPOTENCY: &[(&str, &str)] = &[
     ("evaluate", "each call is a question of its own, with its own entry"),
     ("evaluateMany", "each call is a question of its own, with its own entries"),
     ("exchangeConsent", "an answer with a secret is not kept to be given again"),
+    ("explainQuestion", "it changes nothing"),
     ("freeze", "it sets a state: a repeat sets the same, with an entry of its own"),
     ("invitePerson", "an answer with a secret is not kept to be given again; the lost one ends after 15 minutes"),
     (

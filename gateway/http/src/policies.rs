@@ -13,14 +13,19 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::Auth;
-use crate::input::{Params, Upload, param};
+use crate::input::{Id, Params, Upload, param};
 use crate::problem::Problem;
 use crate::reply;
 use crate::state::AppState;
-use crate::wire::Receipt;
+use crate::wire::{Receipt, Verdict};
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(get_policy)).routes(routes!(check_policy)).routes(routes!(activate_policy))
+    OpenApiRouter::new()
+        .routes(routes!(get_policy))
+        .routes(routes!(check_policy))
+        .routes(routes!(activate_policy))
+        .routes(routes!(explain_verdict))
+        .routes(routes!(explain_question))
 }
 
 /// The policy in force.
@@ -100,6 +105,54 @@ pub(crate) struct PolicyActivated {
     receipt: Receipt,
 }
 
+/// Why policy says what it says to one question.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct QuestionExplained {
+    /// Whom it is asked about.
+    asked: String,
+    /// What is asked.
+    operation: &'static str,
+    /// What it is done to.
+    resource: String,
+    /// What policy says.
+    verdict: Verdict,
+    /// The policies that determine it.
+    #[schema(value_type = Vec<String>)]
+    determining: Vec<Name>,
+    /// Each policy that fits the question, with the first clause that is not true: forbids that hold, then permits.
+    #[schema(value_type = Vec<Object>)]
+    policies: serde_json::Value,
+    /// What detectors found in the input, and where.
+    #[schema(value_type = Vec<Object>)]
+    found: serde_json::Value,
+    /// All of it in words.
+    text: String,
+}
+
+/// Explanations, one for each question behind a verdict.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct VerdictExplained {
+    questions: Vec<QuestionExplained>,
+}
+
+impl TryFrom<engine::QuestionExplained> for QuestionExplained {
+    type Error = Problem;
+
+    fn try_from(one: engine::QuestionExplained) -> Result<Self, Problem> {
+        let internal = |error: serde_json::Error| Problem::internal("an explanation could not be written", &error);
+        Ok(Self {
+            asked: one.asked,
+            operation: one.operation,
+            resource: one.resource,
+            verdict: one.verdict.into(),
+            determining: one.determining,
+            policies: serde_json::to_value(&one.policies).map_err(internal)?,
+            found: serde_json::to_value(&one.found).map_err(internal)?,
+            text: one.text,
+        })
+    }
+}
+
 /// What the person has confirmed.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -162,4 +215,39 @@ async fn activate_policy(
     let index = receipt.index;
     let wire = PolicyActivated { policy: PolicyChecked::from(&candidate), receipt: receipt.into() };
     reply::committed(StatusCode::OK, &wire, index)
+}
+
+/// Explain the verdict of an entry
+///
+/// Policy by policy, with the clause that stood in the way, as the policy of then answers the question on record. Not for
+/// agents.
+#[utoipa::path(
+    get, path = "/api/v1/audit/entries/{index}/explanation", operation_id = "explainVerdict", tag = "policies",
+    params(("index" = u64, Path, description = "Place in the log")),
+    responses((status = 200, description = "One explanation a question", body = VerdictExplained)),
+)]
+async fn explain_verdict(
+    State(app): State<AppState>,
+    Auth(who): Auth,
+    Id(index): Id<u64>,
+) -> Result<Response, Problem> {
+    let explained = app.engine.explain(&who, index).await?;
+    let questions = explained.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+    reply::ok(&VerdictExplained { questions })
+}
+
+/// Explain what policy would say
+///
+/// To a question in the form of a bundle's tests (`asked`, `op`, `resource`, `instance`, `input` and what else matters), with
+/// what is known now. Nothing is permitted by it, and nothing is recorded. Not for agents.
+#[utoipa::path(
+    post, path = "/api/v1/policies/explain", operation_id = "explainQuestion", tag = "policies",
+    request_body(content = serde_json::Value, example = json!({
+        "asked": "Agent::fixer", "op": "callTool", "resource": "Tool::notes.append", "input": { "text": "a" }
+    })),
+    responses((status = 200, description = "The explanation", body = QuestionExplained)),
+)]
+async fn explain_question(State(app): State<AppState>, Auth(who): Auth, upload: Upload) -> Result<Response, Problem> {
+    let explained = app.engine.what_if(&who, &upload.bytes)?;
+    reply::ok(&QuestionExplained::try_from(explained)?)
 }

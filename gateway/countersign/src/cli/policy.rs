@@ -2,10 +2,11 @@
 //!
 //! What an author or a pipeline does needs no gateway and no network, and ends with codes that a pipeline can rely on:
 //! 0 good, 1 something was found, 2 it could not be done (a file, a key, an argument that means nothing). Read next:
-//! `checking`, `comparing`, `signing`, `roots`.
+//! `checking`, `comparing`, `signing`, `roots`, `explaining`.
 
 mod checking;
 mod comparing;
+mod explaining;
 mod roots;
 mod signing;
 
@@ -91,6 +92,17 @@ pub(crate) enum Policy {
     /// Root documents: whose signatures count, and how many
     #[command(subcommand)]
     Root(roots::Root),
+    /// Say which clause stood in the way of something, policy by policy
+    #[command(
+        after_help = "Examples:\n  countersign policy explain 41\n  countersign policy explain --question what-if.json\n\n\
+        A question is written as in a bundle's tests:\n  { \"asked\": \"Agent::fixer\", \"op\": \"callTool\", \
+        \"resource\": \"Tool::notes.append\", \"input\": { \"text\": \"a\" } }"
+    )]
+    Explain(explaining::Explain),
+    /// Read the rules of another system into a bundle draft, and say what did not carry over. Asks no gateway
+    #[command(after_help = "Example:\n  countersign policy import tool-scopes tool_scopes.yaml --out ./policy\n\n\
+        Exit codes: 0 written, 1 something of the source is left out (--incomplete goes on), 2 it cannot be read.")]
+    Import(explaining::Import),
     /// Show what changes, and put a bundle in force
     #[command(after_help = "Example:\n  countersign policy activate ./policy")]
     Activate {
@@ -124,6 +136,11 @@ pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
             activate(&path, yes, confirmed_diff, global).await?;
             return Ok(ExitCode::SUCCESS);
         }
+        Policy::Explain(args) => {
+            explaining::explain(&args, global).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Policy::Import(args) => explaining::import(&args, global),
         Policy::Show => {
             global.answer(&global.client()?.get("/api/v1/policies/active").await?)?;
             return Ok(ExitCode::SUCCESS);

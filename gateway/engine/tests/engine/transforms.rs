@@ -1,6 +1,7 @@
 //! What policy changes in an input, and what it only watches: masks, transforms, policies in shadow.
 
-use countersign_gateway_engine::{ActionResult, EntryQuery};
+use countersign_gateway_engine::{ActionResult, EngineError, EntryQuery};
+use countersign_gateway_model::Decision;
 use serde_json::{Value, json};
 
 use crate::bench::{Files, default_files};
@@ -101,4 +102,38 @@ async fn a_policy_in_shadow_stops_nothing_and_what_it_would_have_said_is_on_reco
     }
     let evidence = shown(&world, &dana).await;
     assert!(evidence.contains("\"shadow\":[\"no-notes-at-all\"]"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_explanation_names_the_clause_that_stood_in_the_way_and_agents_get_none() {
+    let world = World::new().await;
+    world.policies.install(org(1), &files());
+    let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
+    let agent = world.agent("fixer", &dana);
+    world.workflow(&dana, "repair").await;
+    let instance = world.instance(&dana, "repair", &agent).await.instance.id;
+    let secret = json!({ "path": "credentials" });
+    let refused = world.propose(&agent, instance, &[("repo.read", secret)]).await.unwrap_err();
+    let EngineError::Refused(refused) = refused else { panic!("{refused}") };
+    let explained = world.engine.explain(&dana, refused.receipt.index).await.unwrap();
+    assert_eq!((explained.len(), explained[0].asked.as_str()), (1, "Agent::fixer"));
+    let first = &explained[0].policies[0];
+    assert!(first.forbids && explained[0].determining.contains(&first.policy), "{first:?}");
+    assert!(explained[0].text.contains("context.input.path"), "{}", explained[0].text);
+
+    let question = json!({
+        "asked": "Agent::fixer", "op": "callTool", "resource": "Tool::notes.append",
+        "instance": format!("Instance::{instance}"), "input": { "text": "a" },
+    });
+    let bytes = serde_json::to_vec(&question).unwrap();
+    let what_if = world.engine.what_if(&dana, &bytes).unwrap();
+    assert_eq!(what_if.verdict.decision, Decision::Allow, "{}", what_if.text);
+    let before = world.engine.entries(&dana, EntryQuery { instance: None, from: 0, limit: 200 }).await.unwrap();
+    for who in [&agent, &world.person("eve", &["OPERATOR"])] {
+        let one = world.engine.explain(who, refused.receipt.index).await.unwrap_err();
+        let other = world.engine.what_if(who, &bytes).unwrap_err();
+        assert_eq!((one.code(), other.code()), ("not-found", "not-found"));
+    }
+    let after = world.engine.entries(&dana, EntryQuery { instance: None, from: 0, limit: 200 }).await.unwrap();
+    assert_eq!(before.items.len(), after.items.len(), "an explanation leaves no entry");
 }

@@ -271,6 +271,16 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
             ("service", json!({ "account": "service:@" })),
         ]),
 
+        "explainQuestion" => {
+            let asked =
+                |asked: String, resource: &str| json!({ "asked": asked, "op": "readInstance", "resource": resource });
+            let instance = format!("Instance::{}", own.ids["instance"]);
+            Asked::Question(vec![
+                ("instance", asked(format!("Person::{}", own.named("owner")), "Instance::@")),
+                ("person", asked("Person::@".to_owned(), &instance)),
+                ("agent", asked("Agent::@".to_owned(), &instance)),
+            ])
+        }
         "evaluate" | "evaluateMany" => {
             let (owner, instance) = (own.named("owner"), own.ids["instance"].clone());
             Asked::Question(vec![
@@ -293,6 +303,7 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         | "getEntry"
         | "getReceipt"
         | "replayVerdict"
+        | "explainVerdict"
         | "getSettings"
         | "getPolicy"
         | "whoami"
