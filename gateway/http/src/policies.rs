@@ -131,6 +131,16 @@ pub(crate) struct QuestionExplained {
 
 /// Explanations, one for each question behind a verdict.
 #[derive(Serialize, ToSchema)]
+#[schema(example = json!({ "questions": [{
+    "asked": "Agent::fixer", "operation": "callTool", "resource": "Tool::repo.read",
+    "verdict": { "decision": "deny", "rules": [], "error": false }, "determining": ["credential-files"],
+    "policies": [{
+        "policy": "credential-files", "forbids": true, "shadow": false, "place": "policies.cedar:520:1",
+        "outcome": "holds", "clauses": [{ "text": "context.input.path like \"*credentials*\"", "outcome": "holds" }],
+        "unasked": 0
+    }],
+    "found": [], "text": "denied by credential-files\n"
+}] }))]
 pub(crate) struct VerdictExplained {
     questions: Vec<QuestionExplained>,
 }

@@ -216,6 +216,12 @@ enum Asked {
     Elsewhere,
 }
 
+/// Whether policy's answer to a question is yes, in the words of AuthZEN or of an explanation.
+fn says_yes(answer: &Answer) -> bool {
+    let body = answer.json();
+    answer.status == 200 && (body["decision"] == true || body["verdict"]["decision"] == "allow")
+}
+
 /// What an enforcement point asks: whether a subject may read an instance.
 fn evaluation(kind: &str, subject: &str, instance: &str) -> Value {
     json!({
@@ -440,11 +446,11 @@ fn walk(gateway: &Gateway, document: &Value, own: &Side, other: &Side) {
                         let (id, nobody) = (&other.ids[kind], nobody(kind));
                         let ask = |id: &str| send(gateway, &method, &path, token, &with_id(body, id));
                         let (foreign, unknown) = (ask(id), ask(&nobody));
-                        somebody |= ask(&own.ids[kind]).json()["decision"] == true;
+                        somebody |= says_yes(&ask(&own.ids[kind]));
                         if (foreign.status, said(&foreign, id)) != (unknown.status, said(&unknown, &nobody)) {
                             problems.push(format!("{what}, a {kind}: {:.300}", said(&foreign, id)));
                         }
-                        if foreign.status == 200 && foreign.json()["decision"] != false {
+                        if says_yes(&foreign) {
                             problems.push(format!("{what}, a {kind}: it is allowed"));
                         }
                     }

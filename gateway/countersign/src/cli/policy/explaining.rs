@@ -88,15 +88,15 @@ pub(crate) fn import(args: &Import, global: &Global) -> Result<bool> {
         }))?;
     } else {
         let mut text = imported.report.to_string();
-        text.push_str(&match (written, complete) {
-            (true, true) => format!("\nwritten to {}\n", args.out.display()),
+        let _ = match (written, complete) {
+            (true, true) => writeln!(text, "\nwritten to {}", args.out.display()),
             (true, false) => {
-                format!("\nwritten to {}; read what was left out before you activate it\n", args.out.display())
+                writeln!(text, "\nwritten to {}; read what was left out before you activate it", args.out.display())
             }
             (false, _) => {
-                "\nnothing was written: some of it is left out; --incomplete goes on all the same\n".to_owned()
+                writeln!(text, "\nnothing was written: some of it is left out; --incomplete goes on all the same")
             }
-        });
+        };
         super::super::out(&plain(&text))?;
     }
     Ok(written)
