@@ -66,23 +66,20 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
 fn values<'n>(document: &'n Node, found: &mut Admission<'n>, parts: &mut Parts) -> Result<bool, ImportError> {
     let (outer, policy) = match (document.get("controller"), document.get("admissionPolicy")) {
         (Some(controller), _) if controller.get("admissionPolicy").is_some() => {
-            members(document, &["controller"], &mut parts.report);
+            members("the document", document, &["controller"], &mut parts.report)?;
             (controller, controller.get("admissionPolicy"))
         }
         (_, policy) => (document, policy),
     };
     let Some(policy) = policy else { return Ok(false) };
-    members(outer, &["admissionPolicy"], &mut parts.report);
-    for (key, part) in members(policy, &["labels", "images", "secrets"], &mut parts.report) {
+    members("`controller`", outer, &["admissionPolicy"], &mut parts.report)?;
+    for (key, part) in members("`admissionPolicy`", policy, &["labels", "images", "secrets"], &mut parts.report)? {
         let known: &[&str] = match key.name.as_str() {
             "labels" => &["required", "allowed", "denied"],
             "images" => &["allowed", "denied"],
             _ => &["blocked"],
         };
-        if part.as_map().is_none() {
-            return Err(unusable(part, format!("`{}`", key.name), format!("it is {}, not a map", part.kind())));
-        }
-        for (inner, list) in members(part, known, &mut parts.report) {
+        for (inner, list) in members(&format!("`{}`", key.name), part, known, &mut parts.report)? {
             let slot = match (key.name.as_str(), inner.name.as_str()) {
                 ("labels", "required") => &mut found.required,
                 ("labels", "allowed") => &mut found.allowed,
@@ -100,16 +97,16 @@ fn values<'n>(document: &'n Node, found: &mut Admission<'n>, parts: &mut Parts) 
 fn agent<'n>(document: &'n Node, found: &mut Admission<'n>, parts: &mut Parts) -> Result<(), ImportError> {
     let mut named = None;
     let mut agent = Agent { name: "", secrets: Vec::new(), accounts: Vec::new() };
-    for (key, value) in members(document, &["apiVersion", "kind", "metadata", "spec"], &mut parts.report) {
+    for (key, value) in members("an Agent", document, &["apiVersion", "kind", "metadata", "spec"], &mut parts.report)? {
         match key.name.as_str() {
             "metadata" => {
-                let found = members(value, &["name"], &mut parts.report);
+                let found = members("`metadata`", value, &["name"], &mut parts.report)?;
                 named = found.first().and_then(|(_, name)| name.as_text());
             }
             "spec" => {
-                for (_, security) in members(value, &["security"], &mut parts.report) {
+                for (_, security) in members("`spec`", value, &["security"], &mut parts.report)? {
                     let known = ["allowedSecrets", "allowedServiceAccounts"];
-                    for (inner, list) in members(security, &known, &mut parts.report) {
+                    for (inner, list) in members("`security`", security, &known, &mut parts.report)? {
                         let items = texts(&format!("`{}`", inner.name), list)?;
                         *(if inner.name == "allowedSecrets" { &mut agent.secrets } else { &mut agent.accounts }) =
                             items;

@@ -88,8 +88,10 @@ fn policy(document: &Node, own: &str, taken: &mut BTreeSet<Name>, parts: &mut Pa
         "approval_timeout_seconds",
         "escalation_roles",
     ];
-    let found: BTreeMap<&str, &Node> =
-        members(document, &KNOWN, &mut parts.report).into_iter().map(|(key, node)| (key.name.as_str(), node)).collect();
+    let found: BTreeMap<&str, &Node> = members("a policy", document, &KNOWN, &mut parts.report)?
+        .into_iter()
+        .map(|(key, node)| (key.name.as_str(), node))
+        .collect();
     let rule = own_name(found.get("id").or(found.get("name")).copied(), document, own, taken, parts)?;
     let level = found.get("materiality").map(|node| materiality(node, parts)).transpose()?;
     let required = match found.get("requires_human_approval") {
@@ -170,7 +172,7 @@ impl Approvers {
                 }
             };
             if item.as_map().is_some() {
-                members(item, &["role", "group"], &mut parts.report);
+                members(what, item, &["role", "group"], &mut parts.report)?;
             }
             let name = name(text, at, kind, &mut parts.report)?;
             if kind == "role" && name.as_str() == "none" {
@@ -244,10 +246,7 @@ fn times(
     let mut primary = None;
     let mut second = None;
     if let Some(node) = found.get("timeouts") {
-        if node.as_map().is_none() {
-            return Err(unusable(node, "`timeouts`", format!("it is {}, not a map", node.kind())));
-        }
-        for (key, value) in members(node, &["primary", "escalation"], &mut parts.report) {
+        for (key, value) in members("`timeouts`", node, &["primary", "escalation"], &mut parts.report)? {
             let span = span(value, &format!("`timeouts.{}`", key.name))?;
             *(if key.name == "primary" { &mut primary } else { &mut second }) = Some((span, value));
         }
@@ -375,15 +374,16 @@ struct Ruled {
 fn rules(document: &Node, own: &str, taken: &mut BTreeSet<Name>, parts: &mut Parts) -> Result<(), ImportError> {
     let mut policy_name = None;
     let mut list = None;
-    for (key, value) in members(document, &["apiVersion", "kind", "metadata", "spec"], &mut parts.report) {
+    for (key, value) in members("a policy", document, &["apiVersion", "kind", "metadata", "spec"], &mut parts.report)? {
         match key.name.as_str() {
             "kind" if value.as_text() != Some("Policy") => {
                 return Err(unusable(value, "`kind`", "it is not `Policy`, and nothing else is read"));
             }
             "metadata" => {
-                policy_name = members(value, &["name"], &mut parts.report).first().map(|(_, node)| *node);
+                policy_name =
+                    members("`metadata`", value, &["name"], &mut parts.report)?.first().map(|(_, node)| *node);
             }
-            "spec" => list = members(value, &["rules"], &mut parts.report).first().map(|(_, node)| *node),
+            "spec" => list = members("`spec`", value, &["rules"], &mut parts.report)?.first().map(|(_, node)| *node),
             _ => {}
         }
     }
@@ -396,8 +396,10 @@ fn rules(document: &Node, own: &str, taken: &mut BTreeSet<Name>, parts: &mut Par
     let mut everyone = Approvers::default();
     for (index, item) in items.iter().enumerate() {
         const KNOWN: [&str; 6] = ["name", "condition", "action", "approvers", "timeout", "escalation_roles"];
-        let found: BTreeMap<&str, &Node> =
-            members(item, &KNOWN, &mut parts.report).into_iter().map(|(key, node)| (key.name.as_str(), node)).collect();
+        let found: BTreeMap<&str, &Node> = members("a rule", item, &KNOWN, &mut parts.report)?
+            .into_iter()
+            .map(|(key, node)| (key.name.as_str(), node))
+            .collect();
         let name = own_name(found.get("name").copied(), item, &format!("{policy}-{}", index + 1), taken, parts)?;
         let action = found.get("action").and_then(|node| node.as_text());
         let requires = match action {

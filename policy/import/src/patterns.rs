@@ -54,7 +54,7 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
         Build { prefix, action: written.action(), tool: tool.clone(), stack: "python".to_owned(), parts: &mut parts };
     build.parts.tools.insert(tool, written);
     build.permit();
-    for (key, value) in members(document, &known, &mut build.parts.report) {
+    for (key, value) in members("the document", document, &known, &mut build.parts.report)? {
         match key.name.as_str() {
             "allowed_stacks" => build.stacks(value)?,
             "max_files" => build.files(value)?,

@@ -43,17 +43,27 @@ pub(crate) fn name(text: &str, node: &Node, what: &str, report: &mut Report) -> 
     Ok(name)
 }
 
-/// The members of a map whose keys are known; the others go into the report.
-pub(crate) fn members<'n>(node: &'n Node, known: &[&str], report: &mut Report) -> Vec<(&'n Key, &'n Node)> {
+/// The members of a map whose keys are known; the others go into the report. One that is no map is unusable: to read it
+/// as empty would lose every rule in it.
+pub(crate) fn members<'n>(
+    what: &str,
+    node: &'n Node,
+    known: &[&str],
+    report: &mut Report,
+) -> Result<Vec<(&'n Key, &'n Node)>, ImportError> {
+    if node.value == Value::Null {
+        return Ok(Vec::new());
+    }
+    let all = node.as_map().ok_or_else(|| unusable(node, what, format!("it is {}, not a map", node.kind())))?;
     let mut found = Vec::new();
-    for (key, value) in node.as_map().unwrap_or_default() {
+    for (key, value) in all {
         if known.contains(&key.name.as_str()) {
             found.push((key, value));
         } else {
             report.unknown(key);
         }
     }
-    found
+    Ok(found)
 }
 
 /// The documents of a source, each a map.

@@ -34,15 +34,12 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
     let mut parts = Parts::default();
     let mut scopes: BTreeMap<Name, Scope> = BTreeMap::new();
     let mut allowed: Option<(Vec<Name>, &Node)> = None;
-    for (key, value) in members(document, &["scopes", "policies"], &mut parts.report) {
+    for (key, value) in members("the document", document, &["scopes", "policies"], &mut parts.report)? {
         if key.name == "scopes" {
             read_scopes(value, &mut scopes, &mut parts)?;
             continue;
         }
-        if value.as_map().is_none() {
-            return Err(unusable(value, "`policies`", format!("it is {}, not a map", value.kind())));
-        }
-        for (_, list) in members(value, &["default_allowlist"], &mut parts.report) {
+        for (_, list) in members("`policies`", value, &["default_allowlist"], &mut parts.report)? {
             let mut names = Vec::new();
             for (text, node) in texts("`default_allowlist`", list)? {
                 names.push(name(text, node, "scope", &mut parts.report)?);
@@ -78,7 +75,7 @@ fn read_scopes(node: &Node, scopes: &mut BTreeMap<Name, Scope>, parts: &mut Part
             (Some(text), _) => (text, item, ""),
             (None, Some(named)) => {
                 let text = named.as_text().ok_or_else(|| unusable(named, "a scope's `name`", "it is no text"))?;
-                members(item, &["name", "description"], &mut parts.report);
+                members("a scope", item, &["name", "description"], &mut parts.report)?;
                 (text, named, item.get("description").and_then(Node::as_text).unwrap_or_default())
             }
             (None, None) => return Err(unusable(item, "a scope", "it has no `name`; add one")),
