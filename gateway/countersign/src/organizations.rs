@@ -49,6 +49,14 @@ pub(crate) enum PlaceError {
     /// There is one.
     #[error("there is an organization `{0}` already: choose another name")]
     Exists(String),
+    /// Two folders are of one organization.
+    #[error("`{one}` and `{other}` are of the same organization: move the copy out of the data folder")]
+    Twice {
+        /// One of them.
+        one: PathBuf,
+        /// The other.
+        other: PathBuf,
+    },
     /// There is none.
     #[error("there is no organization `{0}`: see `countersign organization list`")]
     Unknown(String),
@@ -129,7 +137,13 @@ pub(crate) fn all(data: &Path, mark: &Mark) -> Result<Vec<Place>, PlaceError> {
         }
     }
     others.sort_by(|a, b| a.name.cmp(&b.name));
-    places.append(&mut others);
+    for other in others {
+        // A copied folder would be a second life of one log.
+        if let Some(same) = places.iter().find(|place| place.org == other.org || place.log == other.log) {
+            return Err(PlaceError::Twice { one: same.folder.clone(), other: other.folder });
+        }
+        places.push(other);
+    }
     Ok(places)
 }
 

@@ -105,6 +105,11 @@ impl Answered {
         self.questions.first().and_then(|question| question.input.as_ref())
     }
 
+    /// Policy asks for transforms of the input that were not applied; nothing else stands in the way.
+    pub(crate) fn wants_transforms(&self) -> bool {
+        self.answers.iter().any(|answer| !answer.transforms.is_empty())
+    }
+
     /// The questions as they were answered in the end.
     pub(crate) fn questions(&self) -> &[Question] {
         &self.questions
@@ -158,7 +163,7 @@ impl Answered {
             content.extend_from_slice(would_be.to_string().as_bytes());
         }
         content.push(b'}');
-        // The raw input is kept nowhere; whoever has it can show that it is what came.
+        // Where transforms were applied the input before them is kept nowhere; whoever has it can show what came.
         let fields = self
             .before
             .iter()

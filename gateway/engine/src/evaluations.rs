@@ -18,9 +18,10 @@ use countersign_gateway_model::{
 use countersign_ledger_entry::body::Evaluation;
 use countersign_ledger_entry::payload::{self, Salt};
 use countersign_ledger_entry::{Draft, Receipt};
+use countersign_ledger_log::AppendError;
 use countersign_policy_decide::{EntityKind, EntityRef, Operation, Question, input};
 
-use crate::asking::{Answered, ask, ask_transforming, chain, entity_of, question};
+use crate::asking::{Answered, ask, chain, entity_of, question};
 use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
@@ -31,6 +32,9 @@ use crate::{Engine, Snapshot};
 
 /// Most evaluations of one call, and most entries of one append.
 pub const MAX_EVALUATIONS: usize = 64;
+
+/// Most bytes that the evaluations of one append leave beside their entries.
+const MAX_APPEND: usize = 1024 * 1024;
 
 /// Most claims of one evaluation.
 const MAX_CLAIMS: usize = 64;
@@ -206,10 +210,11 @@ impl Engine {
                 }
             }
         }
-        let answered = ask_transforming(snapshot, &org.entities, questions);
+        let answered = ask(snapshot, &org.entities, questions);
         if reason.is_none() && !answered.allowed() {
             reason = Some(match answered.verdict.decision {
                 Decision::NeedsApproval => "a person would have to approve it".to_owned(),
+                _ if answered.wants_transforms() => "policy asks for a change of the input first".to_owned(),
                 _ => answered.agent_message(),
             });
         }
@@ -245,6 +250,10 @@ impl Engine {
                     return Err(format!("no tool `{tool}` is in the catalogue"));
                 };
                 let typed = input::parse(compiled, input).map_err(|error| error.to_string())?;
+                if !typed.masked().is_empty() {
+                    // The enforcement point would carry out what came, not what policy was asked about.
+                    return Err("policy masks a part of this input".to_owned());
+                }
                 let operation = if compiled.tool.runner.is_some() { Operation::Dispatch } else { Operation::CallTool };
                 let resource = EntityRef::new(org.id, EntityKind::Tool, tool.clone());
                 let mut question = Question::new(asked, operation, resource, now);
@@ -278,6 +287,12 @@ impl Engine {
         if drafts.is_empty() {
             return Ok(answers);
         }
+        if bytes_of(&beside) > MAX_APPEND {
+            return Err(EngineError::invalid(
+                "evaluations",
+                "what they would leave on record is too much for one call",
+            ));
+        }
         let receipts = self.share_append(org, snapshot.digests(), drafts, beside).await?;
         for (place, receipt) in places.into_iter().zip(receipts) {
             if let Some(answer) = answers.get_mut(place) {
@@ -303,15 +318,18 @@ impl Engine {
                 answer = &mut answer => return answer.map_err(EngineError::damaged)?,
                 turn = org.own.lock() => turn,
             };
-            let (mut taken, mut entries, mut policy) = (Vec::new(), 0, None);
+            let (mut taken, mut entries, mut bytes, mut policy) = (Vec::new(), 0, 0, None);
             {
                 let mut waiting = lock(&org.evaluations.waiting);
                 while let Some(next) = waiting.front() {
                     // One append names one policy.
                     let another = policy.is_some_and(|policy| policy != next.policy);
-                    if another || entries + next.drafts.len() > MAX_EVALUATIONS {
+                    let more = bytes_of(&next.beside);
+                    let full = entries + next.drafts.len() > MAX_EVALUATIONS || bytes + more > MAX_APPEND;
+                    if another || (full && !taken.is_empty()) {
                         break;
                     }
+                    bytes += more;
                     policy = Some(next.policy);
                     entries += next.drafts.len();
                     taken.extend(waiting.pop_front());
@@ -326,7 +344,6 @@ impl Engine {
                 together.blobs.extend(beside.blobs);
             }
             let appended = self.append_in_turn(org, &turn, drafts, together, (self.now(), policy)).await;
-            drop(turn);
             match appended {
                 Ok(appended) => {
                     let mut receipts = appended.entries.into_iter().map(|entry| entry.receipt);
@@ -336,15 +353,12 @@ impl Engine {
                     }
                 }
                 Err(error) => {
-                    let mut error = Some(error);
                     for (_, done) in shares {
-                        let mine = error.take().unwrap_or_else(|| {
-                            EngineError::damaged("the append that this evaluation shared was not taken")
-                        });
-                        let _ = done.send(Err(mine));
+                        let _ = done.send(Err(shared(&error)));
                     }
                 }
             }
+            drop(turn);
         }
     }
 
@@ -359,29 +373,58 @@ impl Engine {
     /// Commits counts of calls over quota that are a minute old, or all.
     pub(crate) async fn record_over_quota(&self, org: &Org, all: bool) -> Result<(), EngineError> {
         let now = self.now();
-        let due: Vec<(Pseudonym, u32)> = {
+        let due: Vec<(Pseudonym, OverQuota)> = {
             let mut counts = lock(&org.evaluations.over_quota);
             let due: Vec<Pseudonym> = counts
                 .iter()
                 .filter(|(_, count)| all || count.since + QUOTA_SPAN <= now)
                 .map(|(who, _)| *who)
                 .collect();
-            due.into_iter().filter_map(|who| Some((who, counts.remove(&who)?.calls))).collect()
+            due.into_iter().filter_map(|who| Some((who, counts.remove(&who)?))).collect()
         };
-        for (who, calls) in due {
+        let mut failed = None;
+        for (who, counted) in due {
             let evaluation = Evaluation {
                 subject: who,
                 operation: Name::new(Operation::EvaluateFor.as_str()).map_err(EngineError::damaged)?,
                 question: None,
-                calls,
+                calls: counted.calls,
                 over_quota: true,
             };
             let policy = self.snapshot(org.id).digests();
             let draft = Draft::new(evaluation, who);
-            self.append_own(org, vec![draft], Beside::default(), (now, policy)).await?;
+            if let Err(error) = self.append_own(org, vec![draft], Beside::default(), (now, policy)).await {
+                // Counted on: what could not be put on record now is part of the next entry.
+                let mut counts = lock(&org.evaluations.over_quota);
+                let count = counts.entry(who).or_insert_with(|| OverQuota { since: counted.since, calls: 0 });
+                count.since = count.since.min(counted.since);
+                count.calls = count.calls.saturating_add(counted.calls);
+                failed = Some(error);
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
+}
+
+/// Bytes that go beside entries.
+fn bytes_of(beside: &Beside) -> usize {
+    let payloads = beside.payloads.iter().map(|payload| payload.bytes.len());
+    payloads.chain(beside.blobs.iter().map(|blob| blob.bytes.len())).sum()
+}
+
+/// The same failure for each of those who shared an append. What cannot be told again may have happened.
+fn shared(error: &EngineError) -> EngineError {
+    let EngineError::Append(error) = error else { return AppendError::Unknown.into() };
+    let again = match error {
+        AppendError::Busy { retry_after } => AppendError::Busy { retry_after: *retry_after },
+        AppendError::ClockSkew { resign } => AppendError::ClockSkew { resign: *resign },
+        AppendError::ClockBehind { now, newest } => AppendError::ClockBehind { now: *now, newest: *newest },
+        AppendError::DiskFull => AppendError::DiskFull,
+        AppendError::Malformed(what) => AppendError::Malformed(what),
+        AppendError::Refusing(why) => AppendError::Refusing(why.clone()),
+        _ => AppendError::Unknown,
+    };
+    again.into()
 }
 
 fn evaluation_draft(who: &Principal, one: &Decided, salt: &Salt, beside: &mut Beside) -> Draft {

@@ -16,7 +16,7 @@ use countersign_ledger_entry::payload::{self, Salt};
 use countersign_ledger_entry::{Entry, PayloadRef, PayloadRole};
 use countersign_policy_decide::catalogue::CompiledTool;
 use countersign_policy_decide::rules::ApprovalRule;
-use countersign_policy_decide::{GateFacts, Operation, Question, Record};
+use countersign_policy_decide::{GateFacts, Operation, Question, Record, input};
 
 use crate::api::GateDetail;
 use crate::asking::StoredEvidence;
@@ -353,6 +353,14 @@ impl OpenedItem {
             .iter()
             .map(|q| Question::parse(q.get().as_bytes(), snapshot).map_err(EngineError::damaged))
             .collect::<Result<Vec<_>, _>>()?;
+        if let Some(input) = questions.first().and_then(|question| question.input.as_ref()) {
+            let tool = snapshot.tool(input.tool().as_str()).ok_or(EngineError::NotFound("tool"))?;
+            // A mask that came into force since would hide a part of it: what was asked for then cannot be permitted now.
+            let again = input::parse(tool, input.canonical()).map_err(EngineError::damaged)?;
+            if again.canonical() != input.canonical() {
+                return Err(EngineError::damaged("policy masks a part of the item's input now"));
+            }
+        }
         let action = serde_json::from_str(stored.action.get()).map_err(EngineError::damaged)?;
         Ok(Self { action, questions })
     }

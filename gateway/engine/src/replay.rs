@@ -3,6 +3,8 @@
 //! An entry's verdict may be the strictest over several questions (the items of a gate, or what a gate's resolution led
 //! to). Which questions those are follows from the entry's place in its append, as `gateway/flow` drafted it.
 
+use std::sync::Arc;
+
 use countersign_gateway_model::{Digest, Principal, Verdict};
 use countersign_ledger_entry::body::{Body, Cause, DecisionKind, Effect};
 use countersign_ledger_entry::{Entry, Header, PayloadRole};
@@ -45,7 +47,10 @@ impl Engine {
     pub(crate) async fn behind(&self, org: &Org, index: u64) -> Result<Option<Behind>, EngineError> {
         let header = Entry::parse(&stored_entry(org, index).await?.leaf)?.header;
         let digests = header.policy.filter(|_| header.verdict.is_some()).ok_or(EngineError::NotFound("verdict"))?;
-        let Some(snapshot) = self.policies().past(org.id, &digests) else { return Ok(None) };
+        // It may have to be built from what the ledger keeps, which is long work and waits for readers of the ledger.
+        let (policies, id) = (Arc::clone(self.policies()), org.id);
+        let past = tokio::task::spawn_blocking(move || policies.past(id, &digests)).await;
+        let Some(snapshot) = past.map_err(EngineError::damaged)? else { return Ok(None) };
         let at = usize::from(header.append.index);
         let first = index.saturating_sub(u64::from(header.append.index));
         let append = org.log.entries(first..first + u64::from(header.append.length)).await;

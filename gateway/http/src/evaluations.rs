@@ -5,12 +5,15 @@
 //! (the engine's `evaluations`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use countersign_gateway_engine::{
-    EntityKind, EvaluationAnswer, EvaluationRequest, EvaluationSubject, EvaluationTarget, Operation, Semantic,
+    EntityKind, EvaluationAnswer, EvaluationRequest, EvaluationSubject, EvaluationTarget, MAX_EVALUATIONS, Operation,
+    Semantic,
 };
 use countersign_gateway_model::{Decision, Name, PrincipalKind};
 use serde::{Deserialize, Serialize};
@@ -26,6 +29,9 @@ use crate::layers::REQUEST_ID;
 use crate::problem::{PARAMETER_INVALID, Problem};
 use crate::reply;
 use crate::state::AppState;
+
+/// Longest type, id or name, in bytes.
+const LONGEST_WORD: usize = 256;
 
 /// Longest claim, `key=value`, in bytes.
 const LONGEST_CLAIM: usize = 320;
@@ -45,7 +51,7 @@ pub(crate) struct EvaluatedEntity<'a> {
     r#type: String,
     /// Its id.
     id: String,
-    /// Kept on record; policy does not see them.
+    /// Policy does not see them, and they are not kept.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     properties: Option<Members<'a>>,
@@ -203,12 +209,13 @@ async fn evaluate(
     headers: HeaderMap,
     input: Input,
 ) -> Result<Response, Problem> {
+    let own = own_id(&headers)?;
     let body: EvaluationBody<'_> = input.read()?;
     let answers = app.engine.evaluate(who, vec![request(&body)?], Semantic::ExecuteAll).await?;
     let answer = answers.into_iter().next().map(EvaluationDecision::from);
     let answer = answer.ok_or_else(|| Problem::internal("an evaluation has no answer", &std::fmt::Error))?;
     note(std::slice::from_ref(&answer));
-    identified(reply::json(StatusCode::OK, &answer)?, &headers)
+    Ok(identified(reply::json(StatusCode::OK, &answer)?, own))
 }
 
 /// Evaluate several questions (AuthZEN)
@@ -225,7 +232,12 @@ async fn evaluate_many(
     headers: HeaderMap,
     input: Input,
 ) -> Result<Response, Problem> {
+    let own = own_id(&headers)?;
     let body: EvaluationsBody<'_> = input.read()?;
+    if body.evaluations.len() > MAX_EVALUATIONS {
+        let detail = format!("ask for at most {MAX_EVALUATIONS} at a time");
+        return Err(Problem::new(PARAMETER_INVALID, detail).at("/evaluations"));
+    }
     let single = body.evaluations.is_empty();
     let semantic = match body.options.evaluations_semantic.as_deref() {
         None | Some("execute_all") => Semantic::ExecuteAll,
@@ -256,7 +268,7 @@ async fn evaluate_many(
             reply::json(StatusCode::OK, &EvaluationDecisions { evaluations })?
         }
     };
-    identified(reply, &headers)
+    Ok(identified(reply, own))
 }
 
 /// Discover the evaluation endpoints (AuthZEN)
@@ -264,11 +276,16 @@ async fn evaluate_many(
     get, path = "/.well-known/authzen-configuration", operation_id = "authzenConfiguration", tag = "authzen", security(()),
     responses((status = 200, description = "Where to ask", body = AuthzenConfiguration)),
 )]
-async fn discovery(headers: HeaderMap) -> Result<Response, Problem> {
+async fn discovery(uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
     // Whoever asked reached this gateway by that name; TLS in front of it is told by the header that proxies set.
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let named = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let host = named.or_else(|| uri.authority().cloned());
+    let host = host.ok_or_else(|| Problem::new(PARAMETER_INVALID, "the request names no host that could be told"))?;
     let forwarded = headers.get("x-forwarded-proto").and_then(|proto| proto.to_str().ok());
-    let loopback = host.starts_with("127.") || host.starts_with("localhost") || host.starts_with("[::1]");
+    let loopback = match host.host().trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host.host() == "localhost",
+    };
     let scheme = forwarded.filter(|proto| ["http", "https"].contains(proto));
     let scheme = scheme.unwrap_or(if loopback { "http" } else { "https" });
     let base = format!("{scheme}://{host}");
@@ -285,16 +302,21 @@ fn note(answers: &[EvaluationDecision]) {
     }
 }
 
-/// Gives the caller's own request id back, as the specification has it.
-fn identified(mut response: Response, headers: &HeaderMap) -> Result<Response, Problem> {
-    if let Some(id) = headers.get(REQUEST_ID) {
-        let good = id.len() <= 128 && id.as_bytes().iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ');
-        if !good {
-            return Err(Problem::new(PARAMETER_INVALID, "`x-request-id` has at most 128 visible ASCII characters"));
-        }
-        response.headers_mut().insert(REQUEST_ID, HeaderValue::clone(id));
+/// The caller's own request id, checked before anything is on record.
+fn own_id(headers: &HeaderMap) -> Result<Option<HeaderValue>, Problem> {
+    let Some(id) = headers.get(REQUEST_ID) else { return Ok(None) };
+    if id.len() <= 128 && id.as_bytes().iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') {
+        return Ok(Some(id.clone()));
     }
-    Ok(response)
+    Err(Problem::new(PARAMETER_INVALID, "`x-request-id` has at most 128 visible ASCII characters"))
+}
+
+/// Gives it back, as the specification has it.
+fn identified(mut response: Response, own: Option<HeaderValue>) -> Response {
+    if let Some(id) = own {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
 }
 
 fn request(body: &EvaluationBody<'_>) -> Result<EvaluationRequest, Problem> {
@@ -302,12 +324,21 @@ fn request(body: &EvaluationBody<'_>) -> Result<EvaluationRequest, Problem> {
     let subject_in = body.subject.as_ref().ok_or_else(|| missing("subject"))?;
     let action = body.action.as_ref().ok_or_else(|| missing("action"))?;
     let resource = body.resource.as_ref().ok_or_else(|| missing("resource"))?;
+    let words = [&subject_in.r#type, &subject_in.id, &action.name, &resource.r#type, &resource.id];
+    if words.iter().any(|word| word.len() > LONGEST_WORD) {
+        return Err(Problem::new(PARAMETER_INVALID, format!("types, ids and names have at most {LONGEST_WORD} bytes")));
+    }
     let internal = |error: serde_json::Error| Problem::internal("a question could not be written", &error);
     Ok(EvaluationRequest {
         subject: subject(subject_in),
         target: target(action, resource).map_err(internal)?,
         claims: body.context.as_ref().map(claims).transpose()?.unwrap_or_default(),
-        asked: serde_json::to_value(body).map_err(internal)?,
+        // No properties: the typed question holds what policy may see of them.
+        asked: serde_json::json!({
+            "subject": { "type": subject_in.r#type, "id": subject_in.id },
+            "action": action.name,
+            "resource": { "type": resource.r#type, "id": resource.id },
+        }),
     })
 }
 
@@ -345,7 +376,8 @@ fn target(
     let Ok(tool) = Name::new(&format!("{}.{}", resource.r#type, action.name)) else { return Ok(None) };
     let id = serde_json::value::to_raw_value(&resource.id)?;
     let mut properties = properties;
-    properties.entry("id".to_owned()).or_insert(&id);
+    // What is decided on is what the enforcement point guards, whatever its caller wrote beside it.
+    properties.insert("id".to_owned(), &id);
     Ok(Some(EvaluationTarget::Tool { tool, input: serde_json::to_vec(&properties)? }))
 }
 
@@ -412,7 +444,7 @@ mod tests {
             ),
             (
                 r#"{"subject":{"type":"user","id":"alice@acmecorp.com"},
-                    "action":{"name":"can_read","properties":{"method":"GET"}},
+                    "action":{"name":"can_read","properties":{"method":"GET","id":"mine"}},
                     "resource":{"type":"account","id":"123"}}"#,
                 "None",
                 r#"tool account.can_read {"id":"123","method":"GET"}"#,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::world::{World, name};
 
 /// An enforcement point: a service that may ask about others.
-fn enforcement_point(world: &World, owner: &Principal, scopes: &[&str]) -> Arc<Principal> {
+pub(crate) fn enforcement_point(world: &World, owner: &Principal, scopes: &[&str]) -> Arc<Principal> {
     let who = Pseudonym::from_bytes([0xee; 16]);
     let facts = ServiceFacts {
         active: true,
@@ -49,7 +49,7 @@ fn enforcement_point(world: &World, owner: &Principal, scopes: &[&str]) -> Arc<P
     })
 }
 
-fn asks(kind: PrincipalKind, id: &str, tool: &str, input: &Value) -> EvaluationRequest {
+pub(crate) fn asks(kind: PrincipalKind, id: &str, tool: &str, input: &Value) -> EvaluationRequest {
     EvaluationRequest {
         subject: Some((kind, name(id))),
         target: Some(EvaluationTarget::Tool { tool: name(tool), input: serde_json::to_vec(input).unwrap() }),

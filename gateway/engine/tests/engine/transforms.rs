@@ -1,11 +1,12 @@
 //! What policy changes in an input, and what it only watches: masks, transforms, policies in shadow.
 
-use countersign_gateway_engine::{ActionResult, EngineError, EntryQuery};
-use countersign_gateway_model::Decision;
+use countersign_gateway_engine::{ActionResult, EngineError, EntryQuery, Semantic};
+use countersign_gateway_model::{Decision, PrincipalKind, State};
 use serde_json::{Value, json};
 
 use crate::bench::{Files, default_files};
-use crate::world::{World, org, replace};
+use crate::evaluations::{asks, enforcement_point};
+use crate::world::{Deciding, World, org, replace};
 
 const MASKS: &str = r#"{
   "masks": {"branch": {"steps": [{"tools": ["repo.merge"], "at": ["/message"], "with": "stars"}]}},
@@ -136,4 +137,39 @@ async fn an_explanation_names_the_clause_that_stood_in_the_way_and_agents_get_no
     }
     let after = world.engine.entries(&dana, EntryQuery { instance: None, from: 0, limit: 200 }).await.unwrap();
     assert_eq!(before.items.len(), after.items.len(), "an explanation leaves no entry");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mask_that_came_into_force_while_people_were_asked_lets_nothing_raw_through() {
+    let world = World::new().await;
+    let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
+    let ada = world.person("ada", &["APPROVER"]);
+    let agent = world.agent("fixer", &dana);
+    world.workflow(&dana, "repair").await;
+    let instance = world.instance(&dana, "repair", &agent).await.instance.id;
+    let merge = json!({ "branch": "main", "message": "hunter2" });
+    let gate = world.propose(&agent, instance, &[("repo.merge", merge)]).await.unwrap().gate.unwrap();
+    world.policies.install(org(1), &files());
+    let answer = world.decide(&ada, gate, Deciding::Approve).await;
+    assert!(answer.is_err() || world.state(&dana, instance).await == State::WaitingForHuman, "{answer:?}");
+    let query = EntryQuery { instance: Some(instance), from: 0, limit: 100 };
+    let entries = world.engine.entries(&dana, query).await.unwrap().items;
+    assert!(entries.iter().all(|entry| entry.kind != "permit"), "the raw input was permitted");
+    world.decide(&ada, gate, Deciding::Reject).await.unwrap();
+    assert_eq!(world.state(&dana, instance).await, State::Terminated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evaluation_of_an_input_that_policy_would_change_is_no_yes_and_leaves_nothing_raw() {
+    let world = World::new().await;
+    world.policies.install(org(1), &files());
+    let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
+    let proxy = enforcement_point(&world, &dana, &["evaluate"]);
+    world.agent("fixer", &dana);
+    let merge = json!({ "branch": "main", "message": "hunter2" });
+    let request = asks(PrincipalKind::Agent, "fixer", "repo.merge", &merge);
+    let answers = world.engine.evaluate(proxy, vec![request], Semantic::ExecuteAll).await.unwrap();
+    assert_eq!(answers[0].decision, Decision::Deny);
+    assert!(answers[0].reason.as_ref().unwrap().contains("masks"), "{:?}", answers[0].reason);
+    assert!(!shown(&world, &dana).await.contains("hunter2"));
 }

@@ -135,5 +135,13 @@ fn a_malformed_question_is_refused_and_leaves_nothing() {
         assert_eq!(answer.code(), code, "{body}");
         assert!([400, 422].contains(&answer.status), "{}", answer.status);
     }
+    let question = json!({ "subject": good, "action": { "name": "a" }, "resource": good });
+    let many = json!({ "evaluations": vec![question.clone(); 65] });
+    assert_eq!(gateway.post("/access/v1/evaluations", &proxy, &many).code(), "parameter-invalid");
+    let long = "x".repeat(129);
+    let headers = [("x-request-id", long.as_str())];
+    let body = Some(question.to_string().into_bytes());
+    let answer = gateway.send("POST", "/access/v1/evaluation", &proxy, &headers, body);
+    assert_eq!(answer.code(), "parameter-invalid");
     assert!(evaluations(&gateway, &dana).is_empty());
 }
