@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use cedar_policy::{PolicyId, RequestEnv, Schema};
 use cedar_policy_symcc::CompiledPolicySet;
+use countersign_policy_bundle::Timestamp;
 use countersign_policy_decide::catalogue::CompiledTool;
 use countersign_policy_decide::schema;
 use serde::Serialize;
@@ -60,13 +61,18 @@ impl fmt::Display for Change {
     }
 }
 
-/// Compares two bundles of one organization.
-pub fn compare(old: Subject<'_>, new: Subject<'_>, solver: Option<&Solver>) -> Result<Difference, SubjectError> {
+/// Compares two bundles of one organization, as they are enforced at `now`.
+pub fn compare(
+    old: Subject<'_>,
+    new: Subject<'_>,
+    now: Timestamp,
+    solver: Option<&Solver>,
+) -> Result<Difference, SubjectError> {
     with_prover(solver, async |prover| {
         let (schema, changed) = shared_schema(old, new)?;
-        let before = Sorted::new(old.snapshot, &schema, Shadowed::LeftOut)?;
-        let after = Sorted::new(new.snapshot, &schema, Shadowed::LeftOut)?;
-        let in_shadow = new.snapshot.policies().iter().filter(|policy| policy.shadow_until.is_some());
+        let before = Sorted::new(old.snapshot, &schema, Shadowed::LeftOut, now)?;
+        let after = Sorted::new(new.snapshot, &schema, Shadowed::LeftOut, now)?;
+        let in_shadow = new.snapshot.policies().iter().filter(|policy| policy.in_shadow(now));
         let shadowed = in_shadow.map(|policy| policy.id.to_string()).collect();
         let mut difference = Difference { shadowed, ..Difference::default() };
         let mut prover = prover;

@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet, RequestEnv, Schema, ValidationMode, Validator};
 use cedar_policy_symcc::CompiledPolicySet;
-use countersign_policy_bundle::{FileKind, Place};
+use countersign_policy_bundle::{FileKind, Place, Timestamp};
 use countersign_policy_decide::depth;
 use serde::Serialize;
 
@@ -81,11 +81,12 @@ impl std::fmt::Display for Proof {
     }
 }
 
-/// Proves or refutes every invariant of a bundle, in the order of its files. Without a solver none is proved.
-pub fn prove(subject: Subject<'_>, solver: Option<&Solver>) -> Result<Vec<Proof>, SubjectError> {
+/// Proves or refutes every invariant of a bundle, in the order of its files, as it is enforced from `now` on.
+/// Without a solver none is proved.
+pub fn prove(subject: Subject<'_>, now: Timestamp, solver: Option<&Solver>) -> Result<Vec<Proof>, SubjectError> {
     with_prover(solver, async |prover| {
         let schema = subject.snapshot.schema();
-        let sorted = Sorted::new(subject.snapshot, schema, Shadowed::MostAllowed)?;
+        let sorted = Sorted::new(subject.snapshot, schema, Shadowed::MostAllowed, now)?;
         let mut prover = prover;
         let mut proofs = Vec::new();
         for mut proof in read(subject) {

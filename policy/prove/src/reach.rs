@@ -6,6 +6,7 @@
 
 use cedar_policy::{Effect, Policy, PolicySet, RequestEnv, Schema};
 use cedar_policy_symcc::{CompiledPolicy, CompiledPolicySet, Env};
+use countersign_policy_bundle::Timestamp;
 use serde::Serialize;
 
 use crate::example::{Example, judge};
@@ -37,11 +38,11 @@ pub struct Reach {
     pub not_proved: Vec<(Option<String>, Environment, Doubt)>,
 }
 
-/// Looks at every forbid and every kind of request.
-pub fn reach(subject: Subject<'_>, solver: Option<&Solver>) -> Result<Reach, SubjectError> {
+/// Looks at every forbid and every kind of request, as enforced from `now` on.
+pub fn reach(subject: Subject<'_>, now: Timestamp, solver: Option<&Solver>) -> Result<Reach, SubjectError> {
     with_prover(solver, async |prover| {
         let schema = subject.snapshot.schema();
-        let sorted = Sorted::new(subject.snapshot, schema, Shadowed::MostAllowed)?;
+        let sorted = Sorted::new(subject.snapshot, schema, Shadowed::MostAllowed, now)?;
         let mut found = Reach::default();
         let mut prover = prover;
         let mut forbids: Vec<_> = sorted.policies.policies().filter(|p| p.effect() == Effect::Forbid).collect();

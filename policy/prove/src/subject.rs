@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use cedar_policy::{Effect, Policy, PolicySet, RequestEnv, Schema, SchemaFragment};
-use countersign_policy_bundle::{FileKind, Files};
+use countersign_policy_bundle::{FileKind, Files, Timestamp};
 use countersign_policy_decide::PolicySnapshot;
 use serde::Serialize;
 
@@ -72,20 +72,25 @@ pub(crate) struct Sorted {
 /// What is made of policies that are judged and not enforced until an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shadowed {
-    /// What could ever be allowed: their permits count, as they will; their forbids do not, as they do not yet.
+    /// What could be allowed from now on: their permits count, as they will; their forbids do not, as they do not yet.
     MostAllowed,
     /// None of them counts, as now.
     LeftOut,
 }
 
 impl Sorted {
-    /// Sorts a snapshot's policies under a schema that all of them fit.
-    pub(crate) fn new(snapshot: &PolicySnapshot, schema: &Schema, shadowed: Shadowed) -> Result<Self, SubjectError> {
+    /// Sorts a snapshot's policies under a schema that all of them fit. One whose shadow is over is enforced.
+    pub(crate) fn new(
+        snapshot: &PolicySnapshot,
+        schema: &Schema,
+        shadowed: Shadowed,
+        now: Timestamp,
+    ) -> Result<Self, SubjectError> {
         let mut sorted = Self { policies: PolicySet::new(), by_environment: BTreeMap::new() };
         let wrong = |error: cedar_policy::PolicySetError| SubjectError::Unchecked(error.to_string());
         for prepared in snapshot.policies() {
             let counts = shadowed == Shadowed::MostAllowed && !prepared.forbids;
-            if prepared.shadow_until.is_some() && !counts {
+            if prepared.in_shadow(now) && !counts {
                 continue;
             }
             let policy = prepared.cedar();

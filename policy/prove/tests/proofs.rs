@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_policy_bundle::{Draft, Files, OrgId, check_draft};
+use countersign_policy_bundle::{Draft, Files, OrgId, Timestamp, check_draft};
 use countersign_policy_decide::PolicySnapshot;
 use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_prove::{Doubt, Environment, Limits, Outcome, Proof, Solver, Subject, compare, prove, reach};
@@ -17,6 +17,9 @@ const POLICIES: &str = include_str!("../../bundles/default/policies.cedar");
 const RULES: &str = include_str!("../../bundles/default/rules.json");
 const ROLES: &str = include_str!("../../bundles/default/roles.json");
 const CATALOGUE: &str = include_str!("../../bundles/default/tools/catalogue.json");
+
+/// When everything is proved.
+const NOW: Timestamp = Timestamp(1_795_219_200_000);
 
 /// The solver that `cargo xtask test` names, or the one that it has laid down before. None: the test is skipped.
 #[expect(clippy::disallowed_methods, reason = "a test finds out what the machine has")]
@@ -97,7 +100,7 @@ fn invariants_of_the_default_bundle_are_proved_or_refuted_with_a_request() {
     ]
     .concat();
     let bundle = Bundle::default(POLICIES, &text);
-    let proofs = prove(bundle.subject(), Some(&solver)).unwrap();
+    let proofs = prove(bundle.subject(), NOW, Some(&solver)).unwrap();
     for (id, environments) in [("no-refund-alone", 4), ("agents-never-approve", 1), ("involved-never-approve", 1)] {
         assert_eq!(find(&proofs, id).outcome, Outcome::Proved { environments }, "{}", find(&proofs, id));
     }
@@ -131,7 +134,7 @@ fn what_is_no_invariant_is_never_proved() {
     ]
     .concat();
     let bundle = Bundle::default(POLICIES, &text);
-    let proofs = prove(bundle.subject(), Some(&solver)).unwrap();
+    let proofs = prove(bundle.subject(), NOW, Some(&solver)).unwrap();
     assert_eq!(proofs.len(), 8);
     for proof in &proofs {
         assert!(!proof.holds(), "{proof}");
@@ -148,7 +151,7 @@ fn what_is_no_invariant_is_never_proved() {
     }
     assert!(proofs.iter().any(|proof| proof.to_string().contains("that of another invariant")));
     let broken = Bundle::default(POLICIES, "@id(\"a\")\npermit (principal, action);");
-    let proofs = prove(broken.subject(), Some(&solver)).unwrap();
+    let proofs = prove(broken.subject(), NOW, Some(&solver)).unwrap();
     assert!(proofs[0].to_string().contains("does not parse"), "{}", proofs[0]);
     assert_eq!((proofs[0].place.line, proofs[0].holds()), (2, false));
 }
@@ -157,17 +160,17 @@ fn what_is_no_invariant_is_never_proved() {
 fn without_a_solver_nothing_is_proved_and_nothing_passes() {
     let text = invariant("agents-never-approve", "principal is Countersign::Agent, action, resource", "true");
     let bundle = Bundle::default(POLICIES, &text);
-    let proofs = prove(bundle.subject(), None).unwrap();
+    let proofs = prove(bundle.subject(), NOW, None).unwrap();
     assert_eq!(proofs.len(), 1);
     let Outcome::NotProved { doubt: Doubt::NoSolver, .. } = &proofs[0].outcome else { panic!("{}", proofs[0]) };
     assert!(!proofs[0].holds() && proofs[0].to_string().contains("install cvc5"), "{}", proofs[0]);
 
     let other = Bundle::default(&POLICIES.replace("context.denials >= 50", "context.denials >= 60"), "");
-    let difference = compare(bundle.subject(), other.subject(), None).unwrap();
+    let difference = compare(bundle.subject(), other.subject(), NOW, None).unwrap();
     assert!(!difference.allows_nothing_more());
     assert!(difference.not_proved.iter().all(|(_, doubt)| *doubt == Doubt::NoSolver));
 
-    let reach = reach(bundle.subject(), None).unwrap();
+    let reach = reach(bundle.subject(), NOW, None).unwrap();
     assert!(reach.failing.is_empty() && reach.never_failing.is_empty());
     assert!(reach.not_proved.iter().all(|(_, _, doubt)| *doubt == Doubt::NoSolver));
 }
@@ -184,7 +187,7 @@ fn a_solver_without_time_or_memory_proves_nothing() {
         (Limits { query: Duration::from_millis(1), ..Limits::default() }, "no answer within"),
         (Limits { memory: 8 * 1024 * 1024, ..Limits::default() }, "the solver failed"),
     ] {
-        let proofs = prove(bundle.subject(), Some(&with(limits))).unwrap();
+        let proofs = prove(bundle.subject(), NOW, Some(&with(limits))).unwrap();
         assert!(!proofs[0].holds() && proofs[0].to_string().contains(part), "{}", proofs[0]);
     }
 }
@@ -203,7 +206,7 @@ fn a_difference_names_what_is_newly_allowed_and_denied_with_a_request_for_each()
     let stricter = ungated.replace("context.denials >= 50", "context.denials >= 40");
     assert_ne!(ungated, stricter);
     let new = Bundle::default(&stricter, "");
-    let difference = compare(old.subject(), new.subject(), Some(&solver)).unwrap();
+    let difference = compare(old.subject(), new.subject(), NOW, Some(&solver)).unwrap();
     assert!(difference.not_proved.is_empty(), "{:?}", difference.not_proved);
     assert!(!difference.allows_nothing_more());
     let actions: Vec<&str> = difference.newly_allowed.iter().map(|change| change.environment.action.as_str()).collect();
@@ -223,10 +226,10 @@ fn a_difference_names_what_is_newly_allowed_and_denied_with_a_request_for_each()
         let denials = change.example.question["context"]["denials"].as_i64().unwrap();
         assert!((40..50).contains(&denials), "{denials}");
     }
-    let back = compare(new.subject(), old.subject(), Some(&solver)).unwrap();
+    let back = compare(new.subject(), old.subject(), NOW, Some(&solver)).unwrap();
     assert_eq!(back.newly_denied.len(), difference.newly_allowed.len());
     assert_eq!(back.newly_allowed.len(), difference.newly_denied.len());
-    let same = compare(old.subject(), old.subject(), Some(&solver)).unwrap();
+    let same = compare(old.subject(), old.subject(), NOW, Some(&solver)).unwrap();
     assert!(same.allows_nothing_more() && same.newly_denied.is_empty() && same.alike > 100, "{same:?}");
 }
 
@@ -244,7 +247,7 @@ fn roles_and_rules_of_either_bundle_are_known_when_both_are_compared() {
         Bundle::new(&[("policies.cedar", &permit(role)), ("roles.json", &roles)])
     };
     let (old, new) = (bundle("CLERK"), bundle("JUDGE"));
-    let difference = compare(old.subject(), new.subject(), Some(&solver)).unwrap();
+    let difference = compare(old.subject(), new.subject(), NOW, Some(&solver)).unwrap();
     assert_eq!((difference.newly_allowed.len(), difference.newly_denied.len()), (1, 1), "{difference:?}");
     let change = difference.newly_allowed[0].to_string();
     assert!(change.contains("before it was denied, as nothing permits it, now it is allowed by `reads`"), "{change}");
@@ -261,7 +264,7 @@ fn a_forbid_that_can_fail_is_found_with_a_request_on_which_it_does() {
         when { context.denials > 100 };
     "#;
     let bundle = Bundle::new(&[("policies.cedar", policies)]);
-    let reach = reach(bundle.subject(), Some(&solver)).unwrap();
+    let reach = reach(bundle.subject(), NOW, Some(&solver)).unwrap();
     assert!(reach.not_proved.is_empty(), "{:?}", reach.not_proved);
     assert_eq!(reach.failing.iter().map(|f| f.policy.as_str()).collect::<Vec<_>>(), ["counts"]);
     let denials = reach.failing[0].example.question["context"]["denials"].as_i64().unwrap();
@@ -283,7 +286,7 @@ fn a_permit_that_the_kernel_never_lets_through_is_always_denied() {
     let Some(solver) = solver("a_permit_that_the_kernel_never_lets_through_is_always_denied") else { return };
     let policies = r#"@id("all") permit (principal, action == Countersign::Action::"approve", resource);"#;
     let bundle = Bundle::new(&[("policies.cedar", policies)]);
-    let reach = reach(bundle.subject(), Some(&solver)).unwrap();
+    let reach = reach(bundle.subject(), NOW, Some(&solver)).unwrap();
     let approve: Vec<&str> = reach
         .always_denied
         .iter()
@@ -313,17 +316,24 @@ fn a_forbid_in_shadow_proves_nothing_and_a_permit_in_shadow_counts() {
         let manifest = format!("{{\"shadow\": {{\"policies\": [{shadow}]}}}}");
         Bundle::new(&[("policies.cedar", &policies), ("invariants/i.cedar", &text), ("bundle.json", &manifest)])
     };
-    let until = |id: &str| format!("{{\"id\": \"{id}\", \"until\": 1795219200000}}");
+    let until = |id: &str, end: u64| format!("{{\"id\": \"{id}\", \"until\": {end}}}");
     let holding = |bundle: &Bundle| -> Vec<bool> {
-        prove(bundle.subject(), Some(&solver)).unwrap().iter().map(Proof::holds).collect()
+        prove(bundle.subject(), NOW, Some(&solver)).unwrap().iter().map(Proof::holds).collect()
     };
-    let (open, few, more) = (bundle(""), bundle(&until("few")), bundle(&until("more")));
+    let (open, few, more) = (bundle(""), bundle(&until("few", NOW.0 + 1)), bundle(&until("more", NOW.0 + 1)));
     assert_eq!(holding(&open), [true, false, true]);
     assert_eq!(holding(&few), [false, false, true]);
     assert_eq!(holding(&more), [true, false, true]);
-    let difference = compare(open.subject(), few.subject(), Some(&solver)).unwrap();
+    let difference = compare(open.subject(), few.subject(), NOW, Some(&solver)).unwrap();
     assert_eq!((difference.newly_allowed.len(), difference.newly_denied.len()), (1, 0), "{difference:?}");
     assert_eq!(difference.shadowed, ["few"]);
+    // From its last instant on, a policy is enforced, and is compared as such.
+    let over = bundle(&until("few", NOW.0));
+    assert_eq!(holding(&over), [true, false, true]);
+    let same = compare(open.subject(), over.subject(), NOW, Some(&solver)).unwrap();
+    assert!(same.allows_nothing_more() && same.newly_denied.is_empty() && same.shadowed.is_empty(), "{same:?}");
+    let ended = compare(few.subject(), over.subject(), NOW, Some(&solver)).unwrap();
+    assert_eq!((ended.newly_allowed.len(), ended.newly_denied.len()), (0, 1), "{ended:?}");
 }
 
 proptest! {
@@ -341,7 +351,7 @@ proptest! {
         }
         let text = invariant("i", scope, &format!("resource.materiality >= {least}"));
         let bundle = Bundle::new(&[("policies.cedar", &policies), ("invariants/i.cedar", &text)]);
-        let proofs = prove(bundle.subject(), Some(&solver)).unwrap();
+        let proofs = prove(bundle.subject(), NOW, Some(&solver)).unwrap();
         let meets = least <= most && stopped.is_none_or(|stopped| least < stopped);
         match &proofs[0].outcome {
             Outcome::Proved { .. } => prop_assert!(!meets, "{}", proofs[0]),
