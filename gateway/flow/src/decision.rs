@@ -68,10 +68,10 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
         }
     }
     if !after.is_met() {
-        let holds = |role| decide.asked.payloads.iter().any(|p| p.role == role);
-        if ballot.items.iter().any(|voted| matches!(voted.change, Change::Replace(_)))
-            && !(holds(PayloadRole::Shown) && holds(PayloadRole::Question))
-        {
+        let held = |role| decide.asked.payloads.iter().filter(|p| p.role == role).count();
+        let replaced = ballot.items.iter().filter(|voted| matches!(voted.change, Change::Replace(_))).count();
+        // One question is the decider's own: whether they may.
+        if replaced > 0 && (held(PayloadRole::Shown) == 0 || held(PayloadRole::Question) <= replaced) {
             return Err(Illegal::Incomplete("view and question of the new input, for those who vote next"));
         }
         let drafts = vec![draft_with(body, by, &decide.asked)];

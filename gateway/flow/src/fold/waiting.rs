@@ -208,9 +208,12 @@ impl Instance {
         if decision.kind == DecisionKind::Override && !resolving {
             let holds = |role| now.header.payloads.iter().any(|p| p.role == role);
             let replaced = decision.items.iter().filter(|decided| decided.instead.is_some());
+            let questions = now.header.payloads.iter().filter(|p| p.role == PayloadRole::Question).count();
+            // One question is the decider's own: whether they may.
+            let shows_each = holds(PayloadRole::Shown) && questions > replaced.clone().count();
             for decided in replaced {
                 // Whoever votes next must be able to see, and policy to be asked, what there is to decide about by now.
-                now.ensure(holds(PayloadRole::Shown) && holds(PayloadRole::Question), "the new input is not shown")?;
+                now.ensure(shows_each, "the new input is not shown")?;
                 if let Some(item) = gate.items.iter_mut().find(|item| item.item == decided.item) {
                     item.asked = now.header.sequence;
                 }
