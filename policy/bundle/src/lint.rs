@@ -19,7 +19,7 @@ use crate::source::SourcePolicy;
 /// The annotation that routes a gate to its rule.
 pub(crate) const REQUIRES: &str = "requires_approval";
 /// The annotation that makes a forbid wait for a transform.
-const TRANSFORM: &str = "transform";
+pub(crate) const TRANSFORM: &str = "transform";
 /// The annotation that keeps a policy out of shadow.
 pub(crate) const SEVERITY: &str = "severity";
 
@@ -193,7 +193,10 @@ fn walk<'v>(node: &'v Value, under_access: bool, visit: &mut impl FnMut(&'v Valu
                 if key == "Value" {
                     continue;
                 }
-                if key == "." || key == "has" {
+                // The author chose these keys: `Value` or `.` among them is a name, and what it holds is read.
+                if let ("Record", Value::Object(members)) = (key.as_str(), child) {
+                    members.values().for_each(|member| walk(member, false, visit));
+                } else if key == "." || key == "has" {
                     child.get("left").into_iter().for_each(|left| walk(left, true, visit));
                 } else {
                     walk(child, false, visit);

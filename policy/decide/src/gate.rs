@@ -150,6 +150,9 @@ fn walk(expression: &Value, found: &mut BTreeSet<String>) {
                     }
                 } else if key == "Var" && value.as_str() == Some("context") {
                     found.insert(String::new());
+                } else if let ("Record", Value::Object(members)) = (key.as_str(), value) {
+                    // The author chose these keys: `Value` or `.` among them is a name, and what it holds is read.
+                    members.values().for_each(|member| walk(member, found));
                 } else if key != "Value" {
                     walk(value, found);
                 }

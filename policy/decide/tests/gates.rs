@@ -202,3 +202,26 @@ fn every_operation_is_an_action_that_can_be_asked() {
         assert!(tool || groups.contains(&action.as_str()) || Operation::parse(action).is_some(), "{action}");
     }
 }
+
+#[test]
+fn a_key_of_a_record_hides_nothing_that_a_policy_reads() {
+    for key in ["a", "Value", "Var", ".", "has", "Record", "left"] {
+        for (effect, fact, part) in [
+            ("permit", "satisfied", "`context.satisfied` may stand only as"),
+            ("forbid", "satisfied", "`context.satisfied` may stand only as"),
+            ("permit", "granted", "may be read in forbids only"),
+        ] {
+            let policy = format!(
+                r#"@id("x") {effect} (principal, action in Countersign::Action::"callTool", resource)
+                when {{ {{"{key}": context.{fact}}}["{key}"].contains(Countersign::ApprovalRule::"a") }};"#
+            );
+            let error = PolicySnapshot::build(parts(&policy)).unwrap_err().to_string();
+            assert!(error.contains(part), "{policy}: {error}");
+        }
+        let whole = format!(
+            r#"@id("x") forbid (principal, action, resource) when {{ {{"{key}": context}}["{key}"] has denials }};"#
+        );
+        let error = PolicySnapshot::build(parts(&whole)).unwrap_err().to_string();
+        assert!(error.contains("used as a whole"), "{whole}: {error}");
+    }
+}

@@ -83,6 +83,11 @@ fn counted_facts_are_read_only_where_they_may_be_however_they_are_spelled() {
         "if true then context.satisfied.isEmpty() else false",
         "[context.satisfied].contains(context.satisfied)",
         "{a: context.applied} has b",
+        r#"{"Value": context.satisfied}["Value"].isEmpty()"#,
+        r#"{".": context.satisfied}["."].isEmpty()"#,
+        r#"{"has": context.satisfied}["has"].isEmpty()"#,
+        r#"{"Var": context.satisfied}["Var"].isEmpty()"#,
+        r#"{"Record": {"Value": context.satisfied}}["Record"]["Value"].isEmpty()"#,
     ] {
         assert!(policy("forbid", body).contains(&RuleId::ReservedFact), "{body}");
         assert!(policy("permit", body).contains(&RuleId::ReservedFact), "{body}");
@@ -91,7 +96,12 @@ fn counted_facts_are_read_only_where_they_may_be_however_they_are_spelled() {
         assert_eq!(policy("forbid", body), [], "{body}");
         assert_eq!(policy("permit", body), [RuleId::ReservedFact], "{body}");
     }
-    for body in ["{a: context}.a has b", "context == context", "(if true then context else context) has now"] {
+    for body in [
+        r#"{"Value": context}["Value"] has b"#,
+        "{a: context}.a has b",
+        "context == context",
+        "(if true then context else context) has now",
+    ] {
         assert!(policy("forbid", body).contains(&RuleId::WholeContext), "{body}");
     }
     assert!(
