@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::bundle::Draft;
 use crate::files::{FileKind, Files};
-use crate::lint::{REQUIRES, SEVERITY, covers, rule_of};
+use crate::lint::{REQUIRES, SEVERITY, TRANSFORM, covers, rule_of};
 use crate::manifest::Shadowed;
 use crate::source::SourcePolicy;
 
@@ -219,21 +219,8 @@ fn changed(old: &SourcePolicy, new: &SourcePolicy) -> Vec<Change> {
         return vec![change(direction, words.to_owned())];
     }
     let effect = new.effect();
-    let (old_rule, new_rule) = (old.policy.annotation(REQUIRES), new.policy.annotation(REQUIRES));
-    // A gate's own clause names its rule, so it is compared by rule and left out of the clauses.
-    let rule_words = match (old_rule, new_rule) {
-        (Some(a), Some(b)) if a != b => {
-            Some((Direction::Unclear, format!("it asked for rule `{a}` and now asks for rule `{b}`")))
-        }
-        (Some(a), None) => {
-            Some((Direction::Unclear, format!("it no longer waits for rule `{a}`; read what it does instead")))
-        }
-        (None, Some(b)) => {
-            Some((Direction::Weaker, format!("what it denied for good can now be approved by rule `{b}`")))
-        }
-        _ => None,
-    };
-    out.extend(rule_words.map(|(direction, words)| change(direction, words)));
+    // A gate's own clause names its rule or transform, so it is compared by that and left out of the clauses.
+    out.extend(lifts(old, new).into_iter().map(|(direction, words)| change(direction, words)));
     for key in ["principal", "action", "resource"] {
         let (a, b) = (old.est.get(key), new.est.get(key));
         if a == b {
@@ -254,7 +241,7 @@ fn changed(old: &SourcePolicy, new: &SourcePolicy) -> Vec<Change> {
         _ => out.push(change(Direction::Unclear, "its conditions changed".to_owned())),
     }
     let annotations = |p: &SourcePolicy| -> BTreeMap<String, String> {
-        let own = p.policy.annotations().filter(|(key, _)| *key != REQUIRES && *key != "id");
+        let own = p.policy.annotations().filter(|(key, _)| ![REQUIRES, TRANSFORM, "id"].contains(key));
         own.map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
     };
     let (a, b) = (annotations(old), annotations(new));
@@ -269,6 +256,37 @@ fn changed(old: &SourcePolicy, new: &SourcePolicy) -> Vec<Change> {
         out.push(change(direction, words.to_owned()));
     }
     out
+}
+
+/// What lifts it that is another than before: a rule, or a transform of the input.
+fn lifts(old: &SourcePolicy, new: &SourcePolicy) -> Vec<(Direction, String)> {
+    let of = |policy: &SourcePolicy, annotation: &str| policy.policy.annotation(annotation).map(str::to_owned);
+    // What nothing lifted and something lifts now is weaker; one way of lifting for another is for a reader.
+    let first = match (of(old, REQUIRES), of(old, TRANSFORM)) {
+        (None, None) => Direction::Weaker,
+        _ => Direction::Unclear,
+    };
+    let rule = match (of(old, REQUIRES), of(new, REQUIRES)) {
+        (Some(a), Some(b)) if a != b => {
+            Some((Direction::Unclear, format!("it asked for rule `{a}` and now asks for rule `{b}`")))
+        }
+        (Some(a), None) => {
+            Some((Direction::Unclear, format!("it no longer waits for rule `{a}`; read what it does instead")))
+        }
+        (None, Some(b)) => Some((first, format!("what it denied can now be approved by rule `{b}`"))),
+        _ => None,
+    };
+    let transform = match (of(old, TRANSFORM), of(new, TRANSFORM)) {
+        (Some(a), Some(b)) if a != b => {
+            Some((Direction::Unclear, format!("it asked for transform `{a}` and now asks for transform `{b}`")))
+        }
+        (Some(a), None) => {
+            Some((Direction::Unclear, format!("it no longer asks for transform `{a}`; read what it does instead")))
+        }
+        (None, Some(b)) => Some((first, format!("what it denied now passes after transform `{b}`"))),
+        _ => None,
+    };
+    rule.into_iter().chain(transform).collect()
 }
 
 /// How many condition clauses only the old one has, and how many only the new one has; gate clauses aside.

@@ -60,6 +60,19 @@ fn every_change_of_a_policy_has_the_direction_its_effect_gives_it() {
     let hard = "@id(\"a\") forbid(principal, action, resource) when { context.denials > 1 };";
     assert_eq!(directions(hard, GATE), [Weaker], "a hard forbid that becomes a gate can be approved");
     assert_eq!(directions(GATE, hard), [Unclear]);
+    let transform = |name: &str| {
+        format!(
+            r#"@id("a") @transform("{name}") forbid(principal, action, resource) when {{ context.denials > 1 }}
+            unless {{ context.applied.contains("{name}") }};"#
+        )
+    };
+    assert_eq!(directions(hard, &transform("t")), [Weaker], "a hard forbid that asks for a transform can be lifted");
+    assert_eq!(directions(&transform("t"), &transform("u")), [Unclear]);
+    assert_eq!(directions(&transform("t"), hard), [Unclear]);
+    assert_eq!(directions(&transform("t"), &transform("t")), []);
+    for (old, new) in [(GATE.to_owned(), transform("t")), (transform("t"), GATE.to_owned())] {
+        assert_eq!(directions(&old, &new), [Unclear, Unclear], "one way of lifting for another");
+    }
 }
 
 #[test]
