@@ -48,6 +48,15 @@ struct Found {
     json: Value,
 }
 
+/// What is known of the source as a whole.
+struct Whole<'a> {
+    prefix: &'a str,
+    options: &'a Options,
+    inputs: &'a Inputs,
+    /// The types of principals that it asks for.
+    kinds: &'a BTreeSet<String>,
+}
+
 pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, ImportError> {
     let prefix = options.name()?;
     let found = parse(source)?;
@@ -70,6 +79,11 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
             inputs.read(&tool, policy.json.get("conditions").unwrap_or(&Value::Null));
         }
     }
+    let mut kinds = BTreeSet::new();
+    for policy in &found {
+        rewrite::kinds(&policy.json, &mut kinds);
+    }
+    let whole = Whole { prefix, options, inputs: &inputs, kinds: &kinds };
     let mut taken: BTreeSet<String> = BTreeSet::new();
     for (index, policy) in found.iter().enumerate() {
         let wished = policy.id.clone().unwrap_or_else(|| format!("{prefix}-{}", index + 1));
@@ -82,7 +96,7 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
             id = format!("{id}-{}", index + 1);
             taken.insert(id.clone());
         }
-        write(policy, &id, prefix, options, &inputs, &mut parts);
+        write(policy, &id, &whole, &mut parts);
     }
     inputs.catalogue(source.file, &mut parts);
     if options.caller == Caller::Person {
@@ -92,7 +106,7 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
             agents_use(prefix, &mut parts);
         }
     }
-    cases::write(&found, &inputs, options, prefix, &mut parts);
+    cases::write(&found, &whole, &mut parts);
     if let Some(arn) = gateway {
         let how = format!("the bundle is about gateway `{arn}`; a tool belongs to it by standing in the catalogue");
         parts.report.say(&Place::start(source.file), Fate::Interpreted, "the resource", how);
@@ -222,14 +236,14 @@ fn actions(policy: &Found, what: &str, prefix: &str, report: &mut Report) -> Act
     if tools.is_empty() { Actions::None } else { Actions::Tools(tools) }
 }
 
-fn write(found: &Found, id: &str, prefix: &str, options: &Options, inputs: &Inputs, parts: &mut Parts) {
+fn write(found: &Found, id: &str, whole: &Whole<'_>, parts: &mut Parts) {
     let what = shown(found);
     for (key, _) in found.policy.annotations().filter(|(key, _)| *key != "id") {
         let how = format!("annotation `@{}` means nothing here", key.escape_debug());
         parts.report.say(&found.place, Fate::LeftOut, what.clone(), how);
     }
     let permits = found.policy.effect() == Effect::Permit;
-    let actions = actions(found, &what, prefix, &mut parts.report);
+    let actions = actions(found, &what, whole.prefix, &mut parts.report);
     let action = match &actions {
         Actions::None => return,
         Actions::All => "action in Countersign::Action::\"callTool\"".to_owned(),
@@ -242,7 +256,7 @@ fn write(found: &Found, id: &str, prefix: &str, options: &Options, inputs: &Inpu
         Actions::Tools(tools) => Some(tools),
         _ => None,
     };
-    let mut rewriting = Rewriting::new(options, inputs, tools);
+    let mut rewriting = Rewriting::new(whole, tools);
     let mut when = rewriting.principal(found.json.get("principal").unwrap_or(&Value::Null), permits);
     for condition in found.json.get("conditions").and_then(Value::as_array).into_iter().flatten() {
         let body = condition.get("body").unwrap_or(&Value::Null);
@@ -274,7 +288,7 @@ fn write(found: &Found, id: &str, prefix: &str, options: &Options, inputs: &Inpu
         parts.roles.entry(role.clone()).or_insert_with(|| "From the imported policies".to_owned());
     }
     parts.scopes.extend(rewriting.scopes.iter().cloned());
-    let (principal, as_delegator) = match (options.caller, permits) {
+    let (principal, as_delegator) = match (whole.options.caller, permits) {
         (Caller::Agent, true) => ("principal is Countersign::Agent", false),
         (Caller::Agent, false) if when.iter().any(|text| text.contains("principal")) => {
             ("principal is Countersign::Agent", false)

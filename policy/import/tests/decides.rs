@@ -678,3 +678,58 @@ fn a_persons_roles_say_for_whom_an_agent_may_act() {
     assert_eq!(ask("Agent::worker", record, false), Decision::Allow);
     assert_eq!(asked.tool(record, &json!({})).0, Decision::Deny, "an agent that acts for nobody has no one's roles");
 }
+
+/// A permit for one tool, and who it is for.
+fn permitting(principal: &str, when: &str) -> String {
+    let when = if when.is_empty() { String::new() } else { format!(" when {{ {when} }}") };
+    format!("permit ({principal}, action == AgentCore::Action::\"A___b\", resource){when};\n")
+}
+
+#[test]
+fn a_principal_of_a_type_that_is_unknown_is_permitted_nothing() {
+    let options = Options { organization: Some(org()), ..named("p") };
+    for text in [
+        permitting("principal is Acme::Admin", ""),
+        permitting("principal == Acme::Admin::\"worker\"", ""),
+        permitting("principal", "principal is Acme::Admin"),
+        permitting("principal", "principal == Acme::Admin::\"worker\""),
+        permitting("principal", "principal is AgentCore::OAuthUser in Acme::Group::\"g\""),
+    ] {
+        let imported = read(Format::AgentCore, &text, &options).unwrap();
+        assert_eq!(imported.report.of(Fate::Stricter).count(), 1, "{text}{}", imported.report);
+        assert_eq!(Asked::new(&imported).tool("A.b", &json!({})).0, Decision::Deny, "{text}");
+    }
+}
+
+#[test]
+fn every_caller_is_read_as_the_one_type_of_the_source_and_as_none_of_two() {
+    for (principal, when) in [
+        ("principal is AgentCore::IamEntity", ""),
+        ("principal", "principal is AgentCore::IamEntity"),
+        ("principal", "!(principal is AgentCore::IamEntity) || principal is AgentCore::IamEntity"),
+    ] {
+        let imported = read(Format::AgentCore, &permitting(principal, when), &named("p")).unwrap();
+        let read_as = imported.report.of(Fate::Interpreted).any(|entry| entry.how.contains("AgentCore::IamEntity"));
+        assert!(read_as, "{when}: {}", imported.report);
+        assert_eq!(Asked::new(&imported).tool("A.b", &json!({})).0, Decision::Allow, "{when}");
+    }
+    let both = "principal is AgentCore::OAuthUser || principal is AgentCore::IamEntity";
+    let imported = read(Format::AgentCore, &permitting("principal", both), &named("p")).unwrap();
+    assert!(imported.report.of(Fate::Stricter).next().is_none(), "{}", imported.report);
+    assert_eq!(Asked::new(&imported).tool("A.b", &json!({})).0, Decision::Allow);
+
+    let iam = permitting("principal is AgentCore::IamEntity", "");
+    for other in [
+        permitting("principal is AgentCore::OAuthUser", ""),
+        permitting("principal", "!(principal is AgentCore::OAuthUser)"),
+        permitting("principal == AgentCore::OAuthUser::\"x\"", ""),
+    ] {
+        let imported = read(Format::AgentCore, &format!("{iam}{other}"), &named("p")).unwrap();
+        assert_eq!(imported.report.of(Fate::Stricter).count(), 2, "{other}{}", imported.report);
+        assert_eq!(Asked::new(&imported).tool("A.b", &json!({})).0, Decision::Deny, "{other}");
+    }
+    let forbids = permitting("principal is AgentCore::IamEntity", "").replace("permit", "forbid");
+    let text = format!("{forbids}{}", permitting("principal", "!(principal is AgentCore::OAuthUser) || true"));
+    let imported = read(Format::AgentCore, &text, &named("p")).unwrap();
+    assert_eq!(Asked::new(&imported).tool("A.b", &json!({})).0, Decision::Deny, "{}", imported.report);
+}

@@ -15,7 +15,7 @@ use countersign_policy_bundle::Name;
 use serde_json::{Value, json};
 
 use super::tools::{Field, Inputs, Kind};
-use super::{Caller, Found, GATEWAY, PRINCIPALS, named_actions, tool_name};
+use super::{Caller, Found, GATEWAY, PRINCIPALS, Whole, named_actions, tool_name};
 use crate::Options;
 use crate::bundle::{Parts, with};
 use crate::report::Fate;
@@ -29,7 +29,8 @@ struct Asked {
     tags: Vec<(&'static str, String)>,
 }
 
-pub(super) fn write(found: &[Found], inputs: &Inputs, options: &Options, prefix: &str, parts: &mut Parts) {
+pub(super) fn write(found: &[Found], whole: &Whole<'_>, parts: &mut Parts) {
+    let Whole { prefix, options, inputs, .. } = *whole;
     let mut source = PolicySet::new();
     for (index, policy) in found.iter().enumerate() {
         let id = cedar_policy::PolicyId::new(index.to_string());
@@ -47,7 +48,9 @@ pub(super) fn write(found: &[Found], inputs: &Inputs, options: &Options, prefix:
         let mut seen: BTreeSet<(String, BTreeSet<String>)> = BTreeSet::new();
         for input in tries(inputs, &tool) {
             for asked in &asked {
-                let Some((allowed, because)) = decided(&source, asked, &action, found, &input) else { continue };
+                let Some((allowed, because)) = decided(&source, asked, &action, (found, whole), &input) else {
+                    continue;
+                };
                 if (stricter && allowed) || !seen.insert((asked.entity.clone(), because)) || seen.len() > 12 {
                     continue;
                 }
@@ -147,14 +150,16 @@ fn decided(
     source: &PolicySet,
     asked: &Asked,
     action: &str,
-    found: &[Found],
+    (found, whole): (&[Found], &Whole<'_>),
     input: &Value,
 ) -> Option<(bool, BTreeSet<String>)> {
     let uid = |ty: &str, id: &str| {
         Some(EntityUid::from_type_name_and_id(EntityTypeName::from_str(ty).ok()?, EntityId::new(id)))
     };
     let gateway = found.iter().find_map(|policy| super::gateway_of(&policy.json)).unwrap_or("gateway");
-    let principal = uid(PRINCIPALS.first()?, asked.entity.split("::").nth(1)?)?;
+    // The one type that the source asks for, as which every caller is read.
+    let kind = whole.kinds.first().map(String::as_str).or(PRINCIPALS.first().copied())?;
+    let principal = uid(kind, asked.entity.split("::").nth(1)?)?;
     let tags =
         asked.tags.iter().map(|(key, value)| ((*key).to_owned(), RestrictedExpression::new_string(value.clone())));
     let attrs = [("id".to_owned(), RestrictedExpression::new_string(principal.id().unescaped().to_owned()))];

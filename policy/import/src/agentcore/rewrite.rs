@@ -9,7 +9,7 @@ use countersign_policy_bundle::Name;
 use serde_json::Value;
 
 use super::tools::{Inputs, Kind, input_path, is_input};
-use super::{Caller, PRINCIPALS};
+use super::{Caller, PRINCIPALS, Whole};
 use crate::Options;
 use crate::cedar;
 
@@ -23,6 +23,8 @@ pub(super) struct Rewriting<'a> {
     inputs: &'a Inputs,
     /// The tools that the policy names; none where it is about all of them.
     tools: Option<&'a BTreeSet<Name>>,
+    /// The types of principals that the source asks for.
+    kinds: &'a BTreeSet<String>,
     /// What could not be said.
     pub(super) problems: Vec<String>,
     /// What was said under a reading.
@@ -108,11 +110,12 @@ fn implies_tag(expression: &Value, key: &str) -> bool {
 }
 
 impl<'a> Rewriting<'a> {
-    pub(super) fn new(options: &'a Options, inputs: &'a Inputs, tools: Option<&'a BTreeSet<Name>>) -> Self {
+    pub(super) fn new(whole: &Whole<'a>, tools: Option<&'a BTreeSet<Name>>) -> Self {
         Self {
-            options,
-            inputs,
+            options: whole.options,
+            inputs: whole.inputs,
             tools,
+            kinds: whole.kinds,
             problems: Vec::new(),
             readings: BTreeSet::new(),
             roles: BTreeSet::new(),
@@ -133,12 +136,37 @@ impl<'a> Rewriting<'a> {
         let entity = scope.get("entity").or(within);
         let named = scope.get("op").and_then(Value::as_str);
         match (named, entity) {
-            (Some("All" | "is"), None) => Vec::new(),
+            (Some("All"), None) => Vec::new(),
+            (Some("is"), None) => {
+                let kind = scope.get("entity_type").and_then(Value::as_str).unwrap_or_default();
+                self.kind(kind).map_or_else(|problem| vec![self.unsaid(problem, !permits)], |()| Vec::new())
+            }
             (Some("=="), Some(uid)) => {
-                let id = uid.get("id").and_then(Value::as_str).unwrap_or_default();
-                vec![self.named(id, !permits)]
+                vec![self.entity(uid, !permits)]
             }
             _ => vec![self.unsaid("a group of principals has no counterpart".to_owned(), !permits)],
+        }
+    }
+
+    /// Whether the principal is of a type of the source. Every caller here is of one kind, which can stand for one of
+    /// them; where the source tells them apart, nobody knows which.
+    fn kind(&mut self, kind: &str) -> Result<(), String> {
+        if !PRINCIPALS.contains(&kind) {
+            return Err(format!("no caller here is a `{}`", kind.escape_debug()));
+        }
+        if self.kinds.len() > 1 {
+            return Err(format!("the source tells `{kind}` from other callers, and here all are of one kind"));
+        }
+        self.readings.insert(format!("every caller is read as a `{kind}`"));
+        Ok(())
+    }
+
+    /// One principal by its type and id.
+    fn entity(&mut self, uid: &Value, grows: bool) -> String {
+        let part = |name| uid.get(name).and_then(Value::as_str).unwrap_or_default();
+        match self.kind(part("type")) {
+            Ok(()) => self.named(part("id"), grows),
+            Err(problem) => self.unsaid(problem, grows),
         }
     }
 
@@ -174,8 +202,7 @@ impl<'a> Rewriting<'a> {
             return all(needed.into_iter().map(|part| self.condition(part, grows)).collect());
         }
         if let Some(parts) = operands("||") {
-            let kinds: BTreeSet<&str> = parts.iter().filter_map(|part| principal_type(part)).collect();
-            if PRINCIPALS.iter().all(|kind| kinds.contains(kind)) {
+            if of_every_kind(&parts) {
                 return "true".to_owned();
             }
             return any(parts.into_iter().map(|part| self.condition(part, grows)).collect());
@@ -186,9 +213,11 @@ impl<'a> Rewriting<'a> {
         if let Some(truth) = expression.get("Value").and_then(Value::as_bool) {
             return truth.to_string();
         }
-        if principal_type(expression).is_some_and(|kind| PRINCIPALS.contains(&kind)) {
-            // A gateway has one kind of caller.
-            return "true".to_owned();
+        if let Some(kind) = principal_type(expression) {
+            return match self.kind(kind) {
+                Ok(()) => "true".to_owned(),
+                Err(problem) => self.unsaid(problem, grows),
+            };
         }
         let found = self.about_principal(expression, grows);
         let found = found.or_else(|| self.about_number(expression, grows)).or_else(|| self.exact(expression));
@@ -206,8 +235,7 @@ impl<'a> Rewriting<'a> {
         }
         if let Some((left, right)) = sides(expression, "==") {
             if is_principal(left) {
-                let id = right.get("Value")?.get("__entity")?.get("id")?.as_str()?;
-                return Some(self.named(id, grows));
+                return Some(self.entity(right.get("Value")?.get("__entity")?, grows));
             }
             let own_id = left.get(".").is_some_and(|access| {
                 access.get("left").is_some_and(is_principal) && access.get("attr").and_then(Value::as_str) == Some("id")
@@ -363,9 +391,52 @@ impl<'a> Rewriting<'a> {
     }
 }
 
-/// The type that a condition asks of the principal.
+/// The types of principals that a policy asks for, each by itself.
+pub(super) fn kinds(policy: &Value, found: &mut BTreeSet<String>) {
+    let scope = policy.get("principal").unwrap_or(&Value::Null);
+    let named = [scope.get("entity_type"), scope.get("entity").and_then(|uid| uid.get("type"))];
+    let mut all: BTreeSet<&str> = named.into_iter().flatten().filter_map(Value::as_str).collect();
+    kinds_within(policy.get("conditions").unwrap_or(&Value::Null), &mut all);
+    found.extend(all.into_iter().filter(|kind| PRINCIPALS.contains(kind)).map(str::to_owned));
+}
+
+fn kinds_within<'v>(expression: &'v Value, found: &mut BTreeSet<&'v str>) {
+    if let Some(kind) = principal_type(expression) {
+        found.insert(kind);
+        return;
+    }
+    let mut parts = Vec::new();
+    chain(expression, "||", &mut parts);
+    if parts.len() > 1 {
+        let every = of_every_kind(&parts);
+        parts.retain(|part| !every || principal_type(part).is_none());
+        for part in parts {
+            kinds_within(part, found);
+        }
+        return;
+    }
+    match expression {
+        Value::Object(members) => {
+            found.extend(members.get("__entity").and_then(|uid| uid.get("type")).and_then(Value::as_str));
+            members.values().for_each(|member| kinds_within(member, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| kinds_within(item, found)),
+        _ => {}
+    }
+}
+
+/// Whether a chain of `||` asks for each type of principal, so that all are meant.
+fn of_every_kind(parts: &[&Value]) -> bool {
+    let kinds: BTreeSet<&str> = parts.iter().filter_map(|part| principal_type(part)).collect();
+    PRINCIPALS.iter().all(|kind| kinds.contains(kind))
+}
+
+/// The type that a condition asks of the principal, and no more than that.
 fn principal_type(expression: &Value) -> Option<&str> {
     let is = expression.get("is")?;
+    if is.get("in").is_some_and(|within| !within.is_null()) {
+        return None;
+    }
     is.get("left").filter(|left| is_principal(left))?;
     is.get("entity_type").and_then(Value::as_str)
 }
