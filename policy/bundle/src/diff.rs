@@ -141,7 +141,11 @@ fn diff_with_room(old: &Draft, new: &Draft) -> Diff {
         _ => changes.push(Change::new(Direction::Unclear, "rules.json", "it does not read; run the check first")),
     }
     other_files(&old.files, &new.files, &mut changes);
-    settings(old, new, &mut changes);
+    let effect = |id: &Name| match (before.get(id).map(SourcePolicy::effect), after.get(id).map(SourcePolicy::effect)) {
+        (Some(a), Some(b)) if a != b => None,
+        (a, b) => b.or(a),
+    };
+    settings(old, new, &effect, &mut changes);
     changes.sort();
     changes.dedup();
     Diff { changes }
@@ -338,13 +342,11 @@ fn other_files(old: &Files, new: &Files, changes: &mut Vec<Change>) {
     }
 }
 
-fn settings(old: &Draft, new: &Draft, changes: &mut Vec<Change>) {
+fn settings(old: &Draft, new: &Draft, effect: &dyn Fn(&Name) -> Option<Effect>, changes: &mut Vec<Change>) {
     let (a, b) = (&old.settings, &new.settings);
-    for (what, old, new) in
-        [("policy", &a.shadow.policies, &b.shadow.policies), ("workflow", &a.shadow.workflows, &b.shadow.workflows)]
-    {
-        shadow(what, old, new, changes);
-    }
+    shadow("policy", &a.shadow.policies, &b.shadow.policies, effect, changes);
+    // A workflow's rules hold something back, as forbids do.
+    shadow("workflow", &a.shadow.workflows, &b.shadow.workflows, &|_| Some(Effect::Forbid), changes);
     if a.transforms != b.transforms {
         changes.push(Change::new(Direction::Unclear, "transforms", "which are applied, or in which order, changed"));
     }
@@ -360,18 +362,24 @@ fn settings(old: &Draft, new: &Draft, changes: &mut Vec<Change>) {
     }
 }
 
-fn shadow(what: &str, old: &[Shadowed], new: &[Shadowed], changes: &mut Vec<Change>) {
+fn shadow(
+    what: &str,
+    old: &[Shadowed],
+    new: &[Shadowed],
+    effect: &dyn Fn(&Name) -> Option<Effect>,
+    changes: &mut Vec<Change>,
+) {
     let until = |list: &[Shadowed], id: &Name| list.iter().find(|s| s.id == *id).map(|s| s.until);
     let ids: BTreeSet<&Name> = old.iter().chain(new).map(|s| &s.id).collect();
     for id in ids {
         let (a, b): (Option<Timestamp>, Option<Timestamp>) = (until(old, id), until(new, id));
+        // In shadow a permit grants nothing, as a forbid holds nothing back.
+        let way = |turn: fn(Effect) -> Direction| effect(id).map_or(Direction::Unclear, turn);
         let (direction, words) = match (a, b) {
-            (None, Some(b)) => (Direction::Weaker, format!("it is put in shadow until {b}: judged, not enforced")),
-            (Some(_), None) => (Direction::Stricter, "it leaves the shadow and is enforced".to_owned()),
-            (Some(a), Some(b)) if b > a => {
-                (Direction::Weaker, format!("it stays in shadow until {b}, longer than before"))
-            }
-            (Some(a), Some(b)) if b < a => (Direction::Stricter, format!("it is in shadow only until {b}")),
+            (None, Some(b)) => (way(less), format!("it is put in shadow until {b}: judged, not enforced")),
+            (Some(_), None) => (way(more), "it leaves the shadow and is enforced".to_owned()),
+            (Some(a), Some(b)) if b > a => (way(less), format!("it stays in shadow until {b}, longer than before")),
+            (Some(a), Some(b)) if b < a => (way(more), format!("it is in shadow only until {b}")),
             _ => continue,
         };
         changes.push(Change::new(direction, format!("{what} `{id}`"), words));

@@ -115,21 +115,29 @@ fn every_field_of_a_rule_has_its_direction() {
 
 #[test]
 fn shadow_masks_and_unreadable_files_are_told() {
-    let shadowed = |until| Draft {
-        settings: Settings {
-            shadow: Shadow {
-                policies: vec![Shadowed { id: Name::new("a").unwrap(), until: Timestamp(until) }],
-                workflows: vec![],
-            },
-            ..Settings::default()
-        },
-        ..Draft::default()
+    use Direction::{Stricter, Unclear, Weaker};
+    let of = |text: &str, until: Option<u64>| {
+        let policies = until.map(|until| Shadowed { id: Name::new("a").unwrap(), until: Timestamp(until) });
+        let shadow = Shadow { policies: policies.into_iter().collect(), workflows: vec![] };
+        Draft { settings: Settings { shadow, ..Settings::default() }, ..draft(text, r#"{"rules":{}}"#) }
     };
-    assert!(diff(&Draft::default(), &shadowed(5)).weakens());
-    assert!(!diff(&shadowed(5), &Draft::default()).may_weaken());
-    assert!(diff(&shadowed(5), &shadowed(6)).weakens());
-    assert!(!diff(&shadowed(5), &shadowed(4)).may_weaken());
-    assert!(diff(&shadowed(5), &shadowed(5)).is_empty());
+    let forbid = "@id(\"a\") forbid(principal, action, resource);";
+    let permit = "@id(\"a\") permit(principal, action, resource);";
+    for (before, after, of_forbid, of_permit) in [
+        (None, Some(5), Weaker, Stricter),
+        (Some(5), None, Stricter, Weaker),
+        (Some(5), Some(6), Weaker, Stricter),
+        (Some(5), Some(4), Stricter, Weaker),
+    ] {
+        let directions = |text: &str| {
+            let diff = diff(&of(text, before), &of(text, after));
+            diff.changes.into_iter().map(|change| change.direction).collect::<Vec<_>>()
+        };
+        assert_eq!(directions(forbid), [of_forbid], "{before:?} {after:?}");
+        assert_eq!(directions(permit), [of_permit], "a permit in shadow grants nothing: {before:?} {after:?}");
+        assert_eq!(directions(""), [Unclear], "what is in no file has no effect that is known");
+    }
+    assert!(diff(&of(forbid, Some(5)), &of(forbid, Some(5))).is_empty());
 
     let with = |path: &str| Draft::from_files([(path.to_owned(), b"{}".to_vec())]).unwrap();
     assert!(diff(&with("masks.json"), &Draft::default()).weakens());
