@@ -154,7 +154,13 @@ impl Backtest {
         let Some(first) = questions.first().cloned() else {
             return Err(NotComputable::Unreadable { why: "it holds no question".to_owned() });
         };
+        let transformed = questions.iter().filter_map(|q| q.input.as_ref()).any(|input| !input.applied().is_empty());
         let answers = decide_chain(&self.candidate, &slices, questions).answers;
+        let again = |ids: &[Name]| ids.iter().any(|id| id.as_str() == ground::TRANSFORM_AGAIN);
+        // The input before its transforms is not kept, so what the candidate would have made of it is not known.
+        if transformed && !again(&stored.determining) && answers.iter().any(|answer| again(&answer.determining)) {
+            return Err(NotComputable::Transformed);
+        }
         let invalid = |ids: &[Name]| ids.iter().any(|id| id.as_str() == ground::INVALID);
         match answers.iter().find(|answer| invalid(&answer.determining)) {
             Some(answer) if !invalid(&stored.determining) => {

@@ -114,6 +114,8 @@ pub enum NotComputable {
         /// The counter.
         counter: Name,
     },
+    /// Its input was transformed then, and the candidate asks for another transform of it.
+    Transformed,
     /// It does not read: damaged, or of another program.
     Unreadable {
         /// Why.
@@ -128,6 +130,9 @@ impl std::fmt::Display for NotComputable {
             Self::AnotherTool { tool } => write!(f, "tool `{tool}` has another definition now"),
             Self::UnknownTool { tool } => write!(f, "tool `{tool}` is not in the catalogue"),
             Self::NoCounter { counter } => write!(f, "counter `{counter}` was not counted then"),
+            Self::Transformed => {
+                f.write_str("its input was transformed then, and the candidate asks for another transform")
+            }
             Self::Unreadable { why } => write!(f, "it does not read: {why}"),
         }
     }

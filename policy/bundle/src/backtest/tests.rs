@@ -270,6 +270,38 @@ fn a_transform_of_the_candidate_is_applied_before_it_is_asked() {
 }
 
 #[test]
+fn another_transform_of_an_input_that_was_transformed_then_is_not_computable() {
+    let masks = r#"{"transforms":{"hide":{"steps":[{"at":["/path"],"with":"stars"}]},
+                                  "cut":{"steps":[{"at":["/path"],"with":"drop"}]}}}"#;
+    let asking = |transforms: &[&str]| {
+        let walls = transforms.iter().map(|t| {
+            format!(
+                "@id(\"{t}\") @transform(\"{t}\") forbid(principal, action == \
+                 Countersign::Action::\"callTool:repo.read\", resource) unless {{ context.applied.contains(\"{t}\") }};"
+            )
+        });
+        let text = walls.chain([permit("read", "repo.read", "")]).collect::<String>();
+        let parts = PolicyParts {
+            masks: countersign_policy_decide::masks::Masks::parse(masks.as_bytes()).unwrap(),
+            transforms: vec![name("hide"), name("cut")],
+            ..parts(&text, TOOLS)
+        };
+        Arc::new(PolicySnapshot::build(parts).unwrap())
+    };
+    let old = asking(&["hide"]);
+    let raw = call(&old, "a0", "repo.read", r#"{"path":"x"}"#);
+    let slices = vec![world().slice(&old, &raw)];
+    let decided = decide_chain(&old, &slices, vec![raw]);
+    assert!(decided.before.is_some(), "it was transformed");
+    let mut past = Past::default();
+    past.record(&old, &decided.questions);
+    let report = past.against(&asking(&["hide", "cut"]));
+    assert_eq!((report.all.not_computable, report.all.changes(), report.all.unchanged), (1, 0, 0));
+    assert!(report.reasons.keys().all(|why| why.starts_with("its input was transformed then")), "{:?}", report.reasons);
+    assert_eq!(past.against(&old).all.unchanged, 1);
+}
+
+#[test]
 fn each_entity_version_is_read_once_and_examples_are_bounded() {
     let (old, new) = (snapshot(&permit("read", "repo.read", "")), snapshot(""));
     let mut past = Past::default();
