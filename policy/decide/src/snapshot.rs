@@ -42,8 +42,8 @@ pub const RECOVERY: &str = include_str!("recovery.cedar");
 /// How deep attribute access may go in a policy (Cedar's level); slices are closed to it.
 pub const LEVEL: u32 = 2;
 
-/// How many request signatures are remembered; beyond, each request is checked anew.
-const MAX_SEEN: usize = 4096;
+/// How many request signatures one generation holds; there are two.
+const MAX_SEEN: usize = 2048;
 
 /// What a snapshot is made of. Text comes with the name of its file, for errors.
 #[derive(Clone, Debug)]
@@ -340,7 +340,7 @@ pub struct PolicySnapshot {
     set: PolicySet,
     actions: HashMap<String, ActionSet>,
     tool_actions: HashMap<Name, String>,
-    seen: RwLock<HashSet<Vec<u8>>>,
+    seen: RwLock<Seen>,
 }
 
 impl PolicySnapshot {
@@ -546,6 +546,7 @@ impl PolicySnapshot {
                 value::write_signature(member, &mut signature);
             }
         }
+        let signature = crate::sha256(&signature);
         if self.seen.read().unwrap_or_else(PoisonError::into_inner).contains(&signature) {
             let known = |euid: Arc<EntityUID>| EntityUIDEntry::Known { euid, loc: None };
             let action = known(Arc::clone(&action.shared));
@@ -560,10 +561,7 @@ impl PolicySnapshot {
             Extensions::all_available(),
         )
         .map_err(|e| e.to_string())?;
-        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() < MAX_SEEN {
-            seen.insert(signature);
-        }
+        self.seen.write().unwrap_or_else(PoisonError::into_inner).insert(signature);
         Ok(request)
     }
 
@@ -607,6 +605,28 @@ impl PolicySnapshot {
 pub fn kernel_digest() -> Digest {
     static DIGEST: LazyLock<Digest> = LazyLock::new(|| crate::sha256(format!("{KERNEL}\0{RECOVERY}").as_bytes()));
     *DIGEST
+}
+
+/// Signatures of requests that the schema admitted, by digest: a request may be large, what is remembered of it is not.
+#[derive(Debug, Default)]
+struct Seen {
+    young: HashSet<Digest>,
+    /// What was young while the generation before filled. A request of it is checked again and is young again.
+    old: HashSet<Digest>,
+}
+
+impl Seen {
+    fn contains(&self, signature: &Digest) -> bool {
+        self.young.contains(signature) || self.old.contains(signature)
+    }
+
+    /// The newest are always kept, so that nobody's requests crowd out everybody else's for good.
+    fn insert(&mut self, signature: Digest) {
+        if self.young.len() >= MAX_SEEN {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(signature);
+    }
 }
 
 /// The transforms in the manifest's order. One that has no place in it could never be applied, and one that is only
@@ -902,6 +922,18 @@ mod tests {
     use cedar_policy::SchemaFragment;
 
     use super::*;
+
+    #[test]
+    fn signatures_are_bounded_and_the_newest_are_kept() {
+        let mut seen = Seen::default();
+        let digest = |n: usize| crate::sha256(&n.to_le_bytes());
+        for n in 0..5 * MAX_SEEN {
+            seen.insert(digest(n));
+            assert!(seen.contains(&digest(n)), "what came last is known: {n}");
+            assert!(seen.young.len() + seen.old.len() <= 2 * MAX_SEEN);
+        }
+        assert!(seen.contains(&digest(4 * MAX_SEEN)) && !seen.contains(&digest(0)));
+    }
 
     #[test]
     fn an_action_of_another_namespace_never_stands_in_for_the_programs() {

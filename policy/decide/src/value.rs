@@ -3,6 +3,7 @@
 //! Values are made directly instead of through expressions: the result is the same and costs a tenth. Whatever is made
 //! here is still checked against the schema when the request is built. Read next: `context`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
@@ -82,15 +83,12 @@ pub(crate) fn write_signature(value: &Value, out: &mut Vec<u8>) {
             }
         }
         ValueKind::Set(set) => {
-            let mut members: Vec<Vec<u8>> = Vec::new();
-            for member in set.iter() {
+            let signature = |member| {
                 let mut signature = Vec::new();
                 write_signature(member, &mut signature);
-                if !members.contains(&signature) {
-                    members.push(signature);
-                }
-            }
-            members.sort_unstable();
+                signature
+            };
+            let members: BTreeSet<Vec<u8>> = set.iter().map(signature).collect();
             out.push(b'[');
             out.extend(members.into_iter().flatten());
             out.push(b']');
