@@ -216,6 +216,19 @@ enum Kind {
     Opaque,
 }
 
+/// How surely a mask replaces what stands at a place; the last one counts where several apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reach {
+    /// The schema has no such place.
+    Nothing,
+    /// Whatever passes the schema has the value there, or does not have it.
+    Sure,
+    /// One element of an array, which is another one as soon as an element before it is left out.
+    OneElement,
+    /// Below a value of which the schema says nothing: the same may stand elsewhere in it.
+    BelowOpaque,
+}
+
 /// Annotations, which assert nothing.
 const ANNOTATIONS: [&str; 12] = [
     "title",
@@ -315,6 +328,17 @@ impl Shape {
         let Some((step, rest)) = steps.split_first() else { return true };
         let below = |field: &Field| field.kind.declares(rest);
         if step == "*" { self.fields.values().any(below) } else { self.fields.get(step).is_some_and(below) }
+    }
+
+    /// How surely whatever stands at a place is replaced there.
+    pub(crate) fn reach(&self, steps: &[String]) -> Reach {
+        let Some((step, rest)) = steps.split_first() else { return Reach::Sure };
+        let below = |field: &Field| field.kind.reach(rest);
+        if step == "*" {
+            self.fields.values().map(below).max().unwrap_or(Reach::Nothing)
+        } else {
+            self.fields.get(step).map_or(Reach::Nothing, below)
+        }
     }
 
     /// Whether a value passes the schema.
@@ -462,6 +486,17 @@ impl Kind {
                 (step == "*" || step.parse::<usize>().is_ok()) && items.declares(rest)
             }
             _ => false,
+        }
+    }
+
+    fn reach(&self, steps: &[String]) -> Reach {
+        match (self, steps.split_first()) {
+            (_, None) => Reach::Sure,
+            (Self::Record(shape), _) => shape.reach(steps),
+            (Self::Array { items, .. }, Some((step, rest))) if step == "*" => items.reach(rest),
+            (Self::Array { .. }, Some((step, _))) if step.parse::<usize>().is_ok() => Reach::OneElement,
+            (Self::Opaque, _) => Reach::BelowOpaque,
+            _ => Reach::Nothing,
         }
     }
 

@@ -17,7 +17,7 @@ use countersign_gateway_model::Name;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
-use crate::input::{InputError, Shape};
+use crate::input::{InputError, Reach, Shape};
 use crate::json::Json;
 use crate::locate::{Pointer, ToolPattern, all_tools};
 
@@ -83,6 +83,8 @@ impl With {
     fn of(&self, value: &Json) -> Option<Json> {
         match (self, value) {
             (Self::Constant(constant), _) => Some(Json::from_serde(constant)),
+            // Null says that there is nothing to hide.
+            (Self::Stars | Self::Last4, Json::Null) => Some(Json::Null),
             (Self::Stars, Json::Text(text)) => Some(Json::text("*".repeat(text.chars().count()))),
             (Self::Last4, Json::Text(text)) => {
                 let count = text.chars().count();
@@ -120,19 +122,31 @@ impl Masks {
         Ok(masks)
     }
 
-    /// A place that every tool it is meant for lacks: a name mistyped there would let the raw value through.
+    /// A place where a raw value could stay: every tool it is meant for lacks it, or one of them has it where a mask
+    /// cannot be sure. Gives the rule, and what is wrong.
     pub(crate) fn misplaced<'t>(
         &self,
         tools: &(impl Iterator<Item = (&'t Name, &'t Shape)> + Clone),
     ) -> Option<(&Name, String)> {
         self.masks.iter().chain(&self.transforms).find_map(|(name, rule)| {
-            rule.steps.iter().find_map(|step| {
-                step.at.iter().find_map(|pointer| {
-                    let mut meant =
-                        tools.clone().filter(|(tool, _)| step.tools.iter().any(|t| t.admits(tool.as_str()))).peekable();
-                    let lost = meant.peek().is_some() && !meant.any(|(_, shape)| shape.declares(pointer.steps()));
-                    lost.then(|| (name, pointer.to_string()))
-                })
+            let places = rule.steps.iter().flat_map(|step| step.at.iter().map(move |pointer| (step, pointer)));
+            places.into_iter().find_map(|(step, pointer)| {
+                let meant = tools.clone().filter(|(tool, _)| step.tools.iter().any(|t| t.admits(tool.as_str())));
+                let (reach, tool) = meant.map(|(tool, shape)| (shape.reach(pointer.steps()), tool)).max()?;
+                let problem = match reach {
+                    Reach::Sure => return None,
+                    Reach::Nothing => {
+                        format!("no tool that it is meant for has `{pointer}`; correct the pointer or the tools")
+                    }
+                    Reach::OneElement => format!(
+                        "`{pointer}` names one element of an array of `{tool}` by its number; name all of them by `*`"
+                    ),
+                    Reach::BelowOpaque => format!(
+                        "`{pointer}` leads below what the schema of `{tool}` leaves open, where nothing has a certain \
+                         place; name the whole value, or declare its members"
+                    ),
+                };
+                Some((name, problem))
             })
         })
     }

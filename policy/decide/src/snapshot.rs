@@ -649,8 +649,7 @@ fn ordered_transforms(parts: &PolicyParts) -> Result<Vec<(Name, Rewrite)>, Build
 
 /// Gives every tool its masks and detectors.
 fn screen(parts: &PolicyParts, tools: &mut BTreeMap<Name, Arc<CompiledTool>>) -> Result<(), BuildError> {
-    if let Some((name, place)) = parts.masks.misplaced(&tools.iter().map(|(name, tool)| (name, &tool.shape))) {
-        let problem = format!("no tool that it is meant for has `{place}`; correct the pointer or the tools");
+    if let Some((name, problem)) = parts.masks.misplaced(&tools.iter().map(|(name, tool)| (name, &tool.shape))) {
         return Err(BuildError::Mask { name: name.clone(), problem });
     }
     let detectors = parts.detectors.compile()?;

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use countersign_gateway_model::{Decision, Name};
+use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_decide::masks::Masks;
 use countersign_policy_decide::{
     Answer, BuildError, Decided, PolicyParts, PolicySnapshot, Question, decide_chain, ground, input, replay,
@@ -130,7 +131,10 @@ fn a_mask_that_names_a_place_that_no_tool_has_does_not_load() {
         ("/currency", "pay.refund", true),
         ("/curency", "pay.refund", false),
         ("/currency/x", "pay.*", false),
-        ("/extra/anything", "repo.read", true),
+        ("/extra", "repo.read", true),
+        ("/extra/anything", "repo.read", false),
+        ("/extra/*", "*", false),
+        ("/*/anything", "repo.read", false),
         ("/path", "*", true),
         ("/nothing", "gone.tool", true),
     ] {
@@ -140,6 +144,43 @@ fn a_mask_that_names_a_place_that_no_tool_has_does_not_load() {
             Err(BuildError::Mask { problem, .. }) => assert!(!fits && problem.contains(at), "{problem}"),
             Err(other) => panic!("{other}"),
         }
+    }
+}
+
+/// The parts with one tool, `repo.read`, whose input has these properties.
+fn over(masks: &str, properties: &str) -> PolicyParts {
+    let catalogue = format!(
+        r#"{{"tools":[{{"name":"repo.read","risk":0,"data_class":"internal",
+        "input":{{"type":"object","properties":{{{properties}}}}}}}]}}"#
+    );
+    let mut parts = with(PERMIT, masks, &[]);
+    parts.catalogue = Some(Catalogue::parse(catalogue.as_bytes()).unwrap());
+    parts
+}
+
+#[test]
+fn a_mask_names_all_elements_of_an_array_and_none_by_its_number() {
+    let cards = r#""cards":{"type":"array","items":{"type":"object","properties":{"pan":{"type":"string"}}}},
+        "by_number":{"type":"object","properties":{"0":{"type":"string"}}}"#;
+    let masks = |at: &str| format!(r#"{{"masks":{{"m":{{"steps":[{{"at":{at},"with":"drop"}}]}}}}}}"#);
+    // The second place would be another element, once the first was dropped.
+    for numbered in [r#"["/cards/0","/cards/1"]"#, r#"["/cards/1/pan"]"#] {
+        let error = PolicySnapshot::build(over(&masks(numbered), cards)).unwrap_err().to_string();
+        assert!(error.contains("by its number"), "{error}");
+    }
+    let s = PolicySnapshot::build(over(&masks(r#"["/cards/*/pan","/by_number/0"]"#), cards)).unwrap();
+    let input = call(&s, "repo.read", r#"{"cards":[{"pan":"1"},{"pan":"2"}],"by_number":{"0":"3"}}"#).input.unwrap();
+    assert_eq!(input.canonical(), br#"{"by_number":{},"cards":[{},{}]}"#);
+}
+
+#[test]
+fn null_stays_null_where_a_text_would_be_starred() {
+    for with in ["stars", "last4"] {
+        let masks = format!(r#"{{"masks":{{"m":{{"steps":[{{"at":["/note"],"with":"{with}"}}]}}}}}}"#);
+        let s = PolicySnapshot::build(over(&masks, r#""note":{"type":["string","null"]}"#)).unwrap();
+        let input = call(&s, "repo.read", r#"{"note":null}"#).input.unwrap();
+        assert_eq!(input.canonical(), br#"{"note":null}"#, "{with}");
+        assert_eq!(input.masked(), &BTreeSet::from([name("masked:m")]), "nothing failed");
     }
 }
 
