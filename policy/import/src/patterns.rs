@@ -167,9 +167,19 @@ impl Build<'_> {
         let mut carried = Vec::new();
         let mut missed = false;
         for (text, at) in items {
-            let pattern = translated(text);
-            match RegexBuilder::new(&pattern).size_limit(MAX_PROGRAM).build() {
-                Ok(_) => {
+            let runs = translated(text).and_then(|pattern| {
+                match RegexBuilder::new(&pattern).size_limit(MAX_PROGRAM).build() {
+                    Ok(_) => Ok(pattern),
+                    Err(error) => {
+                        let problem = error.to_string();
+                        let problem = problem.lines().last().unwrap_or_default().trim();
+                        let problem = problem.trim_start_matches("error: ");
+                        Err(format!("it cannot be run in time linear in the text ({problem})"))
+                    }
+                }
+            });
+            match runs {
+                Ok(pattern) => {
                     self.parts.report.say(
                         &at.place,
                         Fate::Carried,
@@ -178,14 +188,9 @@ impl Build<'_> {
                     );
                     carried.push(pattern);
                 }
-                Err(error) => {
+                Err(problem) => {
                     missed = true;
-                    let problem = error.to_string();
-                    let problem =
-                        problem.lines().last().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
-                    let how = format!(
-                        "it cannot be run in time linear in the text ({problem}); every build waits for a person until it is said otherwise"
-                    );
+                    let how = format!("{problem}; every build waits for a person until it is said otherwise");
                     self.parts.report.say(&at.place, Fate::Stricter, format!("pattern `{text}`"), how);
                 }
             }
@@ -260,26 +265,73 @@ impl Build<'_> {
     }
 }
 
-/// As the detector's dialect spells it: letter case ignored, and an end before a last line break is an end, too.
-fn translated(pattern: &str) -> String {
+/// As the detector's dialect spells it: letter case ignored, and an end before a last line break is an end, too. What
+/// stands for itself in a character class there and is an operator here is an error.
+fn translated(pattern: &str) -> Result<String, String> {
     let mut out = String::from("(?i)");
-    let mut chars = pattern.chars();
-    let mut class = false;
+    let mut chars = pattern.chars().peekable();
+    // Within a class: whether something stands in it already, and the character before, if it stands for itself.
+    let mut class: Option<(bool, Option<char>)> = None;
     while let Some(c) = chars.next() {
-        match c {
-            '\\' => match chars.next() {
-                Some('Z') => out.push_str("\\z"),
-                Some(next) => {
-                    let _ = write!(out, "\\{next}");
+        match (c, class) {
+            ('\\', _) => {
+                match chars.next() {
+                    Some('Z') => out.push_str("\\z"),
+                    Some(next) => {
+                        let _ = write!(out, "\\{next}");
+                    }
+                    None => out.push('\\'),
                 }
-                None => out.push('\\'),
-            },
-            '$' if !class => out.push_str("(?:\\n?\\z)"),
-            c => {
-                class = if class { c != ']' } else { c == '[' };
-                out.push(c);
+                class = class.map(|_| (true, None));
+                continue;
             }
+            ('$', None) => {
+                out.push_str("(?:\\n?\\z)");
+                continue;
+            }
+            ('[', None) => {
+                out.push('[');
+                out.extend(chars.next_if_eq(&'^'));
+                class = Some((false, None));
+                continue;
+            }
+            ('[', Some(_)) => {
+                return Err("it means something else here: `[` in a character class; write `\\[`".to_owned());
+            }
+            (']', Some((true, _))) => class = None,
+            (c @ ('&' | '-' | '~'), Some((_, Some(before)))) if c == before => {
+                return Err(format!("it means something else here: `{c}{c}` in a character class; write `\\{c}`"));
+            }
+            (c, Some(_)) => class = Some((true, Some(c))),
+            (_, None) => {}
         }
+        out.push(c);
     }
-    out
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_something_else_in_a_class_of_the_other_dialect_is_not_carried() {
+        for pattern in ["[a-z&&b]", "[&&]", "[^a--c]", "[a~~b]", "[[:alpha:]]", "x[a[b]", "[]&&]"] {
+            assert!(translated(pattern).is_err(), "{pattern}");
+        }
+        for (pattern, expected) in [
+            ("[&\\&]", "(?i)[&\\&]"),
+            ("[a&-]&&--~~", "(?i)[a&-]&&--~~"),
+            ("\\[&&$", "(?i)\\[&&(?:\\n?\\z)"),
+            ("[]$]$", "(?i)[]$](?:\\n?\\z)"),
+            ("[^]$]\\Z", "(?i)[^]$]\\z"),
+        ] {
+            assert_eq!(translated(pattern).unwrap(), expected);
+            assert!(RegexBuilder::new(expected).build().is_ok(), "{expected}");
+        }
+        let text = "forbidden_patterns: ['a[b&&c]']";
+        let parts = read(Source { file: "f", text }, &Options::default()).unwrap();
+        assert_eq!(parts.report.of(Fate::Stricter).count(), 1, "{}", parts.report);
+        assert!(parts.detectors.is_none() && parts.rules.keys().any(|rule| rule.as_str() == UNSCANNED));
+    }
 }
