@@ -317,19 +317,38 @@ impl Finder {
     }
 }
 
+/// Every `%25`, however often it is nested, as the `%` that it stands for, in one pass.
+fn without_nested_escapes(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut parts = text.split('%');
+    out.extend(parts.next());
+    for part in parts {
+        out.push('%');
+        let mut rest = part;
+        while let Some(shorter) = rest.strip_prefix("25") {
+            rest = shorter;
+        }
+        out.push_str(rest);
+    }
+    out
+}
+
 /// How a path leaves the folder that it is meant to stay in, if it does.
 fn escapes(path: &str) -> Option<&'static str> {
     let lower = path.to_lowercase();
     let drive = |p: &str| p.as_bytes().get(1) == Some(&b':') && p.starts_with(|c: char| c.is_ascii_alphabetic());
+    // Whoever carries the path out may decode it once more than we do, or more often.
+    let lower = without_nested_escapes(&lower);
     if path.contains('\0') || lower.contains("%00") {
         return Some("a nul character");
     }
-    // Whoever carries the path out may decode it once more than we do.
-    let decoded = lower.replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace('\\', "/");
+    let decoded =
+        lower.replace("%2e", ".").replace("%2f", "/").replace("%5c", "/").replace("%7e", "~").replace('\\', "/");
+    let decoded = decoded.trim_start();
     if decoded.split('/').any(|step| step.trim() == "..") {
         return Some("a step to the folder above");
     }
-    if decoded.starts_with('/') || drive(&decoded) || decoded.contains("://") {
+    if decoded.starts_with('/') || drive(decoded) || decoded.contains("://") {
         return Some("an absolute path");
     }
     if decoded.starts_with('~') {

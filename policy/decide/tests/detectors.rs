@@ -91,10 +91,18 @@ fn paths_that_leave_their_folder_are_found_in_every_spelling() {
         "a%00b",
         "\\\\host\\share",
         "a/.. /b",
+        "%252e%252e%252fx",
+        "a/%25252e%25252E/x",
+        "a%2500b",
+        "%7e/x",
+        "%257Eroot/x",
+        " /etc/passwd",
+        "\t~/x",
+        " c:/x",
     ] {
         assert_eq!(found(&s, &serde_json::json!({ "path": path })).len(), 1, "{path:?}");
     }
-    for path in ["a", "a/b.rs", "a..b", "...", "a/...", ".", "./a", "a/~b", "a b", "x:y"] {
+    for path in ["a", "a/b.rs", "a..b", "...", "a/...", ".", "./a", "a/~b", "a b", "100%25", "%25", "25/a", "x:y"] {
         let hits = found(&s, &serde_json::json!({ "path": path }));
         assert!(hits.is_empty() || path == "x:y", "{path:?}: {hits:?}");
     }
