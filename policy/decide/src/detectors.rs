@@ -94,7 +94,7 @@ pub struct Secrets {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageRule {
-    /// It begins with one of these, followed by `/`, `:` or `@`. Empty: from anywhere.
+    /// It begins with one of these, followed by `/`, by `:` and a tag, or by `@`. Empty: from anywhere.
     #[serde(default)]
     pub registries: Vec<String>,
     /// It ends with `@sha256:` and a digest.
@@ -360,7 +360,10 @@ fn escapes(path: &str) -> Option<&'static str> {
 impl ImageRule {
     fn breaks(&self, image: &str) -> Option<&'static str> {
         let from = |registry: &String| {
-            image.strip_prefix(registry.trim_end_matches('/')).is_some_and(|rest| rest.starts_with(['/', ':', '@']))
+            // After a colon comes a tag. With a `/` behind it, it is a port, and the registry another one.
+            image
+                .strip_prefix(registry.trim_end_matches('/'))
+                .is_some_and(|rest| rest.starts_with('/') || (rest.starts_with([':', '@']) && !rest.contains('/')))
         };
         if !self.registries.is_empty() && !self.registries.iter().any(from) {
             return Some("from another registry");

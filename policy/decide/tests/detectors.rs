@@ -69,6 +69,26 @@ fn each_kind_of_detector_finds_what_it_is_for_and_where() {
 }
 
 #[test]
+fn another_port_is_another_registry() {
+    let rule =
+        r#"{"detectors":{"image":{"at":["/image"],"find":{"image":{"registries":["ghcr.io","quay.io/a/app"]}}}}}"#;
+    let s = snapshot(PERMIT, rule);
+    for (image, admitted) in [
+        ("ghcr.io/x", true),
+        ("ghcr.io/x:1", true),
+        ("quay.io/a/app:1", true),
+        ("quay.io/a/app@sha256:00", true),
+        ("quay.io/a/app:1@sha256:00", true),
+        ("ghcr.io:8443/x", false),
+        ("ghcr.io:8443/x:1", false),
+        ("ghcr.io@evil.example/x", false),
+        ("ghcr.io.evil.example/x", false),
+    ] {
+        assert_eq!(found(&s, &serde_json::json!({ "image": image })).is_empty(), admitted, "{image}");
+    }
+}
+
+#[test]
 fn paths_that_leave_their_folder_are_found_in_every_spelling() {
     let s = snapshot(PERMIT, ALL);
     for path in [
