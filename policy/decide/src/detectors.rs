@@ -23,6 +23,7 @@ use regex::{RegexSet, RegexSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
+use crate::input::Shape;
 use crate::json::Json;
 use crate::locate::{Pointer, ToolPattern, all_tools, each_text};
 
@@ -193,6 +194,25 @@ impl Detectors {
         let detectors: Self = crate::data::read(bytes)?;
         detectors.compile()?;
         Ok(detectors)
+    }
+
+    /// A place that every tool it is meant for lacks: a name mistyped there would find nothing, ever.
+    pub(crate) fn misplaced<'t>(
+        &self,
+        tools: &(impl Iterator<Item = (&'t Name, &'t Shape)> + Clone),
+    ) -> Result<(), DataError> {
+        for (name, detector) in &self.detectors {
+            let admitted = |tool: &Name| detector.tools.iter().any(|pattern| pattern.admits(tool.as_str()));
+            for pointer in &detector.at {
+                let mut meant = tools.clone().filter(|(tool, _)| admitted(tool)).peekable();
+                if meant.peek().is_some() && !meant.any(|(_, shape)| shape.declares(pointer.steps())) {
+                    let problem =
+                        format!("no tool that it is meant for has `{pointer}`; correct the pointer or the tools");
+                    return Err(DataError::rule("detectors", name.as_str(), &problem));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Checks every detector and makes it ready.

@@ -652,6 +652,7 @@ fn screen(parts: &PolicyParts, tools: &mut BTreeMap<Name, Arc<CompiledTool>>) ->
     if let Some((name, problem)) = parts.masks.misplaced(&tools.iter().map(|(name, tool)| (name, &tool.shape))) {
         return Err(BuildError::Mask { name: name.clone(), problem });
     }
+    parts.detectors.misplaced(&tools.iter().map(|(name, tool)| (name, &tool.shape)))?;
     let detectors = parts.detectors.compile()?;
     for tool in tools.values_mut().filter_map(Arc::get_mut) {
         let name = tool.tool.name.as_str();

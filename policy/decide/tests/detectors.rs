@@ -12,14 +12,15 @@ use countersign_policy_decide::detectors::{Detectors, MAX_FINDS, SECRETS};
 use countersign_policy_decide::{PolicySnapshot, Question, input, replay};
 use world::{PERMIT, ask, call, name, parts, world};
 
-fn snapshot(policies: &str, detectors: &str) -> PolicySnapshot {
-    let mut parts = parts(policies);
-    let catalogue =
-        br#"{"tools":[{"name":"repo.read","risk":0,"data_class":"internal","input":{"type":"object","properties":{
+const CATALOGUE: &[u8] =
+    br#"{"tools":[{"name":"repo.read","risk":0,"data_class":"internal","input":{"type":"object","properties":{
         "path":{"type":"string"},"command":{"type":"string"},"image":{"type":"string"},
         "labels":{"type":"object","additionalProperties":{"type":"string"}},"any":{},
         "packages":{"type":"array","items":{"type":"string"}}}}}]}"#;
-    parts.catalogue = Some(Catalogue::parse(catalogue).unwrap());
+
+fn snapshot(policies: &str, detectors: &str) -> PolicySnapshot {
+    let mut parts = parts(policies);
+    parts.catalogue = Some(Catalogue::parse(CATALOGUE).unwrap());
     parts.detectors = Detectors::parse(detectors.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
     PolicySnapshot::build(parts).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -199,6 +200,31 @@ fn a_hostile_input_is_searched_in_time_linear_in_its_length_and_leaves_a_bounded
     let many = serde_json::json!({"any": vec!["a"; 500]});
     let typed = input::parse(s.tool("repo.read").unwrap(), many.to_string().as_bytes()).unwrap();
     assert_eq!((typed.found().len(), typed.detected().len()), (MAX_FINDS, 1));
+}
+
+#[test]
+fn a_detector_that_looks_where_no_tool_has_anything_does_not_load() {
+    for (tools, at, fits) in [
+        ("repo.read", "/command", true),
+        ("repo.read", "/comand", false),
+        ("*", "/packages/*", true),
+        ("*", "/packages/0", true),
+        ("*", "/packages/*/name", false),
+        ("repo.*", "/any/deep/*", true),
+        ("gone.tool", "/comand", true),
+    ] {
+        let mut parts = parts(PERMIT);
+        parts.catalogue = Some(Catalogue::parse(CATALOGUE).unwrap());
+        let text = format!(r#"{{"detectors":{{"d":{{"tools":["{tools}"],"at":["{at}"],"find":"path_traversal"}}}}}}"#);
+        parts.detectors = Detectors::parse(text.as_bytes()).unwrap();
+        match PolicySnapshot::build(parts) {
+            Ok(_) => assert!(fits, "{tools} {at}"),
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                assert!(!fits && format!("{error} {source}").contains(at), "{error}: {source}");
+            }
+        }
+    }
 }
 
 #[test]
