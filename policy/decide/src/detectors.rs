@@ -13,7 +13,7 @@
 //!
 //! Cedar decides what a find means; a detector that matches denies nothing by itself. Patterns run in time linear in the
 //! input (`regex`), and their programs are bounded. Detectors see the input as it is carried out: after masks, opaque
-//! parts included. The places of the finds are kept, never the text that matched. Absent: policies. Read next: `input`.
+//! parts and the names of their members included. The places of the finds are kept, never the text that matched. Absent: policies. Read next: `input`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::DataError;
 use crate::input::Shape;
 use crate::json::Json;
-use crate::locate::{Pointer, ToolPattern, all_tools, each_text};
+use crate::locate::{Pointer, ToolPattern, all_tools, each_open_member, each_text};
 
 /// How many detectors a bundle may have.
 const MAX_DETECTORS: usize = 128;
@@ -68,7 +68,8 @@ pub struct Detector {
 pub enum Find {
     /// A text that one of these regular expressions matches somewhere.
     Patterns(Vec<String>),
-    /// A text that holds a secret: of the kinds in [`SECRETS`], or of these.
+    /// A text that holds a secret: of the kinds in [`SECRETS`], or of these. In a part that is opaque, a member is
+    /// also read as `name: value`.
     Secrets(Secrets),
     /// A text that, as a path, leaves its folder: absolute, `..`, a drive, a home, a NUL.
     PathTraversal,
@@ -173,6 +174,7 @@ pub(crate) struct Compiled {
 #[derive(Debug)]
 enum Finder {
     Patterns(RegexSet, Vec<String>),
+    Secrets(RegexSet, Vec<String>),
     PathTraversal,
     NotListed(BTreeSet<String>),
     Image(ImageRule),
@@ -242,7 +244,7 @@ impl Detectors {
                     }
                 }
                 Find::Secrets(secrets) => match secret_program(secrets) {
-                    Ok((set, kinds)) => Finder::Patterns(set, kinds),
+                    Ok((set, kinds)) => Finder::Secrets(set, kinds),
                     Err(problem) => return bad(name.as_str(), &problem),
                 },
                 Find::PathTraversal => Finder::PathTraversal,
@@ -282,7 +284,12 @@ impl Compiled {
 }
 
 /// What all detectors of a tool found in an input: the facts, and the first places.
-pub(crate) fn detect(detectors: &[Arc<Compiled>], input: &Json) -> (BTreeSet<Name>, Vec<Found>) {
+/// `opaque`: where the input is of no declared form, so that its members' names are the agent's words, too.
+pub(crate) fn detect(
+    detectors: &[Arc<Compiled>],
+    input: &Json,
+    opaque: &BTreeSet<String>,
+) -> (BTreeSet<Name>, Vec<Found>) {
     let (mut facts, mut finds) = (BTreeSet::new(), Vec::new());
     for detector in detectors {
         let mut note = |at: &str, what: &str| {
@@ -291,11 +298,19 @@ pub(crate) fn detect(detectors: &[Arc<Compiled>], input: &Json) -> (BTreeSet<Nam
                 finds.push(Found { detector: detector.name.clone(), at: at.to_owned(), what: what.to_owned() });
             }
         };
+        let mut look = |path: &str, value: &Json| {
+            detector.finder.look(path, value, &mut note);
+            if detector.finder.reads_names() {
+                let mut visit =
+                    |at: &str, name: &str, value: &Json| detector.finder.look_at_name(at, name, value, &mut note);
+                each_open_member(value, &mut path.to_owned(), opaque, &mut visit);
+            }
+        };
         if detector.at.is_empty() {
-            detector.finder.look("", input, &mut note);
+            look("", input);
         }
         for pointer in &detector.at {
-            pointer.each(input, &mut |path, value| detector.finder.look(path, value, &mut note));
+            pointer.each(input, &mut look);
         }
     }
     (facts, finds)
@@ -310,9 +325,28 @@ impl Finder {
         }
     }
 
+    /// Whether the names of members are texts like any other to it.
+    fn reads_names(&self) -> bool {
+        matches!(self, Self::Patterns(..) | Self::Secrets(..) | Self::PathTraversal)
+    }
+
+    fn look_at_name(&self, at: &str, name: &str, value: &Json, note: &mut dyn FnMut(&str, &str)) {
+        // The place is the object, for the name itself may be what must not be shown.
+        let object = at.rsplit_once('/').map_or("", |(object, _)| object);
+        self.look_at_text(object, name, note);
+        if let (Self::Secrets(set, kinds), Json::Text(text)) = (self, value) {
+            let (alone, name_alone) = (set.matches(text), set.matches(name));
+            let named = set.matches(&format!("{name}: {text}"));
+            let news = named.into_iter().filter(|kind| !alone.matched(*kind) && !name_alone.matched(*kind));
+            for kind in news.filter_map(|index| kinds.get(index)) {
+                note(at, kind);
+            }
+        }
+    }
+
     fn look_at_text(&self, at: &str, text: &str, note: &mut dyn FnMut(&str, &str)) {
         match self {
-            Self::Patterns(set, kinds) => {
+            Self::Patterns(set, kinds) | Self::Secrets(set, kinds) => {
                 for kind in set.matches(text).into_iter().filter_map(|index| kinds.get(index)) {
                     note(at, kind);
                 }

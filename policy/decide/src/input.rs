@@ -708,7 +708,7 @@ pub fn convert(tool: &CompiledTool, value: &Json) -> Result<TypedInput, InputErr
     let (detected, found) = if tool.detectors.is_empty() {
         (BTreeSet::new(), Vec::new())
     } else {
-        detectors::detect(&tool.detectors, value)
+        detectors::detect(&tool.detectors, value, &opaque)
     };
     Ok(TypedInput {
         applied: BTreeSet::new(),

@@ -2,6 +2,8 @@
 //!
 //! Absent: what is done there. Read next: `masks`, `detectors`.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::json::Json;
@@ -132,6 +134,40 @@ pub(crate) fn each_text(value: &Json, path: &mut String, visit: &mut dyn FnMut(&
         }
         Json::Null | Json::Bool(_) | Json::Number(_) => {}
     }
+}
+
+/// Calls `visit` with each member of an object that stands in one of the `open` places or below it: with its pointer,
+/// its name and its value.
+pub(crate) fn each_open_member(
+    value: &Json,
+    path: &mut String,
+    open: &BTreeSet<String>,
+    visit: &mut dyn FnMut(&str, &str, &Json),
+) {
+    fn descend(
+        value: &Json,
+        path: &mut String,
+        above: bool,
+        open: &BTreeSet<String>,
+        visit: &mut dyn FnMut(&str, &str, &Json),
+    ) {
+        let inside = above || open.contains(path.as_str());
+        let named = inside && value.as_object().is_some();
+        let length = path.len();
+        for (name, member) in children(value) {
+            push(path, &name);
+            if named {
+                visit(path, &name, member);
+            }
+            descend(member, path, inside, open, visit);
+            path.truncate(length);
+        }
+    }
+    if open.is_empty() {
+        return;
+    }
+    let above = path.match_indices('/').any(|(at, _)| path.get(..at).is_some_and(|above| open.contains(above)));
+    descend(value, path, above, open, visit);
 }
 
 /// Which tools: one by its name, all of one server (`payments.*`), or all (`*`).

@@ -168,6 +168,36 @@ fn every_kind_of_secret_is_found_and_plain_text_is_not() {
 }
 
 #[test]
+fn names_that_the_agent_chose_are_searched_like_values() {
+    let detectors = r#"{"detectors":{
+        "command":{"find":{"patterns":["rm -rf","command"]}},
+        "escape":{"at":["/labels"],"find":"path_traversal"},
+        "listed":{"at":["/any"],"find":{"not_listed":["v"]}},
+        "secret":{"find":{"secrets":{}}}}}"#;
+    let s = snapshot(PERMIT, detectors);
+    let token = format!("{}_{}", "ghp", "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8");
+    let one = |place: &str, name: &str, value: &str| serde_json::json!({ place: { "in": { name: value } } });
+    for (input, expected) in [
+        (one("any", "rm -rf", "v"), vec!["command /any/in pattern 1".to_owned()]),
+        (one("any", &token, "v"), vec!["secret /any/in github-token".to_owned()]),
+        (
+            one("any", "DB_PASSWORD", "A1b2C3d4E5f6"),
+            vec![
+                "listed /any/in/DB_PASSWORD not on the list".to_owned(),
+                "secret /any/in/DB_PASSWORD assigned-secret".to_owned(),
+            ],
+        ),
+        (one("any", "n", "v"), vec![]),
+        (serde_json::json!({"labels": {"../x": "v"}}), vec!["escape /labels a step to the folder above".to_owned()]),
+        // A declared name is the schema's, not the agent's.
+        (serde_json::json!({"command": "ls"}), vec![]),
+        (serde_json::json!({"any": [{"rm -rf": 1}]}), vec!["command /any/0 pattern 1".to_owned()]),
+    ] {
+        assert_eq!(found(&s, &input), expected, "{input}");
+    }
+}
+
+#[test]
 fn cedar_decides_on_what_was_found_and_the_verdict_repeats() {
     let forbid = r#"@id("no-secrets") @severity("hard") forbid (principal, action in Countersign::Action::"callTool", resource)
         when { context.facts.contains("secret") };"#;
