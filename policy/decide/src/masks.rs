@@ -9,6 +9,7 @@
 //! applied when a policy asks for it by `@transform`. Applying either a second time changes nothing. What is left still
 //! passes the tool's schema; a replacement that does not is a failure, which drops the field and says so
 //! (`mask-failed:<name>`), and if the tool cannot do without the field, the input is refused.
+//! A place must be sure: all elements of an array (`*`) and none by its number, nothing below a value that is left open.
 //! Absent: when a transform is asked for (`decide`). Read next: `input`.
 
 use std::collections::{BTreeMap, BTreeSet};
