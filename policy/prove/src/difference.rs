@@ -1,7 +1,8 @@
 //! What a second bundle newly allows, and what it newly denies, each with a request that shows it.
 //!
-//! Both are read under one schema that knows the roles, rules, counters and tools of either. A tool whose definition
-//! changed is not compared: its input means something else. Neither are policies in shadow: both bundles are compared as
+//! Both are read under one schema that knows the roles, rules, counters and tools of either. Policies alone are compared:
+//! where what they are asked about differs (masks, detectors, counters, ages, the order of transforms, what a tool is),
+//! nothing is proved; where only the input of a tool differs, nothing about that tool. Neither are policies in shadow: both bundles are compared as
 //! they are enforced now, and the ids are named. "Denied" includes "denied until a person agrees"; the
 //! example says which. Absent: words about text (`countersign_policy_bundle::diff`). Read next: `reach`.
 
@@ -11,8 +12,8 @@ use std::sync::Arc;
 
 use cedar_policy::{PolicyId, RequestEnv, Schema};
 use cedar_policy_symcc::CompiledPolicySet;
-use countersign_policy_bundle::Timestamp;
-use countersign_policy_decide::catalogue::CompiledTool;
+use countersign_policy_bundle::{FileKind, Files, Name, Timestamp};
+use countersign_policy_decide::catalogue::{CompiledTool, Tool};
 use countersign_policy_decide::schema;
 use serde::Serialize;
 
@@ -70,6 +71,7 @@ pub fn compare(
 ) -> Result<Difference, SubjectError> {
     with_prover(solver, async |prover| {
         let (schema, changed) = shared_schema(old, new)?;
+        let asked_otherwise = asked_otherwise(old, new);
         let before = Sorted::new(old.snapshot, &schema, Shadowed::LeftOut, now)?;
         let after = Sorted::new(new.snapshot, &schema, Shadowed::LeftOut, now)?;
         let in_shadow = new.snapshot.policies().iter().filter(|policy| policy.in_shadow(now));
@@ -78,9 +80,10 @@ pub fn compare(
         let mut prover = prover;
         for env in schema.request_envs() {
             let environment = Environment::of(&env);
-            if changed.contains(&environment.action) {
-                let reason = "the tool is defined differently in the two catalogues".to_owned();
-                difference.not_proved.push((environment, Doubt::Unsupported { reason }));
+            let only_here = "the tool is not defined alike in the two catalogues";
+            let unlike = asked_otherwise.or(changed.contains(&environment.action).then_some(only_here));
+            if let Some(reason) = unlike {
+                difference.not_proved.push((environment, Doubt::Unsupported { reason: reason.to_owned() }));
                 continue;
             }
             let found = match &mut prover {
@@ -100,6 +103,48 @@ pub fn compare(
     })?
 }
 
+/// Why the same request may reach the policies of the two with other facts: then alike policies decide otherwise.
+fn asked_otherwise(old: Subject<'_>, new: Subject<'_>) -> Option<&'static str> {
+    let data = [
+        (FileKind::Masks, "the masks of the two differ, so that policies see other inputs"),
+        (FileKind::Detectors, "the detectors of the two differ, so that policies see other facts"),
+        (FileKind::Counters, "the counters of the two differ, so that policies see other counts"),
+        (FileKind::Ages, "the ages of the two differ, so that other facts are too old"),
+    ];
+    for (kind, reason) in data {
+        if json(old.files, kind) != json(new.files, kind) {
+            return Some(reason);
+        }
+    }
+    if old.settings.transforms != new.settings.transforms || transforms(old) != transforms(new) {
+        return Some("the transforms of the two differ, so that inputs are changed otherwise");
+    }
+    let others = |tool: &CompiledTool| Tool {
+        input: serde_json::Value::Null,
+        output: None,
+        description: String::new(),
+        ..tool.tool.clone()
+    };
+    let differs = |tool: &Arc<CompiledTool>| {
+        new.snapshot.tool(tool.tool.name.as_str()).is_some_and(|other| others(other) != others(tool))
+    };
+    old.snapshot
+        .tools()
+        .any(differs)
+        .then_some("the risk, data, scopes or runner of a tool differ in the two catalogues, which any policy may read")
+}
+
+/// The data of a bundle, whatever its layout.
+fn json(files: &Files, kind: FileKind) -> Vec<Result<serde_json::Value, &str>> {
+    files.of(kind).map(|(_, text)| serde_json::from_str(text).map_err(|_| &**text)).collect()
+}
+
+/// Which policies are lifted by a change of the input, and by which.
+fn transforms(side: Subject<'_>) -> BTreeMap<&Name, &Name> {
+    let policies = side.snapshot.policies().iter();
+    policies.filter_map(|policy| Some((&policy.id, policy.transform.as_ref()?))).collect()
+}
+
 /// A schema that both fit, and the actions of tools that are defined differently.
 fn shared_schema(old: Subject<'_>, new: Subject<'_>) -> Result<(Schema, BTreeSet<String>), SubjectError> {
     let both = [old, new];
@@ -111,6 +156,9 @@ fn shared_schema(old: Subject<'_>, new: Subject<'_>) -> Result<(Schema, BTreeSet
             changed.extend([schema::tool_action(&other), schema::tool_action(tool)]);
         }
     }
+    // A tool of one catalogue alone cannot be called under the other, whatever its policies permit.
+    let both_have = |name: &Name| both.iter().all(|side| side.snapshot.tool(name.as_str()).is_some());
+    changed.extend(tools.values().filter(|tool| !both_have(&tool.tool.name)).map(|tool| schema::tool_action(tool)));
     let roles = both.iter().flat_map(|side| side.snapshot.roles()).cloned().collect();
     let rules = both.iter().flat_map(|side| side.snapshot.rules().rules.keys()).cloned().collect();
     let counters = both.iter().flat_map(|side| side.snapshot.counters().keys()).cloned().collect();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use cedar_policy::{Effect, Policy, PolicySet, RequestEnv, Schema, SchemaFragment};
-use countersign_policy_bundle::{FileKind, Files, Timestamp};
+use countersign_policy_bundle::{FileKind, Files, Settings, Timestamp};
 use countersign_policy_decide::PolicySnapshot;
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ pub struct Subject<'a> {
     pub snapshot: &'a PolicySnapshot,
     /// The bundle's files: its invariants and schema additions are read from them.
     pub files: &'a Files,
+    /// What its manifest says: in which order inputs are changed.
+    pub settings: &'a Settings,
 }
 
 /// Why nothing can be proved about a subject at all.

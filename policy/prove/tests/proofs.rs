@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_policy_bundle::{Draft, Files, OrgId, Timestamp, check_draft};
+use countersign_policy_bundle::{Draft, Files, OrgId, Settings, Timestamp, check_draft};
 use countersign_policy_decide::PolicySnapshot;
 use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_prove::{Doubt, Environment, Limits, Outcome, Proof, Solver, Subject, compare, prove, reach};
@@ -43,16 +43,21 @@ fn solver(test: &str) -> Option<Solver> {
 struct Bundle {
     snapshot: Arc<PolicySnapshot>,
     files: Files,
+    settings: Settings,
 }
 
 impl Bundle {
     fn new(files: &[(&str, &str)]) -> Self {
+        Self::with(files, CATALOGUE)
+    }
+
+    fn with(files: &[(&str, &str)], catalogue: &str) -> Self {
         let raw = files.iter().map(|(path, text)| ((*path).to_owned(), text.as_bytes().to_vec()));
         let draft = Draft::from_files(raw).unwrap();
-        let catalogue = Catalogue::parse(CATALOGUE.as_bytes()).unwrap();
+        let catalogue = Catalogue::parse(catalogue.as_bytes()).unwrap();
         let checked = check_draft(&draft, OrgId::from_bytes([1; 16]), Some(&catalogue));
         let snapshot = checked.built().unwrap_or_else(|| panic!("{:#?}", checked.report));
-        Self { snapshot: Arc::clone(snapshot), files: draft.files }
+        Self { snapshot: Arc::clone(snapshot), files: draft.files, settings: draft.settings }
     }
 
     fn default(policies: &str, invariants: &str) -> Self {
@@ -66,7 +71,7 @@ impl Bundle {
     }
 
     fn subject(&self) -> Subject<'_> {
-        Subject { snapshot: &self.snapshot, files: &self.files }
+        Subject { snapshot: &self.snapshot, files: &self.files, settings: &self.settings }
     }
 }
 
@@ -334,6 +339,54 @@ fn a_forbid_in_shadow_proves_nothing_and_a_permit_in_shadow_counts() {
     assert!(same.allows_nothing_more() && same.newly_denied.is_empty() && same.shadowed.is_empty(), "{same:?}");
     let ended = compare(few.subject(), over.subject(), NOW, Some(&solver)).unwrap();
     assert_eq!((ended.newly_allowed.len(), ended.newly_denied.len()), (0, 1), "{ended:?}");
+}
+
+#[test]
+fn where_the_same_request_reaches_policies_with_other_facts_nothing_is_said_to_be_alike() {
+    let policies = "@id(\"reads\") permit (principal, action == Countersign::Action::\"readPolicy\", resource);\n\
+                    @id(\"calls\") permit (principal, action in Countersign::Action::\"callTool\", resource);";
+    let with = |files: &[(&str, &str)], catalogue: &str| {
+        Bundle::with(&[&[("policies.cedar", policies)], files].concat(), catalogue)
+    };
+    let compared = |one: &Bundle, other: &Bundle| compare(one.subject(), other.subject(), NOW, None).unwrap();
+    let plain = with(&[], CATALOGUE);
+    let about = |doubt: &Doubt, part: &str| matches!(doubt, Doubt::Unsupported { reason } if reason.contains(part));
+    let cut = |steps: &str| format!("{{\"transforms\": {{\"a\": {steps}, \"b\": {steps}}}}}");
+    let cut = cut("{\"steps\": [{\"at\": [\"/path\"], \"with\": \"drop\"}]}");
+    let ordered = |order: &str| {
+        let manifest = format!("{{\"transforms\": [{order}]}}");
+        with(&[("masks.json", &cut), ("bundle.json", &manifest)], CATALOGUE)
+    };
+    for (one, other, part) in [
+        (
+            &plain,
+            &with(&[("detectors.json", "{\"detectors\": {\"s\": {\"find\": {\"secrets\": {}}}}}")], CATALOGUE),
+            "detectors",
+        ),
+        (&plain, &with(&[("masks.json", "{\"masks\": {}}")], CATALOGUE), "masks"),
+        (&plain, &with(&[("counters.json", "{\"counters\": {\"c\": {}}}")], CATALOGUE), "counters"),
+        (&plain, &with(&[("ages.json", "{\"ages_s\": {\"Person\": 60}}")], CATALOGUE), "ages"),
+        (&ordered("\"a\", \"b\""), &ordered("\"b\", \"a\""), "transforms"),
+        (&plain, &with(&[], &CATALOGUE.replacen("\"risk\": 0", "\"risk\": 4", 1)), "the risk, data"),
+    ] {
+        for (old, new) in [(one, other), (other, one)] {
+            let found = compared(old, new);
+            assert!(found.alike == 0 && !found.allows_nothing_more(), "{part}");
+            assert!(found.not_proved.iter().all(|(_, doubt)| about(doubt, part)), "{part}: {:?}", found.not_proved);
+        }
+    }
+    // A tool of one catalogue alone is not compared; the layout of data is nothing.
+    let renamed = with(&[], &CATALOGUE.replacen("\"repo.list\"", "\"repo.lists\"", 1));
+    let found = compared(&plain, &renamed);
+    assert!(found.alike > 100 && !found.allows_nothing_more(), "{}", found.alike);
+    for (environment, doubt) in found.not_proved {
+        assert!(
+            environment.action.contains("repo.list") && about(&doubt, "not defined alike"),
+            "{environment}: {doubt}"
+        );
+    }
+    let layouts = ["{\"counters\":{}}", "{ \"counters\": {} }"].map(|text| with(&[("counters.json", text)], CATALOGUE));
+    assert!(compared(&layouts[0], &layouts[1]).allows_nothing_more());
 }
 
 proptest! {
