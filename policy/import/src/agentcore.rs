@@ -218,6 +218,20 @@ fn actions(policy: &Found, what: &str, prefix: &str, report: &mut Report) -> Act
     let action = policy.json.get("action").cloned().unwrap_or_default();
     let op = action.get("op").and_then(Value::as_str).unwrap_or_default();
     let text = action.to_string();
+    let group = action.get("entity").and_then(|uid| uid.get("id")).and_then(Value::as_str);
+    if op == "=="
+        && let Some(group) = group.filter(|id| GROUPS.contains(id))
+    {
+        // Of a group, `==` matches the group itself, which nobody asks for.
+        if policy.policy.effect() == Effect::Permit {
+            let how = format!("`== \"{group}\"` matches no tool call; write `in` if every tool is meant");
+            report.say(&policy.place, Fate::LeftOut, what, how);
+            return Actions::None;
+        }
+        let how = format!("`== \"{group}\"` matches no tool call; it forbids every tool here, as `in` would");
+        report.say(&policy.place, Fate::Stricter, what, how);
+        return Actions::All;
+    }
     if op == "All" || GROUPS.iter().any(|group| text.contains(&format!("\"id\":\"{group}\""))) {
         return Actions::All;
     }

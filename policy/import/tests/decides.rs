@@ -733,3 +733,21 @@ fn every_caller_is_read_as_the_one_type_of_the_source_and_as_none_of_two() {
     let imported = read(Format::AgentCore, &text, &named("p")).unwrap();
     assert_eq!(Asked::new(&imported).tool("A.b", &json!({})).0, Decision::Deny, "{}", imported.report);
 }
+
+#[test]
+fn a_group_of_actions_that_is_asked_for_itself_permits_no_tool() {
+    let named_tool = permitting("principal", "false");
+    for group in ["CallTool", "Mcp"] {
+        let all = |op: &str| format!("permit (principal, action {op} AgentCore::Action::\"{group}\", resource);\n");
+        for (text, expected, fate) in [
+            (all("in"), Decision::Allow, Fate::Carried),
+            (all("=="), Decision::Deny, Fate::LeftOut),
+            (format!("{}{}", all("in"), all("==").replace("permit", "forbid")), Decision::Deny, Fate::Stricter),
+        ] {
+            let text = format!("{named_tool}{text}");
+            let imported = read(Format::AgentCore, &text, &named("p")).unwrap();
+            assert!(imported.report.of(fate).next().is_some(), "{text}{}", imported.report);
+            assert_eq!(Asked::new(&imported).tool("A.b", &json!({})).0, expected, "{text}");
+        }
+    }
+}

@@ -20,6 +20,8 @@ use crate::Options;
 use crate::bundle::{Parts, with};
 use crate::report::Fate;
 
+/// The type of the source's actions.
+const ACTION: &str = "AgentCore::Action";
 /// How many inputs of one tool are tried.
 const MOST: usize = 128;
 
@@ -164,11 +166,12 @@ fn decided(
         asked.tags.iter().map(|(key, value)| ((*key).to_owned(), RestrictedExpression::new_string(value.clone())));
     let attrs = [("id".to_owned(), RestrictedExpression::new_string(principal.id().unescaped().to_owned()))];
     let entity = Entity::new_with_tags(principal.clone(), attrs, [], tags).ok()?;
-    let entities = Entities::from_entities([entity], None).ok()?;
+    let groups = super::GROUPS.iter().filter_map(|group| uid(ACTION, group)).collect();
+    let tool = Entity::new_no_attrs(uid(ACTION, action)?, groups);
+    let entities = Entities::from_entities([entity, tool], None).ok()?;
     let typed = decimals(input);
     let context = Context::from_json_value(json!({"input": typed}), None).ok()?;
-    let request =
-        Request::new(principal, uid("AgentCore::Action", action)?, uid(GATEWAY, gateway)?, context, None).ok()?;
+    let request = Request::new(principal, uid(ACTION, action)?, uid(GATEWAY, gateway)?, context, None).ok()?;
     let response = Authorizer::new().is_authorized(&request, source, &entities);
     let because = response.diagnostics().reason().map(ToString::to_string).collect();
     Some((response.decision() == Decision::Allow, because))
