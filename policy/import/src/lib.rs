@@ -164,6 +164,9 @@ pub enum ImportError {
 
 /// Reads a source into a bundle.
 pub fn import(format: Format, source: Source<'_>, options: &Options) -> Result<Imported, ImportError> {
+    // The name stands in comments, titles and notes of the bundle, where a line break would end what it stands in.
+    let file = report::on_one_line(source.file);
+    let source = Source { file: &file, ..source };
     let parts = match format {
         Format::Materiality => materiality::read(source, options),
         Format::ToolScopes => tool_scopes::read(source, options),

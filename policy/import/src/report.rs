@@ -56,6 +56,19 @@ impl fmt::Display for Entry {
     }
 }
 
+/// A text of the source as it may stand in a line or a comment of ours: what breaks a line or does not show is escaped.
+pub(crate) fn on_one_line(text: &str) -> String {
+    let mut line = String::new();
+    for c in text.chars() {
+        if "\\'\"".contains(c) {
+            line.push(c);
+        } else {
+            line.extend(c.escape_debug());
+        }
+    }
+    line
+}
+
 /// All of them, in the order of the source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -65,7 +78,8 @@ pub struct Report {
 
 impl Report {
     pub(crate) fn say(&mut self, place: &Place, fate: Fate, what: impl Into<String>, how: impl Into<String>) {
-        self.entries.push(Entry { place: place.clone(), fate, what: what.into(), how: how.into() });
+        let (what, how) = (on_one_line(&what.into()), on_one_line(&how.into()));
+        self.entries.push(Entry { place: place.clone(), fate, what, how });
     }
 
     /// A key that the importer does not know.

@@ -751,3 +751,24 @@ fn a_group_of_actions_that_is_asked_for_itself_permits_no_tool() {
         }
     }
 }
+
+// ---------- names and texts of the source ----------
+
+#[test]
+fn a_file_s_name_and_a_text_of_the_source_stay_within_their_line() {
+    let break_out = "x.yaml`\n@id(\"all\") permit (principal, action, resource); // \r\u{2028}";
+    let text = "forbidden_patterns: [\"a\\nb(?=c)\", \"d\\ne\"]\nallowed_stacks: [\"f\\ng\"]\n";
+    let source = Source { file: break_out, text };
+    let imported = import(Format::ForbiddenPatterns, source, &Options::default()).unwrap();
+    let plain = read(Format::ForbiddenPatterns, text, &Options::default()).unwrap();
+    let policies = |imported: &Imported| {
+        let text = String::from_utf8(imported.files["policies/imported.cedar"].clone()).unwrap();
+        PolicySet::from_str(&text).unwrap().policies().count()
+    };
+    assert_eq!(policies(&imported), policies(&plain));
+    assert!(imported.report.entries.iter().any(|entry| entry.what.contains("a\\nb(?=c)")), "{}", imported.report);
+    let lines = imported.report.to_string().lines().count();
+    assert_eq!(lines, imported.report.entries.len() + 1, "{}", imported.report);
+    let note = String::from_utf8(imported.files["IMPORT.md"].clone()).unwrap();
+    assert!(!note.contains(['\r', '\u{2028}']) && !note.contains("\n@id"), "{note}");
+}
