@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cedar::Written;
 use crate::report::Report;
+use crate::source::Named;
 
 const GROUND: &str = include_str!("ground.cedar");
 /// Left out where there are no tools: a policy that can never apply is refused.
@@ -70,6 +71,8 @@ pub(crate) struct Parts {
     pub(crate) cases: Vec<Case>,
     /// Rules to be met before an operator starts the workflow of materiality 1.
     pub(crate) start_rules: BTreeSet<Name>,
+    /// Names that the source's texts became.
+    pub(crate) named: Named,
     pub(crate) report: Report,
 }
 
@@ -86,6 +89,7 @@ impl Default for Parts {
             entities: Vec::new(),
             cases: Vec::new(),
             start_rules: BTreeSet::new(),
+            named: Named::new(),
             report: Report::default(),
         }
     }

@@ -65,7 +65,7 @@ fn own_name(
 ) -> Result<Name, ImportError> {
     let at = named.unwrap_or(within);
     let found = match named.map(Node::as_text) {
-        Some(Some(text)) => name(&text.replace(['.', ':', '/'], "-"), at, "policy", &mut parts.report)?,
+        Some(Some(text)) => name(&text.replace(['.', ':', '/'], "-"), at, "policy", parts)?,
         Some(None) => return Err(unusable(at, "a name", "it is no text; quote it")),
         None => Name::new(fallback).map_err(|_| ImportError::Name)?,
     };
@@ -174,7 +174,7 @@ impl Approvers {
             if item.as_map().is_some() {
                 members(what, item, &["role", "group"], &mut parts.report)?;
             }
-            let name = name(text, at, kind, &mut parts.report)?;
+            let name = name(text, at, kind, parts)?;
             if kind == "role" && name.as_str() == "none" {
                 return Err(unusable(at, what, "a role called `none` is reserved; choose another"));
             }

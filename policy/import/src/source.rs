@@ -2,8 +2,11 @@
 //!
 //! Absent: what they mean. Read next: one of the importers.
 
+use std::collections::BTreeMap;
+
 use countersign_policy_bundle::Name;
 
+use crate::bundle::Parts;
 use crate::report::{Fate, Report};
 use crate::yaml::{Key, Node, Value};
 use crate::{ImportError, Source};
@@ -30,8 +33,23 @@ pub(crate) fn unusable(node: &Node, what: impl Into<String>, problem: impl Into<
     ImportError::Unusable { place: node.place.clone(), what: what.into(), problem: problem.into() }
 }
 
-/// The name that a bundle can carry: every other character becomes `-`, and the report says so.
-pub(crate) fn name(text: &str, node: &Node, what: &str, report: &mut Report) -> Result<Name, ImportError> {
+/// Which text of the source became which name, of each kind of thing.
+pub(crate) type Named = BTreeMap<(String, Name), String>;
+
+/// The name that a bundle can carry: every other character becomes `-`, and the report says so. Two texts of the source
+/// never become one name: who has the one would have the other, too.
+pub(crate) fn name(text: &str, node: &Node, what: &str, parts: &mut Parts) -> Result<Name, ImportError> {
+    let name = carried(text, node, what, &mut parts.report)?;
+    let before = parts.named.entry((what.to_owned(), name.clone())).or_insert_with(|| text.to_owned());
+    if before != text {
+        let problem =
+            format!("it is called `{name}` in the bundle, as is `{}`; rename one of them", before.escape_debug());
+        return Err(unusable(node, format!("{what} `{}`", text.escape_debug()), problem));
+    }
+    Ok(name)
+}
+
+fn carried(text: &str, node: &Node, what: &str, report: &mut Report) -> Result<Name, ImportError> {
     if let Ok(name) = Name::new(text) {
         return Ok(name);
     }

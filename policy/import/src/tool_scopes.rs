@@ -42,7 +42,7 @@ pub(crate) fn read(source: Source<'_>, options: &Options) -> Result<Parts, Impor
         for (_, list) in members("`policies`", value, &["default_allowlist"], &mut parts.report)? {
             let mut names = Vec::new();
             for (text, node) in texts("`default_allowlist`", list)? {
-                names.push(name(text, node, "scope", &mut parts.report)?);
+                names.push(name(text, node, "scope", &mut parts)?);
             }
             allowed = Some((names, list));
         }
@@ -80,7 +80,7 @@ fn read_scopes(node: &Node, scopes: &mut BTreeMap<Name, Scope>, parts: &mut Part
             }
             (None, None) => return Err(unusable(item, "a scope", "it has no `name`; add one")),
         };
-        let name = name(text, at, "scope", &mut parts.report)?;
+        let name = name(text, at, "scope", parts)?;
         let scope = Scope { place: at.place.clone(), description: description.to_owned() };
         if scopes.insert(name.clone(), scope).is_some() {
             return Err(unusable(at, format!("scope `{name}`"), "it is listed twice; keep one"));

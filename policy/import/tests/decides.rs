@@ -772,3 +772,18 @@ fn a_file_s_name_and_a_text_of_the_source_stay_within_their_line() {
     let note = String::from_utf8(imported.files["IMPORT.md"].clone()).unwrap();
     assert!(!note.contains(['\r', '\u{2028}']) && !note.contains("\n@id"), "{note}");
 }
+
+#[test]
+fn two_texts_of_the_source_never_become_one_name() {
+    for (format, text) in [
+        (Format::ToolScopes, "scopes: [repo-write]\npolicies: {default_allowlist: ['repo write']}"),
+        (Format::ToolScopes, "scopes: ['repo write', 'repo~write']\npolicies: {default_allowlist: []}"),
+        (Format::Materiality, "materiality: HIGH\napprovers: ['role:TEAM LEAD']\nescalation_roles: [TEAM-LEAD]"),
+        (Format::Materiality, "materiality: HIGH\napprovers: [{group: 'a b'}, {group: 'a+b'}]"),
+    ] {
+        let error = read(format, text, &Options::default()).unwrap_err().to_string();
+        assert!(error.contains("in the bundle, as is"), "{text}: {error}");
+    }
+    let text = "scopes: ['repo write']\npolicies: {default_allowlist: ['repo write']}";
+    assert!(read(Format::ToolScopes, text, &Options::default()).is_ok(), "the same text is the same scope");
+}
