@@ -1,7 +1,9 @@
 //! What policy changes in an input, and what it only watches: masks, transforms, policies in shadow.
 
+use std::sync::Arc;
+
 use countersign_gateway_engine::{ActionResult, EngineError, EntryQuery, Semantic};
-use countersign_gateway_model::{Decision, PrincipalKind, State};
+use countersign_gateway_model::{Decision, InstanceId, Principal, PrincipalKind, State};
 use serde_json::{Value, json};
 
 use crate::bench::{Files, default_files};
@@ -37,19 +39,32 @@ fn files() -> Files {
     files
 }
 
-/// Everything that the organization's evidence shows, payloads included.
-async fn shown(world: &World, who: &countersign_gateway_model::Principal) -> String {
-    String::from_utf8_lossy(&world.engine.pack(who, true).await.unwrap()).into_owned()
+/// An instance at work under a bundle that masks, transforms and watches.
+struct Scene {
+    world: World,
+    dana: Arc<Principal>,
+    agent: Arc<Principal>,
+    instance: InstanceId,
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transformed_field_reaches_neither_tool_nor_record_raw_and_its_verdict_can_be_computed_again() {
+async fn scene() -> Scene {
     let world = World::new().await;
     world.policies.install(org(1), &files());
     let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
     let agent = world.agent("fixer", &dana);
     world.workflow(&dana, "repair").await;
     let instance = world.instance(&dana, "repair", &agent).await.instance.id;
+    Scene { world, dana, agent, instance }
+}
+
+/// Everything that the organization's evidence shows, payloads included.
+async fn shown(world: &World, who: &Principal) -> String {
+    String::from_utf8_lossy(&world.engine.pack(who, true).await.unwrap()).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transformed_field_reaches_neither_tool_nor_record_raw_and_its_verdict_can_be_computed_again() {
+    let Scene { world, dana, agent, instance } = scene().await;
     let note = json!({ "text": "the password is hunter2" });
     let proposed = world.propose(&agent, instance, &[("notes.append", note)]).await.unwrap();
     assert!(matches!(proposed.items[0].result, ActionResult::Permitted { .. }), "{:?}", proposed.items[0].result);
@@ -67,13 +82,8 @@ async fn a_transformed_field_reaches_neither_tool_nor_record_raw_and_its_verdict
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_override_is_transformed_like_a_proposal_and_a_masked_field_reaches_no_approver_raw() {
-    let world = World::new().await;
-    world.policies.install(org(1), &files());
-    let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
+    let Scene { world, dana, agent, instance } = scene().await;
     let ada = world.person("ada", &["APPROVER"]);
-    let agent = world.agent("fixer", &dana);
-    world.workflow(&dana, "repair").await;
-    let instance = world.instance(&dana, "repair", &agent).await.instance.id;
     let merge = json!({ "branch": "main", "message": "hunter2 again" });
     let proposed = world.propose(&agent, instance, &[("repo.merge", merge)]).await.unwrap();
     let gate = proposed.gate.unwrap();
@@ -89,12 +99,7 @@ async fn an_override_is_transformed_like_a_proposal_and_a_masked_field_reaches_n
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_in_shadow_stops_nothing_and_what_it_would_have_said_is_on_record() {
-    let world = World::new().await;
-    world.policies.install(org(1), &files());
-    let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
-    let agent = world.agent("fixer", &dana);
-    world.workflow(&dana, "repair").await;
-    let instance = world.instance(&dana, "repair", &agent).await.instance.id;
+    let Scene { world, dana, agent, instance } = scene().await;
     for (text, watched) in [("now", false), ("later", true)] {
         let proposed = world.propose(&agent, instance, &[("notes.append", json!({ "text": text }))]).await.unwrap();
         assert!(matches!(proposed.items[0].result, ActionResult::Permitted { .. }));
@@ -107,12 +112,7 @@ async fn a_policy_in_shadow_stops_nothing_and_what_it_would_have_said_is_on_reco
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_explanation_names_the_clause_that_stood_in_the_way_and_agents_get_none() {
-    let world = World::new().await;
-    world.policies.install(org(1), &files());
-    let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
-    let agent = world.agent("fixer", &dana);
-    world.workflow(&dana, "repair").await;
-    let instance = world.instance(&dana, "repair", &agent).await.instance.id;
+    let Scene { world, dana, agent, instance } = scene().await;
     let secret = json!({ "path": "credentials" });
     let refused = world.propose(&agent, instance, &[("repo.read", secret)]).await.unwrap_err();
     let EngineError::Refused(refused) = refused else { panic!("{refused}") };
