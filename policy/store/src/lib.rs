@@ -22,4 +22,4 @@ pub use countersign_policy_decide as decide;
 pub use embedded::{default_catalogue, default_draft, example, example_names};
 pub use folder::{FolderError, read_bundle, read_catalogue, read_draft, read_folder};
 pub use store::{Activation, Active, Change, LastGood, Opened, Prepared, Store, StoreError};
-pub use watch::{Look, Watched, watch};
+pub use watch::{Look, NotTaken, Watched, watch};

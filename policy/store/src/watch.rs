@@ -2,16 +2,18 @@
 //!
 //! It is read again and again rather than listened to: notices of change do not cross network and container mounts, and
 //! what counts is the bytes. Something is offered when two looks in a row saw the same bytes, so nothing half-written is;
-//! what was refused is offered again only after it changed. Whatever happens here, what is in force stays until an offer
+//! what was refused is offered again only after it changed, and what failed (a disk that did not answer, a ledger that did
+//! not take it) is tried again at the next look. Whatever happens here, what is in force stays until an offer
 //! is committed. Absent: who may activate and the ledger entry, which the caller's offer goes through. Read next: `store`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use countersign_policy_bundle::{Bundle, Digest, MAX_TRANSPORT_BYTES, sha256};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::folder::{FolderError, read_bounded, read_bundle, read_folder};
+use crate::store::StoreError;
 
 /// What one look saw.
 #[derive(Debug)]
@@ -24,6 +26,25 @@ pub enum Look {
     Candidate(Box<Bundle>),
     /// Something new that is no bundle, or nothing that can be read. Told once.
     Bad(FolderError),
+}
+
+/// Why an offer was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken<E> {
+    /// It was judged: the same bytes are not offered again.
+    Refused(E),
+    /// It could not be judged or committed now: the same bytes are offered again.
+    Failed(E),
+}
+
+/// A disk that does not answer and work that was interrupted say nothing of the bundle; everything else judges it.
+impl From<StoreError> for NotTaken<StoreError> {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Interrupted | StoreError::Disk(FolderError::Io { .. }) => Self::Failed(error),
+            judged => Self::Refused(judged),
+        }
+    }
 }
 
 /// A place that is looked at.
@@ -60,9 +81,7 @@ impl Watched {
             Ok(digest) => digest,
             Err(error) => {
                 self.last = None;
-                // Said once for as long as it lasts.
-                let before = std::mem::replace(&mut self.told, Told::Unreadable);
-                return if before == Told::Unreadable { Look::Same } else { Look::Bad(error) };
+                return self.unreadable(error);
             }
         };
         if self.told == Told::Bytes(seen) {
@@ -72,16 +91,34 @@ impl Watched {
         if self.last.replace(seen) != Some(seen) {
             return Look::Settling;
         }
-        self.told = Told::Bytes(seen);
         match read_bundle(&self.path) {
             // Changed between the two reads: the next look sees it as new.
             Ok(_) if fingerprint(&self.path).ok() != Some(seen) => {
                 self.told = Told::Nothing;
                 Look::Settling
             }
-            Ok(bundle) => Look::Candidate(Box::new(bundle)),
-            Err(error) => Look::Bad(error),
+            Ok(bundle) => {
+                self.told = Told::Bytes(seen);
+                Look::Candidate(Box::new(bundle))
+            }
+            // Nothing was learnt of the bytes: the next look reads them again.
+            Err(error @ FolderError::Io { .. }) => self.unreadable(error),
+            Err(error) => {
+                self.told = Told::Bytes(seen);
+                Look::Bad(error)
+            }
         }
+    }
+
+    /// Said once for as long as it lasts.
+    fn unreadable(&mut self, error: FolderError) -> Look {
+        let before = std::mem::replace(&mut self.told, Told::Unreadable);
+        if before == Told::Unreadable { Look::Same } else { Look::Bad(error) }
+    }
+
+    /// What was offered last is offered again at the next look, if it is still there.
+    pub fn offer_again(&mut self) {
+        self.told = Told::Nothing;
     }
 }
 
@@ -103,11 +140,22 @@ fn fingerprint(path: &Path) -> Result<Digest, FolderError> {
 }
 
 /// Looks at a place for as long as it is polled, and offers what is new. `offer` prepares, commits the ledger entry and
-/// activates; whatever it refuses changes nothing and is reported once. To stop, drop the future.
-pub async fn watch<O, F, E>(path: PathBuf, every: Duration, mut offer: O)
+/// activates; whatever it refuses changes nothing and is reported once, and what failed is offered again. To stop, drop
+/// the future.
+pub async fn watch<O, F, E>(path: PathBuf, every: Duration, offer: O)
 where
     O: FnMut(Bundle) -> F,
-    F: Future<Output = Result<(), E>>,
+    F: Future<Output = Result<(), NotTaken<E>>>,
+    E: std::fmt::Display,
+{
+    watch_by(Watched::look, path, every, offer).await;
+}
+
+async fn watch_by<L, O, F, E>(look: L, path: PathBuf, every: Duration, mut offer: O)
+where
+    L: Fn(&mut Watched) -> Look + Clone + Send + 'static,
+    O: FnMut(Bundle) -> F,
+    F: Future<Output = Result<(), NotTaken<E>>>,
     E: std::fmt::Display,
 {
     let mut watched = Watched::new(path);
@@ -116,12 +164,25 @@ where
     loop {
         ticks.tick().await;
         // Files of a slow mount are not read on a thread that serves requests.
+        let before = Watched { path: watched.path.clone(), last: None, told: watched.told };
+        let look = look.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let look = watched.look();
+            let look = look(&mut watched);
             (watched, look)
         });
-        let Ok((again, look)) = looked.await else { return };
-        watched = again;
+        let look = match looked.await {
+            Ok((again, look)) => {
+                watched = again;
+                look
+            }
+            // The program ends.
+            Err(error) if error.is_cancelled() => return,
+            Err(error) => {
+                watched = before;
+                error!(path = %watched.path().display(), %error, "a look at the watched bundle failed; it goes on");
+                continue;
+            }
+        };
         match look {
             Look::Same | Look::Settling => {}
             Look::Bad(trouble) => {
@@ -131,8 +192,12 @@ where
                 let digest = bundle.digest();
                 match offer(*bundle).await {
                     Ok(()) => info!(bundle = %digest, path = %watched.path().display(), "the watched bundle was taken"),
-                    Err(trouble) => {
+                    Err(NotTaken::Refused(trouble)) => {
                         warn!(bundle = %digest, %trouble, "the watched bundle is refused; what is in force stays");
+                    }
+                    Err(NotTaken::Failed(trouble)) => {
+                        watched.offer_again();
+                        warn!(bundle = %digest, %trouble, "the watched bundle could not be taken; it is offered again");
                     }
                 }
             }
@@ -196,6 +261,77 @@ mod tests {
         );
         fs::remove_dir_all(&folder).unwrap();
         assert!(matches!(watched.look(), Look::Bad(_)));
+    }
+
+    /// Offers what a look finds until it is taken, and says how often it was offered.
+    fn offers(
+        look: impl Fn(&mut Watched) -> Look + Clone + Send + 'static,
+        answers: &[Result<(), NotTaken<&str>>],
+    ) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("policy.bundle");
+        fs::write(&file, bundle("one").to_bytes().unwrap()).unwrap();
+        let offered = std::cell::Cell::new(0);
+        let offer = |seen: Bundle| {
+            assert_eq!(seen, bundle("one"));
+            let answer = answers.get(offered.get()).copied().unwrap_or(Ok(()));
+            offered.set(offered.get() + 1);
+            std::future::ready(answer)
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let watching = watch_by(look, file, Duration::from_millis(2), offer);
+            let enough = async {
+                while offered.get() < answers.len() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                // Long enough for many more looks, and an offer too many.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            };
+            tokio::select! {
+                () = watching => panic!("the watch ended"),
+                waited = tokio::time::timeout(Duration::from_secs(30), enough) => waited.unwrap(),
+            }
+        });
+        offered.get()
+    }
+
+    #[test]
+    fn what_failed_is_offered_again_and_what_was_refused_is_not() {
+        let (failed, refused) = (Err(NotTaken::Failed("no disk")), Err(NotTaken::Refused("no signature")));
+        assert_eq!(offers(Watched::look, &[failed, failed, Ok(())]), 3);
+        assert_eq!(offers(Watched::look, &[failed, refused]), 2);
+        assert_eq!(offers(Watched::look, &[refused]), 1);
+    }
+
+    #[test]
+    fn a_look_that_panics_does_not_end_the_watch() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let looks = Arc::new(AtomicU32::new(0));
+        let look = move |watched: &mut Watched| {
+            if looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(4) {
+                // Unlike `panic!`, it says nothing, which takes long with a backtrace.
+                std::panic::resume_unwind(Box::new("a look that fails"));
+            }
+            watched.look()
+        };
+        assert_eq!(offers(look, &[Err(NotTaken::Refused("no signature"))]), 1, "and what was said is remembered");
+    }
+
+    #[test]
+    fn what_could_not_be_read_once_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watched = Watched::new(dir.path().join("policy.bundle"));
+        let trouble = || FolderError::Io { path: PathBuf::new(), source: std::io::ErrorKind::TimedOut.into() };
+        fs::write(watched.path(), bundle("one").to_bytes().unwrap()).unwrap();
+        assert!(matches!(watched.look(), Look::Settling));
+        assert!(matches!(watched.unreadable(trouble()), Look::Bad(_)));
+        assert!(matches!(watched.unreadable(trouble()), Look::Same), "told once");
+        assert!(matches!(watched.look(), Look::Candidate(seen) if *seen == bundle("one")));
+        assert!(matches!(watched.look(), Look::Same));
+        watched.offer_again();
+        assert!(matches!(watched.look(), Look::Candidate(_)));
     }
 
     #[test]

@@ -403,7 +403,7 @@ async fn a_watched_folder_activates_what_is_good_and_keeps_the_last_good_one_wha
                         store.commit(prepared).await;
                         Ok(())
                     }
-                    Err(error) => Err(error),
+                    Err(error) => Err(crate::NotTaken::from(error)),
                 };
                 told.send((digest, result.is_ok())).await.unwrap();
                 result
