@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,6 +47,9 @@ pub(crate) enum KeysError {
         /// What they may be at most.
         wanted: u32,
     },
+    /// A key would be written over what is there.
+    #[error("`{0}` is there already: a key is never written over anything; give another name")]
+    Taken(PathBuf),
     /// Not a key file.
     #[error("`{0}` is not a key file: restore the key folder that belongs to this data folder")]
     Form(PathBuf),
@@ -75,17 +78,33 @@ pub(crate) fn private_folder(path: &Path) -> Result<(), KeysError> {
     Ok(())
 }
 
-/// Writes a file that only this user may read, whole or not at all.
+/// Writes a file that only this user may read, whole or not at all, over what is there.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
+    private(path, bytes, |file| file.persist(path).map_err(|error| error.error))
+}
+
+/// The same for a file that must not be there yet.
+pub(crate) fn write_new_private(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
+    match private(path, bytes, |file| file.persist_noclobber(path).map_err(|error| error.error)) {
+        Err(KeysError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+            Err(KeysError::Taken(path.to_owned()))
+        }
+        done => done,
+    }
+}
+
+fn private(
+    path: &Path,
+    bytes: &[u8],
+    name: impl FnOnce(tempfile::NamedTempFile) -> io::Result<fs::File>,
+) -> Result<(), KeysError> {
     let io = |doing| move |source| KeysError::Io { doing, path: path.to_owned(), source };
-    let temporary = path.with_extension("tmp");
-    let _ = fs::remove_file(&temporary);
-    let mut file =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(io("written"))?;
-    // Crash before the rename: a temporary file is left, which the next write replaces.
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("written"))?;
-    fs::rename(&temporary, path).map_err(io("named"))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mode = fs::Permissions::from_mode(0o600);
+    let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(folder).map_err(io("written"))?;
+    // Crash before it has its name: a hidden file with a name of its own is left beside, for its owner alone.
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io("written"))?;
+    name(file).map_err(io("named"))?;
     fs::File::open(folder).and_then(|f| f.sync_all()).map_err(io("synced"))
 }
 
@@ -121,7 +140,7 @@ fn seed(path: &Path, make: bool) -> Result<[u8; 32], KeysError> {
         return Err(KeysError::Missing(path.to_owned()));
     }
     let seed = crate::mint::secret()?;
-    write_private(path, format!("{FORM} {}\n", STANDARD.encode(seed)).as_bytes())?;
+    write_new_private(path, format!("{FORM} {}\n", STANDARD.encode(seed)).as_bytes())?;
     Ok(seed)
 }
 
@@ -241,5 +260,24 @@ mod tests {
         assert!(matches!(Keys::open(&folder, LOG, "test/07", false), Err(KeysError::Missing(_))));
         fs::write(folder.join("root.key"), "x").unwrap();
         assert!(matches!(Keys::open(&folder, LOG, "test/07", true), Err(KeysError::Form(_))));
+    }
+
+    #[test]
+    fn a_private_file_leaves_every_other_file_alone_and_a_new_one_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, own) = (dir.path().join("root.key"), dir.path().join("root.tmp"));
+        fs::write(&own, "the user's own").unwrap();
+        write_new_private(&key, b"one").unwrap();
+        assert_eq!(fs::metadata(&key).unwrap().mode() & 0o777, 0o600);
+        assert!(matches!(write_new_private(&key, b"two"), Err(KeysError::Taken(_))));
+        assert_eq!(fs::read(&key).unwrap(), b"one");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+        write_private(&key, b"two").unwrap();
+        assert_eq!((fs::read(&key).unwrap(), fs::metadata(&key).unwrap().mode() & 0o777), (b"two".to_vec(), 0o600));
+        let dangling = dir.path().join("link.key");
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), &dangling).unwrap();
+        assert!(matches!(write_new_private(&dangling, b"three"), Err(KeysError::Taken(_))), "a link is there, too");
+        assert_eq!(fs::read(&own).unwrap(), b"the user's own");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "nothing is left beside");
     }
 }
