@@ -17,7 +17,7 @@ use serde_json::json;
 use super::super::{Global, out};
 use super::checking::Source;
 use crate::clock::SystemClock;
-use crate::keys::{read_private, write_private};
+use crate::keys::{read_private, write_new_private};
 use crate::text::plain;
 
 /// Seals and signs a bundle.
@@ -113,11 +113,8 @@ pub(super) fn private_keys(files: &[PathBuf]) -> Result<Vec<RootKey>> {
 }
 
 pub(super) fn new_key(args: &NewKey, global: &Global) -> Result<bool> {
-    if args.out.exists() {
-        bail!("`{}` is there already: a key is never written over another", args.out.display());
-    }
     let key = RootKey::from_seed(&args.name, &crate::mint::secret()?)?;
-    write_private(&args.out, format!("{}\n", key.to_private_text()).as_bytes())?;
+    write_new_private(&args.out, format!("{}\n", key.to_private_text()).as_bytes())?;
     global
         .answer(&json!({ "written": args.out, "key": key.vkey().id().to_string(), "vkey": key.vkey().to_string() }))?;
     Ok(true)
@@ -188,7 +185,7 @@ fn sealed(args: &Sign, before: Option<&Bundle>) -> Result<Bundle> {
 /// Writes the seal: into the folder, over the file, or to a file of its own.
 fn keep(args: &Sign, bundle: &Bundle) -> Result<Vec<PathBuf>> {
     if let Some(file) = &args.out {
-        super::replace(file, &bundle.to_bytes()?)?;
+        keep_apart(file, &bundle.to_bytes()?)?;
         return Ok(vec![file.clone()]);
     }
     if !args.path.is_dir() {
@@ -206,6 +203,15 @@ fn keep(args: &Sign, bundle: &Bundle) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(written)
+}
+
+/// Writes a bundle to a file of its own: a new one, or one that holds a bundle already.
+fn keep_apart(file: &Path, bytes: &[u8]) -> Result<()> {
+    match std::fs::symlink_metadata(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => super::write_new(file, bytes),
+        Ok(meta) if meta.is_file() && read_bundle(file).is_ok() => super::replace(file, bytes),
+        _ => bail!("`{}` is there already and holds no bundle: give another file", file.display()),
+    }
 }
 
 pub(super) fn verify(args: &Verify, global: &Global) -> Result<bool> {
@@ -282,4 +288,37 @@ pub(super) fn unpack(args: &Unpack, global: &Global) -> Result<bool> {
     super::write_folder(&args.out, files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())))?;
     global.answer(&json!({ "written": args.out, "digest": bundle.digest(), "files": files.len() }))?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_policy_store::bundle::Draft;
+
+    use super::*;
+
+    #[test]
+    fn a_signed_bundle_is_written_over_another_bundle_and_over_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let lineage =
+            Lineage { organization: OrgId::from_bytes([1; 16]), version: 1, predecessor: None, root_version: 1 };
+        let bytes = |text: &str| {
+            let files = [("README.md".to_owned(), text.as_bytes().to_vec())];
+            Draft::from_files(files).unwrap().seal(lineage).unwrap().to_bytes().unwrap()
+        };
+        let file = dir.path().join("signed.bundle");
+        for text in ["one", "two"] {
+            keep_apart(&file, &bytes(text)).unwrap();
+            assert_eq!(std::fs::read(&file).unwrap(), bytes(text));
+        }
+        let notes = dir.path().join("notes.txt");
+        std::fs::write(&notes, "the user's own").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for other in [&notes, &link, &dir.path().to_owned()] {
+            let error = keep_apart(other, &bytes("three")).unwrap_err().to_string();
+            assert!(error.contains("holds no bundle"), "{error}");
+        }
+        assert_eq!(std::fs::read(&notes).unwrap(), b"the user's own");
+        assert_eq!(std::fs::read(&file).unwrap(), bytes("two"));
+    }
 }
