@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use countersign_gateway_engine::{EntityKind, EntityRef, Operation, acting};
 use countersign_gateway_identity::{IdentityError, Subject};
-use countersign_gateway_model::{Name, Principal};
+use countersign_gateway_model::{Name, Principal, PrincipalKind};
 use serde_json::Value;
 
 use crate::problem::{BODY_VALUE_INVALID, Problem};
@@ -54,6 +54,12 @@ pub(crate) fn check_roles(app: &AppState, who: &Principal, roles: &[Name]) -> Re
     let snapshot = app.engine.snapshot(who.org);
     let known = snapshot.roles();
     let Some(unknown) = roles.iter().find(|role| !known.is_empty() && !known.contains(*role)) else { return Ok(()) };
-    // Which there are is for those who may read policy: `countersign policy default` shows the ones that ship.
-    Err(Problem::new(BODY_VALUE_INVALID, format!("`{unknown}` is no role of the policy in force")).at("/roles"))
+    let mut words = format!("`{unknown}` is no role of the policy in force");
+    // For people: a program learns nothing here about who may approve.
+    if who.kind == PrincipalKind::Person && who.on_behalf_of.is_empty() {
+        let known: Vec<&str> = known.iter().map(Name::as_str).collect();
+        words.push_str("; there are ");
+        words.push_str(&known.join(", "));
+    }
+    Err(Problem::new(BODY_VALUE_INVALID, words).at("/roles"))
 }
