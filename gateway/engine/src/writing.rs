@@ -5,7 +5,7 @@
 
 use countersign_gateway_flow::{Decided, Instance, Place};
 use countersign_gateway_model::{Digest, PolicyDigests, Principal, Timestamp};
-use countersign_ledger_entry::{Draft, payload};
+use countersign_ledger_entry::{Draft, SignedEntry, payload};
 use countersign_ledger_log::{Append, AppendError, Appended, IdempotencyScope, Sealing};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::MutexGuard;
@@ -34,6 +34,14 @@ pub(crate) fn idempotency(
 /// Keys are looked up, so their digest has no salt; it stays in the database and is in no entry.
 pub(crate) fn key_digest(key: &str) -> Digest {
     Digest(Sha256::new().chain_update(payload::IDEMPOTENCY).chain_update([0]).chain_update(key).finalize().into())
+}
+
+/// What the ledger is given, and the blobs to remember once it is durable: those that it has already are not sent again.
+fn append_of(org: &Org, expected: u64, entries: Vec<SignedEntry>, mut beside: Beside) -> (Append, Vec<Digest>) {
+    org.unstored(&mut beside.blobs);
+    let blobs = beside.blobs.iter().map(|blob| blob.digest).collect();
+    let Beside { payloads, blobs: unstored, rows, idempotency, urgent } = beside;
+    (Append { expected, entries, payloads, blobs: unstored, rows, idempotency, erase: Vec::new(), urgent }, blobs)
 }
 
 impl Engine {
@@ -68,18 +76,7 @@ impl Engine {
         // The fold is the authority: what it refuses is a bug of ours and must not be signed for.
         let rows = Instance::apply(&mut live.fold, &entries).map_err(EngineError::damaged)?;
         beside.rows.splice(0..0, rows);
-        org.unstored(&mut beside.blobs);
-        let blobs: Vec<Digest> = beside.blobs.iter().map(|b| b.digest).collect();
-        let append = Append {
-            expected: sealing.sequence,
-            entries,
-            payloads: beside.payloads,
-            blobs: beside.blobs,
-            rows: beside.rows,
-            idempotency: beside.idempotency,
-            erase: Vec::new(),
-            urgent: beside.urgent,
-        };
+        let (append, blobs) = append_of(org, sealing.sequence, entries, beside);
         match org.log.append(append).await {
             Ok(appended) => {
                 // Durable from here on. A crash loses only this process's view, which the next start folds again.
@@ -118,7 +115,7 @@ impl Engine {
         org: &Org,
         _turn: &MutexGuard<'_, ()>,
         drafts: Vec<Draft>,
-        mut beside: Beside,
+        beside: Beside,
         (now, policy): (Timestamp, PolicyDigests),
     ) -> Result<Appended, EngineError> {
         let stream = org.own_stream();
@@ -133,18 +130,7 @@ impl Engine {
             claimed: now.max(self.now()),
         };
         let entries = org.log.seal(&sealing, drafts).map_err(EngineError::ledger)?;
-        org.unstored(&mut beside.blobs);
-        let blobs: Vec<Digest> = beside.blobs.iter().map(|b| b.digest).collect();
-        let append = Append {
-            expected: sealing.sequence,
-            entries,
-            payloads: beside.payloads,
-            blobs: beside.blobs,
-            rows: beside.rows,
-            idempotency: beside.idempotency,
-            erase: Vec::new(),
-            urgent: beside.urgent,
-        };
+        let (append, blobs) = append_of(org, sealing.sequence, entries, beside);
         let appended = org.log.append(append).await?;
         org.remember(blobs.into_iter());
         Ok(appended)
