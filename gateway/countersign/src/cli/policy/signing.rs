@@ -151,7 +151,7 @@ pub(super) fn sign(args: &Sign, global: &Global) -> Result<bool> {
     global.answer(&json!({
         "signed": true, "written": written, "digest": bundle.digest(), "organization": manifest.organization,
         "version": manifest.version, "predecessor": manifest.predecessor, "root_version": manifest.root_version,
-        "signatures": signatures, "weakens": difference.map(|difference| difference.weakens()),
+        "signatures": signatures, "weakens": difference.map(|difference| difference.may_weaken()),
     }))?;
     Ok(true)
 }
