@@ -21,7 +21,7 @@ use countersign_ledger_sql::{SqlJournal, SqlOptions};
 use countersign_policy_store::Store;
 use countersign_runners_contract::entry::body::{AuthorityMode, Durability, SignatureMode};
 use countersign_runners_contract::entry::key;
-use countersign_runners_contract::{LogTrust, NoSecrets, Runner, SingleTrust};
+use countersign_runners_contract::{LogTrust, Runner, SingleTrust};
 use countersign_runners_process::{GatewayEndpoint, Level, ProcessConfig, ProcessRunner, RunUser};
 
 use crate::accounts::Vault;
@@ -34,6 +34,7 @@ use crate::mint::{self, SystemMint};
 use crate::organizations::{self, Place};
 use crate::policies::{LocalPolicies, root_document};
 use crate::runners::OrgRunners;
+use crate::secrets::OrgSecrets;
 use crate::trees::OrgTrees;
 
 /// Roles of the first person, who must be able to do everything until there are others.
@@ -48,6 +49,9 @@ const LAST_ANSWERS: Span = Span::from_millis(500);
 
 /// How often ended revocations and enrolments are cleared away.
 const SWEEP: Span = Span::from_mins(1);
+
+/// How often workspaces that nothing names are looked for.
+const WORKSPACE_SWEEP: Span = Span::from_hours(6);
 
 /// How a gateway is opened, besides its configuration.
 #[derive(Clone, Debug)]
@@ -305,6 +309,9 @@ impl Gateway {
             lifecycle: Arc::clone(&lifecycle),
         });
         sweep_accounts(identity.clone(), clock);
+        if let (Some(runners), Some(kept)) = (&runners, kept_for(&config.runner)) {
+            sweep_workspaces(engine.clone(), runners.clone(), orgs, kept);
+        }
         let logs = ledger.logs;
         Ok(Self { folder, engine, identity, runners, organizations, adopted, state, lifecycle, logs, timers })
     }
@@ -456,7 +463,8 @@ async fn open_runners(
         process.user = RunUser { uid: config.runner.uid, gid: config.runner.uid };
         process.gateway = Some(GatewayEndpoint::Tcp(reachable(address)));
         let clock = Arc::clone(clock);
-        let open = move || ProcessRunner::open(process, Arc::new(trust), Arc::new(NoSecrets), clock);
+        let secrets = OrgSecrets::of(&config.secrets, held.place.org, opened.is_empty());
+        let open = move || ProcessRunner::open(process, Arc::new(trust), Arc::new(secrets), clock);
         let runner = tokio::task::spawn_blocking(open).await.context("the runner")?;
         opened.push((held.place.org, runner.context("the process runner cannot be opened")?));
     }
@@ -487,6 +495,37 @@ fn write_public(path: &Path, vkey: &str) -> Result<()> {
         return Ok(());
     }
     std::fs::write(path, text).with_context(|| format!("`{}` cannot be written", path.display()))
+}
+
+/// How long a workspace is kept that nothing names any more; none: for ever.
+fn kept_for(runner: &crate::config::Runner) -> Option<Duration> {
+    (runner.keep_workspaces_days > 0).then(|| Duration::from_secs(runner.keep_workspaces_days.saturating_mul(86_400)))
+}
+
+/// Removes workspaces that nothing has named for so long, until the process ends.
+fn sweep_workspaces(engine: Engine, runners: OrgRunners, orgs: Vec<OrgId>, kept: Duration) {
+    tokio::spawn(async move {
+        loop {
+            for org in &orgs {
+                if let Some(runner) = runners.of(*org)
+                    && let Err(error) = prune(&engine, runner, *org, kept).await
+                {
+                    tracing::warn!(error = %format!("{error:#}"), %org, "old workspaces are not removed");
+                }
+            }
+            tokio::time::sleep(WORKSPACE_SWEEP).await;
+        }
+    });
+}
+
+async fn prune(engine: &Engine, runner: &ProcessRunner, org: OrgId, kept: Duration) -> Result<()> {
+    let live = engine.live_workspaces(org).await?;
+    // What is named today begins its time anew, so that it does not end with the instance.
+    let (trees, named) = (runner.workspaces().clone(), live.clone());
+    let renew = move || named.iter().try_for_each(|tree| trees.renew_if_kept(*tree).map(drop));
+    tokio::task::spawn_blocking(renew).await??;
+    runner.prune(live, kept).await?;
+    Ok(())
 }
 
 /// Clears away what has ended, until the process ends.

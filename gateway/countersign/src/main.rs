@@ -21,6 +21,7 @@ mod mint;
 mod organizations;
 mod policies;
 mod runners;
+mod secrets;
 mod serve;
 mod telemetry;
 mod text;

@@ -42,6 +42,11 @@ impl OrgTrees {
         }
         Ok(Self { stores, staging })
     }
+
+    fn of(&self, who: &Principal) -> Result<Trees, WorkspaceError> {
+        let none = || WorkspaceError::Unavailable(format!("`{}` has no tree store", who.org).into());
+        self.stores.get(&who.org).cloned().ok_or_else(none)
+    }
 }
 
 fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> WorkspaceError {
@@ -69,8 +74,7 @@ fn lay_out(folder: &Path, files: &[WorkspaceFile]) -> Result<(), WorkspaceError>
 #[async_trait]
 impl Workspaces for OrgTrees {
     async fn put(&self, who: &Principal, files: Vec<WorkspaceFile>) -> Result<Digest, WorkspaceError> {
-        let none = || WorkspaceError::Unavailable(format!("`{}` has no tree store", who.org).into());
-        let (trees, staging) = (self.stores.get(&who.org).ok_or_else(none)?.clone(), self.staging.clone());
+        let (trees, staging) = (self.of(who)?, self.staging.clone());
         let work = move || {
             let folder = tempfile::Builder::new().prefix("tree-").tempdir_in(&staging).map_err(unavailable)?;
             lay_out(folder.path(), &files)?;
@@ -80,6 +84,12 @@ impl Workspaces for OrgTrees {
                 None => Ok(snapshot.digest),
             }
         };
+        tokio::task::spawn_blocking(work).await.map_err(unavailable)?
+    }
+
+    async fn renew(&self, who: &Principal, tree: Digest) -> Result<bool, WorkspaceError> {
+        let trees = self.of(who)?;
+        let work = move || trees.renew_if_kept(tree).map_err(unavailable);
         tokio::task::spawn_blocking(work).await.map_err(unavailable)?
     }
 }

@@ -175,6 +175,11 @@ impl Org {
         Arc::clone(cells.entry(id).or_insert_with(|| Arc::new(Cell::new())))
     }
 
+    /// Whether an instance is in memory, or on its way there.
+    pub(crate) fn in_memory(&self, id: InstanceId) -> bool {
+        guard(&self.cells).contains_key(&id)
+    }
+
     /// Drops a cell that nobody else holds: the stream is read again when it is needed.
     pub(crate) fn release(&self, id: InstanceId) {
         let mut cells = guard(&self.cells);

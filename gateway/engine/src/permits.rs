@@ -87,6 +87,7 @@ impl Engine {
         let longest = self.options().run_deadline;
         spec.resources.wall = runner.deadline_s.map_or(longest, |s| Duration::from_secs(s).min(longest));
         spec.inputs = inputs(input)?;
+        spec.secrets.clone_from(&runner.secrets);
         let job = Job::new(spec).map_err(EngineError::damaged)?;
         let salt = self.mint().salt();
         let job_salt = JobSalt::from_bytes(salt.0);

@@ -1,12 +1,15 @@
 //! Reading projections: rows by key and by list, joined with names.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use countersign_gateway_flow::Instance;
 use countersign_gateway_flow::rows::{
     self, ActionRow, ActionStatus, GateRow, GateState, InstanceRow, RunRow, StartRow,
 };
-use countersign_gateway_model::{ActionId, GateId, InstanceId, PermitId, Principal, PrincipalKind, RunId};
+use countersign_gateway_model::{
+    ActionId, Digest, GateId, InstanceId, OrgId, PermitId, Principal, PrincipalKind, RunId,
+};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::Engine;
@@ -146,6 +149,38 @@ impl Engine {
             }
             if looked >= MAX_SCAN {
                 return Ok(Page { items, next: after.map(|key| to_cursor(&key)) });
+            }
+        }
+    }
+
+    /// Every workspace that an instance names which may still run something in it.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for an unknown organization, and those of the ledger.
+    pub async fn live_workspaces(&self, org: OrgId) -> Result<BTreeSet<Digest>, EngineError> {
+        let org = self.org(org)?;
+        let (mut named, mut after) = (BTreeSet::new(), None);
+        loop {
+            let page = org
+                .log
+                .scan(rows::INSTANCES, b"", after.as_deref(), MAX_PAGE, true)
+                .await
+                .map_err(EngineError::ledger)?;
+            let whole = page.len() == MAX_PAGE;
+            for row in page {
+                let columns: InstanceRow = parse(&row.columns)?;
+                if !columns.state.is_terminal() {
+                    let id = InstanceId::from_bytes(id16(&row.key)?);
+                    let resting = !org.in_memory(id);
+                    named.extend(self.hold(&org, id).await?.live.workspace);
+                    if resting {
+                        org.release(id);
+                    }
+                }
+                after = Some(row.key);
+            }
+            if !whole {
+                return Ok(named);
             }
         }
     }

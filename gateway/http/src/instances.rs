@@ -228,6 +228,9 @@ async fn create_instance(
     input: Input,
 ) -> Result<Response, Problem> {
     let body: NewInstance = input.read()?;
+    if let Some(workspace) = body.workspace {
+        crate::workspaces::kept(&app, &who, workspace).await?;
+    }
     let new = engine::NewInstance {
         workflow: body.workflow,
         agent: body.agent,

@@ -154,6 +154,7 @@ kinds! {
     DUPLICATE_ID { code: "duplicate-id", status: 422, title: "An id stands twice" }
     INCOMPLETE { code: "incomplete", status: 500, title: "The gateway left something out" }
     WORKSPACE_INVALID { code: "workspace-invalid", status: 422, title: "The workspace cannot be stored" }
+    WORKSPACE_UNKNOWN { code: "workspace-unknown", status: 422, title: "There is no such workspace" }
     WORKSPACE_UNAVAILABLE { code: "workspace-unavailable", status: 503, title: "The workspace cannot be stored now" }
     PACK_UNREADABLE { code: "pack-unreadable", status: 422, title: "The root key cannot be read" }
 }

@@ -185,4 +185,7 @@ pub enum WorkspaceError {
 pub trait Workspaces: Send + Sync + 'static {
     /// Keeps a tree for the principal's organization; its digest names it from then on.
     async fn put(&self, who: &Principal, files: Vec<WorkspaceFile>) -> Result<Digest, WorkspaceError>;
+
+    /// Keeps a tree of the principal's organization for as long as if it had just been put; false if it has no such tree.
+    async fn renew(&self, who: &Principal, tree: Digest) -> Result<bool, WorkspaceError>;
 }

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use countersign_gateway_model::Digest;
+use countersign_gateway_model::{Digest, Principal};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,7 +17,7 @@ use utoipa_axum::routes;
 
 use crate::auth::Auth;
 use crate::input::Upload;
-use crate::problem::{Problem, WORKSPACE_INVALID, WORKSPACE_UNAVAILABLE};
+use crate::problem::{Problem, WORKSPACE_INVALID, WORKSPACE_UNAVAILABLE, WORKSPACE_UNKNOWN};
 use crate::reply;
 use crate::state::{AppState, WorkspaceError, WorkspaceFile};
 
@@ -76,12 +76,24 @@ pub(crate) struct Workspace {
 async fn upload_workspace(State(app): State<AppState>, Auth(who): Auth, upload: Upload) -> Result<Response, Problem> {
     let tree: Tree = upload.read()?;
     let files = checked(tree)?;
-    match app.workspaces.put(&who, files).await {
-        Ok(workspace) => reply::json(StatusCode::CREATED, &Workspace { workspace }),
-        Err(WorkspaceError::Invalid(why)) => Err(Problem::new(WORKSPACE_INVALID, why)),
-        Err(WorkspaceError::Unavailable(error)) => {
+    let workspace = app.workspaces.put(&who, files).await.map_err(problem)?;
+    reply::json(StatusCode::CREATED, &Workspace { workspace })
+}
+
+/// Makes sure that a workspace is there before an instance is built on it.
+pub(crate) async fn kept(app: &AppState, who: &Principal, workspace: Digest) -> Result<(), Problem> {
+    if app.workspaces.renew(who, workspace).await.map_err(problem)? {
+        return Ok(());
+    }
+    Err(Problem::new(WORKSPACE_UNKNOWN, format!("`{workspace}` is not kept here; upload it again")).at("/workspace"))
+}
+
+fn problem(error: WorkspaceError) -> Problem {
+    match error {
+        WorkspaceError::Invalid(why) => Problem::new(WORKSPACE_INVALID, why),
+        WorkspaceError::Unavailable(error) => {
             tracing::error!(cause = crate::problem::chain(&*error), "a workspace could not be stored");
-            Err(Problem::new(WORKSPACE_UNAVAILABLE, WORKSPACE_UNAVAILABLE.title))
+            Problem::new(WORKSPACE_UNAVAILABLE, WORKSPACE_UNAVAILABLE.title)
         }
     }
 }

@@ -10,6 +10,7 @@ mod id;
 mod name;
 mod outcome;
 mod principal;
+mod secret;
 mod state;
 mod time;
 mod verdict;
@@ -22,6 +23,7 @@ pub use id::{
 pub use name::{Name, NameError};
 pub use outcome::Outcome;
 pub use principal::{Assurance, Delegator, Principal, PrincipalKind, Scope};
+pub use secret::{SecretRef, SecretRefError};
 pub use state::State;
 pub use time::{Clock, Duration, Timestamp};
 pub use verdict::{Decision, Determining, PolicyDigests, Verdict};

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use countersign_gateway_model::{Digest, Name};
+use countersign_gateway_model::{Digest, Name, SecretRef};
 use serde::{Deserialize, Serialize};
 
 use crate::detectors::Compiled;
@@ -72,6 +72,22 @@ pub struct ToolRunner {
     /// Longest run, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_s: Option<u64>,
+    /// Variables of its environment whose values are secrets, by name; resolved by the runner just before it starts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, SecretRef>,
+}
+
+impl ToolRunner {
+    /// The name of a variable that no job could have.
+    fn unusable_variable(&self) -> Option<&str> {
+        let sound = |name: &str| {
+            name.len() <= 100
+                && !name.starts_with("COUNTERSIGN_")
+                && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        };
+        self.secrets.keys().map(String::as_str).find(|name| !sound(name))
+    }
 }
 
 macro_rules! word {
@@ -255,6 +271,11 @@ impl Catalogue {
             if tool.risk > MAX_RISK {
                 return bad("`risk` lies between 0 and 4");
             }
+            if let Some(variable) = tool.runner.as_ref().and_then(ToolRunner::unusable_variable) {
+                return bad(&format!(
+                    "`secrets` names the variable `{variable}`: use letters, digits and `_`, and not the prefix `COUNTERSIGN_`"
+                ));
+            }
             let shape = Shape::compile(&tool.input)
                 .map_err(|source| CatalogueError::Input { tool: tool.name.clone(), source })?;
             let ready = CompiledTool {
@@ -312,6 +333,11 @@ mod tests {
             (r#"{"name":"a.b/c","input":{"type":"object"}}"#, "<server>.<tool>"),
             (r#"{"name":"a.b","input":{"type":"object"},"risk":5}"#, "between 0 and 4"),
             (r#"{"name":"a.b","input":{"type":"string"}}"#, "input schema"),
+            (
+                r#"{"name":"a.b","input":{"type":"object"},"runner":{"kind":"process","environment":"dev",
+                    "secrets":{"COUNTERSIGN_X":"secret://env/TOKEN"}}}"#,
+                "COUNTERSIGN_X",
+            ),
             (r#"{"name":"a.b","input":{"type":"object"}},{"name":"a.b","input":{"type":"object"}}"#, "listed twice"),
         ] {
             let c = Catalogue::parse(format!(r#"{{"tools":[{tools}]}}"#).as_bytes()).unwrap();

@@ -21,6 +21,7 @@ pub use countersign_gateway_model as model;
 pub use countersign_ledger_entry as entry;
 
 pub use artifact::{Artifact, Manifest, Refusal, Refused};
+pub use countersign_gateway_model::SecretRef;
 pub use job::{
     Input, Job, JobError, JobSalt, JobSpec, MAX_ARGUMENT_BYTES, MAX_JOB_BYTES, NetworkMode, RESERVED_ENV, Resources,
 };
@@ -30,7 +31,5 @@ pub use phase::{Evidence, Exit, FailureClass, Observation, Phase, Times};
 pub use runner::{
     Capabilities, Delivery, Feature, Fingerprint, Handle, Health, LogResume, Runner, RunnerError, Scope, external_name,
 };
-pub use secret::{
-    MASK, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Masker, NoSecrets, SecretError, SecretRef, SecretSource, SecretValue,
-};
+pub use secret::{MASK, MAX_SECRET_BYTES, MIN_SECRET_BYTES, Masker, NoSecrets, SecretError, SecretSource, SecretValue};
 pub use tree::{PathError, Pattern, TreePath};

@@ -1,17 +1,15 @@
-//! References to secrets, the values they resolve to, and the masking of known values in log streams.
+//! The values that references to secrets resolve to, and the masking of known values in log streams.
 //!
 //! A job carries references alone. A value exists between its provider and the workload's environment: it has no
 //! `Serialize`, prints as `***` and is wiped when dropped. Absent: the providers, which are the program's.
 //!
 //! Read next: `job` (where a reference stands), `runner` (who resolves it).
 
-use std::borrow::Cow;
 use std::fmt;
-use std::str::FromStr;
 
 use async_trait::async_trait;
 use base64::Engine as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use countersign_gateway_model::SecretRef;
 use zeroize::Zeroize;
 
 /// What stands in a stream where a secret was.
@@ -23,20 +21,9 @@ pub const MIN_SECRET_BYTES: usize = 6;
 /// The longest value.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
 
-/// `secret://<provider>/<path>` with an optional `?key=<key>`; every part of `[A-Za-z0-9._/-]`, no `..` in the path.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SecretRef {
-    provider: String,
-    path: String,
-    key: Option<String>,
-}
-
 /// Why a secret cannot be had. Never carries a value.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// The text is no reference.
-    #[error("`{0}` is not a secret reference: `secret://<provider>/<path>?key=<key>` is expected")]
-    Malformed(String),
     /// Nothing here serves that provider.
     #[error("`{0}` names a provider that this runner does not have: configure it or change the reference")]
     NoProvider(SecretRef),
@@ -60,75 +47,6 @@ pub enum SecretError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-}
-
-impl SecretRef {
-    /// Which provider: `env`, `file`, `vault`, `kubernetes`, `aws`.
-    pub fn provider(&self) -> &str {
-        &self.provider
-    }
-
-    /// The path at the provider, without a leading slash.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// The key within the secret, if one was named.
-    pub fn key(&self) -> Option<&str> {
-        self.key.as_deref()
-    }
-}
-
-impl FromStr for SecretRef {
-    type Err = SecretError;
-
-    fn from_str(text: &str) -> Result<Self, SecretError> {
-        let parse = || {
-            let plain = |part: &str| {
-                !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._/-".contains(&b))
-            };
-            if text.len() > 512 {
-                return None;
-            }
-            let rest = text.strip_prefix("secret://")?;
-            let (rest, key) = match rest.split_once("?key=") {
-                Some((rest, key)) => (rest, Some(key)),
-                None => (rest, None),
-            };
-            let (provider, path) = rest.split_once('/')?;
-            let sound = plain(provider)
-                && plain(path)
-                && key.is_none_or(plain)
-                && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-            sound.then(|| Self { provider: provider.into(), path: path.into(), key: key.map(Into::into) })
-        };
-        parse().ok_or_else(|| SecretError::Malformed(text.chars().take(80).filter(|c| !c.is_control()).collect()))
-    }
-}
-
-impl fmt::Display for SecretRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "secret://{}/{}", self.provider, self.path)?;
-        self.key.iter().try_for_each(|key| write!(f, "?key={key}"))
-    }
-}
-
-impl fmt::Debug for SecretRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl Serialize for SecretRef {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for SecretRef {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Cow::<'de, str>::deserialize(d)?.parse().map_err(serde::de::Error::custom)
-    }
 }
 
 /// A resolved secret. Wiped when dropped, never printed.
@@ -285,28 +203,6 @@ mod tests {
 
     fn value(text: &str) -> SecretValue {
         SecretValue::new(&"secret://env/X".parse().unwrap(), text.as_bytes().to_vec()).unwrap()
-    }
-
-    #[test]
-    fn references_round_trip_and_refuse_every_other_text() {
-        for good in ["secret://env/TOKEN", "secret://vault/kv/data/ci?key=pass", "secret://file/a.b-c"] {
-            assert_eq!(good.parse::<SecretRef>().unwrap().to_string(), good);
-        }
-        for bad in [
-            "",
-            "secret://",
-            "secret://env",
-            "secret://env/",
-            "secret:///x",
-            "secret://file/../x",
-            "env/TOKEN",
-            "secret://file//x",
-            "secret://env/a b",
-            "secret://env/a?key=",
-            "secret://env/a?other=b",
-        ] {
-            assert!(bad.parse::<SecretRef>().is_err(), "{bad}");
-        }
     }
 
     #[test]

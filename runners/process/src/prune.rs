@@ -72,6 +72,18 @@ impl Trees {
         self.renew_used(digest)
     }
 
+    /// As [`Trees::renew`]; false if the store has no such tree.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn renew_if_kept(&self, digest: Digest) -> Result<bool, WorkspaceError> {
+        match self.renew(digest) {
+            Ok(()) => Ok(true),
+            Err(WorkspaceError::Missing(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// As [`Trees::renew`], for whoever is using the store already.
     pub(crate) fn renew_used(&self, digest: Digest) -> Result<(), WorkspaceError> {
         match OpenOptions::new().write(true).open(self.tree_path(digest)).and_then(|file| file.set_modified(machine()))

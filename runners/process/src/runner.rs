@@ -497,10 +497,7 @@ impl Inner {
         };
         if let Some(left) = finished.observation.workspace {
             // The run has kept it so far, however old it is; whoever has heard of it keeps it from now on.
-            match self.trees.renew(left) {
-                Ok(()) | Err(WorkspaceError::Missing(_)) => {}
-                Err(error) => return Err(RunnerError::Workspace(error.into())),
-            }
+            self.trees.renew_if_kept(left).map_err(|error| RunnerError::Workspace(error.into()))?;
         }
         let failed = |error| local(format!("clear run `{}` away", handle.run), error);
         let missing = |what: &str| failed(io::Error::other(format!("`{what}` is missing")));

@@ -273,7 +273,10 @@ fn put(
         return Err(ConfigError::Unknown { key: key.to_owned(), origin: origin.clone(), nearest });
     }
     if let Some(slot) = slot(merged, key) {
-        *slot = value;
+        *slot = match value {
+            Value::String(text) if slot.is_array() => text.split(',').map(str::trim).collect(),
+            value => value,
+        };
     }
     origins.insert(key.to_owned(), origin.clone());
     Ok(())
@@ -289,7 +292,8 @@ fn scalar(text: &str) -> Value {
 }
 
 fn is_secret(key: &str) -> bool {
-    ["secret", "password", "token_value"].iter().any(|word| key.contains(word))
+    // The section says where secrets are, and holds none.
+    !key.starts_with("secrets.") && ["secret", "password", "token_value"].iter().any(|word| key.contains(word))
 }
 
 #[cfg(test)]

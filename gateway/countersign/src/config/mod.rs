@@ -8,4 +8,4 @@ mod load;
 mod tree;
 
 pub(crate) use load::{Loaded, load, reference};
-pub(crate) use tree::{Config, Listen, Log};
+pub(crate) use tree::{Config, Listen, Log, Runner, Secrets};

@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub policy: Policy,
     /// Runners.
     pub runner: Runner,
+    /// Where the values behind `secret://…` references of tools come from. No value stands in the configuration.
+    pub secrets: Secrets,
     /// Bounds on what one caller may do.
     pub limits: Limits,
     /// What the gateway says about itself.
@@ -98,6 +100,20 @@ pub(crate) struct Runner {
     pub uid: u32,
     /// Seconds a run may take unless its tool says less.
     pub deadline_s: u64,
+    /// Days for which a workspace is kept after nothing names it any more; 0: for ever.
+    pub keep_workspaces_days: u64,
+}
+
+/// Where the values behind `secret://…` references of tools come from. No value stands in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Secrets {
+    /// Variables of the gateway's environment that tools of the organization `default` may name: `secret://env/NAME`. As
+    /// a variable or a flag: names with commas between them.
+    pub environment: Vec<String>,
+    /// Folder of files, with one folder for each organization, called by its id: `secret://file/PATH`, or
+    /// `secret://file/PATH?key=KEY` for a member of a JSON object. Files that others can read are refused.
+    pub folder: Option<PathBuf>,
 }
 
 /// Bounds on what one caller may do.
@@ -162,7 +178,7 @@ impl Default for Policy {
 
 impl Default for Runner {
     fn default() -> Self {
-        Self { process: true, min_level: None, uid: 65_534, deadline_s: 600 }
+        Self { process: true, min_level: None, uid: 65_534, deadline_s: 600, keep_workspaces_days: 30 }
     }
 }
 

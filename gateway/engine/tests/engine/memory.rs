@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration as Span;
 
 use countersign_gateway_engine::InMemory;
-use countersign_gateway_model::State;
+use countersign_gateway_model::{Digest, State};
 use countersign_policy_bundle::sha256;
 use countersign_runners_contract::Phase;
 use serde_json::json;
@@ -100,4 +100,25 @@ async fn memory_holds_no_bundle_beside_the_policy_in_force() {
         assert_eq!(answer.err().map(|error| error.code()), refused);
     }
     assert_eq!(world.engine.in_memory(org(1)).unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_is_live_while_an_instance_that_has_not_ended_names_it() {
+    let mut world = World::new().await;
+    let owner = world.person("olga", &["OPERATOR", "ADMIN"]);
+    let agent = world.agent("robot", &owner);
+    world.workflow(&owner, "fix").await;
+    let tree = |n: u8| Digest([n; 32]);
+    let mut instances = Vec::new();
+    for n in 1..=3 {
+        instances.push(world.instance_on(&owner, "fix", &agent, Some(tree(n))).await.instance.id);
+    }
+    world.instance(&owner, "fix", &agent).await;
+    let live = world.engine.live_workspaces(org(1)).await.unwrap();
+    assert_eq!(live, [tree(1), tree(2), tree(3)].into());
+    world.engine.complete(Arc::clone(&owner), instances[1], None).await.unwrap();
+    assert_eq!(world.engine.live_workspaces(org(1)).await.unwrap(), [tree(1), tree(3)].into());
+    world.restart().await;
+    assert_eq!(world.engine.live_workspaces(org(1)).await.unwrap(), [tree(1), tree(3)].into());
+    assert_eq!(world.engine.in_memory(org(1)).unwrap().streams, 0, "looking brings nothing into memory");
 }

@@ -356,11 +356,22 @@ impl World {
 
     /// Starts an instance for an agent.
     pub(crate) async fn instance(&self, who: &Arc<Principal>, workflow: &str, agent: &Principal) -> InstanceAnswer {
+        self.instance_on(who, workflow, agent, None).await
+    }
+
+    /// As [`World::instance`], on a workspace.
+    pub(crate) async fn instance_on(
+        &self,
+        who: &Arc<Principal>,
+        workflow: &str,
+        agent: &Principal,
+        workspace: Option<Digest>,
+    ) -> InstanceAnswer {
         let new = NewInstance {
             workflow: name(workflow),
             agent: Some(agent.id.clone()),
             accountable: None,
-            workspace: None,
+            workspace,
             labels: BTreeMap::new(),
             deadline_s: None,
             on_deny: OnDeny::Refuse,
