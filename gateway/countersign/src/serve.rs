@@ -73,11 +73,21 @@ pub(crate) async fn serve(
     handle: Handle<SocketAddr>,
     router: axum::Router,
 ) -> Result<()> {
+    serve_looking(listener, transport, handle, router, LOOK).await
+}
+
+async fn serve_looking(
+    listener: TcpListener,
+    transport: Transport,
+    handle: Handle<SocketAddr>,
+    router: axum::Router,
+    look: Duration,
+) -> Result<()> {
     let service = router.into_make_service();
     match transport {
         Transport::Plain => axum_server::from_tcp(listener)?.handle(handle).serve(service).await?,
         Transport::Tls(config, certificate, key) => {
-            let watcher = tokio::spawn(reload((*config).clone(), certificate, key));
+            let watcher = tokio::spawn(reload((*config).clone(), certificate, key, look));
             let served = axum_server::from_tcp_rustls(listener, *config)?.handle(handle).serve(service).await;
             watcher.abort();
             served?;
@@ -90,10 +100,10 @@ fn changed(paths: &[&Path]) -> Vec<Option<SystemTime>> {
     paths.iter().map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok()).collect()
 }
 
-async fn reload(config: RustlsConfig, certificate: PathBuf, key: PathBuf) {
+async fn reload(config: RustlsConfig, certificate: PathBuf, key: PathBuf, look: Duration) {
     let mut seen = changed(&[&certificate, &key]);
     loop {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(look).await;
         let now = changed(&[&certificate, &key]);
         if now == seen {
             continue;
@@ -122,4 +132,78 @@ pub(crate) async fn asked_to_end() -> Result<&'static str> {
 /// A handle that others tell to stop.
 pub(crate) fn handle() -> Arc<Handle<SocketAddr>> {
     Arc::new(Handle::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Makes a certificate for `localhost` that signs itself, in two files; gives it as a client trusts it.
+    fn certify(certificate: &Path, key: &Path) -> reqwest::Certificate {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(key, made.signing_key.serialize_pem()).unwrap();
+        fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(certificate, made.cert.pem()).unwrap();
+        reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap()
+    }
+
+    async fn answers(port: u16, trusting: &reqwest::Certificate) -> bool {
+        // A client of its own each time: a connection that is kept would go on under the certificate of then.
+        let client = reqwest::Client::builder().tls_certs_only([trusting.clone()]).build().unwrap();
+        match client.get(format!("https://localhost:{port}/")).send().await {
+            Ok(answer) => answer.text().await.unwrap() == "here",
+            Err(_) => false,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_new_certificate_is_served_without_a_restart_and_a_broken_one_leaves_the_old_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let first = certify(&certificate, &key);
+        let listen = Listen {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls_certificate: Some(certificate.clone()),
+            tls_key: Some(key.clone()),
+            ..Listen::default()
+        };
+        let (listener, transport) = bind(&listen).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let router = axum::Router::new().route("/", axum::routing::get(|| async { "here" }));
+        let (stop, look) = (handle(), Duration::from_millis(20));
+        let serving = tokio::spawn(serve_looking(listener, transport, (*stop).clone(), router, look));
+        assert!(answers(port, &first).await);
+
+        fs::write(&certificate, "-----BEGIN CERTIFICATE-----\nhalf").unwrap();
+        tokio::time::sleep(look * 10).await;
+        assert!(answers(port, &first).await, "a file that cannot be read changes nothing");
+
+        let second = certify(&certificate, &key);
+        let patience = tokio::time::Instant::now() + Duration::from_secs(20);
+        while !answers(port, &second).await {
+            assert!(tokio::time::Instant::now() < patience, "the new certificate is not served");
+            tokio::time::sleep(look).await;
+        }
+        assert!(!answers(port, &first).await);
+        stop.shutdown();
+        serving.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn off_loopback_there_is_no_listening_in_the_clear_and_no_key_that_others_read() {
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        let refused = |listen: Listen| async move { format!("{:#}", bind(&listen).await.err().unwrap()) };
+        assert!(refused(Listen { address, ..Listen::default() }).await.contains("in the clear"));
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        certify(&certificate, &key);
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+        let (tls_certificate, tls_key) = (Some(certificate), Some(key));
+        let listen = Listen { address, tls_certificate, tls_key, ..Listen::default() };
+        assert!(refused(listen).await.contains("chmod 600"));
+        assert!(bind(&Listen { address, insecure: true, ..Listen::default() }).await.is_ok());
+    }
 }

@@ -179,6 +179,20 @@ impl Gateway {
         child.wait().expect("it ends").success()
     }
 
+    /// Waits for the process to end by itself, and gives its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        let mut child = self.child.take()?;
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if let Some(status) = child.try_wait().expect("a child can be asked") {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = child.kill();
+        panic!("the gateway does not end: {}", self.words());
+    }
+
     /// The address of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)

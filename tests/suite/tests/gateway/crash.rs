@@ -1,5 +1,9 @@
 //! A gateway that is killed in the middle of a run loses nothing and repeats nothing.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
 use countersign_tests_testkit::Gateway;
 use serde_json::json;
 
@@ -34,4 +38,66 @@ fn a_run_outlives_a_killed_gateway_is_adopted_and_its_outcome_is_committed_once(
     assert_eq!(kinds.iter().filter(|k| **k == "boot").count(), 2, "each boot introduces itself");
     let pack = gateway.pack(&dana);
     assert_eq!(gateway.verify(&pack).0, 0);
+}
+
+/// Makes every sync of a running process fail, or says why it cannot.
+fn syncs_fail(pid: u32) -> Option<Child> {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO"]);
+    let spawned = strace.args(["-p", &pid.to_string()]).stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let attached = spawned.ok().and_then(|mut child| {
+        let mut said = BufReader::new(child.stderr.take()?).lines().map_while(Result::ok);
+        said.any(|line| line.contains("attached")).then(|| {
+            // It has more to say, and ends if nobody listens.
+            std::thread::spawn(move || said.for_each(drop));
+            child
+        })
+    });
+    if attached.is_none() {
+        let line = "skipped: a_failed_sync: `strace` is missing or may not trace: apt-get install strace\n";
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    attached
+}
+
+#[test]
+fn after_a_failed_sync_nobody_is_told_yes_the_last_answers_leave_and_the_next_start_knows() {
+    let mut gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    gateway.agent(&dana, "fixer");
+    gateway.workflow(&dana, "repair");
+    let mut known = vec![gateway.instance(&dana, "repair", "fixer")];
+    let Some(mut strace) = syncs_fail(gateway.pid()) else { return };
+    let body = json!({ "workflow": "repair", "agent": "fixer" });
+    let begun = Instant::now();
+    let mut refused = 0;
+    // The tracer takes hold of a busy thread a little later than of the others: until then a sync is a sync.
+    while refused == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no sync has failed");
+        // The first that meets the fault, and those that wait with it, are told before the process ends.
+        let answers: Vec<_> = std::thread::scope(|scope| {
+            let ask = || gateway.post("/api/v1/instances", &dana, &body);
+            let asking: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            asking.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        for answer in answers {
+            if answer.status == 201 {
+                known.push(answer.json()["instance"]["id"].as_str().unwrap().to_owned());
+                continue;
+            }
+            refused += 1;
+            assert_eq!(answer.status, 503, "{}", answer.json());
+            assert!(["outcome-unknown", "ledger-refusing"].contains(&answer.code().as_str()), "{}", answer.json());
+        }
+    }
+    assert_eq!(gateway.ended(), Some(70), "only a new start, which reads the disk again, may sign anything");
+    assert!(gateway.words().contains("the ledger has stopped"), "{}", gateway.words());
+    strace.wait().unwrap();
+    gateway.up();
+    for instance in known {
+        gateway.get(&format!("/api/v1/instances/{instance}"), &dana).expect_status(200);
+    }
+    let pack = gateway.pack(&dana);
+    assert_eq!(gateway.verify(&pack).0, 0);
+    gateway.post("/api/v1/instances", &dana, &body).expect_status(201);
 }
