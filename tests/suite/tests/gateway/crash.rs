@@ -2,7 +2,6 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use countersign_tests_testkit::Gateway;
 use serde_json::json;
@@ -69,11 +68,11 @@ fn after_a_failed_sync_nobody_is_told_yes_the_last_answers_leave_and_the_next_st
     let mut known = vec![gateway.instance(&dana, "repair", "fixer")];
     let Some(mut strace) = syncs_fail(gateway.pid()) else { return };
     let body = json!({ "workflow": "repair", "agent": "fixer" });
-    let begun = Instant::now();
-    let mut refused = 0;
+    let (mut refused, mut rounds) = (0, 0);
     // The tracer takes hold of a busy thread a little later than of the others: until then a sync is a sync.
     while refused == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(30), "no sync has failed");
+        rounds += 1;
+        assert!(rounds < 500, "no sync has failed");
         // The first that meets the fault, and those that wait with it, are told before the process ends.
         let answers: Vec<_> = std::thread::scope(|scope| {
             let ask = || gateway.post("/api/v1/instances", &dana, &body);
