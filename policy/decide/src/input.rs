@@ -2,7 +2,8 @@
 //!
 //! Digest, stored blob and the tool itself all use [`TypedInput::canonical`]. Conversion never looks at the value to
 //! choose a Cedar type, so an entity cannot be smuggled in as JSON. What Cedar cannot type is *opaque*: it is passed
-//! on, its path is listed, and policy sees the list. Absent: decisions. Read next: `schema`, `context`.
+//! on, its path is listed, and policy sees the list. Absent: decisions. Read next: `compile` (JSON Schema to a shape),
+//! `sight` (what of it policy sees), `schema`, `context`.
 //!
 //! | JSON Schema | Cedar |
 //! |---|---|
@@ -11,9 +12,13 @@
 //! | `number` | optional `decimal`; inexact within 4 places: absent and opaque |
 //! | `string` | `String` |
 //! | `array` of a typed element | `<f>: Set<…>` (optional if an element may be opaque), `<f>Count: Long`, `<f>Text: String` |
-//! | nullable, or not required | optional |
+//! | nullable (`"type": [T, "null"]`, or `anyOf` of T and null), or not required | optional |
+//! | `$ref` to a definition of the same schema | what it refers to |
 //! | `object` with declared properties | record |
 //! | union, map, recursion, anything else | absent and opaque |
+
+mod compile;
+mod sight;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -28,14 +33,13 @@ use crate::json::{Digits, Json, JsonError, shown};
 use crate::masks::{self, Step};
 use crate::value;
 
+pub use sight::{Blind, Hidden, Seen, Sight};
+
 /// Largest input that is read, in bytes.
 pub const MAX_INPUT: usize = 1 << 20;
 
 /// Keys that mean something in Cedar's JSON forms and are therefore refused everywhere in an input.
 const RESERVED: [&str; 3] = ["__entity", "__extn", "__expr"];
-
-/// Deepest schema nesting that is typed; deeper is opaque.
-const MAX_TYPED_DEPTH: usize = 16;
 
 /// A tool input that passed: canonical bytes, and the Cedar record made from them.
 #[derive(Clone, Debug)]
@@ -212,8 +216,8 @@ enum Kind {
         max: Option<u64>,
     },
     Record(Shape),
-    /// All that is known is that Cedar cannot type it.
-    Opaque,
+    /// All that is known is that Cedar cannot type it, and why.
+    Opaque(Hidden),
 }
 
 /// How surely a mask replaces what stands at a place; the last one counts where several apply.
@@ -229,67 +233,7 @@ pub(crate) enum Reach {
     BelowOpaque,
 }
 
-/// Annotations, which assert nothing.
-const ANNOTATIONS: [&str; 12] = [
-    "title",
-    "description",
-    "default",
-    "examples",
-    "format",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    "$schema",
-    "$id",
-    "$comment",
-    "contentMediaType",
-];
-
 impl Shape {
-    /// Makes a schema ready. The root must be an object type; properties that it does not declare are refused
-    /// whatever `additionalProperties` says.
-    pub fn compile(schema: &serde_json::Value) -> Result<Self, ShapeError> {
-        let schema = Json::from_serde(schema);
-        if schema.get("type").and_then(Json::as_text) != Some("object") {
-            return Err(ShapeError::RootNotObject);
-        }
-        Self::object(&schema, "", 0)
-    }
-
-    fn object(schema: &Json, path: &str, depth: usize) -> Result<Self, ShapeError> {
-        let wrong = |keyword: &str| ShapeError::Keyword { path: path.to_owned(), keyword: keyword.to_owned() };
-        let required: BTreeSet<&str> = match schema.get("required") {
-            None => BTreeSet::new(),
-            Some(list) => list
-                .as_array()
-                .and_then(|items| items.iter().map(Json::as_text).collect())
-                .ok_or_else(|| wrong("required"))?,
-        };
-        let properties = match schema.get("properties") {
-            None => &[],
-            Some(map) => map.as_object().ok_or_else(|| wrong("properties"))?,
-        };
-        let mut fields = BTreeMap::new();
-        for (name, property) in properties {
-            let path = below(path, name);
-            if RESERVED.contains(&name.as_str()) || !unicode_normalization::is_nfc(name) || name.contains('\0') {
-                return Err(ShapeError::Name { path });
-            }
-            let (kind, nullable) = Kind::compile(property, &path, depth + 1)?;
-            fields.insert(name.clone(), Field { kind, nullable, required: required.contains(name.as_str()) });
-        }
-        if let Some(name) = required.iter().find(|name| !fields.contains_key(**name)) {
-            return Err(ShapeError::Keyword { path: below(path, name), keyword: "required".to_owned() });
-        }
-        let derived = fields.iter().filter(|(_, f)| matches!(f.kind, Kind::Array { .. }));
-        for name in derived.flat_map(|(name, _)| [format!("{name}Count"), format!("{name}Text")]) {
-            if fields.contains_key(&name) {
-                return Err(ShapeError::Collision { path: below(path, &name) });
-            }
-        }
-        Ok(Self { fields })
-    }
-
     /// The Cedar record type, in schema syntax.
     pub(crate) fn cedar_type(&self, out: &mut String) {
         out.push('{');
@@ -305,7 +249,7 @@ impl Shape {
         for (name, field) in &self.fields {
             let optional = !field.required || field.nullable;
             match &field.kind {
-                Kind::Opaque => {}
+                Kind::Opaque(_) => {}
                 Kind::Array { items, .. } => {
                     if items.typable() {
                         attribute(out, name, optional || items.may_be_opaque(), &|out| {
@@ -346,25 +290,6 @@ impl Shape {
         self.convert(value, "", &mut BTreeSet::new()).map(drop)
     }
 
-    /// JSON pointers of declared properties that policy can never see, for the registrar's report.
-    pub fn never_seen(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        self.walk("", &mut found);
-        found
-    }
-
-    fn walk(&self, path: &str, found: &mut Vec<String>) {
-        for (name, field) in &self.fields {
-            let path = below(path, name);
-            match &field.kind {
-                Kind::Opaque => found.push(path),
-                Kind::Array { items, .. } if !items.typable() => found.push(path),
-                Kind::Record(shape) => shape.walk(&path, found),
-                _ => {}
-            }
-        }
-    }
-
     /// Checks one value and converts it.
     fn convert(&self, value: &Json, path: &str, opaque: &mut BTreeSet<String>) -> Result<Value, InputError> {
         let members = value.as_object().ok_or_else(|| wrong_type(path, "an object"))?;
@@ -402,85 +327,9 @@ impl Shape {
 }
 
 impl Kind {
-    fn compile(schema: &Json, path: &str, depth: usize) -> Result<(Self, bool), ShapeError> {
-        let Some(members) = schema.as_object() else {
-            // `true` and `false` are schemas; neither says a type.
-            return match schema {
-                Json::Bool(_) => Ok((Self::Opaque, false)),
-                _ => Err(ShapeError::Keyword { path: path.to_owned(), keyword: "properties".to_owned() }),
-            };
-        };
-        let (name, nullable) = match schema.get("type") {
-            Some(Json::Text(name)) => (name.as_str(), false),
-            Some(Json::Array(names)) => {
-                let mut others = names.iter().filter_map(Json::as_text).filter(|n| *n != "null");
-                let nullable = names.iter().any(|n| n.as_text() == Some("null"));
-                match (others.next(), others.next()) {
-                    (Some(name), None) => (name, nullable),
-                    _ => return Ok((Self::Opaque, false)),
-                }
-            }
-            _ => return Ok((Self::Opaque, false)),
-        };
-        let knows = |keywords: &[&str]| {
-            members
-                .iter()
-                .all(|(k, _)| k == "type" || ANNOTATIONS.contains(&k.as_str()) || keywords.contains(&k.as_str()))
-        };
-        let wrong = |keyword: &str| ShapeError::Keyword { path: path.to_owned(), keyword: keyword.to_owned() };
-        let number = |keyword: &str| match schema.get(keyword) {
-            None => Ok(None),
-            Some(Json::Number(n)) => Ok(Some(*n)),
-            Some(_) => Err(wrong(keyword)),
-        };
-        let count = |keyword: &str| match schema.get(keyword) {
-            None => Ok(None),
-            Some(n) => n.as_integer().and_then(|n| u64::try_from(n).ok()).map(Some).ok_or_else(|| wrong(keyword)),
-        };
-        let among = || match (schema.get("enum"), schema.get("const")) {
-            (None, None) => Ok(None),
-            (Some(Json::Array(values)), None) => Ok(Some(values.clone())),
-            (None, Some(value)) => Ok(Some(vec![value.clone()])),
-            _ => Err(wrong("enum")),
-        };
-        let kind = match name {
-            _ if depth > MAX_TYPED_DEPTH => Self::Opaque,
-            "boolean" if knows(&[]) => Self::Bool,
-            "integer" if knows(&["minimum", "maximum", "enum", "const"]) => {
-                Self::Long { min: number("minimum")?, max: number("maximum")?, among: among()? }
-            }
-            "number" if knows(&["minimum", "maximum"]) => {
-                Self::Number { min: number("minimum")?, max: number("maximum")? }
-            }
-            "string" if knows(&["minLength", "maxLength", "enum", "const"]) => {
-                Self::Text { min: count("minLength")?, max: count("maxLength")?, among: among()? }
-            }
-            "array" if knows(&["items", "minItems", "maxItems"]) => {
-                let items = match schema.get("items") {
-                    None => Self::Opaque,
-                    // An element that may be null has no Cedar type of its own.
-                    Some(items) => match Self::compile(items, &below(path, "*"), depth + 1)? {
-                        (kind, false) => kind,
-                        (_, true) => Self::Opaque,
-                    },
-                };
-                Self::Array { items: Box::new(items), min: count("minItems")?, max: count("maxItems")? }
-            }
-            "object"
-                if knows(&["properties", "required", "additionalProperties"])
-                    && schema.get("properties").is_some()
-                    && schema.get("additionalProperties").is_none_or(|a| *a == Json::Bool(false)) =>
-            {
-                Self::Record(Shape::object(schema, path, depth)?)
-            }
-            _ => Self::Opaque,
-        };
-        Ok((kind, nullable))
-    }
-
     fn declares(&self, steps: &[String]) -> bool {
         match (self, steps.split_first()) {
-            (_, None) | (Self::Opaque, _) => true,
+            (_, None) | (Self::Opaque(_), _) => true,
             (Self::Record(shape), _) => shape.declares(steps),
             (Self::Array { items, .. }, Some((step, rest))) => {
                 (step == "*" || step.parse::<usize>().is_ok()) && items.declares(rest)
@@ -495,19 +344,19 @@ impl Kind {
             (Self::Record(shape), _) => shape.reach(steps),
             (Self::Array { items, .. }, Some((step, rest))) if step == "*" => items.reach(rest),
             (Self::Array { .. }, Some((step, _))) if step.parse::<usize>().is_ok() => Reach::OneElement,
-            (Self::Opaque, _) => Reach::BelowOpaque,
+            (Self::Opaque(_), _) => Reach::BelowOpaque,
             _ => Reach::Nothing,
         }
     }
 
     /// Whether Cedar has a type for it as an element of a set.
     fn typable(&self) -> bool {
-        !matches!(self, Self::Opaque | Self::Array { .. })
+        !matches!(self, Self::Opaque(_) | Self::Array { .. })
     }
 
     /// Whether a value that passes may still be absent in Cedar.
     fn may_be_opaque(&self) -> bool {
-        matches!(self, Self::Number { .. } | Self::Opaque)
+        matches!(self, Self::Number { .. } | Self::Opaque(_))
     }
 
     fn cedar_type(&self, out: &mut String) {
@@ -517,7 +366,7 @@ impl Kind {
             Self::Text { .. } => out.push_str("String"),
             Self::Record(shape) => shape.cedar_type(out),
             // The last two are never asked: neither stands in a type (`typable`), and such a field has its own rule.
-            Self::Bool | Self::Array { .. } | Self::Opaque => out.push_str("Bool"),
+            Self::Bool | Self::Array { .. } | Self::Opaque(_) => out.push_str("Bool"),
         }
     }
 
@@ -561,7 +410,7 @@ impl Kind {
                 opaque.insert(path.to_owned());
                 Ok(None)
             }
-            (Self::Opaque, _) => {
+            (Self::Opaque(_), _) => {
                 opaque.insert(path.to_owned());
                 Ok(None)
             }
@@ -735,7 +584,7 @@ pub fn canonicalize(bytes: &[u8]) -> Result<Vec<u8>, InputError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
     use proptest::prelude::*;
     use serde_json::json;
@@ -779,6 +628,96 @@ mod tests {
              \"rec\"?: {\"deep\"?: Bool}, \"s\": String}"
         );
         assert_eq!(wide().shape.never_seen(), ["/any", "/either", "/grid", "/map", "/one", "/pattern", "/rec/loop"]);
+    }
+
+    #[test]
+    fn references_are_followed_recursion_is_opaque_and_a_union_with_null_is_optional() {
+        let schema = json!({"type": "object", "required": ["to"], "properties": {
+            "to": {"$ref": "#/$defs/Address"}, "tree": {"$ref": "#/$defs/Node", "description": "a tree"},
+            "limit": {"anyOf": [{"type": "integer", "maximum": 9}, {"type": "null"}], "default": null},
+            "lost": {"$ref": "#/$defs/Nowhere"}, "far": {"$ref": "https://example.com/schema"},
+            "bound": {"$ref": "#/$defs/Address", "minProperties": 1}, "round": {"$ref": "#/$defs/Round"}
+        }, "$defs": {
+            "Address": {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}},
+            "Node": {"type": "object", "properties": {"label": {"type": "string"},
+                "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}}}},
+            "Round": {"$ref": "#/$defs/Round"}
+        }});
+        let tool = tool(&schema);
+        let mut text = String::new();
+        tool.shape.cedar_type(&mut text);
+        assert_eq!(
+            text,
+            "{\"limit\"?: Long, \"to\": {\"city\": String}, \"tree\"?: {\"childrenCount\"?: Long, \
+             \"childrenText\"?: String, \"label\"?: String}}"
+        );
+        let never: Vec<(String, String)> =
+            tool.shape.sight().never.into_iter().map(|blind| (blind.pointer, blind.reason)).collect();
+        let of = |pointer: &str, reason: &str| (pointer.to_owned(), reason.to_owned());
+        assert_eq!(
+            never,
+            [
+                of("/bound", "keyword `$ref` has no counterpart in a policy type"),
+                of("/far", "its `$ref` leads to nothing in the schema"),
+                of("/lost", "its `$ref` leads to nothing in the schema"),
+                of("/round", "it is recursive"),
+                of("/tree/children", "its elements: it is recursive"),
+            ]
+        );
+        let take = |value: serde_json::Value| parse(&tool, value.to_string().as_bytes());
+        assert!(take(json!({"to": {"city": "Bern"}, "limit": null})).unwrap().opaque().is_empty());
+        assert!(take(json!({"to": {"city": "Bern"}, "limit": 10})).is_err(), "the bound behind the union holds");
+        assert!(take(json!({"to": {"town": "Bern"}})).is_err(), "the schema behind the reference holds");
+        let deep = json!({"to": {"city": "Bern"}, "tree": {"children": [{"label": "a"}]}});
+        assert_eq!(take(deep).unwrap().opaque().iter().collect::<Vec<_>>(), ["/tree/children"]);
+    }
+
+    #[test]
+    fn references_to_references_do_not_make_a_small_schema_a_large_type() {
+        let mut definitions = serde_json::Map::new();
+        for level in 0..12 {
+            let next = json!({"$ref": format!("#/$defs/L{}", level + 1)});
+            let members: serde_json::Map<_, _> = (0..8).map(|n| (format!("p{n}"), next.clone())).collect();
+            definitions.insert(format!("L{level}"), json!({"type": "object", "properties": members}));
+        }
+        definitions.insert("L12".to_owned(), json!({"type": "string"}));
+        let schema = json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/L0"}}, "$defs": definitions});
+        let sight = tool(&schema).shape.sight();
+        assert!(sight.never.iter().any(|blind| blind.reason == "the schema has too many properties"));
+        assert!(sight.seen.len() + sight.never.len() < 5000, "{}", sight.seen.len() + sight.never.len());
+    }
+
+    #[test]
+    fn the_report_names_each_property_with_its_type_or_why_it_has_none() {
+        let sight = wide().shape.sight();
+        let seen = |pointer: &str| sight.seen.iter().filter(|s| s.pointer == pointer).collect::<Vec<_>>();
+        let [prices, count, text] = seen("/prices")[..] else { panic!("{:?}", seen("/prices")) };
+        assert_eq!((prices.cedar_type.as_str(), prices.optional), ("Set<decimal>", true));
+        assert_eq!(
+            (count.attribute.as_str(), text.attribute.as_str()),
+            ("context.input.pricesCount", "context.input.pricesText")
+        );
+        assert_eq!(sight.sometimes.iter().map(|b| b.pointer.as_str()).collect::<Vec<_>>(), ["/n", "/prices"]);
+        let why: Vec<&str> = sight.never.iter().map(|b| b.reason.as_str()).collect();
+        assert_eq!(
+            why,
+            [
+                "its schema names no type",
+                "it may be of several types",
+                "its elements are arrays",
+                "its properties are not all declared",
+                "it may be of several types",
+                "keyword `pattern` has no counterpart in a policy type",
+                "it is recursive",
+            ]
+        );
+        // Every property is in the report, and what it calls seen is what the Cedar type has.
+        let mut cedar = String::new();
+        wide().shape.cedar_type(&mut cedar);
+        for seen in &sight.seen {
+            let last = seen.attribute.rsplit('.').next().unwrap();
+            assert!(cedar.contains(&format!("\"{last}\"")), "{} is not in {cedar}", seen.attribute);
+        }
     }
 
     #[test]
