@@ -29,6 +29,8 @@ pub mod detectors;
 pub mod input;
 pub mod json;
 pub mod masks;
+pub mod mcp;
+pub mod registration;
 pub mod rules;
 pub mod schema;
 
