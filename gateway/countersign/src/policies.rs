@@ -11,8 +11,8 @@ use countersign_gateway_engine::{Candidate, Electorate, OwnEntry, Policies, Poli
 use countersign_gateway_model::{Clock, Digest, OrgId, PolicyDigests};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_store::bundle::{
-    Bundle, Custody, Diff, Draft, Lineage, MANIFEST_FILE, People, RootDocument, RootKey, RootKeyEntry, SignedRoot,
-    Standing, Thresholds, check, locked_out, sha256,
+    Bundle, BundleError, Custody, Diff, Draft, Lineage, MANIFEST_FILE, People, RootDocument, RootKey, RootKeyEntry,
+    SignedRoot, Standing, Thresholds, check, check_draft, locked_out, sha256,
 };
 use countersign_policy_store::decide::catalogue::Catalogue;
 use countersign_policy_store::decide::{PolicyParts, PolicySnapshot};
@@ -317,6 +317,28 @@ fn nobody_locked_out(prepared: &Prepared, electorate: &Electorate<'_>) -> Result
     Err(PolicyProblem::LockedOut(words.join("\n")))
 }
 
+/// What would decide with a bundle or a draft, unsigned and untested.
+pub(crate) fn tried(org: OrgId, bytes: &[u8], catalogue: Option<&Catalogue>) -> Result<Snapshot, PolicyProblem> {
+    let checked = match serde_json::from_slice::<DraftFiles>(bytes) {
+        Ok(draft) if draft.format == DraftFiles::FORMAT => {
+            let files = draft.files.into_iter().map(|(path, text)| (path, text.into_bytes()));
+            let draft = Draft::from_files(files).map_err(|e| problem(&e.into()))?;
+            check_draft(&draft, org, catalogue)
+        }
+        _ => {
+            let bundle = Bundle::from_bytes(bytes).map_err(|e| problem(&e.into()))?;
+            if bundle.manifest().organization != org {
+                return Err(problem(&BundleError::Organization.into()));
+            }
+            check(&bundle, catalogue)
+        }
+    };
+    match checked.built() {
+        Some(snapshot) => Ok(Arc::clone(snapshot)),
+        None => Err(PolicyProblem::Rejected(checked.report.to_string())),
+    }
+}
+
 fn diff_words(diff: &Diff) -> String {
     if diff.is_empty() { "nothing changes\n".to_owned() } else { diff.to_string() }
 }
@@ -367,6 +389,11 @@ impl Policies for LocalPolicies {
         }
         nobody_locked_out(&prepared, electorate)?;
         candidate(prepared, predecessor)
+    }
+
+    fn candidate(&self, org: OrgId, bundle: &[u8]) -> Result<Snapshot, PolicyProblem> {
+        let active = self.store.active(&org).ok_or_else(|| problem(&StoreError::UnknownOrganization(org)))?;
+        tried(org, bundle, active.catalogue.as_deref())
     }
 
     fn activate(&self, org: OrgId, prepared: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {

@@ -68,6 +68,9 @@ pub enum EngineError {
     /// A candidate bundle under which nobody could change policy again, or stop work; the active one stays.
     #[error("the bundle was not activated: {0}")]
     LockedOut(String),
+    /// Another backtest of this organization is under way.
+    #[error("a backtest of this organization is under way: wait until it has ended")]
+    BacktestRunning,
     /// The confirmed diff is not the one of this candidate against the active bundle.
     #[error("confirm the difference to the active bundle first: its digest is `{0}`")]
     ConfirmDiff(Digest),
@@ -111,6 +114,7 @@ impl EngineError {
             Self::Bundle(_) => "bundle-rejected",
             Self::LockedOut(_) => "bundle-locks-out",
             Self::ConfirmDiff(_) => "diff-unconfirmed",
+            Self::BacktestRunning => "backtest-running",
             Self::NoRunner(_) => "runner-unavailable",
             Self::Runner(_) => "runner-failed",
             Self::Append(error) => append_code(error),

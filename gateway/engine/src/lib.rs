@@ -13,6 +13,7 @@ mod answers;
 mod api;
 mod asking;
 mod audit;
+mod backtest;
 mod beside;
 mod decisions;
 mod error;
@@ -50,6 +51,8 @@ use countersign_runners_contract::Runner;
 
 pub use api::*;
 pub use audit::pack_of;
+pub use backtest::{BacktestProgress, BacktestTurn, BacktestWatch, BacktestWindow, all_threads, backtest_log};
+pub use countersign_policy_bundle::{BacktestReport, Limits as BacktestLimits};
 pub use error::{EngineError, Refused};
 pub use evaluations::*;
 pub use explanations::QuestionExplained;

@@ -116,6 +116,8 @@ pub(crate) struct Org {
     /// One change at a time of what is in force (policy, freezes, settings): the order in the log is the order in
     /// memory.
     pub(crate) in_force: tokio::sync::Mutex<()>,
+    /// One backtest at a time.
+    pub(crate) backtest: Arc<tokio::sync::Mutex<()>>,
     pub(crate) frozen: RwLock<Frozen>,
     pub(crate) public_read: AtomicBool,
     pub(crate) evaluations: Evaluations,
@@ -137,6 +139,7 @@ impl Org {
             entities: EntityStore::new(),
             own: tokio::sync::Mutex::new(()),
             in_force: tokio::sync::Mutex::new(()),
+            backtest: Arc::default(),
             frozen: RwLock::default(),
             public_read: AtomicBool::new(false),
             evaluations: Evaluations::default(),

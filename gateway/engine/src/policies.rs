@@ -93,6 +93,13 @@ pub trait Policies: Send + Sync + 'static {
     /// [`PolicyProblem`] with every finding; the active bundle stays.
     fn check(&self, org: OrgId, bundle: &[u8], people: &Electorate<'_>) -> Result<Candidate, PolicyProblem>;
 
+    /// What would decide with a bundle or a draft, to be tried on the past: signatures, succession and the bundle's own
+    /// tests are not asked for, and nothing changes.
+    ///
+    /// # Errors
+    /// [`PolicyProblem`] with every finding, where it decides nothing.
+    fn candidate(&self, org: OrgId, bundle: &[u8]) -> Result<Snapshot, PolicyProblem>;
+
     /// Puts a checked candidate in force, after its entry is durable.
     ///
     /// # Errors

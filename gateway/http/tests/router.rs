@@ -115,6 +115,10 @@ impl Policies for NoBundle {
         Err(PolicyProblem::Rejected("no bundle is accepted here".to_owned()))
     }
 
+    fn candidate(&self, _: OrgId, _: &[u8]) -> Result<Snapshot, PolicyProblem> {
+        Ok(Arc::clone(&self.0))
+    }
+
     fn activate(&self, _: OrgId, _: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {
         Err(PolicyProblem::Rejected("no bundle is accepted here".to_owned()))
     }

@@ -9,6 +9,7 @@
     reason = "a test that meets what it did not expect has failed"
 )]
 
+mod backtest;
 mod bench;
 mod evaluations;
 mod gates;
