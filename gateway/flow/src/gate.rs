@@ -583,6 +583,11 @@ fn teams_apart(votes: &[&Vote]) -> usize {
     (0..votes.len()).filter(|voter| give(*voter, votes, &mut holders, &mut BTreeSet::new())).count()
 }
 
+/// Whether the question is one of an action: what gets a permit of its own.
+pub(crate) fn is_action(question: QuestionKind) -> bool {
+    matches!(question, QuestionKind::CallTool | QuestionKind::Dispatch | QuestionKind::Operation)
+}
+
 /// Whether no two are equal.
 pub(crate) fn distinct<T: Ord>(items: impl Iterator<Item = T>) -> bool {
     let mut seen = BTreeSet::new();

@@ -139,16 +139,17 @@ pub struct Actions {
     pub gate: Option<GateTerms>,
 }
 
-/// A proposal to call a tool or to dispatch a job.
+/// A proposal to call a tool, to dispatch a job, or to have the gateway carry out an operation of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action {
     /// Its id.
     pub action: ActionId,
-    /// `CallTool` or `Dispatch`.
+    /// `CallTool`, `Dispatch` or `Operation`.
     pub question: QuestionKind,
-    /// The tool.
+    /// The tool, or the name of the operation.
     pub tool: Name,
-    /// Digest of the tool's version; none: the catalogue does not list it, so policy can only have denied.
+    /// Digest of the tool's version; none: the catalogue does not list it, so policy can only have denied. Of an
+    /// operation: what it is carried out on.
     pub tool_version: Option<Digest>,
     /// Salted digest of everything that a permit would be bound to.
     pub digest: Digest,
@@ -348,7 +349,7 @@ pub struct Reasked {
 pub struct Grant {
     /// The action: an item's or a cleared one's.
     pub action: ActionId,
-    /// `CallTool` or `Dispatch`.
+    /// `CallTool`, `Dispatch` or `Operation`.
     pub question: QuestionKind,
     /// The tool.
     pub tool: Name,

@@ -16,7 +16,7 @@ use crate::MAX_ITEMS;
 use crate::decision;
 use crate::error::Illegal;
 use crate::fold::{Instance, Settled};
-use crate::gate::{OpenGate, distinct};
+use crate::gate::{OpenGate, distinct, is_action};
 use crate::proposal::{
     Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Expire, GateNote, GateTerms, ItemTerms, Now,
     Proposal, Report, StartInstance, SweepStart, SystemReject, Terminate,
@@ -277,8 +277,8 @@ impl Scene<'_> {
         if !distinct(items.iter().map(|a| a.action)) {
             return Err(Illegal::Duplicate("action"));
         }
-        if items.iter().any(|a| !matches!(a.question, QuestionKind::CallTool | QuestionKind::Dispatch)) {
-            return Err(Illegal::Incomplete("whether a tool is called or a job dispatched"));
+        if items.iter().any(|a| !is_action(a.question)) {
+            return Err(Illegal::Incomplete("whether a tool is called, a job dispatched or an operation carried out"));
         }
         if self.now.frozen {
             return Ok(self.refuse_frozen(&items));
@@ -422,6 +422,7 @@ impl Scene<'_> {
             (Some(Settled::Outcome(_)), _) => return Err(Illegal::PermitStarted(id)),
             (Some(Settled::Lapsed), _) => return Err(Illegal::PermitExpired(id)),
             (None, None) => return Err(Illegal::UnknownPermit(id)),
+            (None, Some(permit)) if permit.operation && !self.by_gateway() => return Err(Illegal::UnknownPermit(id)),
             (None, Some(permit)) if self.at > permit.expires => return Err(Illegal::PermitExpired(id)),
             (None, Some(_)) => {}
         }
@@ -429,7 +430,7 @@ impl Scene<'_> {
         if self.now.frozen {
             return Err(Illegal::Frozen);
         }
-        // Dispatches are begun in their permit's append, so what is begun by itself is the agent's.
+        // Dispatches are begun in their permit's append, so what is begun by itself is the agent's, or the gateway's own.
         let sequence = self.sequence_after(&[]);
         let start = self.start_body(id, begin.terms, false, sequence)?;
         let mut draft = draft(start, &self.now.by, &Asked::nothing());
@@ -576,6 +577,10 @@ impl Scene<'_> {
         let Report { permit, outcome, output, workspace, sandbox_level, asked } = report;
         let by = &self.now.by;
         let instance = self.instance;
+        let begun = instance.open_start(permit).or_else(|| instance.unknown_start(permit));
+        if begun.is_some_and(|start| start.operation) && !self.by_gateway() {
+            return Err(Illegal::UnknownPermit(permit));
+        }
         let unknown = instance.unknown_start(permit).is_some();
         let supersedes = unknown && outcome != OutcomeKind::Unknown;
         if instance.open_start(permit).is_some() || supersedes {

@@ -46,6 +46,11 @@ impl Scene<'_> {
         self.instance.sequence() + 1 + u64::try_from(drafts.len()).unwrap_or(u64::MAX / 2)
     }
 
+    /// Whether the gateway itself proposes: it alone carries out operations of its own.
+    pub(crate) fn by_gateway(&self) -> bool {
+        self.now.by.actor == Pseudonym::SYSTEM
+    }
+
     /// Every start that a termination cancels.
     pub(crate) fn cancel(&self) -> Vec<PermitId> {
         let mut open: Vec<_> = self.instance.open_starts().map(|(id, s)| (s.sequence, id)).collect();
@@ -101,6 +106,10 @@ impl Scene<'_> {
         let sequence = self.sequence_after(drafts);
         drafts.push(draft_with(body, by, asked));
         let begin = match begin {
+            // Whoever proposed or approved an operation does not carry it out: the gateway begins it by itself.
+            Some(_) if question == QuestionKind::Operation => {
+                return Err(Illegal::Incomplete("no start: the gateway begins an operation in an append of its own"));
+            }
             Some(begin) if dispatch || agent_is_here => begin,
             None if dispatch => return Err(Illegal::Incomplete("the start of a dispatch")),
             _ => return Ok(ActionAnswer::Permitted { action, permit, sequence }),

@@ -208,13 +208,13 @@ pub struct Permit {
     /// The gate and item through which it was approved.
     #[n(2)]
     pub item: Option<GateItemRef>,
-    /// `callTool` or `dispatch`.
+    /// `callTool`, `dispatch`, or an operation of the gateway's own.
     #[n(3)]
     pub question: QuestionKind,
-    /// The tool.
+    /// The tool, or the name of the operation.
     #[n(4)]
     pub tool: Name,
-    /// Digest of the tool's version in the catalogue.
+    /// Digest of the tool's version in the catalogue; of an operation, what it is carried out on.
     #[n(5)]
     pub tool_version: Digest,
     /// Salted digest of everything the permit is bound to (`payload::ACTION`).
@@ -265,7 +265,7 @@ pub struct Start {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartedBy {
-    /// The agent itself.
+    /// The agent itself; for an operation of the gateway's own, the gateway.
     #[n(0)]
     Agent,
     /// A runner.

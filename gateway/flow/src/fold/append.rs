@@ -8,7 +8,7 @@ use super::Instance;
 use crate::MAX_ITEMS;
 use crate::edges::{is_edge, may_rest};
 use crate::error::EvolveError;
-use crate::gate::OpenGate;
+use crate::gate::{OpenGate, is_action};
 
 /// Where in a row of the table an append is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,12 @@ impl Reading<'_> {
 
     pub(super) fn allowed(&self) -> Result<(), EvolveError> {
         self.ensure(self.answer() == Some(Answer::Allow), "policy did not allow it")
+    }
+
+    /// The gateway alone begins an operation of its own and says how it ended.
+    pub(super) fn by_gateway(&self, operation: bool) -> Result<(), EvolveError> {
+        let gateway = self.header.actor == Pseudonym::SYSTEM;
+        self.ensure(gateway || !operation, "an operation is carried out by the gateway")
     }
 
     pub(super) fn same(&self, verdict: Option<&Verdict>) -> Result<(), EvolveError> {
@@ -409,7 +415,7 @@ impl Instance {
             State::Running => {
                 matches!(
                     (refusal.question, frozen),
-                    (Q::CallTool | Q::Dispatch | Q::Complete, _) | (Q::Terminate, false)
+                    (Q::CallTool | Q::Dispatch | Q::Operation | Q::Complete, _) | (Q::Terminate, false)
                 )
             }
             State::WaitingForHuman => matches!(
@@ -421,7 +427,7 @@ impl Instance {
         now.ensure(lawful, "nothing of the kind can be refused in this state")?;
         self.step = match refusal.question {
             Q::Start if !frozen => Step::StartDenied { verdict: now.verdict() },
-            Q::CallTool | Q::Dispatch => {
+            _ if self.core.state == State::Running && is_action(refusal.question) => {
                 self.denied(refusal);
                 let mut batch = Batch { items: 1, ..Batch::default() };
                 batch.refuse(now, refusal);
@@ -453,8 +459,7 @@ impl Instance {
         match body {
             Body::Permit(permit) => self.batch_permit(now, permit, batch),
             Body::Refusal(refusal) => {
-                let action = matches!(refusal.question, QuestionKind::CallTool | QuestionKind::Dispatch);
-                now.ensure(action, "it does not belong to a batch of actions")?;
+                now.ensure(is_action(refusal.question), "it does not belong to a batch of actions")?;
                 check_refusal(now, refusal)?;
                 batch.items += 1;
                 now.ensure(batch.items <= MAX_ITEMS, "a batch has at most 16 actions")?;
@@ -484,8 +489,8 @@ impl Instance {
 /// Reason and verdict of a refusal must agree.
 fn check_refusal(now: Reading<'_>, refusal: &Refusal) -> Result<(), EvolveError> {
     let verdict = now.header.verdict.as_ref();
-    // An operation is not gated: whatever is not a yes to it is a no.
-    let operation = refusal.question == QuestionKind::Operation;
+    // An operation that is no action of the instance is not gated: whatever is not a yes to it is a no.
+    let operation = refusal.question == QuestionKind::Operation && refusal.action.is_none();
     let denied = verdict.is_some_and(|v| v.decision == Answer::Deny || operation && v.decision != Answer::Allow);
     let error = verdict.is_some_and(|v| v.error);
     let fits = match refusal.reason {

@@ -33,6 +33,8 @@ pub struct LivePermit {
     pub expires: Timestamp,
     /// Stream sequence of its entry.
     pub sequence: u64,
+    /// Of one of the gateway's own operations: the gateway alone begins it.
+    pub operation: bool,
 }
 
 /// A start without a final outcome.
@@ -44,6 +46,8 @@ pub struct OpenStart {
     pub permit_sequence: u64,
     /// When it was started.
     pub started: Timestamp,
+    /// Of one of the gateway's own operations: the gateway alone says how it ended.
+    pub operation: bool,
     /// Nothing may be begun after this.
     pub not_after: Timestamp,
     /// The run; none: the agent itself.

@@ -28,7 +28,7 @@ impl Instance {
         now.ensure(self.core.state == State::Running, "permits are given in RUNNING")?;
         now.allowed()?;
         let dispatch = match permit.question {
-            QuestionKind::CallTool => false,
+            QuestionKind::CallTool | QuestionKind::Operation => false,
             QuestionKind::Dispatch => true,
             _ => return Err(now.unlawful("only an action is permitted")),
         };
@@ -40,7 +40,8 @@ impl Instance {
         now.ensure(!seen, "the permit was given before")?;
         now.ensure(permit.enforced == self.created.enforced, "it is enforced otherwise than its instance")?;
         now.ensure(permit.expires > now.at, "it has expired")?;
-        let live = LivePermit { expires: permit.expires, sequence: now.header.sequence };
+        let operation = permit.question == QuestionKind::Operation;
+        let live = LivePermit { expires: permit.expires, sequence: now.header.sequence, operation };
         let was = self.live.insert(id, live);
         self.undo.permits.push(Change::Live(id, was));
         Ok(Fresh { permit: id, dispatch, verdict: now.verdict() })
@@ -54,6 +55,7 @@ impl Instance {
         };
         now.ensure(now.at <= permit.expires, "the permit had expired")?;
         now.ensure(start.not_after >= now.at, "nothing might be begun any more")?;
+        now.by_gateway(permit.operation)?;
         let run = match &start.by {
             StartedBy::Agent => {
                 now.ensure(!dispatch, "a dispatch is carried out by a runner")?;
@@ -72,6 +74,7 @@ impl Instance {
             sequence: now.header.sequence,
             permit_sequence: permit.sequence,
             started: now.header.claimed,
+            operation: permit.operation,
             not_after: start.not_after,
             run,
         };
@@ -102,6 +105,8 @@ impl Instance {
         } else {
             now.ensure(self.open.contains_key(&outcome.permit), "there is no such start without an outcome")?;
         }
+        let begun = self.open.get(&outcome.permit).or_else(|| self.unknown.get(&outcome.permit));
+        now.by_gateway(begun.is_some_and(|start| start.operation))?;
         self.settle(outcome.permit, outcome.outcome);
         self.step = Step::Whole;
         Ok(())

@@ -11,7 +11,7 @@ use super::append::{Grants, Reading, Rejecting, Step};
 use super::{GateBefore, Instance};
 use crate::MAX_ITEMS;
 use crate::error::EvolveError;
-use crate::gate::{Cast, OpenGate, OpenItem, distinct};
+use crate::gate::{Cast, OpenGate, OpenItem, distinct, is_action};
 
 impl Instance {
     pub(super) fn rejected_edge(&mut self, now: Reading<'_>, edge: &Edge, by: Rejecting) -> Result<(), EvolveError> {
@@ -319,9 +319,7 @@ fn item_fits(subject: GateSubject, item: &GateItem) -> bool {
         GateSubject::Start => item.question == QuestionKind::Start && item.tool.is_none(),
         GateSubject::Complete => item.question == QuestionKind::Complete && item.tool.is_none(),
         GateSubject::Terminate => item.question == QuestionKind::Terminate && item.tool.is_none(),
-        GateSubject::Actions => {
-            matches!(item.question, QuestionKind::CallTool | QuestionKind::Dispatch) && item.tool.is_some()
-        }
+        GateSubject::Actions => is_action(item.question) && item.tool.is_some(),
     }
 }
 

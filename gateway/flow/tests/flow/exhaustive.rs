@@ -11,7 +11,7 @@ use countersign_gateway_model::{
     Decision as Answer, Digest, ItemId, Name, Outcome, PermitId, Pseudonym, State, Timestamp,
 };
 use countersign_ledger_entry::PayloadRole;
-use countersign_ledger_entry::body::{Body, DecisionKind, Effect, GateEventKind, RuleForm};
+use countersign_ledger_entry::body::{Body, DecisionKind, Effect, GateEventKind, QuestionKind, RuleForm};
 
 use crate::world::*;
 
@@ -34,9 +34,9 @@ enum Move {
     Expire,
     Deadline,
     Terminate(Pseudonym, Answer),
-    Outcome(PermitId),
+    Outcome(PermitId, Pseudonym),
     Comment,
-    Begin(PermitId),
+    Begin(PermitId, Pseudonym),
     Complete,
 }
 
@@ -48,8 +48,10 @@ fn moves(w: &World, quorum: u8) -> Vec<Move> {
         out.push(Move::Terminate(STRANGER, answer));
     }
     let the = w.the();
-    out.extend(the.open_starts().map(|(p, _)| Move::Outcome(p)));
-    out.extend(the.startable(w.at).map(|(p, _)| Move::Begin(p)));
+    // An operation is the gateway's to carry out; its proposer tries all the same.
+    let hands = |operation: bool| if operation { &[AGENT, Pseudonym::SYSTEM][..] } else { &[AGENT] };
+    out.extend(the.open_starts().flat_map(|(p, s)| hands(s.operation).iter().map(move |by| Move::Outcome(p, *by))));
+    out.extend(the.startable(w.at).flat_map(|(p, l)| hands(l.operation).iter().map(move |by| Move::Begin(p, *by))));
     let Some(open) = the.gate() else { return out };
     out.extend([Move::Expire, Move::Comment]);
     let live: Vec<u64> = (1..).zip(&open.items).filter(|(_, i)| !i.dropped).map(|(n, _)| n).collect();
@@ -134,7 +136,7 @@ fn take(w: &mut World, step: &Move) -> Result<Reply, Illegal> {
             };
             w.terminate(*by, asked)
         }
-        Move::Outcome(permit) => w.report(*permit, Outcome::Succeeded),
+        Move::Outcome(permit, by) => w.report_as(*by, *permit, Outcome::Succeeded),
         Move::Comment => {
             let note = GateNote {
                 gate: gate(1),
@@ -146,7 +148,7 @@ fn take(w: &mut World, step: &Move) -> Result<Reply, Illegal> {
             };
             w.propose(ALICE, Proposal::GateEvent(Box::new(note)))
         }
-        Move::Begin(permit) => w.begin(*permit),
+        Move::Begin(permit, by) => w.begin_as(*by, *permit),
         Move::Complete => w.complete(allow()),
     }
 }
@@ -187,6 +189,7 @@ fn judge(w: &World) {
     let mut given: BTreeSet<Digest> = BTreeSet::new();
     let mut permits: BTreeSet<PermitId> = BTreeSet::new();
     let mut started: BTreeSet<PermitId> = BTreeSet::new();
+    let mut operations: BTreeSet<PermitId> = BTreeSet::new();
     let mut state = State::Created;
     for entry in w.appends.iter().flat_map(|a| a.iter()) {
         let header = &entry.header;
@@ -244,6 +247,9 @@ fn judge(w: &World) {
                 assert_eq!(state, State::Running);
                 assert_eq!(header.verdict.as_ref().unwrap().decision, Answer::Allow);
                 assert!(permits.insert(permit.permit));
+                if permit.question == QuestionKind::Operation {
+                    operations.insert(permit.permit);
+                }
                 if let Some(through) = permit.item {
                     let judged = items.iter().find(|i| i.id == through.item).unwrap();
                     assert!(!judged.dropped && judged.digest == permit.digest);
@@ -258,6 +264,12 @@ fn judge(w: &World) {
             }
             Body::Start(start) => {
                 assert_eq!(state, State::Running);
+                let by_gateway = header.actor == Pseudonym::SYSTEM;
+                assert_eq!(
+                    operations.contains(&start.permit),
+                    by_gateway,
+                    "the gateway carries out its own, and only those"
+                );
                 assert!(permits.contains(&start.permit) && started.insert(start.permit), "permits are single use");
             }
             _ => {}
@@ -321,6 +333,24 @@ fn every_path_through_one_gate_keeps_the_law() {
     }
     // From RUNNING on, every edge of the machine was met.
     assert_eq!(edges.len(), 10, "{edges:?}");
+}
+
+#[test]
+fn every_path_through_the_gate_of_an_operation_keeps_the_law() {
+    for quorum in [1, 2] {
+        let mut world = World::running();
+        let rules = vec![rule("r", quorum)];
+        let mut operation = world.operation(1, needs(&["r"]));
+        operation.item.as_mut().unwrap().rules = rules;
+        world.act(vec![operation]).unwrap();
+        let (states, moved, edges) = explore(world, 2);
+        assert!(states > 20 && moved > states, "{states} {moved}");
+        assert_eq!(edges.len(), 10, "{edges:?}");
+    }
+    let mut world = World::running();
+    let operation = world.operation(1, allow());
+    world.act(vec![operation]).unwrap();
+    explore(world, 1);
 }
 
 #[test]

@@ -198,7 +198,7 @@ fn only_what_may_be_proposed_in_a_state_is_refused_in_it() {
     let lawful = |state, question, frozen| match (state, question) {
         // A denied queued start ends the instance in the same append: alone it is torn.
         (State::Created, Q::Start) => frozen,
-        (State::Running, Q::CallTool | Q::Dispatch | Q::Complete) => true,
+        (State::Running, Q::CallTool | Q::Dispatch | Q::Operation | Q::Complete) => true,
         (State::Created | State::Running | State::WaitingForHuman, Q::Terminate)
         | (State::WaitingForHuman, Q::Operation) => !frozen,
         (State::WaitingForHuman, Q::Approve | Q::Override) => frozen,

@@ -266,6 +266,30 @@ fn no_permit_comes_from_a_gate_whose_rules_are_not_met() {
 }
 
 #[test]
+fn an_operation_that_the_gateway_did_not_carry_out_is_refused() {
+    let mut w = World::running();
+    let operation = w.operation(2, allow());
+    let permit = operation.permit.as_ref().unwrap().permit;
+    w.act(vec![operation]).unwrap();
+    w.begin_as(Pseudonym::SYSTEM, permit).unwrap();
+    refuse(&w, "an operation begun by its proposer", |f| last(f)[0].actor = AGENT);
+    refuse(&w, "an operation begun by a runner", |f| {
+        edit(last(f), pick!(Start), |s| {
+            s.by = body::StartedBy::Run(body::RunStart {
+                run: countersign_gateway_model::RunId::from_bytes([1; 16]),
+                attempt: 1,
+                backend: name("process"),
+                external_name: name("x"),
+                job: digest(1),
+                fence: 3,
+            });
+        });
+    });
+    w.report_as(Pseudonym::SYSTEM, permit, Outcome::Succeeded).unwrap();
+    refuse(&w, "an outcome that its proposer tells", |f| last(f)[0].actor = AGENT);
+}
+
+#[test]
 fn what_was_approved_is_what_is_permitted() {
     let w = approved();
     assert_eq!(w.shape(), "decision WAITING_FOR_HUMAN>APPROVED APPROVED>RESUMED RESUMED>RUNNING permit permit permit");

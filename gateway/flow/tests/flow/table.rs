@@ -103,6 +103,40 @@ fn permit_and_start_with_begin_are_adjacent_and_a_dispatch_always_begins() {
 }
 
 #[test]
+fn an_operation_is_asked_gated_and_permitted_like_any_action_and_carried_out_by_the_gateway_alone() {
+    let mut w = World::running();
+    let allowed = w.operation(2, allow());
+    let permit = allowed.permit.as_ref().unwrap().permit;
+    assert!(matches!(w.act(vec![allowed]), Ok(Reply::Answered(a)) if matches!(a[0], ActionAnswer::Permitted { .. })));
+    assert_eq!(w.shape(), "permit");
+    assert_eq!(code(w.begin(permit)), "permit-unknown", "whoever proposed it does not carry it out");
+    w.begin_as(Pseudonym::SYSTEM, permit).unwrap();
+    assert_eq!(code(w.report(permit, Outcome::Succeeded)), "permit-unknown", "nor says how it ended");
+    w.report_as(Pseudonym::SYSTEM, permit, Outcome::Succeeded).unwrap();
+    assert_eq!(w.complete(allow()), Ok(Reply::Completed));
+
+    let mut w = World::running();
+    let denied = w.operation(2, deny());
+    assert!(matches!(w.act(vec![denied]), Ok(Reply::Answered(a)) if matches!(a[0], ActionAnswer::Refused { .. })));
+    assert_eq!((w.shape().as_str(), w.the().denials()), ("refusal", 1));
+    let gated = w.operation(1, needs(&["r"]));
+    w.act(vec![gated]).unwrap();
+    assert_eq!(w.shape(), "gate RUNNING>WAITING_FOR_HUMAN");
+    let Ok(Reply::Resolved { actions, .. }) = w.approve(ALICE, &[1]) else { panic!() };
+    let [ActionAnswer::Permitted { permit, .. }] = actions[..] else { panic!("{actions:?}") };
+    assert_eq!(w.shape(), "decision WAITING_FOR_HUMAN>APPROVED APPROVED>RESUMED RESUMED>RUNNING permit");
+    assert_eq!(code(w.begin_as(ALICE, permit)), "permit-unknown", "nor does whoever approved it");
+    w.begin_as(Pseudonym::SYSTEM, permit).unwrap();
+
+    // It is begun in an append of its own: its proposer is not the one who begins it.
+    let mut w = World::running();
+    let start = w.agent_start();
+    let mut begun = w.operation(3, allow());
+    begun.permit.as_mut().unwrap().begin = Some(start);
+    assert_eq!(code(w.act(vec![begun])), "incomplete");
+}
+
+#[test]
 fn a_permit_lapses_at_its_expiry_and_stream_time_never_goes_back() {
     let mut w = World::running();
     let act = w.action(2, allow(), None);

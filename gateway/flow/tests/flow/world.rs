@@ -378,6 +378,12 @@ impl World {
         self.propose(AGENT, Proposal::Actions(Actions { items, gate }))
     }
 
+    /// A proposal that the gateway carry out an operation of its own.
+    pub(crate) fn operation(&mut self, n: u64, asked: Asked) -> Action {
+        let action = self.action(n, asked, None);
+        Action { question: QuestionKind::Operation, tool: name("policy.activate"), ..action }
+    }
+
     /// An allowed action with its start; its permit.
     pub(crate) fn started(&mut self, n: u64) -> PermitId {
         let begin = self.agent_start();
@@ -449,7 +455,11 @@ impl World {
             grants.push(Grant {
                 action,
                 question,
-                tool: name(if dispatch { "runner/process" } else { "repo/write" }),
+                tool: name(match question {
+                    QuestionKind::Dispatch => "runner/process",
+                    QuestionKind::Operation => "policy.activate",
+                    _ => "repo/write",
+                }),
                 tool_version: digest(2),
                 mutable_target: false,
                 permit: self.permit_terms(begin),
@@ -557,11 +567,19 @@ impl World {
     }
 
     pub(crate) fn begin(&mut self, permit: PermitId) -> Result<Reply, Illegal> {
+        self.begin_as(AGENT, permit)
+    }
+
+    pub(crate) fn begin_as(&mut self, by: Pseudonym, permit: PermitId) -> Result<Reply, Illegal> {
         let terms = self.agent_start();
-        self.propose(AGENT, Proposal::Begin(Begin { permit, terms, payloads: Vec::new() }))
+        self.propose(by, Proposal::Begin(Begin { permit, terms, payloads: Vec::new() }))
     }
 
     pub(crate) fn report(&mut self, permit: PermitId, outcome: Outcome) -> Result<Reply, Illegal> {
+        self.report_as(AGENT, permit, outcome)
+    }
+
+    pub(crate) fn report_as(&mut self, by: Pseudonym, permit: PermitId, outcome: Outcome) -> Result<Reply, Illegal> {
         let report = Report {
             permit,
             outcome,
@@ -570,7 +588,7 @@ impl World {
             sandbox_level: None,
             asked: Asked::nothing(),
         };
-        self.propose(AGENT, Proposal::Outcome(Box::new(report)))
+        self.propose(by, Proposal::Outcome(Box::new(report)))
     }
 
     pub(crate) fn sweep(&mut self, permit: PermitId) -> Result<Reply, Illegal> {
