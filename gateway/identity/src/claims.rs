@@ -13,8 +13,37 @@ use serde::{Deserialize, Serialize};
 use crate::jws::{self, read_object};
 use crate::key::KeySet;
 use crate::session::ChainLink;
-use crate::verifier::VerifiedToken;
 use crate::{IdentityError, Subject};
+
+/// What a token says, once its signature, issuer and audience hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedToken {
+    /// Who issued it.
+    pub issuer: String,
+    /// Its id (`jti`), unique for the issuer.
+    pub token: Name,
+    /// Who it speaks for.
+    pub subject: Subject,
+    /// Of which organization.
+    pub org: OrgId,
+    /// When it was issued.
+    pub issued: Timestamp,
+    /// From when it holds.
+    pub not_before: Timestamp,
+    /// Until when it holds, exclusive.
+    pub expires: Timestamp,
+    /// What it may be used for.
+    pub scopes: Vec<Scope>,
+    /// On whose behalf, outermost first.
+    pub chain: Vec<ChainLink>,
+    /// How sure the login was.
+    pub assurance: Assurance,
+    /// How the login was done (`amr`).
+    pub methods: Vec<Name>,
+    /// The credential in the vault that it came of: it must still be the account's. `None` where the issuer keeps
+    /// credentials itself.
+    pub credential: Option<Name>,
+}
 
 /// `typ` of an access token (RFC 9068).
 pub(crate) const ACCESS: &str = "at+jwt";

@@ -7,41 +7,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use countersign_gateway_model::{Assurance, Name, OrgId, Scope, Timestamp};
+use countersign_gateway_model::Timestamp;
 
-use crate::claims::{self, ACCESS, CONSENT};
-use crate::session::ChainLink;
+use crate::claims::{self, ACCESS, CONSENT, VerifiedToken};
 use crate::{IdentityError, Subject, TokenKeys};
-
-/// What a token says, once its signature, issuer and audience hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerifiedToken {
-    /// Who issued it.
-    pub issuer: String,
-    /// Its id (`jti`), unique for the issuer.
-    pub token: Name,
-    /// Who it speaks for.
-    pub subject: Subject,
-    /// Of which organization.
-    pub org: OrgId,
-    /// When it was issued.
-    pub issued: Timestamp,
-    /// From when it holds.
-    pub not_before: Timestamp,
-    /// Until when it holds, exclusive.
-    pub expires: Timestamp,
-    /// What it may be used for.
-    pub scopes: Vec<Scope>,
-    /// On whose behalf, outermost first.
-    pub chain: Vec<ChainLink>,
-    /// How sure the login was.
-    pub assurance: Assurance,
-    /// How the login was done (`amr`).
-    pub methods: Vec<Name>,
-    /// The credential in the vault that it came of: it must still be the account's. `None` where the issuer keeps
-    /// credentials itself.
-    pub credential: Option<Name>,
-}
 
 /// Verifies the tokens of one issuer.
 #[async_trait]

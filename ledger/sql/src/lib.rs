@@ -16,6 +16,7 @@ mod key;
 mod open;
 mod read;
 mod schema;
+mod stage;
 mod wal;
 mod write;
 

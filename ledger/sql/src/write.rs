@@ -16,7 +16,6 @@ use countersign_ledger_merkle::EMPTY_ROOT;
 
 use crate::error::{Failure as _, journal_error};
 use crate::key;
-use crate::open::SqlJournal;
 
 /// Most rows of one statement.
 const CHUNK: usize = 64;
@@ -224,6 +223,11 @@ impl Writer {
         Ok(())
     }
 
+    /// The connection, for the copying of the log between batches.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.conn
+    }
+
     pub(crate) fn rollback(&mut self) -> Result<(), JournalError> {
         // After some errors, a full disk among them, SQLite has rolled back by itself.
         if self.conn.is_autocommit() {
@@ -233,7 +237,7 @@ impl Writer {
     }
 
     /// Stores a batch and reads its leaves back. On an error the caller rolls back.
-    fn stage(&mut self, batch: &Batch, names: &[i64]) -> Result<Vec<Vec<u8>>, JournalError> {
+    pub(crate) fn stage(&mut self, batch: &Batch, names: &[i64]) -> Result<Vec<Vec<u8>>, JournalError> {
         self.give(Part::Begin, 0)?.run("began a batch")?;
         self.store(Part::Log, &batch.logs, |given, log| {
             given.bind(log.number.0)?.bind(&log.id.as_bytes()[..])?.bind(&log.org.as_bytes()[..])?;
@@ -319,7 +323,7 @@ impl Writer {
         entries.iter().map(|entry| held.remove(&key::entry(entry.log, entry.index)?).ok_or_else(lacks)).collect()
     }
 
-    fn commit(&mut self, advances: &[Advance]) -> Result<(), CommitError> {
+    pub(crate) fn commit(&mut self, advances: &[Advance]) -> Result<(), CommitError> {
         self.sign_off(advances).map_err(CommitError::RolledBack)?;
         let mut commit = self.give(Part::Commit, 0).map_err(CommitError::RolledBack)?;
         // Point of no return: after this statement the batch is durable, or its fate is not known.
@@ -363,7 +367,7 @@ impl Writer {
     }
 
     /// The number of a table's name; a name that is new gets one.
-    fn table_number(&mut self, table: &str) -> Result<i64, JournalError> {
+    pub(crate) fn table_number(&mut self, table: &str) -> Result<i64, JournalError> {
         // Outside the batch's transaction: a name without rows harms nobody, and the number stays when it is undone.
         // Not with RETURNING: its row comes before its commit, whose error would go unheard.
         let doing = |error| journal_error("named a table", error);
@@ -379,84 +383,6 @@ pub(crate) fn stream_kind(kind: countersign_ledger_entry::StreamKind) -> i64 {
         countersign_ledger_entry::StreamKind::Organization => 1,
         countersign_ledger_entry::StreamKind::Log => 2,
     }
-}
-
-impl SqlJournal {
-    pub(crate) async fn stage_batch(&self, batch: &Batch) -> Result<Vec<Vec<u8>>, JournalError> {
-        let mut held = self.writer.lock().await;
-        let writer = held.as_mut().ok_or_else(closed)?;
-        if let Some(checkpointer) = &self.checkpointer {
-            checkpointer.settle(&writer.conn)?;
-        }
-        let names = self.table_numbers(writer, batch)?;
-        match writer.stage(batch, &names) {
-            Ok(stored) => {
-                if let Some(checkpointer) = &self.checkpointer {
-                    checkpointer.wrote(written(batch));
-                }
-                Ok(stored)
-            }
-            Err(error) => {
-                // Crash before the rollback: SQLite forgets what was not committed.
-                writer.rollback()?;
-                Err(error)
-            }
-        }
-    }
-
-    pub(crate) async fn commit_batch(&self, advances: &[Advance]) -> Result<(), CommitError> {
-        let mut held = self.writer.lock().await;
-        let writer = held.as_mut().ok_or_else(|| CommitError::RolledBack(closed()))?;
-        match writer.commit(advances) {
-            Ok(()) => {
-                self.synced(1);
-                Ok(())
-            }
-            Err(CommitError::RolledBack(error)) => match writer.rollback() {
-                Ok(()) => Err(CommitError::RolledBack(error)),
-                Err(error) => Err(CommitError::Unknown(error)),
-            },
-            Err(unknown) => Err(unknown),
-        }
-    }
-
-    pub(crate) async fn roll_back(&self) -> Result<(), JournalError> {
-        let mut held = self.writer.lock().await;
-        held.as_mut().ok_or_else(closed)?.rollback()
-    }
-
-    /// The numbers of the batch's tables, in the order of its rows; a name that is new gets one.
-    fn table_numbers(&self, writer: &mut Writer, batch: &Batch) -> Result<Vec<i64>, JournalError> {
-        let mut numbers = Vec::with_capacity(batch.rows.len());
-        for new in &batch.rows {
-            let known = self.names.tables.read().ok().and_then(|held| held.get(new.row.table).copied());
-            if let Some(number) = known {
-                numbers.push(number);
-                continue;
-            }
-            let number = writer.table_number(new.row.table)?;
-            if let Ok(mut held) = self.names.tables.write() {
-                held.insert(new.row.table.to_owned(), number);
-            }
-            numbers.push(number);
-        }
-        Ok(numbers)
-    }
-}
-
-pub(crate) fn closed() -> JournalError {
-    JournalError::Backend { doing: "was written to", source: "it is closed, or open for reading only".into() }
-}
-
-/// About how many bytes a batch adds to the write-ahead log, not counting that it holds whole pages.
-fn written(batch: &Batch) -> u64 {
-    let bytes = batch.entries.iter().map(|e| e.leaf.len() + 32).sum::<usize>()
-        + batch.payloads.iter().map(|p| p.bytes.len() + 48).sum::<usize>()
-        + batch.blobs.iter().map(|b| b.bytes.len()).sum::<usize>()
-        + batch.rows.iter().map(|r| r.row.key.len() + r.row.columns.as_ref().map_or(0, Vec::len) + 16).sum::<usize>()
-        + batch.idempotency.iter().map(|i| i.record.answer.len() + 120).sum::<usize>()
-        + 8192;
-    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// Where the batch's log is: used by reads that name an organization.

@@ -21,7 +21,7 @@ use serde_json::value::RawValue;
 
 pub use report::{BacktestReport, Counts, Example, Group, Limits, NotComputable, Said, Shift};
 
-use crate::check::words;
+use crate::finding::words;
 
 /// How many entity versions one generation of the cache holds; there are two.
 const MAX_CACHED: usize = 100_000;

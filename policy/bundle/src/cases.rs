@@ -14,9 +14,8 @@ use countersign_policy_decide::{Answer, PolicySnapshot};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::check::{json_place, words};
 use crate::files::{FileKind, FilePath, Files};
-use crate::finding::{Finding, Place, RuleId};
+use crate::finding::{Finding, Place, RuleId, json_place, words};
 use crate::source::SourcePolicy;
 
 /// How many policies without a test are named one by one; the run lists all of them.

@@ -14,7 +14,6 @@ use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_decide::counters::Counters;
 use countersign_policy_decide::data::{Ages, Roles};
 use countersign_policy_decide::detectors::Detectors;
-use countersign_policy_decide::json::{Json, JsonError};
 use countersign_policy_decide::masks::Masks;
 use countersign_policy_decide::rules::Rules;
 use countersign_policy_decide::{LEVEL, PolicyParts, PolicySnapshot, depth, schema};
@@ -25,7 +24,7 @@ use serde::de::DeserializeOwned;
 use crate::bundle::{Bundle, Draft};
 use crate::cases::TestRun;
 use crate::files::{FileKind, FilePath};
-use crate::finding::{Finding, Place, RuleId, Severity};
+use crate::finding::{Finding, Place, RuleId, Severity, json_place, words};
 use crate::lint;
 use crate::manifest::Lineage;
 use crate::source::{self, SourcePolicy};
@@ -186,20 +185,6 @@ fn no_error(findings: &[Finding]) -> bool {
     findings.iter().all(|f| f.severity != Severity::Error)
 }
 
-/// An error with the reasons behind it, on one line.
-pub(crate) fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
-    }
-    text.replace('\n', " ")
-}
-
 fn texts(bundle: &Bundle, kind: FileKind) -> BTreeMap<String, String> {
     bundle.files().of(kind).map(|(path, text)| (path.to_string(), text.to_string())).collect()
 }
@@ -275,30 +260,6 @@ impl Data {
                 None
             }
         }
-    }
-}
-
-/// Where a JSON file goes wrong: where the strict reader stops, else where its shape is another, and then in which way.
-pub(crate) fn json_place<T: DeserializeOwned>(path: &str, text: &str) -> (Place, Option<String>) {
-    match Json::parse(text.as_bytes()) {
-        Err(
-            JsonError::Syntax { at, .. }
-            | JsonError::DuplicateKey { at, .. }
-            | JsonError::KeyNotNfc { at, .. }
-            | JsonError::InexactNumber { at, .. }
-            | JsonError::TooDeep { at },
-        ) => (Place::at(path, text, at), None),
-        Ok(_) => match serde_json::from_str::<T>(text) {
-            Err(error) if error.line() > 0 => {
-                let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
-                let place = Place { file: path.to_owned(), line: number(error.line()), column: number(error.column()) };
-                let text = error.to_string();
-                // The place is told apart from the words.
-                let words = text.rsplit_once(" at line ").map_or(text.as_str(), |(words, _)| words);
-                (place, Some(words.to_owned()))
-            }
-            _ => (Place::start(path), None),
-        },
     }
 }
 

@@ -5,7 +5,9 @@
 use std::fmt;
 
 use countersign_gateway_model::Name;
+use countersign_policy_decide::json::{Json, JsonError};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -204,6 +206,44 @@ impl fmt::Display for Finding {
             write!(f, " in `{policy}`")?;
         }
         write!(f, ": {}; {}", self.message, self.next_step)
+    }
+}
+
+/// An error with the reasons behind it, on one line.
+pub(crate) fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text.replace('\n', " ")
+}
+
+/// Where a JSON file goes wrong: where the strict reader stops, else where its shape is another, and then in which way.
+pub(crate) fn json_place<T: DeserializeOwned>(path: &str, text: &str) -> (Place, Option<String>) {
+    match Json::parse(text.as_bytes()) {
+        Err(
+            JsonError::Syntax { at, .. }
+            | JsonError::DuplicateKey { at, .. }
+            | JsonError::KeyNotNfc { at, .. }
+            | JsonError::InexactNumber { at, .. }
+            | JsonError::TooDeep { at },
+        ) => (Place::at(path, text, at), None),
+        Ok(_) => match serde_json::from_str::<T>(text) {
+            Err(error) if error.line() > 0 => {
+                let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).max(1);
+                let place = Place { file: path.to_owned(), line: number(error.line()), column: number(error.column()) };
+                let text = error.to_string();
+                // The place is told apart from the words.
+                let words = text.rsplit_once(" at line ").map_or(text.as_str(), |(words, _)| words);
+                (place, Some(words.to_owned()))
+            }
+            _ => (Place::start(path), None),
+        },
     }
 }
 

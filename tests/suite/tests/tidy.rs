@@ -81,7 +81,15 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("gateway/flow", &["ledger/entry", "gateway/model"]),
     (
         "gateway/engine",
-        &["gateway/flow", "policy/bundle", "policy/decide", "ledger/log", "ledger/verify", "runners/contract", "gateway/model"],
+        &[
+            "gateway/flow",
+            "policy/bundle",
+            "policy/decide",
+            "ledger/log",
+            "ledger/verify",
+            "runners/contract",
+            "gateway/model",
+        ],
     ),
     ("gateway/identity", &["gateway/model"]),
     ("gateway/http", &["gateway/engine", "gateway/identity", "gateway/model"]),
