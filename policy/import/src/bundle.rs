@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use crate::cedar::Written;
 use crate::report::Report;
-use crate::source::Named;
 
 const GROUND: &str = include_str!("ground.cedar");
 /// Left out where there are no tools: a policy that can never apply is refused.
@@ -54,6 +53,9 @@ pub(crate) struct Case {
     pub(crate) ask: Value,
     pub(crate) expect: Value,
 }
+
+/// Which text of the source became which name, of each kind of thing.
+pub(crate) type Named = BTreeMap<(String, Name), String>;
 
 /// What an importer makes of a source.
 #[derive(Clone, Debug)]

@@ -2,7 +2,6 @@
 //!
 //! Absent: what they mean. Read next: one of the importers.
 
-use std::collections::BTreeMap;
 
 use countersign_policy_bundle::Name;
 
@@ -32,9 +31,6 @@ pub(crate) fn texts<'n>(what: &str, node: &'n Node) -> Result<Vec<Item<'n>>, Imp
 pub(crate) fn unusable(node: &Node, what: impl Into<String>, problem: impl Into<String>) -> ImportError {
     ImportError::Unusable { place: node.place.clone(), what: what.into(), problem: problem.into() }
 }
-
-/// Which text of the source became which name, of each kind of thing.
-pub(crate) type Named = BTreeMap<(String, Name), String>;
 
 /// The name that a bundle can carry: every other character becomes `-`, and the report says so. Two texts of the source
 /// never become one name: who has the one would have the other, too.

@@ -24,7 +24,7 @@ use crate::relay::Relay;
 use crate::sandbox::{self, Payload, Said};
 use crate::spec::{ENV_ADDRESS, GatewayEndpoint, INPUTS, Level, RunUser, SandboxSpec};
 use crate::time::monotonic;
-use crate::{rundir, stage, sys};
+use crate::{rundir, self_exec, sys};
 
 /// What an agent is to be.
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ impl AgentProcess {
             },
             gateway,
         };
-        let mut child = stage::command(program, stage::AGENT)
+        let mut child = self_exec::command(program, self_exec::AGENT)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -18,6 +18,7 @@ mod cgroup;
 mod config;
 pub mod doctor;
 mod frames;
+
 mod procfs;
 mod prune;
 mod relay;
@@ -25,6 +26,7 @@ mod rundir;
 mod runner;
 mod runs;
 mod sandbox;
+mod self_exec;
 mod shim;
 mod spec;
 mod stage;

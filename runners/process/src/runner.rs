@@ -35,7 +35,7 @@ use crate::runs::{Runs, State, clear_unfinished, local};
 use crate::spec::{Level, RunUser};
 use crate::time::{machine, machine_millis, monotonic};
 use crate::workspace::{Trees, WorkspaceError};
-use crate::{cgroup, shim, stage};
+use crate::{cgroup, self_exec, shim};
 
 /// How long a finding of the canary is good for.
 const CANARY_LIFE: std::time::Duration = std::time::Duration::from_mins(1);
@@ -172,7 +172,7 @@ fn run_canary(
     let strongest = config.strongest;
     let request = canary::Request { folder: folder.clone(), user, strongest, cgroup: cgroup.map(Path::to_owned) };
     let program = program_of(config);
-    let mut child = stage::command(&program, stage::CANARY)
+    let mut child = self_exec::command(&program, self_exec::CANARY)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -395,7 +395,7 @@ impl Inner {
         }
         touch(&folder.join("contact"))?;
         let errors = OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join("shim.log"))?;
-        let status = stage::command(&program_of(&self.config), stage::SHIM)
+        let status = self_exec::command(&program_of(&self.config), self_exec::SHIM)
             .arg(folder)
             .stdin(Stdio::from(lock))
             .stdout(Stdio::from(values))

@@ -1,19 +1,13 @@
 //! The program as its own tool: stages that `main` branches into before any runtime or thread.
 //!
-//! Absent: anything a person would call. The words are no commands and stand in no help.
+//! Absent: anything a person would call; how a stage is started (`self_exec`).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use crate::self_exec::{AGENT, CANARY, SHIM};
 use crate::{agent, canary, shim, sys};
-
-/// Runs one order: `<word> <folder of the run>`.
-pub(crate) const SHIM: &str = "__countersign-shim";
-/// Tries the levels: a request on standard input, the findings on standard output.
-pub(crate) const CANARY: &str = "__countersign-canary";
-/// Runs an agent: its spec on standard input.
-pub(crate) const AGENT: &str = "__countersign-agent";
 
 /// Branches into a stage if this process was started as one; returns at once otherwise.
 ///
@@ -48,11 +42,4 @@ fn end(outcome: io::Result<()>) -> ! {
             sys::exit_now(1)
         }
     }
-}
-
-/// The command that starts a stage of `program`, with an empty environment.
-pub(crate) fn command(program: &OsStr, word: &str) -> std::process::Command {
-    let mut command = std::process::Command::new(program);
-    command.arg(word).env_clear().current_dir("/");
-    command
 }

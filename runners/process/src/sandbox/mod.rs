@@ -12,6 +12,7 @@
 //!
 //! Read next: `mounts`, `landlock`, `seccomp`, `limits`, then `crate::shim`.
 
+mod escape;
 mod landlock;
 mod limits;
 mod mounts;
@@ -34,9 +35,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, chdir, getppid, pipe2, setgroups, sethostname, setresgid, setresuid, setsid};
 
-use crate::canary;
 use crate::spec::{INPUTS, Level, PATH, SandboxSpec, WORKSPACE};
 use crate::sys;
+
+pub(crate) use escape::{BREACHES, Bait};
 
 /// A step of setting a sandbox up that failed. Nothing of the workload has run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +79,7 @@ pub(crate) enum Payload {
     /// The program of the spec.
     Program,
     /// The canary, with what it may not reach.
-    Canary(canary::Bait),
+    Canary(Bait),
 }
 
 /// What a sandbox says on its way.
@@ -419,7 +421,7 @@ impl Stages<'_> {
         let _ = nix::unistd::close(CONTROL);
         // From here on the workload runs, and only a record of its end can say that it did not.
         if let Payload::Canary(bait) = self.payload {
-            say(&format!("sang {}", canary::sing(bait, self.spec)));
+            say(&format!("sang {}", escape::sing(bait, self.spec)));
         }
         let errno = command.execute();
         say(&format!("noexec {}", errno as i32));
