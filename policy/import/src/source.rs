@@ -2,7 +2,6 @@
 //!
 //! Absent: what they mean. Read next: one of the importers.
 
-
 use countersign_policy_bundle::Name;
 
 use crate::bundle::Parts;
