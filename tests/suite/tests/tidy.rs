@@ -534,6 +534,29 @@ fn every_problem_code_has_a_page_and_every_page_a_code() {
     );
 }
 
+#[test]
+fn every_defence_of_the_threat_model_has_its_test() {
+    let mut tests = BTreeSet::new();
+    for path in files().iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs")) {
+        for line in read(path).lines() {
+            let named = line.trim_start().trim_start_matches("pub ").trim_start_matches("async ").strip_prefix("fn ");
+            tests.extend(named.and_then(|rest| rest.split_once('(')).map(|(name, _)| name.to_owned()));
+        }
+    }
+    let (mut breaches, mut defences) = (Vec::new(), 0);
+    for (at, line) in read(&root().join("compliance/threat-model.md")).lines().enumerate() {
+        // A threat with its defence: the last cell names the tests that own it.
+        let cells: Vec<_> = line.trim_matches('|').split('|').collect();
+        let [_, _, held_by] = cells.as_slice() else { continue };
+        let names: Vec<_> = held_by.split('`').skip(1).step_by(2).collect();
+        defences += names.len();
+        let gone = names.into_iter().filter(|name| !tests.contains(*name));
+        breaches.extend(gone.map(|name| format!("compliance/threat-model.md:{}: no test `{name}`", at + 1)));
+    }
+    assert!(defences > 50, "this test no longer finds the tables: {defences}");
+    none(&breaches, "a threat model that names a defence names the test that holds it");
+}
+
 fn is_small(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit()
 }
