@@ -382,11 +382,6 @@ impl Policies for LocalPolicies {
         // Called on a blocking thread: the store's own waits are for files and for its turn.
         let prepared =
             self.runtime.block_on(self.store.prepare(org, change, self.clock.now())).map_err(|e| problem(&e))?;
-        if !prepared.next().snapshot.counters().is_empty() {
-            let words = "`counters.json` declares counters, and this version counts nothing: every question would be \
-                         denied; remove the file";
-            return Err(PolicyProblem::Rejected(words.to_owned()));
-        }
         nobody_locked_out(&prepared, electorate)?;
         candidate(prepared, predecessor)
     }

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use countersign_gateway_flow::{Action, Actions, Begin, ItemTerms, Now, Proposal, Reply, Report, StartTerms, decide};
 use countersign_gateway_model::{ActionId, Decision, Digest, InstanceId, Name, PermitId, Principal, RunId, Timestamp};
 use countersign_ledger_entry::PayloadRole;
-use countersign_ledger_entry::body::{GateSubject, QuestionKind};
+use countersign_ledger_entry::body::{GateSubject, QuestionKind, Reservation};
 use countersign_ledger_entry::payload;
+use countersign_ledger_log::Appended;
 use countersign_policy_decide::catalogue::CompiledTool;
 use countersign_policy_decide::input::{self, TypedInput};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
@@ -24,6 +25,7 @@ use crate::api::{
 };
 use crate::asking::{Answered, actor_of, ask_transforming, chain, question};
 use crate::beside::Beside;
+use crate::counters::{REPEATS, Reading};
 use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::mint::MintExt as _;
@@ -45,8 +47,21 @@ struct Asking {
     compiled: Option<Arc<CompiledTool>>,
     input: Option<Arc<TypedInput>>,
     answered: Answered,
+    /// What it takes from counters, where it is allowed.
+    reservations: Vec<Reservation>,
     run: Option<PreparedRun>,
     revision: Option<String>,
+}
+
+/// A batch as it is proposed, at one moment.
+struct Proposing<'a> {
+    org: &'a Org,
+    snapshot: &'a Snapshot,
+    who: &'a Principal,
+    id: InstanceId,
+    requests: &'a [ActionRequest],
+    begin: bool,
+    now: Timestamp,
 }
 
 /// Canonical JSON of what a permit is bound to. The order of its members is part of the format.
@@ -104,7 +119,7 @@ impl Engine {
         key: Option<Idempotency>,
     ) -> Result<Proposed, EngineError> {
         let this = self.clone();
-        Self::whole(async move { this.propose_actions(&who, id, requests, begin, key).await }).await
+        Self::whole(async move { Box::pin(this.propose_actions(&who, id, requests, begin, key)).await }).await
     }
 
     async fn propose_actions(
@@ -122,8 +137,7 @@ impl Engine {
             self.visible(&org, who, held.fold()?)?;
             return self.proposed_before(&org, &held, &answer).await;
         }
-        let snapshot = self.snapshot(org.id);
-        let now = self.now();
+        let snapshot = self.counted_snapshot(&org).await?;
         let fold = held.fold()?;
         self.visible(&org, who, fold)?;
         self.acts(who, &held)?;
@@ -134,36 +148,19 @@ impl Engine {
             return Err(EngineError::Waiting(gate.gate));
         }
         let single = requests.len() == 1;
-        let mut beside = Beside::default();
-        let mut asking = Vec::with_capacity(requests.len());
-        let mut items = Vec::with_capacity(requests.len());
-        let mut pending = Vec::new();
-        for request in requests {
-            let mut one = self.ask_action(&org, &snapshot, who, &held, (id, now), request)?;
-            let (action, waits) = self.action_of(who, &held, &mut one, begin, (id, now), &mut beside)?;
-            pending.extend(waits);
-            items.push(action);
-            asking.push(one);
-        }
-        let mut gate = None;
-        if !pending.is_empty() {
-            let scene = self.gate_scene(&org, &snapshot, who, held.fold()?.created(), id, now);
-            let (terms, made) = self.open_gate(&scene, GateSubject::Actions, &pending, &mut beside)?;
-            gate = Some(terms);
-            let mut made = made.into_iter();
-            for item in &mut items {
-                if item.asked.verdict.as_ref().is_some_and(|v| v.decision == Decision::NeedsApproval) {
-                    item.item = made.next();
-                }
+        let mut turn = None;
+        let mut attempt = 1;
+        let (mut asking, answers, reply, appended) = loop {
+            let now = self.now();
+            let reading = org.counting.reading(&snapshot, now, turn);
+            let proposal = Proposing { org: &org, snapshot: &snapshot, who, id, requests: &requests, begin, now };
+            match Box::pin(self.propose_once(&proposal, &mut held, reading, key.as_ref())).await {
+                // Others took from the same counters meanwhile. From now on they wait.
+                Err(EngineError::CountersBusy) if attempt < REPEATS => attempt += 1,
+                proposed => break proposed?,
             }
-        }
-        let state = Now { at: now, frozen: org.is_frozen(held.live.team.as_ref()), by: actor_of(who) };
-        let decided = decide(held.live.fold.as_ref(), Proposal::Actions(Actions { items, gate }), &state)?;
-        let reply = decided.reply.clone();
-        let answers = self.answers(&reply, &asking, now);
-        let stored = stored_answer(&answers, &reply)?;
-        beside.idempotency = key.as_ref().map(|k| crate::writing::idempotency(stream, who, k, stored));
-        let appended = self.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
+            turn = Some(org.counting.turn().await);
+        };
         let receipt = last_receipt(&appended)?;
         let (gate, cancel) = match &reply {
             Reply::Waiting { gate, .. } => (Some(*gate), Vec::new()),
@@ -190,16 +187,58 @@ impl Engine {
         Ok(Proposed { items: answers, gate, state, receipt, first: true })
     }
 
+    /// Asks about a batch, decides and commits it. With [`EngineError::CountersBusy`] nothing has changed.
+    async fn propose_once(
+        &self,
+        proposal: &Proposing<'_>,
+        held: &mut Held,
+        mut reading: Reading,
+        key: Option<&Idempotency>,
+    ) -> Result<(Vec<Asking>, Vec<ActionAnswer>, Reply, Appended), EngineError> {
+        let Proposing { org, snapshot, who, id, requests, begin, now } = *proposal;
+        let mut beside = Beside::default();
+        let mut asking = Vec::with_capacity(requests.len());
+        let mut items = Vec::with_capacity(requests.len());
+        let mut pending = Vec::new();
+        for request in requests {
+            let mut one = self.ask_action(proposal, held, &mut reading, request)?;
+            let (action, waits) = self.action_of(who, held, &mut one, begin, (id, now), &mut beside)?;
+            pending.extend(waits);
+            items.push(action);
+            asking.push(one);
+        }
+        let mut gate = None;
+        if !pending.is_empty() {
+            let scene = self.gate_scene(org, snapshot, who, held.fold()?.created(), id, now);
+            let (terms, made) = self.open_gate(&scene, GateSubject::Actions, &pending, &mut beside)?;
+            gate = Some(terms);
+            let mut made = made.into_iter();
+            for item in &mut items {
+                if item.asked.verdict.as_ref().is_some_and(|v| v.decision == Decision::NeedsApproval) {
+                    item.item = made.next();
+                }
+            }
+        }
+        let state = Now { at: now, frozen: org.is_frozen(held.live.team.as_ref()), by: actor_of(who) };
+        let decided = decide(held.live.fold.as_ref(), Proposal::Actions(Actions { items, gate }), &state)?;
+        let reply = decided.reply.clone();
+        let answers = self.answers(&reply, &asking, now);
+        let stored = stored_answer(&answers, &reply)?;
+        beside.idempotency = key.map(|k| crate::writing::idempotency(instance_stream(id), who, k, stored));
+        beside.reading = Some(reading);
+        let appended = self.commit_held(org, held, decided, (beside, now, snapshot)).await?;
+        Ok((asking, answers, reply, appended))
+    }
+
     /// Reads one action strictly, and asks policy.
     fn ask_action(
         &self,
-        org: &Org,
-        snapshot: &Snapshot,
-        who: &Principal,
+        proposal: &Proposing<'_>,
         held: &Held,
-        (id, now): (InstanceId, Timestamp),
-        request: ActionRequest,
+        reading: &mut Reading,
+        request: &ActionRequest,
     ) -> Result<Asking, EngineError> {
+        let Proposing { org, snapshot, who, id, now, .. } = *proposal;
         if request.revision.as_ref().is_some_and(|r| r.len() > 128 || !r.chars().all(|c| c.is_ascii_graphic())) {
             return Err(EngineError::invalid("revision", "give at most 128 printable ASCII characters"));
         }
@@ -223,16 +262,19 @@ impl Engine {
         asked.denials = u64::from(fold.denials());
         asked.four_eyes = crate::stream::four_eyes(org);
         asked.revision.clone_from(&request.revision);
-        let answered = ask_transforming(snapshot, &org.entities, chain(who, asked));
+        let answered = ask_transforming(snapshot, &org.entities, chain(who, asked), reading);
         let input = answered.input().cloned();
+        let allowed = answered.allowed().then(|| answered.questions().first()).flatten();
+        let reservations = reading.reserve(snapshot, allowed)?;
         Ok(Asking {
             id: self.mint().action(),
-            tool: request.tool,
+            tool: request.tool.clone(),
             compiled,
             input,
             answered,
+            reservations,
             run: None,
-            revision: request.revision,
+            revision: request.revision.clone(),
         })
     }
 
@@ -271,7 +313,14 @@ impl Engine {
         let mut pending = None;
         match decision {
             Decision::Allow => {
-                let (terms, run) = self.permit_terms(one.compiled.as_deref(), input, held, begin, now, beside)?;
+                let (terms, run) = self.permit_terms(
+                    one.compiled.as_deref(),
+                    input,
+                    held,
+                    (begin, std::mem::take(&mut one.reservations)),
+                    now,
+                    beside,
+                )?;
                 if let Some(run) = &run {
                     asked.payloads.push(run.reference);
                 }

@@ -19,6 +19,8 @@ use countersign_policy_decide::{
     combine_would_be, decide, decide_chain, scope_name,
 };
 
+use crate::counters::{Counting, Reading};
+
 /// Path of the commitment to an input before transforms.
 const BEFORE: &str = "/input/before";
 
@@ -66,7 +68,34 @@ pub(crate) struct Answered {
 }
 
 /// Asks all of `questions` as they stand: where policy asks for a transform of the input, that is a denial.
-pub(crate) fn ask(snapshot: &PolicySnapshot, entities: &EntityStore, questions: Vec<Question>) -> Answered {
+///
+/// Each is told the counters as they stand at its time, whatever it was told before.
+pub(crate) fn ask(
+    snapshot: &PolicySnapshot,
+    (entities, counting): (&EntityStore, &Counting),
+    questions: Vec<Question>,
+) -> Answered {
+    let at = questions.first().map_or(Timestamp(0), |question| question.now);
+    let reading = counting.reading(snapshot, at, None);
+    ask_reading(snapshot, entities, questions, &reading)
+}
+
+fn told(mut questions: Vec<Question>, reading: &Reading) -> Vec<Question> {
+    let counters = reading.counters();
+    for question in &mut questions {
+        question.counters.clone_from(&counters);
+    }
+    questions
+}
+
+/// As [`ask`], with counters as a decision read them and what it has taken so far.
+pub(crate) fn ask_reading(
+    snapshot: &PolicySnapshot,
+    entities: &EntityStore,
+    questions: Vec<Question>,
+    reading: &Reading,
+) -> Answered {
+    let questions = told(questions, reading);
     let slices = entities.slices(snapshot, &questions);
     let answers = questions.iter().zip(&slices).map(|(question, slice)| decide(snapshot, slice, question)).collect();
     answered(&slices, Decided { questions, answers, before: None })
@@ -78,7 +107,9 @@ pub(crate) fn ask_transforming(
     snapshot: &PolicySnapshot,
     entities: &EntityStore,
     questions: Vec<Question>,
+    reading: &Reading,
 ) -> Answered {
+    let questions = told(questions, reading);
     let slices = entities.slices(snapshot, &questions);
     answered(&slices, decide_chain(snapshot, &slices, questions))
 }

@@ -4,6 +4,7 @@ use countersign_gateway_model::Digest;
 use countersign_ledger_entry::{Blob, Payload, PayloadRef, PayloadRole, Row, payload};
 
 use crate::asking::Evidence;
+use crate::counters::Reading;
 
 /// What goes into one append beside the entries.
 #[derive(Default)]
@@ -13,6 +14,8 @@ pub(crate) struct Beside {
     pub(crate) rows: Vec<Row>,
     pub(crate) idempotency: Option<countersign_ledger_log::Idempotency>,
     pub(crate) urgent: bool,
+    /// What was read of the counters that the append takes from.
+    pub(crate) reading: Option<Reading>,
 }
 
 impl Beside {

@@ -13,17 +13,20 @@ use countersign_gateway_flow::{
     SystemReject, decide, gate as counting,
 };
 use countersign_gateway_model::{
-    ActionId, Assurance, Digest, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Scope, State, Timestamp,
+    ActionId, Assurance, DecisionId, Digest, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Scope, State,
+    Timestamp,
 };
 use countersign_ledger_entry::PayloadRole;
-use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, QuestionKind};
+use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, QuestionKind, Reservation};
 use countersign_ledger_entry::payload::{self, Salt};
+use countersign_ledger_log::Appended;
 use countersign_policy_decide::{EntityKind, EntityRef, Operation, Question, input};
 
 use crate::answers::{last_receipt, refusal_record, refused, refused_before, result_of};
 use crate::api::{ActionAnswer, DecisionAnswer, DecisionRequest, Idempotency, RuleProgress};
-use crate::asking::{Answered, actor_of, ask, ask_transforming, question, with_satisfied};
+use crate::asking::{Answered, actor_of, ask, ask_reading, ask_transforming, question, with_satisfied};
 use crate::beside::Beside;
+use crate::counters::{REPEATS, Reading};
 use crate::error::EngineError;
 use crate::gates::{Opened, Pending, shown_digest};
 use crate::mint::MintExt as _;
@@ -45,7 +48,7 @@ impl Engine {
         key: Option<Idempotency>,
     ) -> Result<DecisionAnswer, EngineError> {
         let this = self.clone();
-        Self::whole(async move { this.decide_whole(&who, id, request, key).await }).await
+        Self::whole(async move { Box::pin(this.decide_whole(&who, id, request, key)).await }).await
     }
 
     async fn decide_whole(
@@ -76,29 +79,28 @@ impl Engine {
             }
             return self.decided_before(&org, &held, &answer).await;
         }
-        let snapshot = self.snapshot(org.id);
-        let now = self.now();
+        let snapshot = self.counted_snapshot(&org).await?;
         let Some(gate) = held.fold()?.gate().filter(|g| g.gate == id).cloned() else {
             return Err(countersign_gateway_flow::Illegal::GateClosed(id).into());
         };
         let opened = self.opened(&org, &snapshot, &held, &gate).await?;
         self.describe_gate(&org, &held, id, row.opened, row.expires)?;
-        let work = Deciding { org: &org, snapshot: &snapshot, who, gate: &gate, opened: &opened, now };
-        let mut beside = Beside { urgent: request.kind == DecisionKind::Reject, ..Beside::default() };
-        let weighed = self.decision_proposal(&work, &held, request, &mut beside);
-        self.describe_instance(&org, &held.live)?;
-        let (proposal, runs) = weighed?;
-        let state = Now { at: now, frozen: org.is_frozen(held.live.team.as_ref()), by: actor_of(who) };
-        let decision = if let Proposal::Decide(decide) = &proposal { decide.decision } else { self.mint().decision() };
-        let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
-        let reply = decided.reply.clone();
-        let mut answer = json!({ "decision": decision });
-        if let Reply::Refused(reason) = &reply {
-            answer = refusal_record(*reason, "refused by policy");
-        }
-        let stored = serde_json::to_vec(&answer).map_err(EngineError::damaged)?;
-        beside.idempotency = key.as_ref().map(|k| crate::writing::idempotency(stream, who, k, stored));
-        let appended = self.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
+        let mut turn = None;
+        let mut attempt = 1;
+        let (now, decision, reply, runs, appended) = loop {
+            let now = self.now();
+            let work = Deciding { org: &org, snapshot: &snapshot, who, gate: &gate, opened: &opened, now };
+            let reading = org.counting.reading(&snapshot, now, turn);
+            match Box::pin(self.decide_once(&work, &mut held, request.clone(), reading, key.as_ref())).await {
+                // Others took from the same counters meanwhile. From now on they wait.
+                Err(EngineError::CountersBusy) if attempt < REPEATS => attempt += 1,
+                decided => {
+                    let (decision, reply, runs, appended) = decided?;
+                    break (now, decision, reply, runs, appended);
+                }
+            }
+            turn = Some(org.counting.turn().await);
+        };
         let receipt = last_receipt(&appended)?;
         if let Reply::Refused(reason) = reply {
             return Err(refused(reason, "refused by policy".to_owned(), receipt));
@@ -134,6 +136,36 @@ impl Engine {
         Ok(DecisionAnswer { decision, effect, state, items, remaining, receipt })
     }
 
+    /// Weighs a decision and commits it. With [`EngineError::CountersBusy`] nothing has changed.
+    async fn decide_once(
+        &self,
+        work: &Deciding<'_>,
+        held: &mut Held,
+        request: DecisionRequest,
+        mut reading: Reading,
+        key: Option<&Idempotency>,
+    ) -> Result<Decision, EngineError> {
+        let Deciding { org, snapshot, who, now, .. } = *work;
+        let mut beside = Beside { urgent: request.kind == DecisionKind::Reject, ..Beside::default() };
+        let weighed = self.decision_proposal(work, held, request, (&mut beside, &mut reading));
+        self.describe_instance(org, &held.live)?;
+        let (proposal, runs) = weighed?;
+        let state = Now { at: now, frozen: org.is_frozen(held.live.team.as_ref()), by: actor_of(who) };
+        let decision = if let Proposal::Decide(decide) = &proposal { decide.decision } else { self.mint().decision() };
+        let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
+        let reply = decided.reply.clone();
+        let mut answer = json!({ "decision": decision });
+        if let Reply::Refused(reason) = &reply {
+            answer = refusal_record(*reason, "refused by policy");
+        }
+        let stored = serde_json::to_vec(&answer).map_err(EngineError::damaged)?;
+        let stream = instance_stream(held.fold()?.id());
+        beside.idempotency = key.map(|k| crate::writing::idempotency(stream, who, k, stored));
+        beside.reading = Some(reading);
+        let appended = self.commit_held(org, held, decided, (beside, now, snapshot)).await?;
+        Ok((decision, reply, runs, appended))
+    }
+
     async fn decided_before(&self, org: &Org, held: &Held, answer: &Value) -> Result<DecisionAnswer, EngineError> {
         let decision = answer.get("decision").and_then(Value::as_str).and_then(|d| d.parse().ok());
         let decision: countersign_gateway_model::DecisionId =
@@ -163,7 +195,7 @@ impl Engine {
         work: &Deciding<'_>,
         held: &Held,
         request: DecisionRequest,
-        beside: &mut Beside,
+        (beside, reading): (&mut Beside, &mut Reading),
     ) -> Result<(Proposal, Vec<(ActionId, PreparedRun)>), EngineError> {
         let Deciding { org, snapshot, who, gate, opened, .. } = *work;
         let kind = request.kind;
@@ -244,7 +276,7 @@ impl Engine {
                     ballot.lapsed = ineligible;
                     continue;
                 }
-                let round = self.reask(work, gate, &replaced, &tally)?;
+                let round = self.reask(work, gate, &replaced, &tally, reading)?;
                 let known: BTreeSet<Name> = reasked.iter().flat_map(rules_of).collect();
                 let grown = round
                     .iter()
@@ -264,12 +296,16 @@ impl Engine {
                     Some(new) => Some(new.input.clone()),
                     None => opened.items.get(&item.item).and_then(|o| canonical_input(&o.action)),
                 };
-                if let Some(grant) = self.grant_of(work, held, item, input, beside, &mut runs)? {
+                let again = reasked.iter_mut().find(|again| again.item == item.item);
+                let reservations = again.map(|again| std::mem::take(&mut again.reservations)).unwrap_or_default();
+                if let Some(grant) = self.grant_of(work, held, item, (input, reservations), beside, &mut runs)? {
                     grants.push(grant);
                 }
             }
             for cleared in &gate.cleared {
-                if let Some(grant) = self.grant_cleared(work, held, cleared.action, beside, &mut runs)? {
+                if let Some(grant) =
+                    self.grant_cleared(work, held, cleared.action, (beside, &mut *reading), &mut runs)?
+                {
                     grants.push(grant);
                 }
             }
@@ -356,7 +392,7 @@ impl Engine {
                 let mut asked = question(who, operation, resource, now);
                 asked.four_eyes = four_eyes(org);
                 asked.role = role.cloned();
-                ask(snapshot, &org.entities, vec![asked])
+                ask(snapshot, org.facts(), vec![asked])
             })
             .collect();
         DeciderAnswers { answers, payloads: Vec::new() }
@@ -391,7 +427,7 @@ impl Engine {
                 again.assurance = who.assurance;
                 again.role.clone_from(&vote.role);
                 again.four_eyes = four_eyes(org);
-                ask(snapshot, &org.entities, vec![again]).allowed()
+                ask(snapshot, org.facts(), vec![again]).allowed()
             });
             if !still {
                 lapsed.push(*person);
@@ -407,9 +443,12 @@ impl Engine {
         gate: &OpenGate,
         replaced: &BTreeMap<ItemId, Replaced>,
         tally: &counting::Tally,
+        reading: &mut Reading,
     ) -> Result<Vec<Again>, EngineError> {
         let Deciding { org, snapshot, opened, now, .. } = *work;
         let mut out = Vec::new();
+        // Each is asked with what those before it take.
+        reading.forget_taken();
         for item in &tally.items {
             let open = gate.item(item.item).ok_or(countersign_gateway_flow::Illegal::UnknownItem(item.item))?;
             let (questions, action, overridden, salt) = if let Some(new) = replaced.get(&item.item) {
@@ -423,7 +462,10 @@ impl Engine {
                 (&stored.questions, action, open.replaced, self.mint().salt())
             };
             let asked = with_satisfied(questions, &item.satisfied, overridden, now);
-            out.push(Again { item: item.item, answered: ask(snapshot, &org.entities, asked), action, salt });
+            let answered = ask_reading(snapshot, &org.entities, asked, reading);
+            let allowed = answered.allowed().then(|| answered.questions().first()).flatten();
+            let reservations = reading.reserve(snapshot, allowed)?;
+            out.push(Again { item: item.item, answered, reservations, action, salt });
         }
         Ok(out)
     }
@@ -478,7 +520,7 @@ impl Engine {
                 pending.push(Pending::of_item(snapshot, item, &new.action, rules, words(&new.answered)));
             } else if let Some(stored) = opened.items.get(&item.item) {
                 let questions = with_satisfied(&stored.questions, &BTreeSet::new(), false, now);
-                let answered = ask(snapshot, &org.entities, questions);
+                let answered = ask(snapshot, org.facts(), questions);
                 let rules = item.rules.iter().map(|form| form.rule.clone()).collect();
                 pending.push(Pending::of_item(snapshot, item, &stored.action, rules, words(&answered)));
             }
@@ -533,7 +575,8 @@ impl Engine {
                 q
             })
             .collect();
-        let answered = ask_transforming(snapshot, &org.entities, questions);
+        let reading = org.counting.reading(snapshot, now, None);
+        let answered = ask_transforming(snapshot, &org.entities, questions, &reading);
         let typed = answered.input().cloned().unwrap_or(typed);
         let questions = answered.questions().to_vec();
         let mut action = stored.action.clone();
@@ -561,7 +604,7 @@ impl Engine {
         work: &Deciding<'_>,
         held: &Held,
         item: &OpenItem,
-        input: Option<Vec<u8>>,
+        (input, reservations): (Option<Vec<u8>>, Vec<Reservation>),
         beside: &mut Beside,
         runs: &mut Vec<(ActionId, PreparedRun)>,
     ) -> Result<Option<Grant>, EngineError> {
@@ -569,7 +612,7 @@ impl Engine {
             return Ok(None);
         };
         let Some(input) = input else { return Ok(None) };
-        let (permit, run) = self.permit_terms(Some(&tool), &input, held, false, work.now, beside)?;
+        let (permit, run) = self.permit_terms(Some(&tool), &input, held, (false, reservations), work.now, beside)?;
         if let Some(run) = run {
             runs.push((item.action, run));
         }
@@ -589,7 +632,7 @@ impl Engine {
         work: &Deciding<'_>,
         held: &Held,
         action: ActionId,
-        beside: &mut Beside,
+        (beside, reading): (&mut Beside, &mut Reading),
         runs: &mut Vec<(ActionId, PreparedRun)>,
     ) -> Result<Option<Grant>, EngineError> {
         let Deciding { org, snapshot, opened, now, .. } = *work;
@@ -598,11 +641,13 @@ impl Engine {
         let Some(tool) = tool else { return Ok(None) };
         let Some(input) = canonical_input(&stored.action) else { return Ok(None) };
         let questions = with_satisfied(&stored.questions, &BTreeSet::new(), false, now);
-        let answered = ask(snapshot, &org.entities, questions);
+        let answered = ask_reading(snapshot, &org.entities, questions, reading);
+        let allowed = answered.allowed().then(|| answered.questions().first()).flatten();
+        let reservations = reading.reserve(snapshot, allowed)?;
         let bytes = serde_json::to_vec(&stored.action).map_err(EngineError::damaged)?;
         let (reference, _) = beside.add(answered.evidence(&self.mint().salt(), &bytes));
         let dispatched = tool.tool.runner.is_some();
-        let (permit, run) = self.permit_terms(Some(&tool), &input, held, false, now, beside)?;
+        let (permit, run) = self.permit_terms(Some(&tool), &input, held, (false, reservations), now, beside)?;
         if let Some(run) = run {
             runs.push((action, run));
         }
@@ -617,6 +662,9 @@ impl Engine {
         }))
     }
 }
+
+/// A decision that is on record: its id, what it came to, the runs that it starts, and its append.
+type Decision = (DecisionId, Reply, Vec<(ActionId, PreparedRun)>, Appended);
 
 /// What a decision is weighed in.
 struct Deciding<'a> {
@@ -665,6 +713,8 @@ fn kept_delta(
 struct Again {
     item: ItemId,
     answered: Answered,
+    /// What it takes from counters, where it is allowed.
+    reservations: Vec<Reservation>,
     action: Vec<u8>,
     salt: Salt,
 }

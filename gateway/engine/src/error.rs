@@ -74,6 +74,9 @@ pub enum EngineError {
     /// The confirmed diff is not the one of this candidate against the active bundle.
     #[error("confirm the difference to the active bundle first: its digest is `{0}`")]
     ConfirmDiff(Digest),
+    /// What others took from the same counters came between reading and taking, again and again.
+    #[error("the counters that this takes from changed each time that it was decided: try again")]
+    CountersBusy,
     /// No runner takes this kind of job.
     #[error("no runner of kind `{0}` is configured and healthy: see `countersign doctor`")]
     NoRunner(String),
@@ -115,6 +118,7 @@ impl EngineError {
             Self::LockedOut(_) => "bundle-locks-out",
             Self::ConfirmDiff(_) => "diff-unconfirmed",
             Self::BacktestRunning => "backtest-running",
+            Self::CountersBusy => "counters-busy",
             Self::NoRunner(_) => "runner-unavailable",
             Self::Runner(_) => "runner-failed",
             Self::Append(error) => append_code(error),

@@ -139,7 +139,7 @@ impl Engine {
             return Err(EngineError::invalid("context", "give at most 64 members"));
         }
         let org = self.org(who.org)?;
-        let snapshot = self.snapshot(org.id);
+        let snapshot = self.counted_snapshot(&org).await?;
         let now = self.now();
         self.may_evaluate(&org, &snapshot, who, requests, now).await?;
         let mut decided = Vec::with_capacity(requests.len());
@@ -175,7 +175,7 @@ impl Engine {
         }
         for subject in subjects {
             let asked = question(who, Operation::EvaluateFor, subject.clone(), now);
-            if !ask(snapshot, &org.entities, chain(who, asked.clone())).allowed() {
+            if !ask(snapshot, org.facts(), chain(who, asked.clone())).allowed() {
                 let details = json!({ "operation": "evaluateFor", "subject": subject.id.as_str() });
                 self.authorize_question(org, who, asked, &details).await?;
             }
@@ -210,7 +210,7 @@ impl Engine {
                 }
             }
         }
-        let answered = ask(snapshot, &org.entities, questions);
+        let answered = ask(snapshot, org.facts(), questions);
         if reason.is_none() && !answered.allowed() {
             reason = Some(match answered.verdict.decision {
                 Decision::NeedsApproval => "a person would have to approve it".to_owned(),

@@ -85,11 +85,15 @@ impl Engine {
         if json.get("now").is_none() {
             question.now = self.now();
         }
+        let counters = org.counting.reading(&snapshot, question.now, None).counters();
+        for (counter, value) in counters {
+            question.counters.entry(counter).or_insert(value);
+        }
         let slice = org.entities.slice(&snapshot, &question);
         Ok(explained(&snapshot, &slice, &question))
     }
 
-    fn may_query(&self, org: &Org, who: &Principal) -> Result<(), EngineError> {
+    pub(crate) fn may_query(&self, org: &Org, who: &Principal) -> Result<(), EngineError> {
         if who.kind == PrincipalKind::Agent || !who.on_behalf_of.is_empty() {
             return Err(EngineError::NotFound("explanation"));
         }

@@ -65,7 +65,7 @@ impl Engine {
         if new.deadline_s.is_some_and(|s| !(1..=LONGEST_DEADLINE_S).contains(&s)) {
             return Err(EngineError::invalid("deadline_s", "give seconds from now, at least 1 and at most ten years"));
         }
-        let snapshot = self.snapshot(org.id);
+        let snapshot = self.counted_snapshot(&org).await?;
         let now = self.now();
         let workflow = self.stored_workflow(&org, &new.workflow).await?.ok_or(EngineError::NotFound("workflow"))?;
         let created = self.parties(&org, who, &new, &workflow, now)?;
@@ -75,7 +75,7 @@ impl Engine {
         let resource = EntityRef::new(org.id, EntityKind::Workflow, new.workflow.clone());
         let mut asked = question(who, Operation::Start, resource, now);
         asked.four_eyes = four_eyes(&org);
-        let answered = ask(&snapshot, &org.entities, chain(who, asked));
+        let answered = ask(&snapshot, org.facts(), chain(who, asked));
         let details = json!({
             "question": "start", "instance": id, "action": action, "workflow": new.workflow,
             "workflow_version": workflow.digest, "workspace": new.workspace, "labels": new.labels,
@@ -322,7 +322,7 @@ impl Engine {
             let gate = fold.gate().map(|g| g.gate);
             return Ok(Moved { state: fold.state(), gate, already: false, receipt: Some(receipt) });
         }
-        let snapshot = self.snapshot(org.id);
+        let snapshot = self.counted_snapshot(&org).await?;
         let now = self.now();
         let fold = held.fold()?;
         self.visible(&org, who, fold)?;
@@ -331,7 +331,7 @@ impl Engine {
         asked.instance = Some(EntityRef::new(org.id, EntityKind::Instance, instance_name(id)?));
         asked.four_eyes = four_eyes(&org);
         asked.denials = u64::from(fold.denials());
-        let answered = ask(&snapshot, &org.entities, chain(who, asked));
+        let answered = ask(&snapshot, org.facts(), chain(who, asked));
         let details = json!({ "question": operation.as_str(), "instance": id, "action": action });
         let bytes = serde_json::to_vec(&details).map_err(EngineError::damaged)?;
         let mut beside = Beside { urgent: operation == Operation::Terminate, ..Beside::default() };

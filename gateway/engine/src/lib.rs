@@ -15,6 +15,8 @@ mod asking;
 mod audit;
 mod backtest;
 mod beside;
+mod counted;
+mod counters;
 mod decisions;
 mod error;
 mod evaluations;
@@ -53,6 +55,7 @@ pub use api::*;
 pub use audit::pack_of;
 pub use backtest::{BacktestProgress, BacktestTurn, BacktestWatch, BacktestWindow, all_threads, backtest_log};
 pub use countersign_policy_bundle::{BacktestReport, Limits as BacktestLimits};
+pub use counters::CounterRecord;
 pub use error::{EngineError, Refused};
 pub use evaluations::*;
 pub use explanations::QuestionExplained;
@@ -156,6 +159,7 @@ impl Engine {
             }
             org.entities.put(workflow.spec.record(&org, self.now())).map_err(EngineError::damaged)?;
         }
+        self.counted_snapshot(&org).await?;
         tracing::debug!(org = %id, "organization opened");
         self.insert_org(org);
         Ok(())

@@ -16,6 +16,7 @@ use countersign_ledger_entry::{Stream, StreamKind};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_decide::{EntityError, EntityKind, EntityRef, EntityStore, Record};
 
+use crate::counters::Counting;
 use crate::recording::{Evaluations, Recording};
 
 /// Who a pseudonym stands for, and what the exclusions need to know of them.
@@ -121,6 +122,7 @@ pub(crate) struct Org {
     pub(crate) frozen: RwLock<Frozen>,
     pub(crate) public_read: AtomicBool,
     pub(crate) evaluations: Evaluations,
+    pub(crate) counting: Counting,
     recording: RwLock<Recording>,
     cells: Mutex<HashMap<InstanceId, Arc<Cell>>>,
     names: RwLock<Names>,
@@ -135,6 +137,7 @@ impl Org {
     pub(crate) fn new(id: OrgId, log: LogHandle, authority: AuthorityMode) -> Self {
         Self {
             id,
+            counting: Counting::new(log.clone()),
             log,
             entities: EntityStore::new(),
             own: tokio::sync::Mutex::new(()),
@@ -149,6 +152,11 @@ impl Org {
             stored: Mutex::default(),
             authority,
         }
+    }
+
+    /// What questions are answered from.
+    pub(crate) fn facts(&self) -> (&EntityStore, &Counting) {
+        (&self.entities, &self.counting)
     }
 
     pub(crate) fn authority(&self) -> AuthorityMode {

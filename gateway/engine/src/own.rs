@@ -58,11 +58,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let snapshot = self.snapshot(org.id);
         let asked = question(who, operation, resource, self.now());
-        if ask(&snapshot, &org.entities, chain(who, asked)).allowed() {
-            Ok(())
-        } else {
-            Err(EngineError::NotFound(what))
-        }
+        if ask(&snapshot, org.facts(), chain(who, asked)).allowed() { Ok(()) } else { Err(EngineError::NotFound(what)) }
     }
 
     /// Asks policy whether `who` may carry out an operation of the gateway's own. A denial is committed.
@@ -88,11 +84,11 @@ impl Engine {
         mut asked: Question,
         details: &serde_json::Value,
     ) -> Result<Allowed, EngineError> {
-        let snapshot = self.snapshot(org.id);
+        let snapshot = self.counted_snapshot(org).await?;
         let now = asked.now;
         asked.four_eyes = org.authority() == countersign_ledger_entry::body::AuthorityMode::FourEyes;
         let operation = asked.operation;
-        let answered = ask(&snapshot, &org.entities, chain(who, asked));
+        let answered = ask(&snapshot, org.facts(), chain(who, asked));
         let action = serde_json::to_vec(details).map_err(EngineError::damaged)?;
         let mut beside = Beside::default();
         let (reference, digest) = beside.add(answered.evidence(&self.mint().salt(), &action));

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use countersign_gateway_flow::{Instance, PermitTerms, RunTerms, StartTerms};
 use countersign_gateway_model::{Digest, Duration, Name, PermitId, RunId, Timestamp};
+use countersign_ledger_entry::body::Reservation;
 use countersign_ledger_entry::payload;
 use countersign_ledger_entry::{PayloadRef, PayloadRole};
 use countersign_policy_decide::catalogue::{CompiledTool, ToolRunner};
@@ -38,7 +39,7 @@ impl Engine {
         tool: Option<&CompiledTool>,
         input: &[u8],
         held: &Held,
-        begin: bool,
+        (begin, reservations): (bool, Vec<Reservation>),
         now: Timestamp,
         beside: &mut Beside,
     ) -> Result<(PermitTerms, Option<PreparedRun>), EngineError> {
@@ -66,7 +67,7 @@ impl Engine {
             None if begin => Some(StartTerms { not_after: expires, run: None }),
             None => None,
         };
-        Ok((PermitTerms { permit, expires, reservations: Vec::new(), begin: start }, run))
+        Ok((PermitTerms { permit, expires, reservations, begin: start }, run))
     }
 
     /// Builds the job of a dispatch. The command is the registrar's; the input reaches it as read-only files.

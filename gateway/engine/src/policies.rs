@@ -205,6 +205,7 @@ impl Engine {
             // the newest such entry, so the swap below is only the first of two ways to the same state.
             let prepared = std::mem::replace(&mut candidate.prepared, Box::new(()));
             this.policies().activate(org.id, prepared)?;
+            this.counted_snapshot(&org).await?;
             Ok((candidate, receipt))
         })
         .await

@@ -119,7 +119,7 @@ impl Engine {
         proposal: impl FnOnce(Asked, SystemReject) -> Proposal,
     ) -> Result<(), EngineError> {
         let now = self.now();
-        let snapshot = self.snapshot(org.id);
+        let snapshot = self.counted_snapshot(org).await?;
         let fold = held.fold()?;
         let instance: InstanceId = fold.id();
         let mut beside = Beside { urgent: true, ..Beside::default() };
@@ -134,7 +134,7 @@ impl Engine {
         question.instance =
             Some(EntityRef::new(org.id, countersign_policy_decide::EntityKind::Instance, instance_name(instance)?));
         question.four_eyes = four_eyes(org);
-        let answered = ask(&snapshot, &org.entities, vec![question]);
+        let answered = ask(&snapshot, org.facts(), vec![question]);
         let action = serde_json::to_vec(&json!({ "question": operation.as_str(), "instance": instance }))
             .map_err(EngineError::damaged)?;
         let (reference, _) = beside.add(answered.evidence(&self.mint().salt(), &action));

@@ -12,6 +12,7 @@ use tokio::sync::MutexGuard;
 
 use crate::api::Idempotency;
 use crate::beside::Beside;
+use crate::counters::{self, Reading, takes};
 use crate::error::EngineError;
 use crate::org::{Cell, Live, Org, instance_stream};
 use crate::{Engine, Snapshot};
@@ -40,7 +41,7 @@ pub(crate) fn key_digest(key: &str) -> Digest {
 fn append_of(org: &Org, expected: u64, entries: Vec<SignedEntry>, mut beside: Beside) -> (Append, Vec<Digest>) {
     org.unstored(&mut beside.blobs);
     let blobs = beside.blobs.iter().map(|blob| blob.digest).collect();
-    let Beside { payloads, blobs: unstored, rows, idempotency, urgent } = beside;
+    let Beside { payloads, blobs: unstored, rows, idempotency, urgent, reading: _ } = beside;
     (Append { expected, entries, payloads, blobs: unstored, rows, idempotency, erase: Vec::new(), urgent }, blobs)
 }
 
@@ -54,7 +55,7 @@ impl Engine {
         org: &Org,
         cell: &Cell,
         live: &mut Live,
-        decided: Decided,
+        mut decided: Decided,
         (mut beside, now, snapshot): (Beside, Timestamp, &Snapshot),
     ) -> Result<Appended, EngineError> {
         // What was prepared and is named by no entry (an answer that turned out not to be needed) is not kept.
@@ -64,6 +65,21 @@ impl Engine {
         let Place::Instance(id) = decided.place else {
             return self.append_own(org, decided.drafts, beside, (now, snapshot.digests())).await;
         };
+        let mut reading = beside.reading.take();
+        let turn = if takes(&decided.drafts) {
+            // Read from the journal now if it must be, so that the append is in the queue when it was first polled.
+            org.log.head(instance_stream(id)).await?;
+            match reading.as_mut().and_then(Reading::take_turn) {
+                Some(turn) => Some(turn),
+                None => Some(org.counting.turn().await),
+            }
+        } else {
+            None
+        };
+        // Nobody reads the counters from the ledger while an append is neither there nor in the book. After the turn:
+        // whoever has that waits for this.
+        let still = org.counting.still().await;
+        let taking = org.counting.take(&mut decided.drafts, live.fold.as_ref(), reading.as_ref())?;
         let sealing = Sealing {
             stream: instance_stream(id),
             sequence: live.fold.as_ref().map_or(0, |f| f.sequence() + 1),
@@ -72,19 +88,44 @@ impl Engine {
             authority: org.authority(),
             claimed: now,
         };
-        let entries = org.log.seal(&sealing, decided.drafts).map_err(EngineError::ledger)?;
+        let sealed = org.log.seal(&sealing, decided.drafts).map_err(EngineError::ledger);
         // The fold is the authority: what it refuses is a bug of ours and must not be signed for.
-        let rows = Instance::apply(&mut live.fold, &entries).map_err(EngineError::damaged)?;
+        let applied = sealed.and_then(|entries| {
+            let rows = Instance::apply(&mut live.fold, &entries).map_err(EngineError::damaged)?;
+            Ok((entries, rows))
+        });
+        let (entries, rows) = match applied {
+            Ok(applied) => applied,
+            Err(error) => {
+                org.counting.give_back(&taking);
+                return Err(error);
+            }
+        };
+        let counted = counters::rows_of(&rows);
         beside.rows.splice(0..0, rows);
         let (append, blobs) = append_of(org, sealing.sequence, entries, beside);
-        match org.log.append(append).await {
+        let mut append = Box::pin(org.log.append(append));
+        // It is in the ledger's queue once it was polled: who takes next comes after it, in the log as in the book.
+        let first = std::future::poll_fn(|context| std::task::Poll::Ready(append.as_mut().poll(context))).await;
+        drop(turn);
+        let answer = match first {
+            std::task::Poll::Ready(answer) => answer,
+            std::task::Poll::Pending => append.await,
+        };
+        match answer {
             Ok(appended) => {
                 // Durable from here on. A crash loses only this process's view, which the next start folds again.
+                org.counting.put(&counted)?;
+                drop(still);
                 org.remember(blobs.into_iter());
                 cell.changed.send_replace(sealing.sequence + 1);
                 Ok(appended)
             }
             Err(error) => {
+                // What may have become durable is held until the next start reads what did.
+                if !matches!(error, AppendError::Unknown) {
+                    org.counting.give_back(&taking);
+                }
                 if matches!(error, AppendError::Conflict { .. } | AppendError::Unknown) {
                     // What is in memory may not be what is on disk: the stream is read again before anything else.
                     *live = Live::default();

@@ -23,7 +23,7 @@ pub mod rows;
 mod scene;
 
 pub use error::{EvolveError, Illegal};
-pub use fold::{Instance, LivePermit, OpenStart, Settled};
+pub use fold::{Instance, LivePermit, OpenStart, Reserved, Settled};
 pub use gate::{Ballot, BallotItem, Change, Current, OpenGate, OpenItem, Tally, TallyItem, UNNAMED_PERSON, Vote};
 pub use proposal::{
     Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Decide, Expire, GateNote, GateTerms, Grant,

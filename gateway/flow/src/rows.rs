@@ -1,7 +1,8 @@
 //! Projection rows, computed beside each entry from leaf facts alone: a rebuild from leaf bytes gives the same rows.
 //!
-//! Keys are id bytes (16), but for [`RUNS`] (run ‖ attempt, 32 bits big-endian) and [`TIMERS`] (due time in milliseconds,
-//! 64 bits big-endian ‖ id), whose scan gives what is due first. Columns are one JSON object a row. What people read
+//! Keys are id bytes (16), but for [`RUNS`] (run ‖ attempt, 32 bits big-endian), [`TIMERS`] (due time in milliseconds,
+//! 64 bits big-endian ‖ id), whose scan gives what is due first, [`RESERVATIONS`] (likewise, by the time of taking) and
+//! [`COUNTERS`] (the counter's name). Columns are one JSON object a row. What people read
 //! (descriptions, inputs, views) is joined by the engine, from payloads that the audit names by digest.
 //!
 //! Nothing here is authority: rows are thrown away and rebuilt at will. One append writes a key at most once.
@@ -14,11 +15,11 @@ use countersign_gateway_model::{
 };
 use countersign_ledger_entry::body::{
     Cause, Decision, DecisionKind, Edge, Effect, GateSubject, OnDeny, OnTimeout, Permit, QuestionKind, Refusal,
-    RefusalReason, RuleForm, RunStart, Start,
+    RefusalReason, Reservation, RuleForm, RunStart, Start,
 };
 use countersign_ledger_entry::{Body, Header, Row};
 
-use crate::fold::{Instance, OpenStart};
+use crate::fold::{Instance, OpenStart, Reserved};
 use crate::gate::{OpenGate, OpenItem};
 
 /// Instances, by instance id: [`InstanceRow`].
@@ -37,9 +38,14 @@ pub const STARTS: &str = "starts";
 pub const RUNS: &str = "runs";
 /// What is to happen at a time, by due time ‖ id: [`TimerRow`]. The row goes when it is no longer to happen.
 pub const TIMERS: &str = "timers";
+/// What permits hold of counters, by the time of taking ‖ permit id: [`ReservationRow`]. The row goes when it is released.
+pub const RESERVATIONS: &str = "reservations";
+/// Counters that were ever taken from, by name: [`CounterRow`].
+pub const COUNTERS: &str = "counters";
 
 /// Every table written here.
-pub const TABLES: [&str; 8] = [INSTANCES, ACTIONS, GATES, OPEN_GATES, DECISIONS, STARTS, RUNS, TIMERS];
+pub const TABLES: [&str; 10] =
+    [INSTANCES, ACTIONS, GATES, OPEN_GATES, DECISIONS, STARTS, RUNS, TIMERS, RESERVATIONS, COUNTERS];
 
 /// Columns of [`INSTANCES`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
@@ -383,6 +389,49 @@ pub struct TimerRow {
     pub instance: InstanceId,
 }
 
+/// Columns of [`RESERVATIONS`]. One that was never started counts until the log's time passes `expires`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct ReservationRow {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its permit lapses after this.
+    pub expires: Timestamp,
+    /// Its permit was started.
+    pub started: bool,
+    /// It is spent for good: its outcome is `succeeded`.
+    pub settled: bool,
+    /// By counter: how much, and the version that was read.
+    pub held: Vec<HeldRow>,
+}
+
+/// One counter in a [`ReservationRow`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct HeldRow {
+    /// The counter.
+    pub counter: Name,
+    /// The version that was read.
+    pub version: u64,
+    /// How much, in ten-thousandths of the counter's unit.
+    pub amount: u64,
+}
+
+/// Columns of [`COUNTERS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct CounterRow {
+    /// The version that the next taking reads.
+    pub version: u64,
+}
+
+/// Key of a reservation: when it was taken, and by which permit.
+pub fn reservation_key(at: Timestamp, permit: PermitId) -> Vec<u8> {
+    timer_key(at, permit.as_bytes())
+}
+
+/// Time and permit of a reservation's key.
+pub fn reservation_of(key: &[u8]) -> Option<(Timestamp, PermitId)> {
+    timer_of(key).map(|(at, id)| (at, PermitId::from_bytes(id)))
+}
+
 /// Key of a timer.
 pub fn timer_key(due: Timestamp, id: &[u8; 16]) -> Vec<u8> {
     let mut key = Vec::with_capacity(24);
@@ -527,10 +576,14 @@ impl Rows<'_> {
     fn edge(&mut self, instance: &Instance, header: &Header, edge: &Edge) {
         let id = instance.id();
         self.instance(instance);
-        if edge.to.is_terminal()
-            && let Some(due) = instance.created().deadline
-        {
-            self.timer(due, id.as_bytes(), None);
+        if edge.to.is_terminal() {
+            if let Some(due) = instance.created().deadline {
+                self.timer(due, id.as_bytes(), None);
+            }
+            // What was permitted and not started is void from here on.
+            for (permit, reserved) in instance.live_reserved() {
+                self.released(permit, reserved);
+            }
         }
         let state = match edge.to {
             State::Approved => GateState::Approved,
@@ -586,6 +639,32 @@ impl Rows<'_> {
             reason: None,
         };
         self.put(ACTIONS, permit.action.as_bytes().to_vec(), &row);
+        if let Some(live) = instance.live_permit(permit.permit)
+            && let Some(reserved) = &live.reserved
+        {
+            self.reserved(instance.id(), permit.permit, reserved, (false, false));
+            for held in &reserved.held {
+                let row = CounterRow { version: held.version.saturating_add(1) };
+                self.put(COUNTERS, held.counter.as_str().as_bytes().to_vec(), &row);
+            }
+        }
+    }
+
+    fn reserved(
+        &mut self,
+        instance: InstanceId,
+        permit: PermitId,
+        reserved: &Reserved,
+        (started, settled): (bool, bool),
+    ) {
+        let held = |r: &Reservation| HeldRow { counter: r.counter.clone(), version: r.version, amount: r.amount };
+        let held = reserved.held.iter().map(held).collect();
+        let row = ReservationRow { instance, expires: reserved.expires, started, settled, held };
+        self.put(RESERVATIONS, reservation_key(reserved.at, permit), &row);
+    }
+
+    fn released(&mut self, permit: PermitId, reserved: &Reserved) {
+        self.delete(RESERVATIONS, reservation_key(reserved.at, permit));
     }
 
     fn refusal(&mut self, instance: &Instance, header: &Header, refusal: &Refusal) {
@@ -692,6 +771,9 @@ impl Rows<'_> {
         self.started(instance.id(), start.permit, open, None);
         let timer = TimerRow { kind: TimerKind::Start, instance: instance.id() };
         self.timer(open.not_after, start.permit.as_bytes(), Some(timer));
+        if let Some(reserved) = &open.reserved {
+            self.reserved(instance.id(), start.permit, reserved, (true, false));
+        }
     }
 
     fn started(&mut self, instance: InstanceId, permit: PermitId, open: &OpenStart, outcome: Option<&OutcomeRow>) {
@@ -726,6 +808,15 @@ impl Rows<'_> {
         let Some(open) = instance.just_settled(permit) else { return };
         self.started(instance.id(), permit, open, Some(outcome));
         self.timer(open.not_after, permit.as_bytes(), None);
+        if let Some(reserved) = &open.reserved {
+            match outcome.outcome {
+                OutcomeKind::Succeeded => self.reserved(instance.id(), permit, reserved, (true, true)),
+                // It may have happened: held until somebody knows.
+                OutcomeKind::Unknown => {}
+                // It did not happen, says who reports it. Whoever cannot say so reports `unknown`.
+                OutcomeKind::Failed | OutcomeKind::Cancelled | OutcomeKind::TimedOut => self.released(permit, reserved),
+            }
+        }
         // The last outcome closes the stream of a finished instance.
         if instance.state().is_terminal() {
             self.instance(instance);

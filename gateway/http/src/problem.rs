@@ -111,6 +111,7 @@ kinds! {
     BACKTEST_RUNNING { code: "backtest-running", status: 409, title: "A backtest is under way" }
     BUNDLE_LOCKS_OUT { code: "bundle-locks-out", status: 422, title: "The policy bundle would lock everyone out" }
     DIFF_UNCONFIRMED { code: "diff-unconfirmed", status: 409, title: "The difference is not confirmed" }
+    COUNTERS_BUSY { code: "counters-busy", status: 503, title: "The counters are busy" }
     RUNNER_UNAVAILABLE { code: "runner-unavailable", status: 503, title: "No runner takes this job" }
     RUNNER_FAILED { code: "runner-failed", status: 502, title: "The runner did not answer" }
     LEDGER_UNREADABLE { code: "ledger-unreadable", status: 503, title: "The ledger cannot be read" }

@@ -13,6 +13,7 @@
 
 use countersign_gateway_model::{Decision, Name};
 
+use crate::counters::decimal;
 use crate::decide::{Answer, combine, decide};
 use crate::entity::{EntityError, Record};
 use crate::json::{Json, JsonError, shown};
@@ -165,9 +166,13 @@ impl Case {
         })
     }
 
-    /// The question, typed by the snapshot's catalogue.
+    /// The question, typed by the snapshot's catalogue. A counter that it does not name stands at zero.
     pub fn question(&self, snapshot: &PolicySnapshot) -> Result<Question, QuestionError> {
-        Question::proposed(&self.ask, snapshot)
+        let mut question = Question::proposed(&self.ask, snapshot)?;
+        for counter in snapshot.counters().keys() {
+            question.counters.entry(counter.clone()).or_insert_with(|| decimal(0));
+        }
+        Ok(question)
     }
 
     fn run(&self, snapshot: &PolicySnapshot, store: &EntityStore) -> CaseOutcome {

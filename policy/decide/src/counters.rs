@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use countersign_gateway_model::Name;
+use countersign_gateway_model::{Name, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
@@ -168,6 +168,14 @@ fn exact(number: f64) -> Option<u64> {
     digits.parse().ok()
 }
 
+/// The start of the window of that many seconds in which `at` lies; 0 where there is none.
+pub fn window_start(window_s: Option<u64>, at: Timestamp) -> Timestamp {
+    match window_s.and_then(|s| s.checked_mul(1000)).filter(|w| *w > 0) {
+        Some(window) => Timestamp(at.0 - at.0 % window),
+        None => Timestamp(0),
+    }
+}
+
 impl Counters {
     /// Reads `counters.json`, strictly.
     pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
@@ -203,12 +211,9 @@ impl Counters {
 }
 
 impl Counter {
-    /// The start of the window in which `now_ms` lies; 0 where there is none.
-    pub fn window_start(&self, now: countersign_gateway_model::Timestamp) -> countersign_gateway_model::Timestamp {
-        let Some(window) = self.window_s.and_then(|s| s.checked_mul(1000)).filter(|w| *w > 0) else {
-            return countersign_gateway_model::Timestamp(0);
-        };
-        countersign_gateway_model::Timestamp(now.0 - now.0 % window)
+    /// The start of the window in which `now` lies; 0 where there is none.
+    pub fn window_start(&self, now: Timestamp) -> Timestamp {
+        window_start(self.window_s, now)
     }
 
     fn taken(&self, name: &Name, question: &Question) -> Result<Option<u64>, CounterError> {

@@ -11,6 +11,7 @@
 
 mod backtest;
 mod bench;
+mod counters;
 mod evaluations;
 mod gates;
 mod in_force;

@@ -14,11 +14,13 @@ mod permits;
 mod waiting;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use countersign_gateway_model::{
-    Decision as Answer, Digest, GatewayId, InstanceId, Outcome as OutcomeKind, PermitId, Pseudonym, State, Timestamp,
+    Decision as Answer, Digest, GatewayId, InstanceId, Name, Outcome as OutcomeKind, PermitId, Pseudonym, State,
+    Timestamp,
 };
-use countersign_ledger_entry::body::{Created, RunStart};
+use countersign_ledger_entry::body::{Created, Reservation, RunStart};
 use countersign_ledger_entry::{Body, Header};
 
 use crate::error::EvolveError;
@@ -27,7 +29,7 @@ use crate::gate::OpenGate;
 use append::{Reading, Step, check_header};
 
 /// A permit that was not started yet. Whether it has lapsed is a question of time: derived, never an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LivePermit {
     /// No start after this.
     pub expires: Timestamp,
@@ -35,6 +37,19 @@ pub struct LivePermit {
     pub sequence: u64,
     /// Of one of the gateway's own operations: the gateway alone begins it.
     pub operation: bool,
+    /// What it took from counters; none for one that took nothing.
+    pub reserved: Option<Arc<Reserved>>,
+}
+
+/// What a permit took from counters, and when: amounts count in the window in which they were taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Claimed time of the permit's entry.
+    pub at: Timestamp,
+    /// Its permit lapses after this.
+    pub expires: Timestamp,
+    /// By counter, each once.
+    pub held: Vec<Reservation>,
 }
 
 /// A start without a final outcome.
@@ -44,6 +59,8 @@ pub struct OpenStart {
     pub sequence: u64,
     /// Stream sequence of the permit's entry.
     pub permit_sequence: u64,
+    /// What its permit took from counters.
+    pub reserved: Option<Arc<Reserved>>,
     /// When it was started.
     pub started: Timestamp,
     /// Of one of the gateway's own operations: the gateway alone says how it ended.
@@ -77,6 +94,8 @@ pub struct Instance {
     /// Starts whose outcome is `unknown`, which one later outcome may replace.
     unknown: BTreeMap<PermitId, OpenStart>,
     settled: BTreeMap<PermitId, Settled>,
+    /// By counter, the version that the stream's last reservation read: each reads a later one.
+    versions: BTreeMap<Name, u64>,
     gate: Option<Box<OpenGate>>,
     step: Step,
     undo: Undo,
@@ -130,6 +149,7 @@ enum Change {
     Open(PermitId, Option<OpenStart>),
     Unknown(PermitId, Option<OpenStart>),
     Settled(PermitId, Option<Settled>),
+    Version(Name, Option<u64>),
 }
 
 impl Instance {
@@ -163,6 +183,7 @@ impl Instance {
                 Change::Open(id, was) => restore(&mut instance.open, id, was),
                 Change::Unknown(id, was) => restore(&mut instance.unknown, id, was),
                 Change::Settled(id, was) => restore(&mut instance.settled, id, was),
+                Change::Version(counter, was) => restore(&mut instance.versions, counter, was),
             }
         }
         if let GateBefore::Was(gate) = std::mem::take(&mut instance.undo.gate) {
@@ -214,6 +235,7 @@ impl Instance {
             open: BTreeMap::new(),
             unknown: BTreeMap::new(),
             settled: BTreeMap::new(),
+            versions: BTreeMap::new(),
             gate: None,
             step: Step::Created { verdict: header.verdict.clone() },
             undo: Undo { begun: true, ..Undo::default() },
@@ -281,7 +303,7 @@ impl Instance {
     }
 }
 
-fn restore<V>(map: &mut BTreeMap<PermitId, V>, id: PermitId, was: Option<V>) {
+fn restore<K: Ord, V>(map: &mut BTreeMap<K, V>, id: K, was: Option<V>) {
     match was {
         Some(value) => {
             map.insert(id, value);
@@ -346,14 +368,19 @@ impl Instance {
 
     /// A permit that was given and not started; it may have lapsed.
     pub fn live_permit(&self, permit: PermitId) -> Option<LivePermit> {
-        self.live.get(&permit).copied()
+        self.live.get(&permit).cloned()
+    }
+
+    /// Permits that were given and not started, lapsed or not, of which something is reserved.
+    pub(crate) fn live_reserved(&self) -> impl Iterator<Item = (PermitId, &Reserved)> {
+        self.live.iter().filter_map(|(id, permit)| Some((*id, &**permit.reserved.as_ref()?)))
     }
 
     /// Permits that could be started at `at`.
     pub fn startable(&self, at: Timestamp) -> impl Iterator<Item = (PermitId, LivePermit)> + '_ {
         let at = at.max(self.core.latest);
         let running = self.core.state == State::Running;
-        self.live.iter().filter(move |(_, p)| running && at <= p.expires).map(|(id, p)| (*id, *p))
+        self.live.iter().filter(move |(_, p)| running && at <= p.expires).map(|(id, p)| (*id, p.clone()))
     }
 
     /// Starts without an outcome.
@@ -425,6 +452,7 @@ impl PartialEq for Instance {
             && self.open == other.open
             && self.unknown == other.unknown
             && self.settled == other.settled
+            && self.versions == other.versions
             && self.gate == other.gate
             && (self.is_whole() || self.step == other.step)
     }

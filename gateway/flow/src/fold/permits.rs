@@ -1,10 +1,12 @@
 //! Permits, starts and outcomes: given once, consumed once, final once.
 
+use std::sync::Arc;
+
 use countersign_gateway_model::{Outcome as OutcomeKind, PermitId, Pseudonym, State};
 use countersign_ledger_entry::body::{Conflict, Outcome, Permit, QuestionKind, Start, StartedBy, Sweep};
 
 use super::append::{Batch, Fresh, Reading, Step};
-use super::{Change, Instance, LivePermit, OpenStart, Settled};
+use super::{Change, Instance, LivePermit, OpenStart, Reserved, Settled};
 use crate::MAX_ITEMS;
 use crate::error::EvolveError;
 
@@ -41,16 +43,34 @@ impl Instance {
         now.ensure(permit.enforced == self.created.enforced, "it is enforced otherwise than its instance")?;
         now.ensure(permit.expires > now.at, "it has expired")?;
         let operation = permit.question == QuestionKind::Operation;
-        let live = LivePermit { expires: permit.expires, sequence: now.header.sequence, operation };
+        let reserved = self.reserve(now, permit)?;
+        let live = LivePermit { expires: permit.expires, sequence: now.header.sequence, operation, reserved };
         let was = self.live.insert(id, live);
         self.undo.permits.push(Change::Live(id, was));
         Ok(Fresh { permit: id, dispatch, verdict: now.verdict() })
     }
 
+    /// What a permit takes from counters. Each taking reads a later version, so that no two have read the same state.
+    fn reserve(&mut self, now: Reading<'_>, permit: &Permit) -> Result<Option<Arc<Reserved>>, EvolveError> {
+        if permit.reservations.is_empty() {
+            return Ok(None);
+        }
+        let ascend = permit.reservations.is_sorted_by(|a, b| a.counter < b.counter);
+        now.ensure(ascend, "it reserves of one counter twice, or out of order")?;
+        for reservation in &permit.reservations {
+            let was = self.versions.get(&reservation.counter).copied();
+            now.ensure(was.is_none_or(|was| reservation.version > was), "a reservation reads no later version")?;
+            self.versions.insert(reservation.counter.clone(), reservation.version);
+            self.undo.permits.push(Change::Version(reservation.counter.clone(), was));
+        }
+        let (at, expires, held) = (now.header.claimed, permit.expires, permit.reservations.clone());
+        Ok(Some(Arc::new(Reserved { at, expires, held })))
+    }
+
     /// Consumes a permit, in RUNNING and before its expiry.
     pub(super) fn start(&mut self, now: Reading<'_>, start: &Start, dispatch: bool) -> Result<(), EvolveError> {
         now.ensure(self.core.state == State::Running, "starts are taken in RUNNING")?;
-        let Some(permit) = self.live.get(&start.permit).copied() else {
+        let Some(permit) = self.live.get(&start.permit).cloned() else {
             return Err(now.unlawful("there is no such permit to consume"));
         };
         now.ensure(now.at <= permit.expires, "the permit had expired")?;
@@ -69,10 +89,11 @@ impl Instance {
             }
         };
         self.live.remove(&start.permit);
-        self.undo.permits.push(Change::Live(start.permit, Some(permit)));
+        self.undo.permits.push(Change::Live(start.permit, Some(permit.clone())));
         let open = OpenStart {
             sequence: now.header.sequence,
             permit_sequence: permit.sequence,
+            reserved: permit.reserved,
             started: now.header.claimed,
             operation: permit.operation,
             not_after: start.not_after,

@@ -16,6 +16,7 @@ mod exhaustive;
 mod forgeries;
 mod histories;
 mod projections;
+mod reservations;
 mod stopping;
 mod table;
 mod world;

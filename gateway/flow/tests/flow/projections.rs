@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use countersign_gateway_flow::rows::{self, *};
 use countersign_gateway_flow::*;
 use countersign_gateway_model::{Digest, Outcome, State, Timestamp};
+use countersign_ledger_entry::body::Reservation;
 use countersign_ledger_entry::{Entry, SignedEntry};
 use countersign_ledger_merkle::Hash;
 
@@ -44,7 +45,12 @@ fn count(world: &World, table: &str) -> usize {
 /// A life with most things in it.
 fn life() -> World {
     let mut w = World::running();
-    let permit = w.started(20);
+    let begin = w.agent_start();
+    let mut action = w.action(20, allow(), Some(begin));
+    let terms = action.permit.as_mut().unwrap();
+    terms.reservations.push(Reservation { counter: name("spent"), version: 0, amount: 7 });
+    let permit = terms.permit;
+    w.act(vec![action]).unwrap();
     w.report(permit, Outcome::Unknown).unwrap();
     w.report(permit, Outcome::Succeeded).unwrap();
     let run = w.run_start(7);

@@ -169,6 +169,11 @@ fn activate(gateway: &Gateway, token: &str, bundle: &Path) {
 
 /// For the walk over all operations.
 pub(crate) fn activate_a_changed_bundle(gateway: &Gateway, dana: &str) {
+    activate_edited(gateway, dana, change);
+}
+
+/// Activates the default bundle with something changed in its folder.
+pub(crate) fn activate_edited(gateway: &Gateway, dana: &str, change: impl FnOnce(&Path)) {
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("policy");
     let written = Command::new(countersign()).env_clear().args(["policy", "default"]).arg(&bundle).output().unwrap();

@@ -6,6 +6,7 @@ mod approvals;
 mod authoring;
 mod authzen;
 mod bad_input;
+mod counters;
 mod crash;
 mod demo;
 mod figures;
