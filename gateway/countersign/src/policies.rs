@@ -201,6 +201,13 @@ impl LocalPolicies {
         Ok(bundle)
     }
 
+    /// The bundle that the one in force replaced. Called on a blocking thread.
+    fn before(&self, org: OrgId) -> Result<Bundle, StoreError> {
+        let active = self.store.active(&org).ok_or(StoreError::UnknownOrganization(org))?;
+        let before = active.bundle.as_ref().and_then(|bundle| bundle.manifest().predecessor);
+        self.runtime.block_on(self.store.bundle(org, before.ok_or(StoreError::NoneBefore)?))
+    }
+
     /// A sealed bundle as it is, or a draft sealed and signed by the local root key.
     fn read(&self, org: OrgId, bytes: &[u8]) -> Result<Bundle, StoreError> {
         match serde_json::from_slice::<DraftFiles>(bytes) {
@@ -279,7 +286,11 @@ async fn rebuild(log: &LogHandle, digests: &PolicyDigests) -> Option<Snapshot> {
     (built.digests() == *digests).then_some(built)
 }
 
-fn candidate(prepared: Prepared, predecessor: Option<Digest>) -> Result<Candidate, PolicyProblem> {
+fn candidate(
+    prepared: Prepared,
+    predecessor: Option<Digest>,
+    (transport, restores): (Vec<u8>, bool),
+) -> Result<Candidate, PolicyProblem> {
     let next: Arc<Active> = Arc::clone(prepared.next());
     let bundle = next.bundle.as_ref().ok_or_else(|| PolicyProblem::Rejected("there is no bundle in it".to_owned()))?;
     let words = diff_words(prepared.diff());
@@ -294,6 +305,8 @@ fn candidate(prepared: Prepared, predecessor: Option<Digest>) -> Result<Candidat
         // Whether a change of Cedar text loosens cannot be known without a solver: what might, counts.
         weakens: prepared.diff().may_weaken(),
         diff: words,
+        restores,
+        transport,
         blobs: blobs(bundle).map_err(|e| problem(&e))?,
         prepared: Box::new(prepared),
     })
@@ -378,12 +391,22 @@ impl Policies for LocalPolicies {
     fn check(&self, org: OrgId, bundle: &[u8], electorate: &Electorate<'_>) -> Result<Candidate, PolicyProblem> {
         let bundle = self.read(org, bundle).map_err(|e| problem(&e))?;
         let predecessor = bundle.manifest().predecessor;
+        let transport = bundle.to_bytes().map_err(|e| problem(&e.into()))?;
+        let restores = self.before(org).is_ok_and(|before| before.to_draft() == bundle.to_draft());
         let change = Change { bundle: Some(bundle), catalogue: None };
         // Called on a blocking thread: the store's own waits are for files and for its turn.
         let prepared =
             self.runtime.block_on(self.store.prepare(org, change, self.clock.now())).map_err(|e| problem(&e))?;
         nobody_locked_out(&prepared, electorate)?;
-        candidate(prepared, predecessor)
+        candidate(prepared, predecessor, (transport, restores))
+    }
+
+    fn previous(&self, org: OrgId) -> Result<Vec<u8>, PolicyProblem> {
+        let draft = self.before(org).map_err(|e| problem(&e))?.to_draft();
+        // Where a threshold of keys must sign, this one is not enough, and the check says so: the content of the bundle
+        // before is then sealed and signed offline, and proposed like any other.
+        let bundle = self.seal(org, draft).map_err(|e| problem(&e))?;
+        bundle.to_bytes().map_err(|e| problem(&e.into()))
     }
 
     fn candidate(&self, org: OrgId, bundle: &[u8]) -> Result<Snapshot, PolicyProblem> {

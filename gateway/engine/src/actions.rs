@@ -336,6 +336,7 @@ impl Engine {
                     revision: one.revision.clone(),
                     reasons: one.answered.reasons().map(str::to_owned).collect(),
                     changed_by: None,
+                    found: Vec::new(),
                 });
             }
             Decision::Deny => {}

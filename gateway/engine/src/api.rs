@@ -482,6 +482,67 @@ pub struct PolicyRecord {
     pub policies: Vec<Name>,
 }
 
+/// A proposal to put a bundle in force, as far as it is.
+#[derive(Clone, Debug)]
+pub struct PolicyProposal {
+    /// Its id: that of the instance that it is an action of.
+    pub id: InstanceId,
+    /// The bundle.
+    pub bundle: Digest,
+    /// The bundle that it follows.
+    pub predecessor: Option<Digest>,
+    /// Its version.
+    pub version: u64,
+    /// `shadowing`, `waiting`, `approved`, `activated`, `failed` or `withdrawn`.
+    pub state: &'static str,
+    /// Who proposed it.
+    pub author: String,
+    /// When.
+    pub proposed: Timestamp,
+    /// When its shadow window ends; the time of the proposal where there is none.
+    pub window_ends: Timestamp,
+    /// It loosens something, or may.
+    pub weakens: bool,
+    /// It is the content of the bundle before the one in force.
+    pub rollback: bool,
+    /// It did not wait for its window or its quorum: an after-review is owed.
+    pub break_glass: bool,
+    /// The gate that it waits, or waited, at.
+    pub gate: Option<GateId>,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Its steps, in order.
+    pub steps: Vec<ProposalStep>,
+    /// What it would have said to the questions of its shadow window.
+    pub compared: Option<Compared>,
+    /// SHA-256 of the difference in words.
+    pub diff_digest: Digest,
+    /// The difference to the bundle that it follows, in words; in lists absent.
+    pub diff: Option<String>,
+}
+
+/// One step of a proposal.
+#[derive(Clone, Debug)]
+pub struct ProposalStep {
+    /// `proposed`, `checked`, `tested`, `shadowed`, `approved`, `activated`, `failed` or `withdrawn`.
+    pub step: &'static str,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// Questions of the past, asked of a candidate.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// How many.
+    pub asked: u64,
+    /// Answered as then.
+    pub unchanged: u64,
+    /// Answered differently, by kind: `allow_to_deny` and the like.
+    pub changed: BTreeMap<String, u64>,
+    /// Not to be answered any more.
+    pub not_computable: u64,
+}
+
 /// Which entries to list.
 #[derive(Clone, Debug, Default)]
 pub struct EntryQuery {

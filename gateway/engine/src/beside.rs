@@ -1,6 +1,6 @@
 //! What goes into an append beside its entries: payloads, shared bytes, rows, the answer to an idempotency key.
 
-use countersign_gateway_model::Digest;
+use countersign_gateway_model::{Digest, PolicyDigests};
 use countersign_ledger_entry::{Blob, Payload, PayloadRef, PayloadRole, Row, payload};
 
 use crate::asking::Evidence;
@@ -16,6 +16,8 @@ pub(crate) struct Beside {
     pub(crate) urgent: bool,
     /// What was read of the counters that the append takes from.
     pub(crate) reading: Option<Reading>,
+    /// The policy that the verdict was computed with, where that is not the one in force now.
+    pub(crate) policy: Option<PolicyDigests>,
 }
 
 impl Beside {

@@ -127,12 +127,21 @@ impl Engine {
                 .collect(),
             _ => Vec::new(),
         };
-        let state = fold.state();
+        let mut state = fold.state();
         let remaining = fold.gate().map(|gate| remaining(&snapshot, gate)).unwrap_or_default();
         let instance = fold.id();
         // Released before the runner is called: a run that ends at once takes the stream's lock for its outcome.
         drop(held);
         self.dispatch_started(&org, instance, &appended, runs.into_iter().map(|(_, run)| run).collect()).await;
+        if gate.items.iter().any(|item| item.question == QuestionKind::Operation) && effect == Effect::Resolving {
+            // What was decided is durable. What it permits is carried out now, or by the timers if this fails.
+            match Box::pin(self.advance(&org, instance)).await {
+                Ok(()) => state = org.peek(instance).map_or(state, |(now, _)| now),
+                Err(error) => {
+                    tracing::warn!(%error, change = %instance, "an approved operation waits to be carried out");
+                }
+            }
+        }
         Ok(DecisionAnswer { decision, effect, state, items, remaining, receipt })
     }
 
@@ -608,6 +617,9 @@ impl Engine {
         beside: &mut Beside,
         runs: &mut Vec<(ActionId, PreparedRun)>,
     ) -> Result<Option<Grant>, EngineError> {
+        if item.question == QuestionKind::Operation {
+            return Ok(self.grant_operation(work, item));
+        }
         let Some(tool) = item.tool.as_ref().and_then(|t| work.snapshot.tool(t.as_str())).cloned() else {
             return Ok(None);
         };
@@ -625,6 +637,20 @@ impl Engine {
             permit,
             cleared: None,
         }))
+    }
+
+    /// The permit of one of the gateway's own operations, on what the question named.
+    fn grant_operation(&self, work: &Deciding<'_>, item: &OpenItem) -> Option<Grant> {
+        let stored = work.opened.items.get(&item.item)?;
+        Some(Grant {
+            action: item.action,
+            question: item.question,
+            tool: item.tool.clone()?,
+            tool_version: serde_json::from_value(stored.action.get("tool_version")?.clone()).ok()?,
+            mutable_target: false,
+            permit: self.operation_terms(work.now),
+            cleared: None,
+        })
     }
 
     fn grant_cleared(

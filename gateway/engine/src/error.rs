@@ -59,9 +59,6 @@ pub enum EngineError {
     /// A stand-in human outside a demo.
     #[error("the stand-in human of a demo may decide in a log marked demo only")]
     DemoOnly,
-    /// Changing policy under `four_eyes` takes a gate, which this version does not open.
-    #[error("activation under `four_eyes` needs a second person's approval, which this version cannot collect yet")]
-    FourEyes,
     /// A candidate bundle failed a check; the active one stays.
     #[error("the bundle was not activated: {0}")]
     Bundle(String),
@@ -113,7 +110,6 @@ impl EngineError {
             Self::IdempotencyReused => "idempotency-key-reused",
             Self::ScopeMissing => "scope-missing",
             Self::DemoOnly => "demo-only",
-            Self::FourEyes => "four-eyes-unavailable",
             Self::Bundle(_) => "bundle-rejected",
             Self::LockedOut(_) => "bundle-locks-out",
             Self::ConfirmDiff(_) => "diff-unconfirmed",

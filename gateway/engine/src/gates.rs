@@ -38,6 +38,8 @@ pub(crate) struct Pending {
     pub(crate) reasons: Vec<String>,
     /// Who changed the input, where it is no longer what was proposed.
     pub(crate) changed_by: Option<String>,
+    /// Of an operation that the gateway itself carries out: what it found, line by line.
+    pub(crate) found: Vec<String>,
 }
 
 /// Who proposes what in which instance: what every item of a gate shares.
@@ -264,6 +266,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let fold = held.fold()?;
         let created = fold.created();
+        self.describe_change(org, fold.id())?;
         let snapshot = self.snapshot(org.id);
         let open = fold.gate().filter(|g| g.gate == id);
         let name = |who: Pseudonym| org.known(who).map(|k| k.id);
@@ -306,7 +309,9 @@ impl Engine {
         org.describe(&held.cell, record).map_err(EngineError::damaged)?;
         for item in open.iter().flat_map(|g| g.live_items()) {
             let rules = item.rules.iter().map(|r| r.rule.clone()).collect();
-            let facts = facts(rules, &item.involved, item.tool.clone())?;
+            // An operation of the gateway's own is no tool of the catalogue.
+            let tool = item.tool.clone().filter(|_| item.question != QuestionKind::Operation);
+            let facts = facts(rules, &item.involved, tool)?;
             let name = Name::new(&item.item.to_string()).map_err(EngineError::damaged)?;
             org.describe(&held.cell, Record::item(org.id, name, &facts, self.now())).map_err(EngineError::damaged)?;
         }
@@ -342,6 +347,7 @@ impl Pending {
             revision: text("revision"),
             reasons,
             changed_by: text("overridden_by"),
+            found: Vec::new(),
         }
     }
 }
@@ -424,6 +430,9 @@ fn gate_view(
     items: Vec<ItemView>,
 ) -> GateView {
     let next = match subject {
+        GateSubject::Actions if items.iter().all(|item| !item.found.is_empty()) => {
+            "the gateway carries it out at once, after a last check"
+        }
         GateSubject::Actions => "the agent gets permits for what is approved",
         GateSubject::Start => "the instance starts",
         GateSubject::Complete => "the instance completes",
@@ -474,6 +483,7 @@ fn item_view(
         risk: one.tool.as_ref().map(|t| format!("{} of 4, {} data", t.tool.risk, t.tool.data_class.as_str())),
         why,
         changed_by: one.changed_by.clone(),
+        found: one.found.clone(),
         input: one.input.clone(),
     }
 }

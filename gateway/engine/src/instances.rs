@@ -104,6 +104,7 @@ impl Engine {
                     revision: None,
                     reasons: answered.reasons().map(str::to_owned).collect(),
                     changed_by: None,
+                    found: Vec::new(),
                 };
                 let scene = self.gate_scene(&org, &snapshot, who, &created, id, now);
                 let (terms, mut items) = self.open_gate(&scene, GateSubject::Start, &[pending], &mut beside)?;
@@ -345,6 +346,7 @@ impl Engine {
                 revision: None,
                 reasons: answered.reasons().map(str::to_owned).collect(),
                 changed_by: None,
+                found: Vec::new(),
             };
             let scene = self.gate_scene(&org, &snapshot, who, fold.created(), id, now);
             let (terms, mut items) = self.open_gate(&scene, subject, &[pending], &mut beside)?;

@@ -15,6 +15,7 @@ mod asking;
 mod audit;
 mod backtest;
 mod beside;
+mod changes;
 mod counted;
 mod counters;
 mod decisions;
@@ -54,8 +55,8 @@ use countersign_runners_contract::Runner;
 pub use api::*;
 pub use audit::pack_of;
 pub use backtest::{BacktestProgress, BacktestTurn, BacktestWatch, BacktestWindow, all_threads, backtest_log};
-pub use countersign_policy_bundle::{BacktestReport, Limits as BacktestLimits};
 pub use counters::CounterRecord;
+pub use countersign_policy_bundle::{BacktestReport, Limits as BacktestLimits};
 pub use error::{EngineError, Refused};
 pub use evaluations::*;
 pub use explanations::QuestionExplained;
@@ -153,6 +154,8 @@ impl Engine {
         let authority = log.authority();
         let org = Org::new(id, log, authority);
         self.load_settings(&org).await?;
+        self.load_changes(&org).await?;
+        org.entities.put(changes::workflow_record(id, self.now())?).map_err(EngineError::damaged)?;
         for workflow in self.all_workflows(&org).await? {
             if let Some(team) = &workflow.spec.team {
                 self.ensure_team(&org, team)?;

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use countersign_gateway_flow::Instance;
-use countersign_gateway_model::{Digest, InstanceId, Name, OrgId, PrincipalKind, Pseudonym, StreamId};
+use countersign_gateway_model::{Digest, Duration, InstanceId, Name, OrgId, PrincipalKind, Pseudonym, State, StreamId};
 use countersign_ledger_entry::body::AuthorityMode;
 use countersign_ledger_entry::{Stream, StreamKind};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_decide::{EntityError, EntityKind, EntityRef, EntityStore, Record};
 
+use crate::changes::Changes;
 use crate::counters::Counting;
 use crate::recording::{Evaluations, Recording};
 
@@ -123,12 +124,18 @@ pub(crate) struct Org {
     pub(crate) public_read: AtomicBool,
     pub(crate) evaluations: Evaluations,
     pub(crate) counting: Counting,
+    pub(crate) changes: Changes,
     recording: RwLock<Recording>,
+    /// How long a candidate is compared with the past; none: what the authority mode says.
+    shadow_window: RwLock<Option<Duration>>,
     cells: Mutex<HashMap<InstanceId, Arc<Cell>>>,
     names: RwLock<Names>,
     stored: Mutex<HashSet<Digest>>,
     authority: AuthorityMode,
 }
+
+/// The shadow window under `four_eyes`, where no setting says another.
+const SHADOW_WINDOW: Duration = Duration::from_secs(86_400);
 
 /// Most digests of stored blobs that are remembered, so that they are not sent again.
 const REMEMBERED_BLOBS: usize = 200_000;
@@ -146,6 +153,8 @@ impl Org {
             frozen: RwLock::default(),
             public_read: AtomicBool::new(false),
             evaluations: Evaluations::default(),
+            changes: Changes::default(),
+            shadow_window: RwLock::default(),
             recording: RwLock::default(),
             cells: Mutex::default(),
             names: RwLock::default(),
@@ -170,6 +179,19 @@ impl Org {
 
     pub(crate) fn set_recording(&self, recording: Recording) {
         *self.recording.write().unwrap_or_else(PoisonError::into_inner) = recording;
+    }
+
+    /// How long a proposed policy is compared with the past before anybody is asked.
+    pub(crate) fn shadow_window(&self) -> Duration {
+        let set = *self.shadow_window.read().unwrap_or_else(PoisonError::into_inner);
+        set.unwrap_or(match self.authority() {
+            AuthorityMode::Solo => Duration(0),
+            AuthorityMode::FourEyes => SHADOW_WINDOW,
+        })
+    }
+
+    pub(crate) fn set_shadow_window(&self, window: Option<Duration>) {
+        *self.shadow_window.write().unwrap_or_else(PoisonError::into_inner) = window;
     }
 
     pub(crate) fn frozen(&self) -> Frozen {
@@ -231,6 +253,13 @@ impl Org {
         for entity in std::mem::take(&mut *guard(&cell.described)) {
             self.entities.forget(&entity);
         }
+    }
+
+    /// The state of an instance in memory, and whether people are asked; none where it is not, or somebody is at work.
+    pub(crate) fn peek(&self, id: InstanceId) -> Option<(State, bool)> {
+        let cell = guard(&self.cells).get(&id).cloned()?;
+        let live = cell.live.try_lock().ok()?;
+        live.fold.as_ref().map(|fold| (fold.state(), fold.gate().is_some()))
     }
 
     /// Instances in memory.

@@ -1,19 +1,20 @@
 //! The door to policies in force, and their activation as an operation like any other.
 //!
-//! `policy/store` is behind the door: it checks and swaps. Here the activation is asked of the *active* policy,
-//! committed, and only then carried out. Under `four_eyes` it needs a gate of its own, which this version does not open.
+//! `policy/store` is behind the door: it checks and swaps. Here the activation in one step is asked of the *active* policy,
+//! committed, and only then carried out. What takes a shadow window or another person is proposed instead: `changes`.
 
 use std::any::Any;
 use std::sync::Arc;
 
 use serde_json::json;
 
-use countersign_gateway_model::{Digest, Name, OrgId, PolicyDigests, Principal, Timestamp};
+use countersign_gateway_model::{Digest, Name, OrgId, PolicyDigests, Principal, PrincipalKind, Timestamp};
 use countersign_ledger_entry::body::{AuthorityMode, PolicyStep, SignedBy, Step};
 use countersign_ledger_entry::{Blob, Body, Receipt};
 use countersign_policy_decide::{BundleFacts, EntityKind, EntityRef, EntityStore, Operation, Record};
 
 use crate::api::PolicyRecord;
+use crate::changes::InForce;
 use crate::error::EngineError;
 use crate::org::Org;
 use crate::own::OwnEntry;
@@ -37,6 +38,10 @@ pub struct Candidate {
     pub diff_digest: Digest,
     /// It loosens something.
     pub weakens: bool,
+    /// Its content is that of the bundle which the one in force replaced.
+    pub restores: bool,
+    /// Its transport form, sealed and signed: what is checked again before it is activated.
+    pub transport: Vec<u8>,
     /// What must be kept so that verdicts under it can be computed again.
     pub blobs: Vec<Blob>,
     /// The prepared activation, for [`Policies::activate`].
@@ -100,6 +105,12 @@ pub trait Policies: Send + Sync + 'static {
     /// [`PolicyProblem`] with every finding, where it decides nothing.
     fn candidate(&self, org: OrgId, bundle: &[u8]) -> Result<Snapshot, PolicyProblem>;
 
+    /// The bundle that the one in force replaced, sealed as the next version: what goes back to it.
+    ///
+    /// # Errors
+    /// [`PolicyProblem`] where there is none, or it cannot be read.
+    fn previous(&self, org: OrgId) -> Result<Vec<u8>, PolicyProblem>;
+
     /// Puts a checked candidate in force, after its entry is durable.
     ///
     /// # Errors
@@ -140,7 +151,7 @@ impl Engine {
         self.checked(&org, bundle).await
     }
 
-    async fn checked(&self, org: &Arc<Org>, bundle: Vec<u8>) -> Result<Candidate, EngineError> {
+    pub(crate) async fn checked(&self, org: &Arc<Org>, bundle: Vec<u8>) -> Result<Candidate, EngineError> {
         let (policies, org, now) = (Arc::clone(self.policies()), Arc::clone(org), self.now());
         let check = move || {
             let four_eyes = org.authority() == AuthorityMode::FourEyes;
@@ -150,11 +161,11 @@ impl Engine {
         Ok(tokio::task::spawn_blocking(check).await.map_err(EngineError::damaged)??)
     }
 
-    /// Activates a bundle: checks, confirmed difference, the active policy's word, the entry, then the swap.
+    /// Activates a bundle in one step: checks, confirmed difference, the active policy's word, the entry, then the swap.
     ///
     /// # Errors
     /// [`EngineError::ConfirmDiff`] until `confirmed` names the difference to the bundle that is active now;
-    /// [`EngineError::FourEyes`] where a second person would have to approve.
+    /// [`EngineError::Refused`] where policy asks for a shadow window or another person: propose it instead.
     pub async fn activate_policy(
         &self,
         who: Arc<Principal>,
@@ -166,29 +177,29 @@ impl Engine {
             let org = this.org(who.org)?;
             let _one_at_a_time = org.in_force.lock().await;
             let mut candidate = this.checked(&org, bundle).await?;
-            if org.authority() == AuthorityMode::FourEyes {
-                return Err(EngineError::FourEyes);
-            }
             if confirmed != Some(candidate.diff_digest) {
                 return Err(EngineError::ConfirmDiff(candidate.diff_digest));
             }
             let name = Name::new(&candidate.digest.to_string()).map_err(EngineError::damaged)?;
+            let now = this.now();
+            let (restores, predecessor) = (candidate.restores, candidate.predecessor);
+            let shadowed = this.window_end(&org, restores, predecessor, now).await? <= now;
             let facts = BundleFacts {
-                author: Some(who.id.clone()),
+                author: (who.kind == PrincipalKind::Person).then(|| who.id.clone()),
                 version: candidate.version,
                 checked: true,
-                shadowed: true,
+                shadowed,
                 weakens: candidate.weakens,
-                rollback: false,
+                rollback: candidate.restores,
             };
             let entity = EntityRef::new(org.id, EntityKind::PolicyBundle, name.clone());
-            org.entities.put(Record::bundle(org.id, name, facts, this.now())).map_err(EngineError::damaged)?;
+            org.entities.put(Record::bundle(org.id, name, facts, now)).map_err(EngineError::damaged)?;
             let details =
                 json!({ "operation": "activatePolicy", "bundle": candidate.digest, "diff": candidate.diff_digest });
             let allowed = this.authorize(&who, Operation::ActivatePolicy, entity.clone(), &details).await;
             // Asked about once, whatever the answer: a bundle that is in force, or was, is no resource of any question.
             org.entities.forget(&entity);
-            let allowed = allowed?;
+            let allowed = allowed.map_err(propose_instead)?;
             let mut entry = OwnEntry::new(Body::Policy(PolicyStep {
                 step: Step::Activated,
                 digest: candidate.digest,
@@ -199,6 +210,7 @@ impl Engine {
                 break_glass: false,
             }));
             entry.blobs.append(&mut candidate.blobs);
+            entry.rows.push(InForce::row(candidate.digest, candidate.predecessor, now)?);
             entry.description = Some(json!({ "diff": candidate.diff }));
             let receipt = this.commit_own(&who, allowed, entry).await?;
             // Durable: a crash here leaves an entry whose bundle is not active. The next start activates the bundle of
@@ -209,5 +221,18 @@ impl Engine {
             Ok((candidate, receipt))
         })
         .await
+    }
+}
+
+/// A refusal in words that say what would do.
+fn propose_instead(error: EngineError) -> EngineError {
+    match error {
+        EngineError::Refused(mut refused) if refused.code == "policy-denied" => {
+            "policy does not let this be activated in one step: propose it, so that its shadow window can pass and those \
+             who must approve it can"
+                .clone_into(&mut refused.message);
+            EngineError::Refused(refused)
+        }
+        error => error,
     }
 }

@@ -41,7 +41,7 @@ fn parse<T: serde::de::DeserializeOwned>(columns: &[u8]) -> Result<T, EngineErro
 }
 
 /// A cursor is the hex of the last key.
-fn cursor(after: Option<&str>) -> Result<Option<Vec<u8>>, EngineError> {
+pub(crate) fn cursor(after: Option<&str>) -> Result<Option<Vec<u8>>, EngineError> {
     let Some(text) = after else { return Ok(None) };
     let bad = || EngineError::invalid("cursor", "give a cursor that an earlier page answered with");
     if text.len() % 2 != 0 || text.len() > 200 || !text.is_ascii() {
@@ -54,7 +54,7 @@ fn cursor(after: Option<&str>) -> Result<Option<Vec<u8>>, EngineError> {
         .map(Some)
 }
 
-fn to_cursor(key: &[u8]) -> String {
+pub(crate) fn to_cursor(key: &[u8]) -> String {
     key.iter().fold(String::with_capacity(2 * key.len()), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -64,6 +64,13 @@ fn to_cursor(key: &[u8]) -> String {
 
 fn id16(key: &[u8]) -> Result<[u8; 16], EngineError> {
     key.try_into().map_err(|_| EngineError::damaged("a row's key is no id"))
+}
+
+impl ActionFacts {
+    /// What became of the proposal itself.
+    pub(crate) fn status(&self) -> ActionStatus {
+        self.row.status
+    }
 }
 
 impl Engine {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
-use countersign_gateway_model::{Name, Principal};
+use countersign_gateway_model::{Duration, Name, Principal};
 use countersign_ledger_entry::body::{Freeze, SettingValue, Settings};
 use countersign_ledger_entry::{Receipt, Row};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
@@ -29,6 +29,12 @@ pub(crate) const EVALUATIONS_RECORD: &str = "evaluations.record";
 /// Whether the log's tiles and checkpoints may be read without a credential.
 pub(crate) const PUBLIC_READ: &str = "log.public_read";
 
+/// Seconds for which a proposed policy is compared with the past before anybody is asked.
+pub(crate) const SHADOW_WINDOW: &str = "policy.shadow_window_s";
+
+/// Longest shadow window: 90 days.
+const LONGEST_WINDOW_S: u64 = 90 * 86_400;
+
 /// A setting's next value.
 struct Change {
     setting: &'static str,
@@ -49,6 +55,12 @@ impl Engine {
             known.ok_or_else(|| EngineError::damaged("a setting's value"))
         });
         org.set_recording(recording.transpose()?.unwrap_or_default());
+        let window = org.log.view(SETTINGS, SHADOW_WINDOW.as_bytes()).await.map_err(EngineError::ledger)?;
+        let window = window.map(|text| {
+            let seconds = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+            seconds.ok_or_else(|| EngineError::damaged("a setting's value"))
+        });
+        org.set_shadow_window(window.transpose()?.map(Duration::from_secs));
         let rows = org.log.scan(FREEZES, b"", None, 10_000, false).await.map_err(EngineError::ledger)?;
         let mut frozen = org.frozen.write().unwrap_or_else(PoisonError::into_inner);
         for row in rows {
@@ -71,6 +83,7 @@ impl Engine {
         Ok(vec![
             (PUBLIC_READ.to_owned(), json!(org.public_read.load(Ordering::Acquire))),
             (EVALUATIONS_RECORD.to_owned(), json!(org.recording().as_str())),
+            (SHADOW_WINDOW.to_owned(), json!(org.shadow_window().0 / 1000)),
             ("authority".to_owned(), json!(org.authority().as_str())),
             ("frozen".to_owned(), json!({ "all": frozen.all, "teams": frozen.teams })),
         ])
@@ -116,6 +129,32 @@ impl Engine {
             };
             let receipt = this.change_setting(&org, &who, change).await?;
             org.set_recording(recording);
+            Ok(receipt)
+        })
+        .await
+    }
+
+    /// Changes for how long a proposed policy is compared with the past before anybody is asked. What was proposed
+    /// before keeps its window.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] beyond 90 days; [`EngineError::Refused`] by policy.
+    pub async fn set_shadow_window(&self, who: Arc<Principal>, seconds: u64) -> Result<Receipt, EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            if seconds > LONGEST_WINDOW_S {
+                return Err(EngineError::invalid("value", "give seconds, at most 7776000 (90 days)"));
+            }
+            let org = this.org(who.org)?;
+            let _one_at_a_time = org.in_force.lock().await;
+            let change = Change {
+                setting: SHADOW_WINDOW,
+                old: SettingValue::Number(org.shadow_window().0 / 1000),
+                new: SettingValue::Number(seconds),
+                text: seconds.to_string(),
+            };
+            let receipt = this.change_setting(&org, &who, change).await?;
+            org.set_shadow_window(Some(Duration::from_secs(seconds)));
             Ok(receipt)
         })
         .await

@@ -41,6 +41,7 @@ impl Engine {
                 if let Err(error) = self.record_over_quota(&org, false).await {
                     tracing::warn!(%error, org = %org.id, "calls over quota are not on record yet");
                 }
+                self.drive_changes(&org);
                 org.evict();
             }
             tokio::select! {

@@ -44,8 +44,10 @@ pub(crate) struct ItemView {
     pub(crate) why: Vec<String>,
     /// Who changed the input, where it is no longer what the agent proposed.
     pub(crate) changed_by: Option<String>,
-    /// Canonical typed input.
+    /// Canonical typed input; null where nobody supplied any.
     pub(crate) input: Value,
+    /// What the gateway itself found, line by line, of what it would carry out itself.
+    pub(crate) found: Vec<String>,
 }
 
 /// What a gate shows: head, items, what happens next.
@@ -97,12 +99,21 @@ impl GateView {
             if let Some(who) = &item.changed_by {
                 field(&mut out, "Override:", &format!("{who} changed the input; earlier approvals do not count"));
             }
+            if !item.found.is_empty() {
+                let _ = writeln!(out, "\nFound by the gateway (names and quoted text are the proposer's):");
+                for line in &item.found {
+                    let _ = writeln!(out, "| {}", escape(line, 2000));
+                }
+            }
         }
         out.push('\n');
         field(&mut out, "Next:", &self.next);
         match &self.expires {
             Some((at, what)) => field(&mut out, "Silence:", &format!("until {at}, then {what}")),
             None => field(&mut out, "Silence:", "waits without end"),
+        }
+        if self.items.iter().all(|item| item.input.is_null()) {
+            return out;
         }
         let changed = self.items.iter().any(|item| item.changed_by.is_some());
         let hand = if changed { "the agent, or changed where Override says so" } else { "the agent" };
@@ -216,6 +227,7 @@ mod tests {
                 risk: None,
                 why: vec!["rule r".into()],
                 changed_by: None,
+                found: Vec::new(),
                 input: serde_json::json!({ "long": "x".repeat(1000), "many": (0..100).collect::<Vec<_>>() }),
             }],
         };

@@ -65,6 +65,9 @@ impl Engine {
         let this = self.clone();
         Self::whole(async move {
             spec.check()?;
+            if crate::changes::is_reserved(&spec.id) {
+                return Err(EngineError::invalid("id", "names that begin with `countersign.` are the gateway's own"));
+            }
             let org = this.org(who.org)?;
             let digest = spec.digest()?;
             if let Some(before) = this.stored_workflow(&org, &spec.id).await?

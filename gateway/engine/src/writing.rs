@@ -41,7 +41,7 @@ pub(crate) fn key_digest(key: &str) -> Digest {
 fn append_of(org: &Org, expected: u64, entries: Vec<SignedEntry>, mut beside: Beside) -> (Append, Vec<Digest>) {
     org.unstored(&mut beside.blobs);
     let blobs = beside.blobs.iter().map(|blob| blob.digest).collect();
-    let Beside { payloads, blobs: unstored, rows, idempotency, urgent, reading: _ } = beside;
+    let Beside { payloads, blobs: unstored, rows, idempotency, urgent, reading: _, policy: _ } = beside;
     (Append { expected, entries, payloads, blobs: unstored, rows, idempotency, erase: Vec::new(), urgent }, blobs)
 }
 
@@ -80,11 +80,12 @@ impl Engine {
         // whoever has that waits for this.
         let still = org.counting.still().await;
         let taking = org.counting.take(&mut decided.drafts, live.fold.as_ref(), reading.as_ref())?;
+        let policy = beside.policy.take().unwrap_or_else(|| snapshot.digests());
         let sealing = Sealing {
             stream: instance_stream(id),
             sequence: live.fold.as_ref().map_or(0, |f| f.sequence() + 1),
             previous: live.fold.as_ref().map(Instance::last),
-            policy: Some(snapshot.digests()),
+            policy: Some(policy),
             authority: org.authority(),
             claimed: now,
         };

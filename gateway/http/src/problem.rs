@@ -106,7 +106,6 @@ kinds! {
     FROZEN { code: "frozen", status: 409, title: "Work is frozen" }
     INPUT_INVALID { code: "input-invalid", status: 422, title: "The tool's input does not fit" }
     DEMO_ONLY { code: "demo-only", status: 403, title: "Only a demonstration accepts this decision" }
-    FOUR_EYES_UNAVAILABLE { code: "four-eyes-unavailable", status: 409, title: "A second person would have to approve" }
     BUNDLE_REJECTED { code: "bundle-rejected", status: 422, title: "The policy bundle was not accepted" }
     BACKTEST_RUNNING { code: "backtest-running", status: 409, title: "A backtest is under way" }
     BUNDLE_LOCKS_OUT { code: "bundle-locks-out", status: 422, title: "The policy bundle would lock everyone out" }

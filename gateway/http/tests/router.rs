@@ -119,6 +119,10 @@ impl Policies for NoBundle {
         Ok(Arc::clone(&self.0))
     }
 
+    fn previous(&self, _: OrgId) -> Result<Vec<u8>, PolicyProblem> {
+        Err(PolicyProblem::Rejected("no bundle is accepted here".to_owned()))
+    }
+
     fn activate(&self, _: OrgId, _: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {
         Err(PolicyProblem::Rejected("no bundle is accepted here".to_owned()))
     }

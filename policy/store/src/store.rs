@@ -54,6 +54,9 @@ pub enum StoreError {
         /// What would follow.
         wanted: String,
     },
+    /// The bundle in force replaced none.
+    #[error("there is nothing to go back to: no bundle was in force before this one")]
+    NoneBefore,
     /// Neither a bundle nor a catalogue was given.
     #[error("nothing is to change; give a bundle or a catalogue")]
     Nothing,

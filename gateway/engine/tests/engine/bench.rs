@@ -17,8 +17,9 @@ pub(crate) type Files = BTreeMap<String, String>;
 
 struct InForce {
     snapshot: Snapshot,
-    bundle: Digest,
-    version: u64,
+    bundle: Bundle,
+    /// What it replaced.
+    before: Option<Bundle>,
 }
 
 /// The door.
@@ -29,6 +30,10 @@ pub(crate) struct Bench {
     /// A check waits while this is true.
     held: Mutex<bool>,
     released: Condvar,
+    /// The next activation is cut off after its entry is durable.
+    cut: std::sync::atomic::AtomicBool,
+    /// What it would have put in force.
+    lost: Mutex<Option<Ready>>,
     /// How many checks have begun.
     begun: std::sync::atomic::AtomicUsize,
 }
@@ -36,8 +41,7 @@ pub(crate) struct Bench {
 #[derive(Clone)]
 struct Ready {
     snapshot: Snapshot,
-    bundle: Digest,
-    version: u64,
+    bundle: Bundle,
 }
 
 /// The files of the bundle that ships.
@@ -60,17 +64,9 @@ impl Bench {
         Arc::new(Self::default())
     }
 
-    /// Puts a first bundle in force, as at a first start. Each is checked once for all tests of this process.
+    /// Puts a first bundle in force, as at a first start.
     pub(crate) fn install(&self, org: OrgId, files: &Files) {
-        static CHECKED: Mutex<Vec<(OrgId, Files, Ready)>> = Mutex::new(Vec::new());
-        let mut checked = CHECKED.lock().unwrap();
-        let known = checked.iter().find(|(of, held, _)| *of == org && held == files).map(|(.., ready)| ready.clone());
-        let ready = known.unwrap_or_else(|| {
-            let ready = self.read(org, files.clone()).unwrap();
-            checked.push((org, files.clone(), ready.clone()));
-            ready
-        });
-        drop(checked);
+        let ready = Self::ready(self.seal(org, files.clone()).unwrap()).unwrap();
         self.swap(org, ready);
     }
 
@@ -80,32 +76,71 @@ impl Bench {
         self.released.notify_all();
     }
 
+    /// Cuts the next activation off between its entry and the swap.
+    pub(crate) fn cut_off(&self) {
+        self.cut.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// What a next start does: what the newest activation on record names is in force.
+    pub(crate) fn load(&self, org: OrgId) {
+        if let Some(ready) = self.lost.lock().unwrap().take() {
+            self.swap(org, ready);
+        }
+    }
+
     /// How many checks have begun.
     pub(crate) fn checks(&self) -> usize {
         self.begun.load(std::sync::atomic::Ordering::SeqCst)
     }
 
-    fn read(&self, org: OrgId, files: Files) -> Result<Ready, PolicyProblem> {
-        let wrong = |e: &dyn std::error::Error| PolicyProblem::Rejected(e.to_string());
-        let (version, predecessor) = {
-            let in_force = self.in_force.read().unwrap();
-            in_force.get(&org).map_or((1, None), |now| (now.version + 1, Some(now.bundle)))
+    fn seal(&self, org: OrgId, files: Files) -> Result<Bundle, PolicyProblem> {
+        let lineage = match self.in_force.read().unwrap().get(&org) {
+            Some(now) => now.bundle.next_lineage(),
+            None => Lineage { organization: org, version: 1, predecessor: None, root_version: 1 },
         };
         let raw = files.into_iter().map(|(path, text)| (path, text.into_bytes()));
-        let lineage = Lineage { organization: org, version, predecessor, root_version: 1 };
-        let bundle: Bundle = Draft::from_files(raw).and_then(|draft| draft.seal(lineage)).map_err(|e| wrong(&e))?;
+        Draft::from_files(raw).and_then(|draft| draft.seal(lineage)).map_err(|e| rejected(&e))
+    }
+
+    /// Every check of a bundle. Each bundle is checked once for all tests of this process.
+    fn ready(bundle: Bundle) -> Result<Ready, PolicyProblem> {
+        static CHECKED: Mutex<BTreeMap<Digest, Ready>> = Mutex::new(BTreeMap::new());
+        let mut known = CHECKED.lock().unwrap();
+        if let Some(ready) = known.get(&bundle.digest()) {
+            return Ok(ready.clone());
+        }
         let checked = check(&bundle, Some(&default_catalogue().unwrap()));
         let Some(snapshot) = checked.accepted() else {
             return Err(PolicyProblem::Rejected(checked.report.to_string()));
         };
-        Ok(Ready { snapshot: Arc::clone(snapshot), bundle: bundle.digest(), version })
+        let ready = Ready { snapshot: Arc::clone(snapshot), bundle };
+        known.insert(ready.bundle.digest(), ready.clone());
+        Ok(ready)
+    }
+
+    /// Files, which are sealed as what comes next, or a sealed bundle, which must be that.
+    fn read(&self, org: OrgId, bundle: &[u8]) -> Result<Ready, PolicyProblem> {
+        let bundle = match serde_json::from_slice::<Files>(bundle) {
+            Ok(files) => self.seal(org, files)?,
+            Err(_) => Bundle::from_bytes(bundle).map_err(|e| rejected(&e))?,
+        };
+        if let Some(now) = self.in_force.read().unwrap().get(&org) {
+            bundle.follows(&now.bundle).map_err(|e| rejected(&e))?;
+        }
+        Self::ready(bundle)
     }
 
     fn swap(&self, org: OrgId, ready: Ready) {
-        let Ready { snapshot, bundle, version } = ready;
+        let Ready { snapshot, bundle } = ready;
         self.past.write().unwrap().insert((org, snapshot.digests()), Arc::clone(&snapshot));
-        self.in_force.write().unwrap().insert(org, InForce { snapshot, bundle, version });
+        let mut in_force = self.in_force.write().unwrap();
+        let before = in_force.remove(&org).map(|now| now.bundle);
+        in_force.insert(org, InForce { snapshot, bundle, before });
     }
+}
+
+fn rejected(error: &dyn std::error::Error) -> PolicyProblem {
+    PolicyProblem::Rejected(error.to_string())
 }
 
 impl Policies for Bench {
@@ -118,7 +153,7 @@ impl Policies for Bench {
     }
 
     fn active(&self, org: OrgId) -> Option<(u64, SignedBy)> {
-        self.in_force.read().unwrap().get(&org).map(|now| (now.version, SignedBy::Local))
+        self.in_force.read().unwrap().get(&org).map(|now| (now.bundle.manifest().version, SignedBy::Local))
     }
 
     fn check(&self, org: OrgId, bundle: &[u8], electorate: &Electorate<'_>) -> Result<Candidate, PolicyProblem> {
@@ -126,24 +161,31 @@ impl Policies for Bench {
         // Bounded, so that a test that fails while it holds the check ends.
         let held = self.held.lock().unwrap();
         drop(self.released.wait_timeout_while(held, std::time::Duration::from_secs(20), |held| *held).unwrap());
-        let files: Files = serde_json::from_slice(bundle).map_err(|e| PolicyProblem::Rejected(e.to_string()))?;
-        let diff = format!("{} files", files.len());
-        let predecessor = self.in_force.read().unwrap().get(&org).map(|now| now.bundle);
-        let ready = self.read(org, files)?;
+        let ready = self.read(org, bundle)?;
+        let (predecessor, restores) = match self.in_force.read().unwrap().get(&org) {
+            Some(now) => {
+                let before = now.before.as_ref();
+                (Some(now.bundle.digest()), before.is_some_and(|before| before.files() == ready.bundle.files()))
+            }
+            None => (None, false),
+        };
+        let diff = format!("{} files", ready.bundle.files().len());
         let Electorate { entities, ref persons, now, four_eyes } = *electorate;
         let found = locked_out(&ready.snapshot, &People { store: entities, persons, now, four_eyes }).unwrap();
         if !found.is_empty() {
             return Err(PolicyProblem::LockedOut(format!("{found:?}")));
         }
         Ok(Candidate {
-            digest: ready.bundle,
+            digest: ready.bundle.digest(),
             predecessor,
-            version: ready.version,
+            version: ready.bundle.manifest().version,
             root_version: 1,
             signed_by: SignedBy::Local,
             diff_digest: sha256(diff.as_bytes()),
             diff,
             weakens: false,
+            restores,
+            transport: ready.bundle.to_bytes().unwrap(),
             blobs: Vec::new(),
             prepared: Box::new(ready),
         })
@@ -152,7 +194,9 @@ impl Policies for Bench {
     fn candidate(&self, org: OrgId, bundle: &[u8]) -> Result<Snapshot, PolicyProblem> {
         // Each is built once for all tests of this process.
         static BUILT: Mutex<Vec<(OrgId, Files, Snapshot)>> = Mutex::new(Vec::new());
-        let files: Files = serde_json::from_slice(bundle).map_err(|e| PolicyProblem::Rejected(e.to_string()))?;
+        let Ok(files) = serde_json::from_slice::<Files>(bundle) else {
+            return Ok(Self::ready(Bundle::from_bytes(bundle).map_err(|e| rejected(&e))?)?.snapshot);
+        };
         let mut built = BUILT.lock().unwrap();
         if let Some((.., known)) = built.iter().find(|(of, held, _)| *of == org && *held == files) {
             return Ok(Arc::clone(known));
@@ -167,9 +211,21 @@ impl Policies for Bench {
         Ok(Arc::clone(snapshot))
     }
 
+    fn previous(&self, org: OrgId) -> Result<Vec<u8>, PolicyProblem> {
+        let in_force = self.in_force.read().unwrap();
+        let now = &in_force[&org];
+        let Some(before) = &now.before else { return Err(PolicyProblem::Rejected("there is none before".to_owned())) };
+        let bundle = before.to_draft().seal(now.bundle.next_lineage()).map_err(|e| rejected(&e))?;
+        Ok(bundle.to_bytes().unwrap())
+    }
+
     fn activate(&self, org: OrgId, prepared: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {
         let ready =
             prepared.downcast::<Ready>().map_err(|_| PolicyProblem::Rejected("not prepared here".to_owned()))?;
+        if self.cut.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            *self.lost.lock().unwrap() = Some(*ready);
+            return Err(PolicyProblem::Rejected("cut off".to_owned()));
+        }
         self.swap(org, *ready);
         Ok(())
     }

@@ -11,6 +11,7 @@
 
 mod backtest;
 mod bench;
+mod changes;
 mod counters;
 mod evaluations;
 mod gates;

@@ -98,6 +98,7 @@ pub(crate) struct World {
     pub(crate) runner: Arc<HeldRunner>,
     pub(crate) engine: Engine,
     orgs: Vec<OrgId>,
+    authority: AuthorityMode,
     mint: Arc<Counted>,
     people: Mutex<Vec<Introduced>>,
 }
@@ -130,23 +131,29 @@ impl World {
 
     /// A first start with one organization, under another bundle than the one that ships.
     pub(crate) async fn under(files: &Files) -> Self {
-        Self::begin(&[org(1)], files).await
+        Self::begin(&[org(1)], files, AuthorityMode::Solo).await
+    }
+
+    /// A first start with one organization in which nobody changes policy alone.
+    pub(crate) async fn four_eyes() -> Self {
+        Self::begin(&[org(1)], &default_files(), AuthorityMode::FourEyes).await
     }
 
     /// A first start with these organizations.
     pub(crate) async fn with(orgs: &[OrgId]) -> Self {
-        Self::begin(orgs, &default_files()).await
+        Self::begin(orgs, &default_files(), AuthorityMode::Solo).await
     }
 
-    async fn begin(orgs: &[OrgId], files: &Files) -> Self {
+    async fn begin(orgs: &[OrgId], files: &Files, authority: AuthorityMode) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(Hand(AtomicU64::new(1_795_219_200_000)));
         let (policies, runner, mint) = (Bench::new(), HeldRunner::new(), Arc::new(Counted::default()));
         for org in orgs {
             policies.install(*org, files);
         }
-        let engine = Self::open(&folder, &clock, &policies, &runner, &mint, orgs).await;
-        Self { folder, clock, policies, runner, engine, orgs: orgs.to_vec(), mint, people: Mutex::default() }
+        let engine = Self::open(&folder, &clock, &policies, &runner, &mint, (orgs, authority)).await;
+        let orgs = orgs.to_vec();
+        Self { folder, clock, policies, runner, engine, orgs, authority, mint, people: Mutex::default() }
     }
 
     async fn open(
@@ -155,7 +162,7 @@ impl World {
         policies: &Arc<Bench>,
         runner: &Arc<HeldRunner>,
         mint: &Arc<Counted>,
-        orgs: &[OrgId],
+        (orgs, authority): (&[OrgId], AuthorityMode),
     ) -> Engine {
         let journal = Arc::new(SqlJournal::open(SqlOptions::new(folder.path())).await.unwrap());
         let mint_key = Arc::clone(mint);
@@ -179,7 +186,7 @@ impl World {
                 root_document: Digest([4; 32]),
                 signatures: SignatureMode::PerEntry,
                 durability: Durability::Journal,
-                authority: AuthorityMode::Solo,
+                authority,
                 demo: false,
             };
             match logs.create(new).await {
@@ -208,7 +215,8 @@ impl World {
         self.engine.end();
         self.engine.logs().shutdown().await.unwrap();
         self.runner = HeldRunner::new();
-        self.engine = Self::open(&self.folder, &self.clock, &self.policies, &self.runner, &self.mint, &self.orgs).await;
+        let orgs = (self.orgs.as_slice(), self.authority);
+        self.engine = Self::open(&self.folder, &self.clock, &self.policies, &self.runner, &self.mint, orgs).await;
         for one in self.people.lock().unwrap().iter() {
             self.tell(one);
         }

@@ -1,0 +1,205 @@
+//! How far a change is: one row, written in the append of each step, so that entry and row are durable together.
+//!
+//! The row is a projection for people and for going on after a crash; what has authority is in the two streams.
+
+use std::collections::BTreeMap;
+
+use countersign_gateway_model::{
+    ActionId, Assurance, Digest, GateId, InstanceId, Name, PrincipalKind, Pseudonym, Scope, Timestamp,
+};
+use countersign_ledger_entry::Row;
+use countersign_ledger_entry::body::{PolicyStep, SignedBy, Step};
+use countersign_policy_decide::{BundleFacts, Record};
+use serde::{Deserialize, Serialize};
+
+use crate::changes::name;
+use crate::error::EngineError;
+use crate::org::Org;
+use crate::{BacktestReport, Engine};
+
+/// Table of changes: instance to row.
+pub(crate) const CHANGES: &str = "changes";
+
+/// Table with one row, under [`IN_FORCE`]: which bundle was put in force last, and when.
+pub(crate) const ACTIVATIONS: &str = "policy_activations";
+
+/// Its key.
+pub(crate) const IN_FORCE: &[u8] = b"in_force";
+
+/// How far a change is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Stage {
+    /// On record; its instance is not there yet.
+    Proposed,
+    /// Its instance is there; the shadow window runs, or its end is still to be seen.
+    Shadowing,
+    /// Policy was asked: refused, permitted, or waiting for people.
+    Asked,
+    /// In force.
+    Activated,
+    /// Policy, people or a check said no; nothing changed.
+    Failed,
+    /// Its author, or whoever may stop it, ended it.
+    Withdrawn,
+}
+
+/// A step with its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stepped {
+    pub(crate) step: Step,
+    pub(crate) at: Timestamp,
+}
+
+/// What the candidate would have said to the questions of the shadow window.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Compared {
+    /// Questions on record.
+    pub(crate) asked: u64,
+    /// Answered as then.
+    pub(crate) unchanged: u64,
+    /// Answered differently, by kind: `allow_to_deny` and the like.
+    pub(crate) changed: BTreeMap<String, u64>,
+    /// Not to be answered any more: erased, or of another tool.
+    pub(crate) not_computable: u64,
+}
+
+/// A change, as far as it is.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and policy reads three of them")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChangeRow {
+    pub(crate) instance: InstanceId,
+    pub(crate) digest: Digest,
+    pub(crate) predecessor: Option<Digest>,
+    pub(crate) version: u64,
+    pub(crate) root_version: u64,
+    pub(crate) signed_by: SignedBy,
+    /// Blob of the bundle's transport form.
+    pub(crate) bundle: Digest,
+    /// Blob of the difference in words.
+    pub(crate) diff: Digest,
+    pub(crate) author: Pseudonym,
+    /// What the author's credential was good for: the activation is asked for with it.
+    pub(crate) scopes: Vec<Scope>,
+    pub(crate) assurance: Assurance,
+    pub(crate) proposed: Timestamp,
+    pub(crate) window_ends: Timestamp,
+    pub(crate) weakens: bool,
+    pub(crate) rollback: bool,
+    pub(crate) break_glass: bool,
+    pub(crate) action: Option<ActionId>,
+    pub(crate) gate: Option<GateId>,
+    pub(crate) compared: Option<Compared>,
+    pub(crate) stage: Stage,
+    /// Why it failed, in words.
+    pub(crate) reason: Option<String>,
+    pub(crate) steps: Vec<Stepped>,
+    /// Nothing is left to do: the instance has ended.
+    pub(crate) settled: bool,
+}
+
+/// When the bundle in force came into force, and what it replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InForce {
+    pub(crate) digest: Digest,
+    pub(crate) predecessor: Option<Digest>,
+    pub(crate) at: Timestamp,
+}
+
+impl Compared {
+    /// The counts of a backtest.
+    pub(super) fn of(report: &BacktestReport) -> Self {
+        let counts = &report.all;
+        let word = |shift| serde_json::to_value(shift).ok().and_then(|word| word.as_str().map(str::to_owned));
+        let changed = counts.changed.iter().filter_map(|(shift, count)| Some((word(shift)?, *count)));
+        Self {
+            asked: report.asked,
+            unchanged: counts.unchanged,
+            changed: changed.collect(),
+            not_computable: counts.not_computable,
+        }
+    }
+}
+
+impl InForce {
+    /// The row of an activation.
+    pub(crate) fn row(digest: Digest, predecessor: Option<Digest>, at: Timestamp) -> Result<Row, EngineError> {
+        let columns = serde_json::to_vec(&Self { digest, predecessor, at }).map_err(EngineError::damaged)?;
+        Ok(Row { table: ACTIVATIONS, key: IN_FORCE.to_vec(), columns: Some(columns) })
+    }
+}
+
+impl ChangeRow {
+    pub(super) fn to_row(&self) -> Result<Row, EngineError> {
+        let columns = serde_json::to_vec(self).map_err(EngineError::damaged)?;
+        Ok(Row { table: CHANGES, key: self.instance.as_bytes().to_vec(), columns: Some(columns) })
+    }
+
+    pub(super) fn read(columns: &[u8]) -> Result<Self, EngineError> {
+        serde_json::from_slice(columns).map_err(EngineError::damaged)
+    }
+
+    /// The body of an entry that says that the bundle is as far as `step`.
+    pub(super) fn body(&self, step: Step) -> PolicyStep {
+        PolicyStep {
+            step,
+            digest: self.digest,
+            predecessor: self.predecessor,
+            version: self.version,
+            root_version: self.root_version,
+            signed_by: self.signed_by,
+            break_glass: self.break_glass,
+        }
+    }
+
+    pub(super) fn stepped(&mut self, step: Step, at: Timestamp) {
+        self.steps.push(Stepped { step, at });
+    }
+
+    /// What policy may know of the candidate now.
+    pub(super) fn record(&self, org: &Org, now: Timestamp) -> Result<Record, EngineError> {
+        let author = org.known(self.author).filter(|known| known.kind == PrincipalKind::Person).map(|known| known.id);
+        let facts = BundleFacts {
+            author,
+            version: self.version,
+            checked: true,
+            shadowed: self.window_ends <= now,
+            weakens: self.weakens,
+            rollback: self.rollback,
+        };
+        let id: Name = name(&self.digest.to_string())?;
+        Ok(Record::bundle(org.id, id, facts, now))
+    }
+}
+
+impl Engine {
+    /// Changes that are not settled, into memory: what is left to do is done by the timers' next turn.
+    pub(crate) async fn load_changes(&self, org: &Org) -> Result<(), EngineError> {
+        let mut after = None;
+        loop {
+            let page = org.log.scan(CHANGES, b"", after.as_deref(), 256, false).await.map_err(EngineError::ledger)?;
+            let whole = page.len() == 256;
+            for row in page {
+                let change = ChangeRow::read(&row.columns)?;
+                after = Some(row.key);
+                if !change.settled {
+                    org.changes.insert(&change);
+                }
+            }
+            if !whole {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(super) async fn change_row(&self, org: &Org, id: InstanceId) -> Result<ChangeRow, EngineError> {
+        let columns = org.log.view(CHANGES, id.as_bytes()).await.map_err(EngineError::ledger)?;
+        ChangeRow::read(&columns.ok_or(EngineError::NotFound("policy proposal"))?)
+    }
+
+    /// When the bundle in force came into force, where that is on record.
+    pub(super) async fn in_force_since(&self, org: &Org) -> Result<Option<InForce>, EngineError> {
+        let columns = org.log.view(ACTIVATIONS, IN_FORCE).await.map_err(EngineError::ledger)?;
+        columns.map(|columns| serde_json::from_slice(&columns).map_err(EngineError::damaged)).transpose()
+    }
+}

@@ -1,0 +1,451 @@
+//! Changes of policy as protected actions: proposed, compared, approved by somebody else, carried out by the gateway.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration as Span;
+
+use countersign_gateway_engine::{
+    DecisionKind, DecisionRequest, EngineError, EntryQuery, PolicyProposal, verify_evidence,
+};
+use countersign_gateway_model::{Digest, Duration, GateId, InstanceId, Principal, State};
+use countersign_policy_bundle::sha256;
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::bench::{Files, default_files, with_rule};
+use crate::world::{Deciding, World, org, read};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn bytes(files: &Files) -> Vec<u8> {
+    serde_json::to_vec(files).unwrap()
+}
+
+fn confirmed(files: &Files) -> Digest {
+    sha256(format!("{} files", files.len()).as_bytes())
+}
+
+/// The bundle that ships, with one number changed.
+fn other(persons: u32) -> Files {
+    with_rule("merge", |rule| rule["quorum"]["persons"] = persons.into())
+}
+
+struct Office {
+    world: World,
+    /// Proposes.
+    ada: Arc<Principal>,
+    /// Approves.
+    grace: Arc<Principal>,
+}
+
+impl Office {
+    fn new(world: World) -> Self {
+        let ada = world.person("ada", &["ADMIN", "POLICY_ADMIN", "STOP", "AUDITOR"]);
+        let grace = world.person("grace", &["POLICY_ADMIN"]);
+        Self { world, ada, grace }
+    }
+
+    async fn solo() -> Self {
+        Self::new(World::new().await)
+    }
+
+    async fn four_eyes() -> Self {
+        Self::new(World::four_eyes().await)
+    }
+
+    async fn propose(&self, files: &Files, confirm: Option<Digest>) -> Result<PolicyProposal, EngineError> {
+        self.world.engine.propose_policy(Arc::clone(&self.ada), bytes(files), confirm, None).await
+    }
+
+    async fn read(&self, id: InstanceId) -> PolicyProposal {
+        self.world.engine.policy_proposal(&self.ada, id).await.unwrap()
+    }
+
+    async fn window(&self, seconds: u64) {
+        self.world.engine.set_shadow_window(Arc::clone(&self.ada), seconds).await.unwrap();
+    }
+
+    /// Lets the gateway's clock loop run until a proposal is as far as this.
+    async fn until(&self, id: InstanceId, state: &str) -> PolicyProposal {
+        let timers = tokio::spawn(self.world.engine.clone().run_timers());
+        let mut seen = self.read(id).await;
+        for _ in 0..400 {
+            if seen.state == state {
+                break;
+            }
+            tokio::time::sleep(Span::from_millis(25)).await;
+            seen = self.read(id).await;
+        }
+        timers.abort();
+        assert_eq!(seen.state, state, "{seen:?}");
+        seen
+    }
+
+    /// Waits until a change's instance has ended like this.
+    async fn ended(&self, proposal: &PolicyProposal, state: State) {
+        let timers = tokio::spawn(self.world.engine.clone().run_timers());
+        for _ in 0..400 {
+            if self.world.state(&self.ada, proposal.id).await == state {
+                break;
+            }
+            tokio::time::sleep(Span::from_millis(25)).await;
+        }
+        timers.abort();
+        assert_eq!(self.world.state(&self.ada, proposal.id).await, state);
+    }
+
+    /// Approves, and comes back when the gateway is at the last check, which it holds.
+    async fn approving_until_the_last_check(&self, gate: GateId, shown: Digest) -> JoinHandle<()> {
+        self.world.policies.hold_checks(true);
+        let begun = self.world.policies.checks();
+        let request = DecisionRequest {
+            kind: DecisionKind::Approve,
+            items: Vec::new(),
+            justification: Some("seen and weighed".to_owned()),
+            shown_digest: Some(shown),
+            delta: BTreeMap::new(),
+            role: None,
+            assertion: None,
+        };
+        let (engine, grace) = (self.world.engine.clone(), Arc::clone(&self.grace));
+        let approving = tokio::spawn(async move {
+            engine.decide(grace, gate, request, None).await.unwrap();
+        });
+        for _ in 0..2000 {
+            if self.world.policies.checks() > begun {
+                return approving;
+            }
+            tokio::time::sleep(Span::from_millis(5)).await;
+        }
+        panic!("the approval did not lead to a last check");
+    }
+
+    fn in_force(&self) -> Digest {
+        self.world.engine.snapshot(org(1)).digests().bundle
+    }
+
+    /// The kinds of policy steps on record, in order.
+    async fn steps(&self) -> Vec<String> {
+        let query = EntryQuery { limit: 500, ..EntryQuery::default() };
+        let entries = self.world.engine.entries(&self.ada, query).await.unwrap().items;
+        let policy = entries.iter().filter(|entry| entry.kind == "policy");
+        policy.map(|entry| entry.body["step"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Every verdict on record is what comes out of what is stored; an auditor who has nothing else finds nothing wrong.
+    async fn holds(&self) {
+        let query = EntryQuery { limit: 500, ..EntryQuery::default() };
+        for entry in self.world.engine.entries(&self.ada, query).await.unwrap().items {
+            if entry.verdict.is_some() {
+                let again = self.world.engine.replay(&self.ada, entry.index).await.unwrap();
+                assert_eq!(
+                    again.computed.as_ref(),
+                    Some(&again.stored),
+                    "entry {} of kind {}",
+                    entry.index,
+                    entry.kind
+                );
+            }
+        }
+        let pack = self.world.engine.pack(&self.ada, true).await.unwrap();
+        let report = verify_evidence(&self.world.root_vkey(org(1)), &pack).unwrap();
+        assert_eq!(report.verdict.as_str(), "VALID", "{report:?}");
+    }
+}
+
+fn code<T: std::fmt::Debug>(answer: Result<T, EngineError>) -> &'static str {
+    answer.unwrap_err().code()
+}
+
+fn words(proposal: &PolicyProposal) -> Vec<&'static str> {
+    proposal.steps.iter().map(|step| step.step).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_person_alone_confirms_the_difference_and_the_policy_is_in_force_at_once() {
+    let office = Office::solo().await;
+    let files = other(2);
+    assert_eq!(code(office.propose(&files, None).await), "diff-unconfirmed");
+    assert_eq!(code(office.propose(&files, Some(Digest([7; 32]))).await), "diff-unconfirmed");
+    let done = office.propose(&files, Some(confirmed(&files))).await.unwrap();
+    assert_eq!((done.state, words(&done)), ("activated", vec!["proposed", "checked", "tested", "activated"]));
+    assert_eq!(office.in_force(), done.bundle);
+    assert_eq!(office.steps().await, ["proposed", "checked", "tested", "activated"]);
+    assert_eq!(office.world.state(&office.ada, done.id).await, State::Completed);
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_four_eyes_a_policy_comes_into_force_by_the_approval_of_somebody_else() {
+    let office = Office::four_eyes().await;
+    office.window(0).await;
+    let before = office.in_force();
+    let waiting = office.propose(&other(2), None).await.unwrap();
+    assert_eq!(waiting.state, "waiting");
+    let gate = waiting.gate.unwrap();
+    let shown = office.world.engine.gate(&office.grace, gate).await.unwrap().view;
+    for told in ["put policy version 2 in force", "What changes:", "person/ada", "no window was asked for"] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    assert!(!shown.contains("Supplied by"), "nobody supplied an input: {shown}");
+    // Whoever proposed it decides nothing of it.
+    let own = office.world.decide(&office.ada, gate, Deciding::Approve).await;
+    assert!(own.is_err() || office.read(waiting.id).await.state == "waiting");
+    assert_eq!(office.in_force(), before);
+    let decided = office.world.decide(&office.grace, gate, Deciding::Approve).await.unwrap();
+    assert_eq!(decided.state, State::Completed, "the gateway carried it out before it answered");
+    let done = office.read(waiting.id).await;
+    assert_eq!(words(&done), ["proposed", "checked", "tested", "approved", "activated"]);
+    assert_eq!((done.state, office.in_force()), ("activated", done.bundle));
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_but_the_gateway_carries_an_approved_change_out() {
+    let office = Office::four_eyes().await;
+    office.window(0).await;
+    let waiting = office.propose(&other(2), None).await.unwrap();
+    let gate = waiting.gate.unwrap();
+    let item = office.world.engine.gate(&office.grace, gate).await.unwrap().gate.items[0].clone();
+    let engine = &office.world.engine;
+    for who in [&office.ada, &office.grace] {
+        assert_eq!(code(engine.begin(Arc::clone(who), item.action, None).await), "not-found");
+    }
+    let tool = office.world.propose(&office.ada, waiting.id, &[read("a")]).await;
+    assert_eq!(code(tool), "not-found", "the instance of a change is for its change alone");
+    let agent = office.world.agent("robot", &office.ada);
+    let files = other(3);
+    let tried = engine.propose_policy(Arc::clone(&agent), bytes(&files), Some(confirmed(&files)), None).await;
+    assert_eq!(code(tried), "policy-denied", "agents change no policy");
+    assert_eq!(code(engine.rollback_policy(Arc::clone(&agent), None, None).await), "not-found");
+    assert_eq!(code(engine.withdraw_policy(Arc::clone(&agent), waiting.id, None).await), "not-found");
+    assert_eq!(code(engine.policy_proposals(&agent, None, 10).await), "not-found");
+    let spec = json!({ "id": "countersign.policy-change", "version": "2" });
+    let spec = serde_json::from_value(spec).unwrap();
+    assert_eq!(code(engine.register_workflow(Arc::clone(&office.ada), spec).await), "parameter-invalid");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_in_its_shadow_window_is_not_activated_by_anybody() {
+    let office = Office::four_eyes().await;
+    let files = other(2);
+    let proposed = office.propose(&files, None).await.unwrap();
+    assert_eq!((proposed.state, words(&proposed)), ("shadowing", vec!["proposed", "checked", "tested", "shadowed"]));
+    assert_eq!(proposed.window_ends, proposed.proposed + DAY);
+    assert_eq!(proposed.gate, None, "nobody is asked before the window is over");
+    // In one step: the hard forbid of the policy in force stands in the way, and the denial is on record.
+    let EngineError::Refused(refused) = office
+        .world
+        .engine
+        .activate_policy(Arc::clone(&office.ada), bytes(&files), Some(confirmed(&files)))
+        .await
+        .err()
+        .unwrap()
+    else {
+        panic!("it was refused by something else")
+    };
+    assert_eq!(refused.code, "policy-denied");
+    let explained = office.world.engine.explain(&office.ada, refused.receipt.index).await.unwrap();
+    assert!(explained[0].determining.iter().any(|id| id.as_str() == "unchecked-policy"), "{explained:?}");
+    office.world.clock.forward(DAY);
+    let waiting = office.until(proposed.id, "waiting").await;
+    office.world.decide(&office.grace, waiting.gate.unwrap(), Deciding::Approve).await.unwrap();
+    assert_eq!(office.in_force(), proposed.bundle);
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_expired_and_withdrawn_changes_change_nothing_and_say_why() {
+    let office = Office::four_eyes().await;
+    office.window(0).await;
+    let before = office.in_force();
+    let rejected = office.propose(&other(2), None).await.unwrap();
+    office.world.decide(&office.grace, rejected.gate.unwrap(), Deciding::Reject).await.unwrap();
+    let rejected = office.until(rejected.id, "failed").await;
+    assert_eq!(rejected.reason.as_deref(), Some("it was rejected"));
+    let withdrawn = office.propose(&other(2), None).await.unwrap();
+    let withdrawn = office.world.engine.withdraw_policy(Arc::clone(&office.ada), withdrawn.id, None).await.unwrap();
+    assert_eq!((withdrawn.state, words(&withdrawn).last()), ("withdrawn", Some(&"withdrawn")));
+    let expired = office.propose(&other(2), None).await.unwrap();
+    office.world.clock.forward(Duration::from_secs(604_801));
+    let expired = office.until(expired.id, "failed").await;
+    assert_eq!(expired.reason.as_deref(), Some("nobody approved it in time"));
+    for proposal in [rejected, withdrawn, expired] {
+        assert_eq!(office.world.state(&office.ada, proposal.id).await, State::Terminated);
+    }
+    assert_eq!(office.in_force(), before);
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_predecessor_was_replaced_fails_when_it_is_carried_out() {
+    let office = Office::four_eyes().await;
+    office.window(0).await;
+    let first = office.propose(&other(2), None).await.unwrap();
+    let second = office.propose(&other(3), None).await.unwrap();
+    office.world.decide(&office.grace, first.gate.unwrap(), Deciding::Approve).await.unwrap();
+    let decided = office.world.decide(&office.grace, second.gate.unwrap(), Deciding::Approve).await.unwrap();
+    assert!(decided.state.is_terminal());
+    let second = office.read(second.id).await;
+    assert_eq!((second.state, words(&second).last()), ("failed", Some(&"failed")));
+    assert!(second.reason.as_deref().unwrap().contains("does not fit what is in force now"), "{second:?}");
+    assert_eq!(office.in_force(), first.bundle);
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bundle_before_comes_back_without_a_window_within_a_day_and_never_without_approval() {
+    let office = Office::four_eyes().await;
+    office.window(0).await;
+    let next = office.propose(&other(2), None).await.unwrap();
+    office.world.decide(&office.grace, next.gate.unwrap(), Deciding::Approve).await.unwrap();
+    office.window(86_400).await;
+    let back = office.world.engine.rollback_policy(Arc::clone(&office.ada), None, None).await.unwrap();
+    assert!(back.rollback);
+    assert_eq!((back.state, back.window_ends, back.version), ("waiting", back.proposed, 3));
+    let shown = office.world.engine.gate(&office.grace, back.gate.unwrap()).await.unwrap().view;
+    assert!(shown.contains("Rollback:"), "{shown}");
+    assert_eq!(office.in_force(), next.bundle, "an approval is always needed");
+    office.world.engine.withdraw_policy(Arc::clone(&office.ada), back.id, None).await.unwrap();
+    // A day later it takes its window, like anything else.
+    office.world.clock.forward(Duration::from_secs(86_401));
+    let late = office.world.engine.rollback_policy(Arc::clone(&office.ada), None, None).await.unwrap();
+    assert_eq!((late.state, late.window_ends), ("shadowing", late.proposed + DAY));
+    office.world.clock.forward(DAY);
+    let waiting = office.until(late.id, "waiting").await;
+    office.world.decide(&office.grace, waiting.gate.unwrap(), Deciding::Approve).await.unwrap();
+    let rules = |files: &Files| files["rules.json"].clone();
+    assert_ne!(rules(&other(2)), rules(&default_files()));
+    let merge = office.world.engine.snapshot(org(1)).rules().get("merge").unwrap().quorum.persons;
+    assert_eq!(merge, 1, "the content of the first bundle is in force again");
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_waits_or_is_lost_while_a_policy_is_put_in_force() {
+    let office = Office::four_eyes().await;
+    office.window(0).await;
+    let world = &office.world;
+    let operator = world.person("olga", &["OPERATOR", "ADMIN"]);
+    let agent = world.agent("robot", &operator);
+    world.workflow(&operator, "fix").await;
+    let instance = world.instance(&operator, "fix", &agent).await.instance.id;
+    let waiting = office.propose(&other(2), None).await.unwrap();
+    let gate = waiting.gate.unwrap();
+    let shown = world.engine.gate(&office.grace, gate).await.unwrap().shown_digest;
+    let approving = office.approving_until_the_last_check(gate, shown).await;
+    // The last check is at work; agents are not.
+    for n in 0..20 {
+        world.propose(&agent, instance, &[read(&format!("src/{n}"))]).await.unwrap();
+    }
+    assert_ne!(office.in_force(), waiting.bundle);
+    world.policies.hold_checks(false);
+    approving.await.unwrap();
+    world.propose(&agent, instance, &[read("src/after")]).await.unwrap();
+    assert_eq!(office.in_force(), waiting.bundle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proposal_without_its_instance_gets_it_at_the_next_start() {
+    let mut office = Office::four_eyes().await;
+    office.window(0).await;
+    // While work is frozen a proposal goes on record, and nothing else happens.
+    office.world.engine.freeze(Arc::clone(&office.ada), None, false).await.unwrap();
+    let proposed = office.propose(&other(2), None).await.unwrap();
+    assert_eq!((proposed.state, proposed.gate), ("shadowing", None));
+    assert_eq!(code(office.world.engine.instance(&office.ada, proposed.id).await), "not-found");
+    office.world.restart().await;
+    assert_eq!(office.read(proposed.id).await.state, "shadowing");
+    office.world.engine.freeze(Arc::clone(&office.ada), None, true).await.unwrap();
+    let waiting = office.until(proposed.id, "waiting").await;
+    office.world.restart().await;
+    office.world.decide(&office.grace, waiting.gate.unwrap(), Deciding::Approve).await.unwrap();
+    assert_eq!(office.in_force(), proposed.bundle);
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_before_a_crash_is_finished_after_it() {
+    let mut office = Office::four_eyes().await;
+    office.window(0).await;
+    let waiting = office.propose(&other(2), None).await.unwrap();
+    let gate = waiting.gate.unwrap();
+    let shown = office.world.engine.gate(&office.grace, gate).await.unwrap().shown_digest;
+    office.approving_until_the_last_check(gate, shown).await;
+    // Permit and start are durable; the process ends before the bundle is in force.
+    assert_eq!(office.read(waiting.id).await.state, "approved");
+    office.world.restart().await;
+    office.world.policies.hold_checks(false);
+    let done = office.until(waiting.id, "activated").await;
+    assert_eq!(office.in_force(), done.bundle);
+    assert_eq!(words(&done), ["proposed", "checked", "tested", "approved", "activated"]);
+    office.ended(&done, State::Completed).await;
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_too_long_ago_is_not_put_in_force() {
+    let mut office = Office::four_eyes().await;
+    office.window(0).await;
+    let before = office.in_force();
+    let waiting = office.propose(&other(2), None).await.unwrap();
+    let gate = waiting.gate.unwrap();
+    let shown = office.world.engine.gate(&office.grace, gate).await.unwrap().shown_digest;
+    office.approving_until_the_last_check(gate, shown).await;
+    office.world.restart().await;
+    office.world.policies.hold_checks(false);
+    office.world.clock.forward(Duration::from_secs(2 * 86_400));
+    let failed = office.until(waiting.id, "failed").await;
+    assert_eq!(failed.reason.as_deref(), Some("it was not begun in time"));
+    assert_eq!(office.in_force(), before);
+    office.ended(&failed, State::Terminated).await;
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_between_the_entry_and_the_swap_leaves_the_entry_in_the_right() {
+    let mut office = Office::four_eyes().await;
+    office.window(0).await;
+    let waiting = office.propose(&other(2), None).await.unwrap();
+    office.world.policies.cut_off();
+    office.world.decide(&office.grace, waiting.gate.unwrap(), Deciding::Approve).await.unwrap();
+    assert_eq!(office.read(waiting.id).await.state, "activated");
+    assert_ne!(office.in_force(), waiting.bundle);
+    office.world.policies.load(org(1));
+    office.world.restart().await;
+    let done = office.until(waiting.id, "activated").await;
+    office.ended(&done, State::Completed).await;
+    assert_eq!(office.in_force(), waiting.bundle);
+    assert_eq!(office.steps().await.iter().filter(|step| *step == "activated").count(), 1);
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_are_shown_what_the_candidate_would_have_said_while_its_window_ran() {
+    let office = Office::four_eyes().await;
+    let world = &office.world;
+    let operator = world.person("olga", &["OPERATOR", "ADMIN"]);
+    let agent = world.agent("robot", &operator);
+    world.workflow(&operator, "fix").await;
+    let instance = world.instance(&operator, "fix", &agent).await.instance.id;
+    world.propose(&agent, instance, &[read("before")]).await.unwrap();
+    world.clock.forward(Duration::from_secs(60));
+    let mut files = default_files();
+    let wall = "\n@id(\"no-reading\")\n@title(\"Nothing under private is read\")\nforbid (\n  principal,\n  \
+                action == Countersign::Action::\"dispatch:repo.read\",\n  resource is Countersign::Tool\n)\n\
+                when { context.input.path like \"private/*\" };\n";
+    files.get_mut("policies.cedar").unwrap().push_str(wall);
+    let proposed = office.propose(&files, None).await.unwrap();
+    for path in ["private/a", "private/b", "src/c"] {
+        world.propose(&agent, instance, &[read(path)]).await.unwrap();
+    }
+    assert!(office.read(proposed.id).await.compared.is_none());
+    world.clock.forward(DAY);
+    let waiting = office.until(proposed.id, "waiting").await;
+    let compared = waiting.compared.unwrap();
+    assert_eq!(compared.changed.get("allow_to_deny"), Some(&2), "{compared:?}");
+    assert!(compared.unchanged >= 1, "{compared:?}");
+    let shown = world.engine.gate(&office.grace, waiting.gate.unwrap()).await.unwrap().view;
+    assert!(shown.contains("2 allow to deny"), "{shown}");
+    office.holds().await;
+}
