@@ -163,6 +163,11 @@ impl Client {
         json(&self.send(Method::POST, path, Some(body), None).await?)
     }
 
+    /// Asks for something to be taken away.
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value> {
+        json(&self.send(Method::DELETE, path, None, None).await?)
+    }
+
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>, wait: Option<u64>) -> Result<Vec<u8>> {
         let mut request = self.http.request(method.clone(), format!("{}{path}", self.server));
         if let Some(token) = &self.token {

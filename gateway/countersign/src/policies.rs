@@ -5,14 +5,18 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use countersign_gateway_engine::{Candidate, Electorate, OwnEntry, Policies, PolicyProblem, Snapshot};
+use countersign_gateway_engine::{
+    Candidate, CatalogueCandidate, Electorate, OwnEntry, Policies, PolicyProblem, Snapshot,
+};
 use countersign_gateway_model::{Clock, Digest, OrgId, PolicyDigests};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_store::bundle::{
-    Bundle, BundleError, Custody, Diff, Draft, Lineage, MANIFEST_FILE, People, RootDocument, RootKey, RootKeyEntry,
-    SignedRoot, Standing, Thresholds, check, check_draft, locked_out, sha256,
+    Bundle, BundleError, CATALOGUE_FORMAT, CanonicalError, CatalogueStatement, Custody, Diff, Draft, Lineage,
+    MANIFEST_FILE, People, RootDocument, RootKey, RootKeyEntry, SignedCatalogue, SignedRoot, Standing, Thresholds,
+    check, check_draft, locked_out, sha256,
 };
 use countersign_policy_store::decide::catalogue::Catalogue;
 use countersign_policy_store::decide::{PolicyParts, PolicySnapshot};
@@ -76,6 +80,14 @@ struct Held {
     log: LogHandle,
     recovery: Snapshot,
     past: Mutex<HashMap<PolicyDigests, Snapshot>>,
+    /// Version of the newest catalogue; 0 before the first.
+    catalogue: AtomicU64,
+}
+
+/// A catalogue that is checked and signed, on its way.
+struct PreparedCatalogue {
+    prepared: Prepared,
+    version: u64,
 }
 
 impl Held {
@@ -119,7 +131,9 @@ impl LocalPolicies {
     pub(crate) async fn open(&self, log: &LogHandle, key: RootKey) -> Result<(), PoliciesError> {
         let active = last_activation(log).await?;
         let last_good = match active {
-            Some((bundle, catalogue)) => LastGood::Ledgered { bundle, catalogue },
+            Some((bundle, ref catalogue)) => {
+                LastGood::Ledgered { bundle, catalogue: catalogue.as_ref().map(|step| step.digest) }
+            }
             None => LastGood::Nothing,
         };
         let org = log.org();
@@ -128,7 +142,14 @@ impl LocalPolicies {
         if let Some(trouble) = opened.trouble {
             tracing::error!(error = %crate::words(&trouble), %org, "the active bundle cannot be loaded; the kernel alone decides");
         }
-        let held = Held { key, log: log.clone(), recovery: kernel_of(org)?, past: Mutex::default() };
+        let version = active.and_then(|(_, catalogue)| catalogue).map_or(0, |step| step.version);
+        let held = Held {
+            key,
+            log: log.clone(),
+            recovery: kernel_of(org)?,
+            past: Mutex::default(),
+            catalogue: AtomicU64::new(version),
+        };
         self.held.write().unwrap_or_else(PoisonError::into_inner).insert(org, Arc::new(held));
         Ok(())
     }
@@ -152,17 +173,11 @@ impl LocalPolicies {
         let next = Arc::clone(prepared.next());
         let mut entries = Vec::new();
         if let Some(catalogue) = &next.catalogue {
-            let mut entry = OwnEntry::new(Body::Catalogue(PolicyStep {
-                step: Step::Activated,
-                digest: catalogue.digest(),
-                predecessor: None,
-                version: 1,
-                root_version: 1,
-                signed_by: SignedBy::Local,
-                break_glass: false,
-            }));
-            entry.blobs.push(Blob { digest: catalogue.digest(), bytes: catalogue.canonical().into() });
-            entries.push(entry);
+            let candidate = self.signed(org, catalogue, None)?;
+            entries.push(candidate.entry());
+            if let Some(held) = self.held(org) {
+                held.catalogue.store(candidate.version, Ordering::Release);
+            }
         }
         if let Some(bundle) = &next.bundle {
             let manifest = bundle.manifest();
@@ -184,6 +199,39 @@ impl LocalPolicies {
     /// Puts a prepared policy in force, once its entries are durable.
     pub(crate) async fn commit(&self, prepared: Prepared) {
         self.store.commit(prepared).await;
+    }
+
+    /// The next version of a catalogue, signed by the local root key, as far as that key's signature is enough.
+    fn signed(
+        &self,
+        org: OrgId,
+        catalogue: &Catalogue,
+        predecessor: Option<Digest>,
+    ) -> Result<CatalogueCandidate, StoreError> {
+        let held = self.held(org).ok_or(StoreError::UnknownOrganization(org))?;
+        let chain = self.store.root_chain(&org).ok_or(StoreError::UnknownOrganization(org))?;
+        let statement = CatalogueStatement {
+            format: CATALOGUE_FORMAT.to_owned(),
+            organization: org,
+            version: held.catalogue.load(Ordering::Acquire).saturating_add(1),
+            predecessor,
+            root_version: chain.current().version,
+            catalogue: catalogue.digest(),
+        };
+        let mut signed = SignedCatalogue::unsigned(statement);
+        signed.sign(&held.key).map_err(countersign_policy_store::bundle::RootError::from)?;
+        let standing = signed.verify(&chain)?;
+        let canonical = catalogue.canonical();
+        Ok(CatalogueCandidate {
+            digest: signed.statement.catalogue,
+            predecessor,
+            version: signed.statement.version,
+            root_version: signed.statement.root_version,
+            signed_by: signer(Some(&standing)),
+            signed: serde_json::to_value(&signed).map_err(|e| StoreError::Root(CanonicalError::from(e).into()))?,
+            blob: Blob { digest: signed.statement.catalogue, bytes: canonical.into() },
+            prepared: Box::new(()),
+        })
     }
 
     fn seal(&self, org: OrgId, draft: Draft) -> Result<Bundle, StoreError> {
@@ -234,7 +282,7 @@ fn blobs(bundle: &Bundle) -> Result<Vec<Blob>, StoreError> {
 }
 
 /// Bundle and catalogue of the newest activations in the ledger.
-async fn last_activation(log: &LogHandle) -> Result<Option<(Digest, Option<Digest>)>, PoliciesError> {
+async fn last_activation(log: &LogHandle) -> Result<Option<(Digest, Option<PolicyStep>)>, PoliciesError> {
     let ledger = |e: Box<dyn std::error::Error + Send + Sync>| PoliciesError::Ledger(e);
     let stream = countersign_runners_contract::entry::Stream { kind: StreamKind::Organization, id: log.org().into() };
     let head = log.head(stream).await.map_err(|e| ledger(e.into()))?;
@@ -247,7 +295,7 @@ async fn last_activation(log: &LogHandle) -> Result<Option<(Digest, Option<Diges
         for stored in page.iter().rev() {
             match Entry::parse(&stored.leaf).map_err(|e| ledger(e.into()))?.header.body {
                 Body::Policy(step) if step.step == Step::Activated => bundle = bundle.or(Some(step.digest)),
-                Body::Catalogue(step) if step.step == Step::Activated => catalogue = catalogue.or(Some(step.digest)),
+                Body::Catalogue(step) if step.step == Step::Activated => catalogue = catalogue.or(Some(step)),
                 _ => {}
             }
         }
@@ -414,12 +462,33 @@ impl Policies for LocalPolicies {
         tried(org, bundle, active.catalogue.as_deref())
     }
 
+    fn check_catalogue(&self, org: OrgId, catalogue: Catalogue) -> Result<CatalogueCandidate, PolicyProblem> {
+        let before = self.store.active(&org).and_then(|active| active.catalogue.as_ref().map(|c| c.digest()));
+        let change = Change { bundle: None, catalogue: Some(catalogue.clone()) };
+        let prepared =
+            self.runtime.block_on(self.store.prepare(org, change, self.clock.now())).map_err(|e| problem(&e))?;
+        let mut candidate = self.signed(org, &catalogue, before).map_err(|e| problem(&e))?;
+        candidate.prepared = Box::new(PreparedCatalogue { prepared, version: candidate.version });
+        Ok(candidate)
+    }
+
+    fn catalogue_version(&self, org: OrgId) -> u64 {
+        self.held(org).map_or(0, |held| held.catalogue.load(Ordering::Acquire))
+    }
+
     fn activate(&self, org: OrgId, prepared: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {
-        let prepared = prepared
-            .downcast::<Prepared>()
-            .map_err(|_| PolicyProblem::Rejected("that is no prepared activation".to_owned()))?;
+        let (prepared, catalogue) = match prepared.downcast::<PreparedCatalogue>() {
+            Ok(catalogue) => (Box::new(catalogue.prepared), Some(catalogue.version)),
+            Err(other) => {
+                let other = other.downcast::<Prepared>();
+                (other.map_err(|_| PolicyProblem::Rejected("that is no prepared activation".to_owned()))?, None)
+            }
+        };
         if let Some(held) = self.held(org) {
             held.remember(self.snapshot(org));
+            if let Some(version) = catalogue {
+                held.catalogue.store(version, Ordering::Release);
+            }
         }
         let (store, runtime) = (Arc::clone(&self.store), self.runtime.clone());
         let done = std::thread::spawn(move || runtime.block_on(store.commit(*prepared))).join();

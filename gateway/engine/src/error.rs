@@ -5,11 +5,12 @@ use countersign_gateway_model::{Digest, GateId};
 use countersign_ledger_entry::{EntryError, Receipt};
 use countersign_ledger_log::AppendError;
 use countersign_policy_decide::input::InputError;
+use countersign_policy_decide::registration::RegistrationError;
 
 /// A refusal that is on record.
 #[derive(Clone, Debug)]
 pub struct Refused {
-    /// Problem code: `policy-denied`, `tool-unknown`, `policy-error`, `frozen`.
+    /// Problem code: `policy-denied`, `tool-unknown`, `policy-error`, `frozen`, `approval-unavailable`.
     pub code: &'static str,
     /// What the caller may be told.
     pub message: String,
@@ -68,6 +69,12 @@ pub enum EngineError {
     /// Another backtest of this organization is under way.
     #[error("a backtest of this organization is under way: wait until it has ended")]
     BacktestRunning,
+    /// Tools that cannot be registered; nothing of what was handed in is taken.
+    #[error("nothing was registered: of what was handed in, {} cannot be used", counted(.0.0.len()))]
+    Tools(#[from] RegistrationError),
+    /// The active bundle does not stand with the catalogue that would come; the one in force stays.
+    #[error("nothing was registered; with these tools the active bundle does not pass its checks: {0}")]
+    Catalogue(String),
     /// The confirmed diff is not the one of this candidate against the active bundle.
     #[error("confirm the difference to the active bundle first: its digest is `{0}`")]
     ConfirmDiff(Digest),
@@ -112,6 +119,8 @@ impl EngineError {
             Self::DemoOnly => "demo-only",
             Self::Bundle(_) => "bundle-rejected",
             Self::LockedOut(_) => "bundle-locks-out",
+            Self::Tools(_) => "tools-invalid",
+            Self::Catalogue(_) => "catalogue-rejected",
             Self::ConfirmDiff(_) => "diff-unconfirmed",
             Self::BacktestRunning => "backtest-running",
             Self::CountersBusy => "counters-busy",
@@ -135,6 +144,10 @@ impl EngineError {
     pub(crate) fn invalid(field: &'static str, problem: impl Into<String>) -> Self {
         Self::Invalid { field, problem: problem.into() }
     }
+}
+
+fn counted(faults: usize) -> String {
+    if faults == 1 { "one thing".to_owned() } else { format!("{faults} things") }
 }
 
 /// Codes of a ledger that did not take an append.

@@ -38,6 +38,7 @@ mod runs;
 mod settings;
 mod stream;
 mod timers;
+mod tools;
 mod view;
 mod workflows;
 mod writing;
@@ -57,6 +58,12 @@ pub use audit::pack_of;
 pub use backtest::{BacktestProgress, BacktestTurn, BacktestWatch, BacktestWindow, all_threads, backtest_log};
 pub use counters::CounterRecord;
 pub use countersign_policy_bundle::{BacktestReport, Limits as BacktestLimits};
+pub use countersign_policy_decide::catalogue::{Catalogue, DataClass, ToolRunner};
+pub use countersign_policy_decide::input::{Blind, Seen};
+pub use countersign_policy_decide::mcp::McpTools;
+pub use countersign_policy_decide::registration::{
+    Change, Definition, Fault, RegistrationError, ToolChange, ToolReport, Words,
+};
 pub use error::{EngineError, Refused};
 pub use evaluations::*;
 pub use explanations::QuestionExplained;
@@ -64,8 +71,9 @@ pub use face::*;
 pub use mint::{Mint, MintExt};
 pub use org::Known;
 pub use own::{Allowed, OwnEntry};
-pub use policies::{Candidate, Electorate, Policies, PolicyProblem};
+pub use policies::{Candidate, CatalogueCandidate, Electorate, Policies, PolicyProblem};
 pub use recording::Recording;
+pub use tools::{ToolDetail, ToolRecord, ToolsChanged, ToolsRequest};
 pub use view::escape;
 
 use crate::org::Org;

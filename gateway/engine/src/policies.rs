@@ -11,6 +11,7 @@ use serde_json::json;
 use countersign_gateway_model::{Digest, Name, OrgId, PolicyDigests, Principal, PrincipalKind, Timestamp};
 use countersign_ledger_entry::body::{AuthorityMode, PolicyStep, SignedBy, Step};
 use countersign_ledger_entry::{Blob, Body, Receipt};
+use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_decide::{BundleFacts, EntityKind, EntityRef, EntityStore, Operation, Record};
 
 use crate::api::PolicyRecord;
@@ -46,6 +47,44 @@ pub struct Candidate {
     pub blobs: Vec<Blob>,
     /// The prepared activation, for [`Policies::activate`].
     pub prepared: Box<dyn Any + Send>,
+}
+
+/// A tool catalogue with which the active bundle passes every check, signed as the next version.
+pub struct CatalogueCandidate {
+    /// Its plain digest.
+    pub digest: Digest,
+    /// What it follows.
+    pub predecessor: Option<Digest>,
+    /// Its version.
+    pub version: u64,
+    /// Version of the root document it is signed under.
+    pub root_version: u64,
+    /// Who signed.
+    pub signed_by: SignedBy,
+    /// What was signed, with the signatures; kept beside the entry.
+    pub signed: serde_json::Value,
+    /// The canonical bytes under their digest: what the next start loads.
+    pub blob: Blob,
+    /// The prepared activation, for [`Policies::activate`].
+    pub prepared: Box<dyn Any + Send>,
+}
+
+impl CatalogueCandidate {
+    /// The entry that puts it in force.
+    pub fn entry(&self) -> OwnEntry {
+        let mut entry = OwnEntry::new(Body::Catalogue(PolicyStep {
+            step: Step::Activated,
+            digest: self.digest,
+            predecessor: self.predecessor,
+            version: self.version,
+            root_version: self.root_version,
+            signed_by: self.signed_by,
+            break_glass: false,
+        }));
+        entry.blobs.push(self.blob.clone());
+        entry.description = Some(json!({ "signed": self.signed }));
+        entry
+    }
 }
 
 /// Why a candidate cannot be activated, in words for its author.
@@ -111,7 +150,17 @@ pub trait Policies: Send + Sync + 'static {
     /// [`PolicyProblem`] where there is none, or it cannot be read.
     fn previous(&self, org: OrgId) -> Result<Vec<u8>, PolicyProblem>;
 
-    /// Puts a checked candidate in force, after its entry is durable.
+    /// Checks the active bundle with another tool catalogue, as an activation of it would be, and signs the catalogue as
+    /// the next version.
+    ///
+    /// # Errors
+    /// [`PolicyProblem`] with every finding; the catalogue in force stays.
+    fn check_catalogue(&self, org: OrgId, catalogue: Catalogue) -> Result<CatalogueCandidate, PolicyProblem>;
+
+    /// Version of the tool catalogue in force; 0 if there is none.
+    fn catalogue_version(&self, org: OrgId) -> u64;
+
+    /// Puts a checked candidate, of a bundle or of a catalogue, in force, after its entry is durable.
     ///
     /// # Errors
     /// [`PolicyProblem`] if another one was activated since, or it cannot be kept.

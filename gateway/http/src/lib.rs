@@ -38,6 +38,7 @@ mod services;
 mod settings;
 mod state;
 mod tokens;
+mod tools;
 mod wire;
 mod workflows;
 mod workspaces;
@@ -58,6 +59,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(gates::routes())
         .merge(runs::routes())
         .merge(workspaces::routes())
+        .merge(tools::routes())
         .merge(workflows::routes())
         .merge(policies::routes())
         .merge(audit::routes())

@@ -12,7 +12,7 @@ use std::error::Error;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use countersign_gateway_engine::{AppendError, EngineError, Illegal};
+use countersign_gateway_engine::{AppendError, EngineError, Illegal, RegistrationError};
 use countersign_gateway_identity::{IdentityError, RateLimited};
 use countersign_gateway_model::GateId;
 use serde::ser::SerializeMap as _;
@@ -109,6 +109,9 @@ kinds! {
     BUNDLE_REJECTED { code: "bundle-rejected", status: 422, title: "The policy bundle was not accepted" }
     BACKTEST_RUNNING { code: "backtest-running", status: 409, title: "A backtest is under way" }
     BUNDLE_LOCKS_OUT { code: "bundle-locks-out", status: 422, title: "The policy bundle would lock everyone out" }
+    TOOLS_INVALID { code: "tools-invalid", status: 422, title: "The tools cannot be registered" }
+    CATALOGUE_REJECTED { code: "catalogue-rejected", status: 422, title: "The active bundle does not stand with these tools" }
+    APPROVAL_UNAVAILABLE { code: "approval-unavailable", status: 409, title: "People would have to approve" }
     DIFF_UNCONFIRMED { code: "diff-unconfirmed", status: 409, title: "The difference is not confirmed" }
     COUNTERS_BUSY { code: "counters-busy", status: 503, title: "The counters are busy" }
     RUNNER_UNAVAILABLE { code: "runner-unavailable", status: 503, title: "No runner takes this job" }
@@ -286,7 +289,13 @@ impl From<EngineError> for Problem {
                 let errors = json!([{ "detail": chain(&source) }]);
                 problem.with("errors", errors)
             }
-            EngineError::Bundle(findings) | EngineError::LockedOut(findings) => {
+            EngineError::Tools(RegistrationError(faults)) => {
+                let each = faults.iter().take(MAX_FINDINGS);
+                let each = each
+                    .map(|f| json!({ "pointer": f.pointer, "detail": format!("tool `{}`: {}", f.tool, f.problem) }));
+                problem.with("errors", each.collect::<Vec<_>>())
+            }
+            EngineError::Bundle(findings) | EngineError::LockedOut(findings) | EngineError::Catalogue(findings) => {
                 // The detail is bounded; whoever mends a bundle needs every finding.
                 let each = findings.lines().filter(|line| !line.trim().is_empty()).take(MAX_FINDINGS);
                 problem.with("errors", each.map(|line| json!({ "detail": line })).collect::<Vec<_>>())
@@ -389,7 +398,7 @@ mod tests {
         let flow = include_str!("../../flow/src/error.rs");
         let engine = include_str!("../../engine/src/error.rs");
         let mut missing: BTreeSet<&str> = IdentityError::CODES.iter().copied().collect();
-        let refused = ["policy-denied", "tool-unknown", "policy-error", "frozen"];
+        let refused = ["policy-denied", "tool-unknown", "policy-error", "frozen", "approval-unavailable"];
         missing.extend([flow, engine].into_iter().flat_map(codes_of).chain(refused));
         assert!(missing.contains("view-stale") && missing.contains("disk-full") && missing.contains("token-missing"));
         missing.retain(|code| kind(code).is_none());

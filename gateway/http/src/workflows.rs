@@ -1,6 +1,6 @@
-//! Workflows and tools: what instances are made of and what they may call.
+//! Workflows: what instances are made of.
 //!
-//! Absent: the catalogue's own life, which comes with policy bundles (`policies`).
+//! Absent: the tools that they call (`tools`).
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,7 +9,6 @@ use countersign_gateway_engine as engine;
 use countersign_gateway_engine::OnDeny;
 use countersign_gateway_model::{Digest, Name};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -22,10 +21,7 @@ use crate::state::AppState;
 use crate::wire::{Page, Receipt};
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(list_workflows, register_workflow))
-        .routes(routes!(get_workflow))
-        .routes(routes!(list_tools))
+    OpenApiRouter::new().routes(routes!(list_workflows, register_workflow)).routes(routes!(get_workflow))
 }
 
 /// A version of a workflow. It cannot be changed once it is registered; another version can be.
@@ -122,59 +118,6 @@ pub(crate) struct WorkflowRegistered {
     receipt: Receipt,
 }
 
-/// A tool of the catalogue in force.
-#[derive(Serialize, ToSchema)]
-#[schema(example = json!({
-    "name": "repo.read_file", "description": "Reads one file", "risk": 0, "data_class": "internal",
-    "mutable_target": false, "version": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    "input": { "type": "object", "properties": { "path": { "type": "string" } }, "required": ["path"] }
-}))]
-pub(crate) struct Tool {
-    /// `<server>.<tool>`.
-    #[schema(value_type = String)]
-    name: Name,
-    /// What it does, in its registrar's words. Policy never reads them.
-    description: String,
-    /// 0 reads only, 1 changes what is the agent's own, 2 changes what others see, 3 is hard to undo, 4 cannot be
-    /// undone.
-    risk: u8,
-    /// The most confidential data it touches: `public`, `internal`, `confidential` or `restricted`.
-    #[schema(value_type = String)]
-    data_class: &'static str,
-    /// What it acts on has no revision that a permit could be bound to.
-    mutable_target: bool,
-    /// The runner's kind, where a runner carries it out; absent: the agent does, and reports the outcome.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    runner: Option<&'static str>,
-    /// Digest of its definition.
-    #[schema(value_type = String)]
-    version: Digest,
-    /// JSON Schema of its input.
-    #[schema(value_type = Object)]
-    input: Value,
-    /// JSON Schema of its output.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    output: Option<Value>,
-}
-
-impl From<engine::ToolRecord> for Tool {
-    fn from(record: engine::ToolRecord) -> Self {
-        Self {
-            name: record.name,
-            description: record.description,
-            risk: record.risk,
-            data_class: record.data_class,
-            mutable_target: record.mutable_target,
-            runner: record.runner,
-            version: record.version,
-            input: record.input,
-            output: record.output,
-        }
-    }
-}
-
 /// List workflows
 #[utoipa::path(
     get, path = "/api/v1/workflows", operation_id = "listWorkflows", tag = "workflows",
@@ -217,16 +160,4 @@ async fn register_workflow(State(app): State<AppState>, Auth(who): Auth, input: 
 )]
 async fn get_workflow(State(app): State<AppState>, Auth(who): Auth, Id(id): Id<Name>) -> Result<Response, Problem> {
     reply::ok(&Workflow::from(app.engine.workflow(&who, &id).await?))
-}
-
-/// List tools
-///
-/// What the catalogue in force has: a tool that is not here is refused.
-#[utoipa::path(
-    get, path = "/api/v1/tools", operation_id = "listTools", tag = "workflows",
-    responses((status = 200, description = "All of them, by name", body = Page<Tool>)),
-)]
-async fn list_tools(State(app): State<AppState>, Auth(who): Auth) -> Result<Response, Problem> {
-    let items = app.engine.tools(&who)?.into_iter().map(Tool::from).collect();
-    reply::ok(&Page { items, next: None })
 }

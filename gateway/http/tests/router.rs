@@ -18,7 +18,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use countersign_gateway_engine::{
-    Candidate, Electorate, Engine, EngineOptions, Mint, Policies, PolicyProblem, Snapshot,
+    Candidate, Catalogue, CatalogueCandidate, Electorate, Engine, EngineOptions, Mint, Policies, PolicyProblem,
+    Snapshot,
 };
 use countersign_gateway_http::{
     AppState, Info, KINDS, Lifecycle, Limits, Metrics, OPEN, Parts, Phase, WorkspaceError, WorkspaceFile, Workspaces,
@@ -121,6 +122,14 @@ impl Policies for NoBundle {
 
     fn previous(&self, _: OrgId) -> Result<Vec<u8>, PolicyProblem> {
         Err(PolicyProblem::Rejected("no bundle is accepted here".to_owned()))
+    }
+
+    fn check_catalogue(&self, _: OrgId, _: Catalogue) -> Result<CatalogueCandidate, PolicyProblem> {
+        Err(PolicyProblem::Rejected("no catalogue is accepted here".to_owned()))
+    }
+
+    fn catalogue_version(&self, _: OrgId) -> u64 {
+        0
     }
 
     fn activate(&self, _: OrgId, _: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {

@@ -8,6 +8,7 @@ mod backtest;
 mod bundle;
 mod canonical;
 mod cases;
+mod catalogue;
 mod check;
 mod diff;
 mod digest;
@@ -31,6 +32,7 @@ pub use backtest::{
 pub use bundle::{Bundle, BundleError, Draft, MAX_TRANSPORT_BYTES};
 pub use canonical::CanonicalError;
 pub use cases::{Branches, CaseFailure, CaseRun, TestRun};
+pub use catalogue::{CATALOGUE_FORMAT, CatalogueStatement, SignedCatalogue};
 pub use check::{Checked, MAX_POLICIES, Report, check, check_draft};
 pub use diff::{Change, Diff, Direction, Example, diff, examples};
 pub use digest::sha256;

@@ -584,7 +584,7 @@ pub fn canonicalize(bytes: &[u8]) -> Result<Vec<u8>, InputError> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
     use proptest::prelude::*;
     use serde_json::json;

@@ -439,6 +439,7 @@ mod tests {
             environment: Environment::Sandbox,
             command: vec!["x".repeat(MAX_COMMAND + 1)],
             deadline_s: None,
+            secrets: BTreeMap::new(),
         };
         let base = defined("a.b");
         for (definition, pointer, part) in [

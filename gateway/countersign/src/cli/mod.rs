@@ -1,7 +1,7 @@
 //! What the program can be told: verbs by noun, each with `--json`, an example, and errors that say what to do next.
 //!
 //! Exit codes: 0 done, 1 not done (the error says why), 2 inconclusive (`verify` alone), 64 wrong usage. Read next:
-//! `server` (up, doctor), `organization`, `people`, `work`, `gate`, `policy`, `ledger`, `generate`.
+//! `server` (up, doctor), `organization`, `people`, `work`, `tool`, `gate`, `policy`, `ledger`, `generate`.
 
 mod gate;
 mod generate;
@@ -10,6 +10,7 @@ mod organization;
 mod people;
 mod policy;
 mod server;
+mod tool;
 mod work;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -102,6 +103,9 @@ enum Verb {
     /// Workflows
     #[command(subcommand)]
     Workflow(work::Workflow),
+    /// Tools: what agents may call
+    #[command(subcommand)]
+    Tool(tool::Tool),
     /// Instances: governed pieces of work
     #[command(subcommand)]
     Instance(work::Instance),
@@ -186,6 +190,7 @@ async fn verb_with(verb: Verb, global: &Global) -> Result<ExitCode> {
         Verb::Agent(verb) => people::agent(verb, global).await?,
         Verb::Person(verb) => people::person(verb, global).await?,
         Verb::Workflow(verb) => work::workflow(verb, global).await?,
+        Verb::Tool(verb) => tool::tool(verb, global).await?,
         Verb::Instance(verb) => work::instance(verb, global).await?,
         Verb::Action(verb) => work::action(verb, global).await?,
         Verb::Gate(verb) => gate::gate(verb, global).await?,

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use countersign_policy_store::bundle::{CATALOGUE_FILE, SIGNATURES_FILE};
-use countersign_policy_store::{default_catalogue, default_draft, example, example_names, read_folder};
+use countersign_policy_store::{default_catalogue, default_draft, example, example_names, read_catalogue, read_folder};
 use serde_json::{Value, json};
 
 use super::{Global, confirm};
@@ -240,6 +240,18 @@ fn transport(path: &Path) -> Result<Vec<u8>> {
 async fn activate(path: &Path, yes: bool, confirmed: Option<String>, global: &Global) -> Result<()> {
     let client = global.client()?;
     let bytes = transport(path)?;
+    if let Some(catalogue) = read_catalogue(path).ok().flatten().filter(|_| path.is_dir()) {
+        let active = client.get("/api/v1/policies/active").await?;
+        if active.get("catalogue").and_then(Value::as_str) != Some(&catalogue.digest().to_string()) {
+            let file = path.join(CATALOGUE_FILE);
+            eprintln!(
+                "`{}` is not the tool catalogue in force, and is not activated with the bundle. The bundle is checked with\n\
+                 the tools in force. To register those of the file first: countersign tool register {} --check\n",
+                file.display(),
+                file.display()
+            );
+        }
+    }
     let confirmed = match confirmed {
         Some(digest) if yes => digest,
         given => {

@@ -6,8 +6,11 @@ use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
-use countersign_gateway_engine::{Candidate, Electorate, Policies, PolicyProblem, Snapshot};
+use countersign_gateway_engine::{
+    Candidate, Catalogue, CatalogueCandidate, Electorate, Policies, PolicyProblem, Snapshot,
+};
 use countersign_gateway_model::{Digest, OrgId, PolicyDigests};
+use countersign_ledger_entry::Blob;
 use countersign_ledger_entry::body::SignedBy;
 use countersign_policy_bundle::{Bundle, Draft, Lineage, People, check, check_draft, locked_out, sha256};
 use countersign_policy_store::{default_catalogue, default_draft};
@@ -15,10 +18,10 @@ use countersign_policy_store::{default_catalogue, default_draft};
 /// Files of a bundle, by path.
 pub(crate) type Files = BTreeMap<String, String>;
 
+#[derive(Clone)]
 struct InForce {
-    snapshot: Snapshot,
-    bundle: Bundle,
-    /// What it replaced.
+    ready: Ready,
+    /// What its bundle replaced.
     before: Option<Bundle>,
 }
 
@@ -38,10 +41,13 @@ pub(crate) struct Bench {
     begun: std::sync::atomic::AtomicUsize,
 }
 
+/// A bundle and a catalogue that go together.
 #[derive(Clone)]
 struct Ready {
     snapshot: Snapshot,
     bundle: Bundle,
+    catalogue: Catalogue,
+    catalogue_version: u64,
 }
 
 /// The files of the bundle that ships.
@@ -66,7 +72,7 @@ impl Bench {
 
     /// Puts a first bundle in force, as at a first start.
     pub(crate) fn install(&self, org: OrgId, files: &Files) {
-        let ready = Self::ready(self.seal(org, files.clone()).unwrap()).unwrap();
+        let ready = Self::ready(self.seal(org, files.clone()).unwrap(), self.catalogue(org)).unwrap();
         self.swap(org, ready);
     }
 
@@ -95,27 +101,34 @@ impl Bench {
 
     fn seal(&self, org: OrgId, files: Files) -> Result<Bundle, PolicyProblem> {
         let lineage = match self.in_force.read().unwrap().get(&org) {
-            Some(now) => now.bundle.next_lineage(),
+            Some(now) => now.ready.bundle.next_lineage(),
             None => Lineage { organization: org, version: 1, predecessor: None, root_version: 1 },
         };
         let raw = files.into_iter().map(|(path, text)| (path, text.into_bytes()));
         Draft::from_files(raw).and_then(|draft| draft.seal(lineage)).map_err(|e| rejected(&e))
     }
 
-    /// Every check of a bundle. Each bundle is checked once for all tests of this process.
-    fn ready(bundle: Bundle) -> Result<Ready, PolicyProblem> {
-        static CHECKED: Mutex<BTreeMap<Digest, Ready>> = Mutex::new(BTreeMap::new());
+    /// Every check of a bundle with a catalogue. Each pair is checked once for all tests of this process.
+    fn ready(bundle: Bundle, (catalogue, catalogue_version): (Catalogue, u64)) -> Result<Ready, PolicyProblem> {
+        static CHECKED: Mutex<BTreeMap<(Digest, Digest), Snapshot>> = Mutex::new(BTreeMap::new());
         let mut known = CHECKED.lock().unwrap();
-        if let Some(ready) = known.get(&bundle.digest()) {
-            return Ok(ready.clone());
+        let pair = (bundle.digest(), catalogue.digest());
+        if let Some(snapshot) = known.get(&pair) {
+            return Ok(Ready { snapshot: Arc::clone(snapshot), bundle, catalogue, catalogue_version });
         }
-        let checked = check(&bundle, Some(&default_catalogue().unwrap()));
+        let checked = check(&bundle, Some(&catalogue));
         let Some(snapshot) = checked.accepted() else {
             return Err(PolicyProblem::Rejected(checked.report.to_string()));
         };
-        let ready = Ready { snapshot: Arc::clone(snapshot), bundle };
-        known.insert(ready.bundle.digest(), ready.clone());
-        Ok(ready)
+        known.insert(pair, Arc::clone(snapshot));
+        Ok(Ready { snapshot: Arc::clone(snapshot), bundle, catalogue, catalogue_version })
+    }
+
+    /// The catalogue in force and its version; the one that ships where there is none yet.
+    fn catalogue(&self, org: OrgId) -> (Catalogue, u64) {
+        let now = self.in_force.read().unwrap();
+        let held = now.get(&org).map(|now| (now.ready.catalogue.clone(), now.ready.catalogue_version));
+        held.unwrap_or_else(|| (default_catalogue().unwrap(), 1))
     }
 
     /// Files, which are sealed as what comes next, or a sealed bundle, which must be that.
@@ -125,17 +138,19 @@ impl Bench {
             Err(_) => Bundle::from_bytes(bundle).map_err(|e| rejected(&e))?,
         };
         if let Some(now) = self.in_force.read().unwrap().get(&org) {
-            bundle.follows(&now.bundle).map_err(|e| rejected(&e))?;
+            bundle.follows(&now.ready.bundle).map_err(|e| rejected(&e))?;
         }
-        Self::ready(bundle)
+        Self::ready(bundle, self.catalogue(org))
     }
 
     fn swap(&self, org: OrgId, ready: Ready) {
-        let Ready { snapshot, bundle } = ready;
-        self.past.write().unwrap().insert((org, snapshot.digests()), Arc::clone(&snapshot));
+        self.past.write().unwrap().insert((org, ready.snapshot.digests()), Arc::clone(&ready.snapshot));
         let mut in_force = self.in_force.write().unwrap();
-        let before = in_force.remove(&org).map(|now| now.bundle);
-        in_force.insert(org, InForce { snapshot, bundle, before });
+        let before = in_force.remove(&org).and_then(|now| {
+            let same = now.ready.bundle.digest() == ready.bundle.digest();
+            if same { now.before } else { Some(now.ready.bundle) }
+        });
+        in_force.insert(org, InForce { ready, before });
     }
 }
 
@@ -145,7 +160,7 @@ fn rejected(error: &dyn std::error::Error) -> PolicyProblem {
 
 impl Policies for Bench {
     fn snapshot(&self, org: OrgId) -> Snapshot {
-        Arc::clone(&self.in_force.read().unwrap()[&org].snapshot)
+        Arc::clone(&self.in_force.read().unwrap()[&org].ready.snapshot)
     }
 
     fn past(&self, org: OrgId, digests: &PolicyDigests) -> Option<Snapshot> {
@@ -153,7 +168,7 @@ impl Policies for Bench {
     }
 
     fn active(&self, org: OrgId) -> Option<(u64, SignedBy)> {
-        self.in_force.read().unwrap().get(&org).map(|now| (now.bundle.manifest().version, SignedBy::Local))
+        self.in_force.read().unwrap().get(&org).map(|now| (now.ready.bundle.manifest().version, SignedBy::Local))
     }
 
     fn check(&self, org: OrgId, bundle: &[u8], electorate: &Electorate<'_>) -> Result<Candidate, PolicyProblem> {
@@ -165,7 +180,7 @@ impl Policies for Bench {
         let (predecessor, restores) = match self.in_force.read().unwrap().get(&org) {
             Some(now) => {
                 let before = now.before.as_ref();
-                (Some(now.bundle.digest()), before.is_some_and(|before| before.files() == ready.bundle.files()))
+                (Some(now.ready.bundle.digest()), before.is_some_and(|before| before.files() == ready.bundle.files()))
             }
             None => (None, false),
         };
@@ -195,7 +210,9 @@ impl Policies for Bench {
         // Each is built once for all tests of this process.
         static BUILT: Mutex<Vec<(OrgId, Files, Snapshot)>> = Mutex::new(Vec::new());
         let Ok(files) = serde_json::from_slice::<Files>(bundle) else {
-            return Ok(Self::ready(Bundle::from_bytes(bundle).map_err(|e| rejected(&e))?)?.snapshot);
+            return Ok(
+                Self::ready(Bundle::from_bytes(bundle).map_err(|e| rejected(&e))?, self.catalogue(org))?.snapshot
+            );
         };
         let mut built = BUILT.lock().unwrap();
         if let Some((.., known)) = built.iter().find(|(of, held, _)| *of == org && *held == files) {
@@ -203,7 +220,7 @@ impl Policies for Bench {
         }
         let raw = files.clone().into_iter().map(|(path, text)| (path, text.into_bytes()));
         let draft = Draft::from_files(raw).map_err(|e| PolicyProblem::Rejected(e.to_string()))?;
-        let checked = check_draft(&draft, org, Some(&default_catalogue().unwrap()));
+        let checked = check_draft(&draft, org, Some(&self.catalogue(org).0));
         let Some(snapshot) = checked.built() else {
             return Err(PolicyProblem::Rejected(checked.report.to_string()));
         };
@@ -215,8 +232,29 @@ impl Policies for Bench {
         let in_force = self.in_force.read().unwrap();
         let now = &in_force[&org];
         let Some(before) = &now.before else { return Err(PolicyProblem::Rejected("there is none before".to_owned())) };
-        let bundle = before.to_draft().seal(now.bundle.next_lineage()).map_err(|e| rejected(&e))?;
+        let bundle = before.to_draft().seal(now.ready.bundle.next_lineage()).map_err(|e| rejected(&e))?;
         Ok(bundle.to_bytes().unwrap())
+    }
+
+    fn check_catalogue(&self, org: OrgId, catalogue: Catalogue) -> Result<CatalogueCandidate, PolicyProblem> {
+        let now = self.in_force.read().unwrap()[&org].ready.clone();
+        let predecessor = now.catalogue.digest();
+        let ready = Self::ready(now.bundle, (catalogue.clone(), now.catalogue_version + 1))?;
+        let digest = catalogue.digest();
+        Ok(CatalogueCandidate {
+            digest,
+            predecessor: Some(predecessor),
+            version: ready.catalogue_version,
+            root_version: 1,
+            signed_by: SignedBy::Local,
+            signed: serde_json::json!({ "catalogue": digest }),
+            blob: Blob { digest, bytes: catalogue.canonical().into() },
+            prepared: Box::new(ready),
+        })
+    }
+
+    fn catalogue_version(&self, org: OrgId) -> u64 {
+        self.in_force.read().unwrap()[&org].ready.catalogue_version
     }
 
     fn activate(&self, org: OrgId, prepared: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {

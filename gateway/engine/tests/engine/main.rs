@@ -20,5 +20,6 @@ mod memory;
 mod organizations;
 mod runner;
 mod runs;
+mod tools;
 mod transforms;
 mod world;

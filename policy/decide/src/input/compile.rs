@@ -174,43 +174,40 @@ impl<'s> Reader<'s> {
             (None, Some(value)) => Ok(Some(vec![value.clone()])),
             _ => Err(wrong("enum")),
         };
+        let understood: &[&str] = match name {
+            "integer" => &["minimum", "maximum", "enum", "const"],
+            "number" => &["minimum", "maximum"],
+            "string" => &["minLength", "maxLength", "enum", "const"],
+            "array" => &["items", "minItems", "maxItems"],
+            "object" => &["properties", "required", "additionalProperties"],
+            _ => &[],
+        };
+        if let Some(opaque) = unknown(understood) {
+            return Ok(opaque);
+        }
         Ok(match name {
-            "boolean" => unknown(&[]).unwrap_or(Kind::Bool),
-            "integer" => match unknown(&["minimum", "maximum", "enum", "const"]) {
-                Some(opaque) => opaque,
-                None => Kind::Long { min: number("minimum")?, max: number("maximum")?, among: among()? },
-            },
-            "number" => match unknown(&["minimum", "maximum"]) {
-                Some(opaque) => opaque,
-                None => Kind::Number { min: number("minimum")?, max: number("maximum")? },
-            },
-            "string" => match unknown(&["minLength", "maxLength", "enum", "const"]) {
-                Some(opaque) => opaque,
-                None => Kind::Text { min: count("minLength")?, max: count("maxLength")?, among: among()? },
-            },
-            "array" => match unknown(&["items", "minItems", "maxItems"]) {
-                Some(opaque) => opaque,
-                None => {
-                    let items = match schema.get("items") {
-                        None => Kind::Opaque(Hidden::Untyped),
-                        // An element that may be null has no Cedar type of its own.
-                        Some(items) => match self.kind(items, &below(path, "*"), depth + 1)? {
-                            (kind, false) => kind,
-                            (_, true) => Kind::Opaque(Hidden::NullElements),
-                        },
-                    };
-                    Kind::Array { items: Box::new(items), min: count("minItems")?, max: count("maxItems")? }
-                }
-            },
-            "object" => match unknown(&["properties", "required", "additionalProperties"]) {
-                Some(opaque) => opaque,
-                None if schema.get("properties").is_some()
+            "boolean" => Kind::Bool,
+            "integer" => Kind::Long { min: number("minimum")?, max: number("maximum")?, among: among()? },
+            "number" => Kind::Number { min: number("minimum")?, max: number("maximum")? },
+            "string" => Kind::Text { min: count("minLength")?, max: count("maxLength")?, among: among()? },
+            "array" => {
+                let items = match schema.get("items") {
+                    None => Kind::Opaque(Hidden::Untyped),
+                    // An element that may be null has no Cedar type of its own.
+                    Some(items) => match self.kind(items, &below(path, "*"), depth + 1)? {
+                        (kind, false) => kind,
+                        (_, true) => Kind::Opaque(Hidden::NullElements),
+                    },
+                };
+                Kind::Array { items: Box::new(items), min: count("minItems")?, max: count("maxItems")? }
+            }
+            "object"
+                if schema.get("properties").is_some()
                     && schema.get("additionalProperties").is_none_or(|a| *a == Json::Bool(false)) =>
-                {
-                    Kind::Record(self.object(schema, path, depth)?)
-                }
-                None => Kind::Opaque(Hidden::Map),
-            },
+            {
+                Kind::Record(self.object(schema, path, depth)?)
+            }
+            "object" => Kind::Opaque(Hidden::Map),
             _ => Kind::Opaque(Hidden::Untyped),
         })
     }

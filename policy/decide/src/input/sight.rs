@@ -102,13 +102,13 @@ impl Shape {
     fn look(&self, path: &str, attribute: &str, sight: &mut Sight) {
         for (name, field) in &self.fields {
             let pointer = below(path, name);
-            let attribute_of = |name: &str| match name.bytes().enumerate().all(|(at, b)| identifier(at, b)) {
-                true if !name.is_empty() => format!("{attribute}.{name}"),
-                _ => {
-                    let mut quoted = String::new();
-                    crate::value::write_cedar_string(name, &mut quoted);
-                    format!("{attribute}[{quoted}]")
+            let attribute_of = |name: &str| {
+                if !name.is_empty() && name.bytes().enumerate().all(|(at, b)| identifier(at, b)) {
+                    return format!("{attribute}.{name}");
                 }
+                let mut quoted = String::new();
+                crate::value::write_cedar_string(name, &mut quoted);
+                format!("{attribute}[{quoted}]")
             };
             let optional = !field.required || field.nullable;
             let mut seen = |name: &str, cedar_type: String, optional: bool| {
@@ -137,7 +137,7 @@ impl Shape {
                     seen(&format!("{name}Text"), "String".to_owned(), optional);
                     match &**items {
                         Kind::Opaque(why) => {
-                            sight.never.push(Blind { pointer, reason: format!("its elements: {why}") })
+                            sight.never.push(Blind { pointer, reason: format!("its elements: {why}") });
                         }
                         Kind::Array { .. } => sight.never.push(Blind { pointer, reason: Hidden::Nested.to_string() }),
                         items => items.blind(&pointer, sight),

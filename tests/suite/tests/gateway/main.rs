@@ -16,5 +16,6 @@ mod lockout;
 mod organizations;
 mod people;
 mod stopping;
+mod tools;
 mod walks;
 mod work;

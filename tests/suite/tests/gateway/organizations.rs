@@ -29,7 +29,7 @@ struct Side {
 const VERDICT: &str = "12";
 
 /// Kinds of things that have ids.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     "instance",
     "unstarted",
     "gate",
@@ -41,6 +41,7 @@ const KINDS: [&str; 12] = [
     "service",
     "client",
     "workflow",
+    "tool",
     "log",
 ];
 
@@ -138,6 +139,16 @@ impl Side {
             fresh.clone()
         };
         match kind {
+            // One for all: a registration checks the whole bundle, which takes its time.
+            "tool" => {
+                let name = self.named("tools.note");
+                let there = gateway.get(&format!("/api/v1/tools/{name}"), self.token("person")).status == 200;
+                if !there {
+                    let tool = json!({ "name": name, "input": { "type": "object" } });
+                    self.post(gateway, "/api/v1/tools", &json!({ "tools": [tool] }));
+                }
+                name
+            }
             "instance" => self.instance(gateway, &json!({})),
             "unstarted" => self.instance(gateway, &json!({ "start": false })),
             "gate" => {
@@ -256,6 +267,7 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "getService" => Asked::Path("service", json!({})),
         "changeService" => Asked::Path("service", json!({ "display_name": "other" })),
         "getWorkflow" => Asked::Path("workflow", json!({})),
+        "getTool" | "retireTool" => Asked::Path("tool", json!({})),
         "getCheckpoint" | "getTile" => Asked::Path("log", json!({})),
 
         "createInstance" => Asked::Body(vec![
@@ -326,6 +338,9 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "createPerson" => Asked::Own("", json!({ "id": fresh, "display_name": "new" })),
         "invitePerson" => Asked::Own("", json!({ "roles": ["OPERATOR"] })),
         "registerWorkflow" => Asked::Own("", json!({ "id": fresh, "version": "1" })),
+        // What somebody may register is `make`'s; here it is what the answer says.
+        "registerTools" => Asked::Own("", json!({ "tools": [] })),
+        "importMcpTools" => Asked::Own("", json!({ "server": own.mark, "tools_list": { "tools": [] } })),
         "setEvaluationsRecord" => Asked::Own("", json!({ "value": "all" })),
         "setPublicRead" => Asked::Own("", json!({ "value": false })),
         "uploadWorkspace" => Asked::Own("", json!({ "files": [{ "path": "a", "text": "a" }] })),
@@ -346,7 +361,8 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
 
 /// The path with an id where one stands, else with what each organization has.
 fn filled(path: &str, id: &str) -> String {
-    let mut path = path.replace("{id}", id).replace("{client_id}", id).replace("{index}", VERDICT);
+    let mut path =
+        path.replace("{name}", id).replace("{id}", id).replace("{client_id}", id).replace("{index}", VERDICT);
     path = path.replace("{code}", "not-found");
     path.replace("{path}", "entries/000.p/1")
 }

@@ -202,6 +202,15 @@ fn act_on_accounts(gateway: &Gateway, id: &str, (dana, agent): (&str, &str)) -> 
             gateway.post("/api/v1/enrol/service-account", "", &json!({ "token": token })).expect_status(201);
             return true;
         }
+        "registerTools" => {
+            let tool = json!({ "name": "tickets.create", "input": { "type": "object" } });
+            ("POST", "/api/v1/tools", json!({ "tools": [tool] }))
+        }
+        "importMcpTools" => {
+            let tool = json!({ "name": "create", "inputSchema": { "type": "object" } });
+            ("POST", "/api/v1/tools/import-mcp", json!({ "server": "tickets", "tools_list": { "tools": [tool] } }))
+        }
+        "retireTool" => ("DELETE", "/api/v1/tools/notes.append", json!({})),
         "activatePolicy" => return activate(gateway, dana),
         _ => return false,
     };

@@ -1,0 +1,192 @@
+//! Tools by the command line, on the program that users run: registered, imported, called, changed, kept, retired.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use countersign_tests_testkit::{Gateway, countersign};
+use serde_json::{Value, json};
+
+/// What the program said to one command.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    #[track_caller]
+    fn ended(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}{}", self.out, self.err);
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}{}", self.out, self.err))
+    }
+}
+
+fn run(gateway: &Gateway, token: &str, arguments: &[&str]) -> Said {
+    let output = Command::new(countersign())
+        .env_clear()
+        .current_dir(gateway.beside(""))
+        .env("COUNTERSIGN_SERVER", gateway.url(""))
+        .env("COUNTERSIGN_TOKEN", token)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+fn file(gateway: &Gateway, name: &str, text: &str) {
+    fs::write(gateway.beside(name), text).unwrap();
+}
+
+const TICKET: &str = r#"{
+  "name": "tickets.create",
+  "description": "Creates a ticket",
+  "input": {
+    "type": "object",
+    "properties": {"title": {"type": "string", "maxLength": 40}},
+    "required": ["title"]
+  },
+  "data_class": "internal",
+  "scopes": ["notes:write"]
+}
+"#;
+
+#[test]
+fn a_tool_is_registered_called_changed_kept_over_a_restart_and_retired() {
+    let mut gateway = Gateway::start();
+    let (dana, decider) = gateway.enrol();
+    let agent = gateway.agent(&dana, "fixer");
+    gateway.workflow(&dana, "repair");
+    let propose = |gateway: &Gateway, dana: &str, agent: &str, input: Value| {
+        let instance = gateway.instance(dana, "repair", "fixer");
+        gateway.propose(agent, &instance, "tickets.create", &input)
+    };
+    let broken = || json!({ "title": "broken" });
+    assert_eq!(propose(&gateway, &dana, &agent, broken()).code(), "tool-unknown");
+
+    // What is wrong is said with file, line and column, and nothing is taken.
+    file(&gateway, "ticket.json", &TICKET.replace("\"type\": \"object\"", "\"type\": \"array\""));
+    let said = run(&gateway, &dana, &["tool", "register", "ticket.json"]).ended(1);
+    assert!(
+        said.err.contains("ticket.json:4:12 /tools/0/input: tool `tickets.create`: its input schema"),
+        "{}",
+        said.err
+    );
+    file(&gateway, "ticket.json", &TICKET.replace("\"name\"", "name"));
+    let said = run(&gateway, &dana, &["tool", "register", "ticket.json"]).ended(1);
+    assert!(said.err.contains("ticket.json:2:3: not JSON"), "{}", said.err);
+
+    // A check changes nothing; an agent may not even check.
+    file(&gateway, "ticket.json", TICKET);
+    let size = gateway.entries(&dana).len();
+    let said = run(&gateway, &dana, &["tool", "register", "ticket.json", "--check"]).ended(0);
+    assert!(said.out.contains("added") && said.out.contains("would be in force"), "{}", said.out);
+    run(&gateway, &agent, &["tool", "register", "ticket.json", "--check"]).ended(1);
+    assert_eq!(gateway.entries(&dana).len(), size);
+    let said = run(&gateway, &agent, &["--json", "tool", "register", "ticket.json"]).ended(1);
+    assert!(said.err.contains("policy-denied"), "{}", said.err);
+    assert_eq!(gateway.entries(&dana).len(), size + 1, "the refusal is on record");
+
+    let first = run(&gateway, &dana, &["--json", "tool", "register", "ticket.json"]).ended(0).json();
+    assert_eq!((&first["version"], &first["tools"][0]["change"]), (&json!(2), &json!("added")));
+    let entry = gateway.entries(&dana).pop().unwrap();
+    assert_eq!((&entry["kind"], &entry["body"]["digest"]), (&json!("catalogue"), &first["catalogue"]));
+    // Nothing was said of its risk: the highest, which asks people.
+    let waiting = propose(&gateway, &dana, &agent, broken()).expect_status(202).json();
+    assert_eq!(propose(&gateway, &dana, &agent, json!({ "title": 7 })).code(), "input-invalid");
+    assert_eq!(propose(&gateway, &dana, &agent, json!({ "titel": "x" })).code(), "input-invalid");
+
+    // Another definition is another version, and the gate of the one before counts no votes any more.
+    file(&gateway, "ticket.json", &TICKET.replace("\"maxLength\": 40", "\"maxLength\": 80"));
+    let second = run(&gateway, &dana, &["--json", "tool", "register", "ticket.json"]).ended(0).json();
+    assert_eq!((&second["version"], &second["tools"][0]["change"]), (&json!(3), &json!("redefined")));
+    assert_eq!(second["tools"][0]["before"], first["tools"][0]["version"]);
+    assert_ne!(second["tools"][0]["version"], first["tools"][0]["version"]);
+    let gate = waiting["gate"]["id"].as_str().unwrap();
+    let shown = gateway.get(&format!("/api/v1/gates/{gate}"), &dana).expect_status(200).json();
+    let body = json!({ "decision": "APPROVE", "justification": "seen", "shown_digest": shown["shown_digest"] });
+    let vote = gateway.post(&format!("/api/v1/gates/{gate}/decisions"), &decider, &body).expect_status(200).json();
+    assert_eq!((&vote["effect"], &vote["state"]), (&json!("stale"), &json!("WAITING_FOR_HUMAN")), "{vote}");
+
+    // A restart keeps it: the ledger says which catalogue is in force.
+    let before = gateway.get("/api/v1/tools/tickets.create", &dana).expect_status(200).json();
+    assert!(gateway.stop());
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    let agent = gateway.credentials(&dana, "agent:fixer");
+    assert_eq!(gateway.get("/api/v1/tools/tickets.create", &dana).expect_status(200).json(), before);
+    assert_eq!(before["version"], second["tools"][0]["version"]);
+    propose(&gateway, &dana, &agent, broken()).expect_status(202);
+    let active = gateway.get("/api/v1/policies/active", &dana).expect_status(200).json();
+    assert_eq!(active["catalogue"], second["catalogue"]);
+
+    // What the active bundle rests on is not taken from under it; another tool goes, and its version counts on.
+    let said = run(&gateway, &dana, &["tool", "retire", "repo.read", "--yes"]).ended(1);
+    assert!(said.err.contains("catalogue-rejected") && said.err.contains("dispatch:repo.read"), "{}", said.err);
+    let gone = run(&gateway, &dana, &["--json", "tool", "retire", "tickets.create", "--yes"]).ended(0).json();
+    assert_eq!((&gone["version"], &gone["tools"][0]["change"]), (&json!(4), &json!("retired")));
+    assert_eq!(propose(&gateway, &dana, &agent, broken()).code(), "tool-unknown");
+    run(&gateway, &dana, &["tool", "show", "tickets.create"]).ended(1);
+
+    // An auditor follows all of it: the evidence verifies, and verdicts under each catalogue are computed again.
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
+    let verdicts = gateway.entries(&dana).into_iter().filter(|e| e["kind"] == "gate" || e["kind"] == "catalogue");
+    let mut replayed = 0;
+    for entry in verdicts.filter(|entry| !entry["verdict"].is_null()) {
+        let replay = gateway.get(&format!("/api/v1/replay/{}", entry["index"]), &dana).expect_status(200).json();
+        assert_eq!(replay["matches"], true, "{entry}");
+        replayed += 1;
+    }
+    assert!(replayed >= 3, "{replayed}");
+}
+
+#[test]
+fn the_tools_of_an_mcp_server_come_with_a_report_of_what_policy_cannot_see() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/mcp"));
+    let list = folder.join("tools-list.json");
+    let list = list.to_str().unwrap();
+    file(&gateway, "words.json", r#"{"create_issue": {"risk": 2, "scopes": ["issues:write"]}, "ping": {"risk": 0}}"#);
+    let arguments = ["--json", "tool", "import-mcp", list, "--as", "hub", "--data-class", "internal"];
+    let with_words = [&arguments[..], &["--words", "words.json"]].concat();
+    let mut answer = run(&gateway, &dana, &with_words).ended(0).json();
+    // What else is listed is the default catalogue's, and no part of this promise.
+    answer.as_object_mut().unwrap().retain(|key, _| !["receipt", "catalogue", "predecessor"].contains(&key.as_str()));
+    let golden = folder.join("report.json");
+    let shown = format!("{}\n", serde_json::to_string_pretty(&answer).unwrap());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&golden, &shown).unwrap();
+    }
+    assert_eq!(shown, fs::read_to_string(&golden).unwrap(), "UPDATE_GOLDEN=1 writes it again: read the difference");
+
+    // The server's word about itself is not taken, the registrar's is, and what is left out is the highest.
+    let tool = |name: &str| gateway.get(&format!("/api/v1/tools/{name}"), &dana).expect_status(200).json();
+    let words = |name: &str| (tool(name)["risk"].clone(), tool(name)["scopes"].clone());
+    assert_eq!(words("hub.create_issue"), (json!(2), json!(["issues:write"])));
+    assert_eq!(words("hub.query"), (json!(4), json!(["hub:query"])));
+    // Text of others is escaped where a person reads it.
+    let said = run(&gateway, &dana, &["tool", "show", "hub.query"]).ended(0);
+    assert!(!said.out.contains('\u{1b}') && said.out.contains("\\u{1b}[2J"), "{}", said.out);
+    assert!(said.out.contains("unseen  /parameters: its properties are not all declared"), "{}", said.out);
+
+    // The same list again changes nothing; half a list is refused.
+    let again = run(&gateway, &dana, &arguments).ended(0).json();
+    assert!(
+        again["receipt"].is_null() && again["tools"].as_array().unwrap().iter().all(|t| t["change"] == "unchanged")
+    );
+    assert_eq!(words("hub.create_issue").0, 2, "a definition that did not change keeps its words");
+    file(&gateway, "half.json", r#"{"tools": [], "nextCursor": "abc"}"#);
+    let said = run(&gateway, &dana, &["tool", "import-mcp", "half.json", "--as", "hub"]).ended(1);
+    assert!(
+        said.err.contains("half.json:1:29 /tools_list/nextCursor") && said.err.contains("all pages"),
+        "{}",
+        said.err
+    );
+}
