@@ -13,8 +13,8 @@ use countersign_gateway_flow::{
     SystemReject, decide, gate as counting,
 };
 use countersign_gateway_model::{
-    ActionId, Assurance, DecisionId, Digest, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Scope, State,
-    Timestamp,
+    ActionId, Assurance, DecisionId, Digest, Duration, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym,
+    Scope, State, Timestamp,
 };
 use countersign_ledger_entry::PayloadRole;
 use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, QuestionKind, Reservation};
@@ -28,7 +28,7 @@ use crate::asking::{Answered, actor_of, ask, ask_reading, ask_transforming, ques
 use crate::beside::Beside;
 use crate::counters::{REPEATS, Reading};
 use crate::error::EngineError;
-use crate::gates::{Opened, Pending, shown_digest};
+use crate::gates::{Opened, Pending, circles, shown_digest};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::permits::PreparedRun;
@@ -265,14 +265,18 @@ impl Engine {
                 Some(new) => new.answered.verdict.rules.clone(),
                 None => item.rules.iter().map(|r| r.rule.clone()).collect(),
             };
-            let rules =
-                rules.into_iter().filter(|r| admits(snapshot, r, (who, &ballot.groups), role.as_ref())).collect();
+            let rules: Vec<Name> =
+                rules.into_iter().filter(|r| admits(work, r, (who, &ballot.groups), role.as_ref())).collect();
+            if kind != DecisionKind::Reject {
+                demands_met(work, &rules)?;
+            }
             ballot.items.push(BallotItem { item: item.item, digest: item.digest, rules, change });
         }
         let mut reasked = Vec::new();
         let mut asked_again = Vec::new();
         let mut met = false;
         if eligible && !stale && kind != DecisionKind::Reject {
+            ballot.lapsed = expired_votes(work);
             // Asked again and again while the current bundle names further rules; each round can only add some.
             for _ in 0..16 {
                 ballot.current = self.current_forms(snapshot, gate, &replaced, &reasked)?;
@@ -281,8 +285,9 @@ impl Engine {
                 let (again, ineligible) =
                     if tally.met { self.ask_counted(work, gate, &tally.counted) } else { (vec![], vec![]) };
                 asked_again = again;
-                if !ineligible.is_empty() && ballot.lapsed != ineligible {
-                    ballot.lapsed = ineligible;
+                let gone: BTreeSet<Pseudonym> = ballot.lapsed.iter().copied().chain(ineligible).collect();
+                if gone.len() > ballot.lapsed.len() {
+                    ballot.lapsed = gone.into_iter().collect();
                     continue;
                 }
                 let round = self.reask(work, gate, &replaced, &tally, reading)?;
@@ -780,19 +785,48 @@ impl DeciderAnswers {
 }
 
 /// Whether this person's vote counts for a rule, as far as its authority goes.
-fn admits(snapshot: &Snapshot, rule: &Name, (person, groups): (&Principal, &[Name]), role: Option<&Name>) -> bool {
-    let Some(rule) = snapshot.rules().get(rule.as_str()) else {
+fn admits(work: &Deciding<'_>, name: &Name, (person, groups): (&Principal, &[Name]), role: Option<&Name>) -> bool {
+    let Some(rule) = work.snapshot.rules().get(name.as_str()) else {
         // The bundle no longer has it: the pinned form counts by role, and the role must be held.
         return role.is_some_and(|role| person.roles.contains(role));
     };
-    rule.authority.admits(&person.roles, groups, &person.teams)
+    circles(Some(work.gate), name, rule).any(|circle| circle.admits(&person.roles, groups, &person.teams))
+}
+
+/// Whether the login is what the rules demand of those whose votes count for them.
+fn demands_met(work: &Deciding<'_>, rules: &[Name]) -> Result<(), EngineError> {
+    for (name, rule) in rules.iter().filter_map(|name| Some((name, work.snapshot.rules().get(name.as_str())?))) {
+        let unmet = |demand| Err(EngineError::DemandUnmet { rule: name.clone(), demand });
+        let demand = &rule.demand;
+        if demand.assurance.is_some_and(|least| work.who.assurance < least) {
+            return unmet("a login with more than one factor");
+        }
+        if demand.fresh_s.is_some_and(|s| work.now.since(work.who.issued) > Duration::from_secs(s)) {
+            return unmet("a login that is not as old");
+        }
+        if demand.assertion {
+            // No bundle that demands it comes into force; one from before that was so meets nothing.
+            return unmet("a signature by a key of the voter's own, which nobody can register yet");
+        }
+    }
+    Ok(())
+}
+
+/// Persons one of whose votes no longer counts: it was cast longer ago than a rule that it counts for lets it.
+fn expired_votes(work: &Deciding<'_>) -> Vec<Pseudonym> {
+    let valid = |rule: &Name| work.snapshot.rules().get(rule.as_str()).and_then(|rule| rule.validity_s);
+    let votes = work.gate.live_items().flat_map(|item| &item.votes);
+    let expired = votes
+        .filter(|vote| vote.rules.iter().filter_map(valid).any(|s| work.now.since(vote.at) > Duration::from_secs(s)));
+    expired.map(|vote| vote.person).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn default_role(who: &Principal, gate: &OpenGate, snapshot: &Snapshot) -> Option<Name> {
     gate.live_items()
         .flat_map(|i| i.rules.iter())
-        .filter_map(|form| snapshot.rules().get(form.rule.as_str()))
-        .flat_map(|rule| rule.authority.roles.iter())
+        .filter_map(|form| Some((&form.rule, snapshot.rules().get(form.rule.as_str())?)))
+        .flat_map(|(name, rule)| circles(Some(gate), name, rule))
+        .flat_map(|circle| circle.roles.iter())
         .find(|role| who.roles.contains(role))
         .cloned()
 }

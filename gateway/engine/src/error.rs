@@ -1,7 +1,7 @@
 //! Why the engine did not do as asked. `http` turns each into one problem by its `code`.
 
 use countersign_gateway_flow::Illegal;
-use countersign_gateway_model::{Digest, GateId};
+use countersign_gateway_model::{Digest, GateId, Name};
 use countersign_ledger_entry::{EntryError, Receipt};
 use countersign_ledger_log::AppendError;
 use countersign_policy_decide::input::InputError;
@@ -78,6 +78,14 @@ pub enum EngineError {
     /// The confirmed diff is not the one of this candidate against the active bundle.
     #[error("confirm the difference to the active bundle first: its digest is `{0}`")]
     ConfirmDiff(Digest),
+    /// A rule demands more of a voter's login than this one has.
+    #[error("rule `{rule}` demands {demand}: log in again as it asks, and decide then")]
+    DemandUnmet {
+        /// The rule.
+        rule: Name,
+        /// What it demands.
+        demand: &'static str,
+    },
     /// What others took from the same counters came between reading and taking, again and again.
     #[error("the counters that this takes from changed each time that it was decided: try again")]
     CountersBusy,
@@ -123,6 +131,7 @@ impl EngineError {
             Self::Catalogue(_) => "catalogue-rejected",
             Self::ConfirmDiff(_) => "diff-unconfirmed",
             Self::BacktestRunning => "backtest-running",
+            Self::DemandUnmet { .. } => "demand-unmet",
             Self::CountersBusy => "counters-busy",
             Self::NoRunner(_) => "runner-unavailable",
             Self::Runner(_) => "runner-failed",

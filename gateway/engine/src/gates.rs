@@ -11,11 +11,13 @@ use countersign_gateway_flow::{GateTerms, ItemTerms, OpenGate, OpenItem, UNNAMED
 use countersign_gateway_model::{
     ActionId, Digest, Duration, GateId, InstanceId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Timestamp,
 };
-use countersign_ledger_entry::body::{AuthorityMode, Created, GateSubject, OnTimeout, QuestionKind, RuleForm};
+use countersign_ledger_entry::body::{
+    AuthorityMode, Created, GateEventKind, GateSubject, OnTimeout, QuestionKind, RuleForm,
+};
 use countersign_ledger_entry::payload::{self, Salt};
 use countersign_ledger_entry::{Entry, PayloadRef, PayloadRole};
 use countersign_policy_decide::catalogue::CompiledTool;
-use countersign_policy_decide::rules::ApprovalRule;
+use countersign_policy_decide::rules::{ApprovalRule, Authority};
 use countersign_policy_decide::{GateFacts, Operation, Question, Record, input};
 
 use crate::api::GateDetail;
@@ -272,10 +274,11 @@ impl Engine {
         let name = |who: Pseudonym| org.known(who).map(|k| k.id);
         let facts = |rules: Vec<Name>, involved: &[Pseudonym], tool: Option<Name>| {
             let (mut roles, mut groups, mut teams) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-            for rule in rules.iter().filter_map(|r| snapshot.rules().get(r.as_str())) {
-                roles.extend(rule.authority.roles.iter().cloned());
-                groups.extend(rule.authority.groups.iter().cloned());
-                teams.extend(rule.authority.teams.iter().cloned());
+            let asked = rules.iter().filter_map(|name| Some((name, snapshot.rules().get(name.as_str())?)));
+            for authority in asked.flat_map(|(name, rule)| circles(open, name, rule)) {
+                roles.extend(authority.roles.iter().cloned());
+                groups.extend(authority.groups.iter().cloned());
+                teams.extend(authority.teams.iter().cloned());
             }
             let accountable =
                 name(created.accountable).ok_or_else(|| EngineError::damaged("the accountable person is not known"))?;
@@ -299,7 +302,7 @@ impl Engine {
                 open: open.is_some(),
                 opened_at,
                 expires_at,
-                escalation: 0,
+                escalation: open.map_or(0, |gate| u32::try_from(gate.escalations()).unwrap_or(u32::MAX)),
             })
         };
         let all: BTreeSet<Name> =
@@ -373,16 +376,31 @@ impl OpenedItem {
 }
 
 fn form_of(name: &Name, rule: &ApprovalRule) -> RuleForm {
-    // Where groups or teams also give authority, a role is one way among several, and eligibility is Cedar's to say.
-    let roles_alone = rule.authority.groups.is_empty() && rule.authority.teams.is_empty();
+    // Where groups or teams also give authority, a role is one way among several, and eligibility is Cedar's to say. Who
+    // is asked later only votes later: that, too, is said there.
+    let circles = || std::iter::once(&rule.authority).chain(rule.escalation.iter().map(|further| &further.authority));
+    let roles_alone = circles().all(|circle| circle.groups.is_empty() && circle.teams.is_empty());
+    let roles: BTreeSet<&Name> = circles().flat_map(|circle| &circle.roles).collect();
     RuleForm {
         rule: name.clone(),
         quorum: u8::try_from(rule.quorum.persons).unwrap_or(u8::MAX),
-        distinct_teams: rule.quorum.distinct_teams > 1,
-        roles: if roles_alone { rule.authority.roles.clone() } else { Vec::new() },
+        distinct_teams: rule.quorum.distinct_teams > 0,
+        roles: if roles_alone { roles.into_iter().cloned().collect() } else { Vec::new() },
         groups: rule.quorum.groups.clone(),
         override_counts: rule.override_counts,
     }
+}
+
+/// Who may vote for a rule by now: its authority, and each further circle that was asked.
+pub(crate) fn circles<'r>(
+    gate: Option<&'r OpenGate>,
+    name: &'r Name,
+    rule: &'r ApprovalRule,
+) -> impl Iterator<Item = &'r Authority> {
+    let further = (0_u16..)
+        .zip(&rule.escalation)
+        .filter(move |(step, _)| gate.is_some_and(|gate| gate.has_fired(GateEventKind::Escalation, name, *step)));
+    std::iter::once(&rule.authority).chain(further.map(|(_, further)| &further.authority))
 }
 
 /// Persons who may not decide, beyond the acting principal and its chain, who never may.

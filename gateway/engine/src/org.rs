@@ -18,6 +18,7 @@ use countersign_policy_decide::{EntityError, EntityKind, EntityRef, EntityStore,
 
 use crate::changes::Changes;
 use crate::counters::Counting;
+use crate::ladders::Ladders;
 use crate::recording::{Evaluations, Recording};
 
 /// Who a pseudonym stands for, and what the exclusions need to know of them.
@@ -125,6 +126,7 @@ pub(crate) struct Org {
     pub(crate) evaluations: Evaluations,
     pub(crate) counting: Counting,
     pub(crate) changes: Changes,
+    pub(crate) ladders: Ladders,
     recording: RwLock<Recording>,
     /// How long a candidate is compared with the past; none: what the authority mode says.
     shadow_window: RwLock<Option<Duration>>,
@@ -155,6 +157,7 @@ impl Org {
             evaluations: Evaluations::default(),
             changes: Changes::default(),
             shadow_window: RwLock::default(),
+            ladders: Ladders::default(),
             recording: RwLock::default(),
             cells: Mutex::default(),
             names: RwLock::default(),

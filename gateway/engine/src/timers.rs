@@ -38,6 +38,9 @@ impl Engine {
                 if let Err(error) = self.turn(&org).await {
                     tracing::error!(%error, org = %org.id, "timers");
                 }
+                if let Err(error) = self.climb(&org).await {
+                    tracing::error!(%error, org = %org.id, "reminders and further circles");
+                }
                 if let Err(error) = self.record_over_quota(&org, false).await {
                     tracing::warn!(%error, org = %org.id, "calls over quota are not on record yet");
                 }

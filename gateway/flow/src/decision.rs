@@ -58,7 +58,7 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
     }
     let body = body(&decide, gate, Effect::Counted);
     let mut after = gate.clone();
-    after.cast(&Cast::of(&body, by.actor));
+    after.cast(&Cast::of(&body, by.actor, scene.now.at));
     for item in after.live_items() {
         if let Some(asked) = reasked(&decide.reasked, item.item) {
             check_reasked(item, asked)?;

@@ -88,6 +88,8 @@ pub struct Vote {
     pub person: Pseudonym,
     /// The account.
     pub actor: Pseudonym,
+    /// When it was cast.
+    pub at: Timestamp,
     /// Whether it is the vote of the author of an override.
     pub author: bool,
     /// The role used.
@@ -198,6 +200,8 @@ pub fn tally(gate: &OpenGate, ballot: &Ballot, actor: Pseudonym) -> Result<Tally
         rules: &rules,
         lapsed: &ballot.lapsed,
         kind: ballot.kind,
+        // How long it counts is asked of votes that were cast before.
+        at: gate.opened,
     });
     Ok(after.tally(Some(ballot.person())))
 }
@@ -253,6 +257,7 @@ pub(crate) struct Cast<'a> {
     pub(crate) decision: DecisionId,
     pub(crate) kind: DecisionKind,
     pub(crate) actor: Pseudonym,
+    pub(crate) at: Timestamp,
     pub(crate) person: Pseudonym,
     pub(crate) role: Option<&'a Name>,
     pub(crate) teams: &'a [Name],
@@ -263,11 +268,12 @@ pub(crate) struct Cast<'a> {
 }
 
 impl<'a> Cast<'a> {
-    pub(crate) fn of(decision: &'a Decision, actor: Pseudonym) -> Self {
+    pub(crate) fn of(decision: &'a Decision, actor: Pseudonym, at: Timestamp) -> Self {
         Self {
             decision: decision.decision,
             kind: decision.kind,
             actor,
+            at,
             person: decision.person,
             role: decision.role.as_ref(),
             teams: &decision.teams,
@@ -456,7 +462,17 @@ impl OpenGate {
         Tally { met: items.iter().all(|i| i.remaining.is_empty()), items, counted: counted.into_iter().collect() }
     }
 
-    /// Whether this step of a reminder or escalation has fired.
+    /// Whether this step of a rule's reminders or escalations has fired.
+    pub fn has_fired(&self, event: GateEventKind, rule: &Name, step: u16) -> bool {
+        Self::fired_key(event, Some(rule), Some(step)).is_some_and(|key| self.fired.contains(&key))
+    }
+
+    /// How many further circles were asked so far, over all rules.
+    pub fn escalations(&self) -> usize {
+        self.fired.iter().filter(|(escalation, ..)| *escalation).count()
+    }
+
+    /// What tells a step of a reminder or escalation from every other.
     pub(crate) fn fired_key(
         event: GateEventKind,
         rule: Option<&Name>,
@@ -493,6 +509,7 @@ impl Cast<'_> {
             decision: self.decision,
             person: self.person,
             actor: self.actor,
+            at: self.at,
             author,
             role: self.role.cloned(),
             teams: self.teams.to_vec(),

@@ -113,6 +113,7 @@ kinds! {
     CATALOGUE_REJECTED { code: "catalogue-rejected", status: 422, title: "The active bundle does not stand with these tools" }
     APPROVAL_UNAVAILABLE { code: "approval-unavailable", status: 409, title: "People would have to approve" }
     DIFF_UNCONFIRMED { code: "diff-unconfirmed", status: 409, title: "The difference is not confirmed" }
+    DEMAND_UNMET { code: "demand-unmet", status: 403, title: "A rule demands another login" }
     COUNTERS_BUSY { code: "counters-busy", status: 503, title: "The counters are busy" }
     RUNNER_UNAVAILABLE { code: "runner-unavailable", status: 503, title: "No runner takes this job" }
     RUNNER_FAILED { code: "runner-failed", status: 502, title: "The runner did not answer" }

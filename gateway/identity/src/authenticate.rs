@@ -297,6 +297,7 @@ impl Authenticator {
             roles: account.roles,
             teams: account.teams,
             person: account.person,
+            issued: token.issued,
             expires: token.expires,
         };
         Ok(Session {

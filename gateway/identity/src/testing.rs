@@ -76,6 +76,7 @@ pub(crate) fn principal(subject: &str) -> Principal {
         roles: Vec::new(),
         teams: Vec::new(),
         person: None,
+        issued: Timestamp(0),
         expires: Timestamp(u64::MAX),
     }
 }

@@ -99,6 +99,8 @@ pub struct Principal {
     pub teams: Vec<Name>,
     /// The key that says which human being this is, where one is known; accounts without one count as the same person.
     pub person: Option<Name>,
+    /// When the credential was issued: for one with scope `decide`, when the person logged in.
+    pub issued: Timestamp,
     /// When the credential ends.
     pub expires: Timestamp,
 }

@@ -635,7 +635,8 @@ pub struct Decision {
     /// APPROVE: rules that the policy in force adds or makes stricter; merged by the strictest, so never a weakening.
     #[n(15)]
     pub rules: Vec<ItemRules>,
-    /// Persons who were asked again and are no longer eligible: their votes at this gate are gone.
+    /// Persons who were asked again and are no longer eligible, or whose vote was older than a rule lets it count: their
+    /// votes at this gate are gone.
     #[n(16)]
     pub lapsed: Vec<Pseudonym>,
 }

@@ -52,6 +52,7 @@ impl Engine {
         // the next start loads what the newest such entry names. Questions under way keep the policy they began with.
         let prepared = std::mem::replace(&mut candidate.prepared, Box::new(()));
         self.policies().activate(org.id, prepared)?;
+        self.counted_snapshot(org).await?;
         Ok(())
     }
 

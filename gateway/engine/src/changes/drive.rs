@@ -127,6 +127,8 @@ impl Engine {
             roles: Vec::new(),
             teams: known.teams,
             person: known.person_key,
+            // Whoever only proposes is held to no login's age.
+            issued: Timestamp(0),
             expires: Timestamp(u64::MAX),
         })
     }

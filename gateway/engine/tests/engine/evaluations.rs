@@ -45,6 +45,7 @@ pub(crate) fn enforcement_point(world: &World, owner: &Principal, scopes: &[&str
         roles: Vec::new(),
         teams: Vec::new(),
         person: None,
+        issued: Timestamp(0),
         expires: Timestamp(u64::MAX),
     })
 }

@@ -292,6 +292,7 @@ impl World {
             roles: names(of.roles),
             teams: names(of.teams),
             person: Some(key),
+            issued: now,
             expires: Timestamp(u64::MAX),
         })
     }
@@ -344,6 +345,7 @@ impl World {
             roles: Vec::new(),
             teams: Vec::new(),
             person: None,
+            issued: self.clock.now(),
             expires: Timestamp(u64::MAX),
         })
     }

@@ -203,7 +203,7 @@ impl Instance {
         }
         self.keep_gate();
         let Some(gate) = &mut self.gate else { return Err(now.unlawful("no gate is open")) };
-        gate.cast(&Cast::of(decision, now.header.actor));
+        gate.cast(&Cast::of(decision, now.header.actor, now.header.claimed));
         now.ensure(gate.is_met() == resolving, "the votes do not come to what the decision claims")?;
         if decision.kind == DecisionKind::Override && !resolving {
             let holds = |role| now.header.payloads.iter().any(|p| p.role == role);

@@ -131,6 +131,7 @@ fn distinct_teams_equal_a_brute_force_matching() {
                 decision: decision(u64::from(at)),
                 person: who(100 + at),
                 actor: who(100 + at),
+                at: open.opened,
                 author: false,
                 role: None,
                 teams: teams.iter().map(|t| name(&format!("t{t}"))).collect(),

@@ -29,6 +29,7 @@ pub(crate) fn lint(
         let place = |key: &str| place(text, name, key);
         after_the_end(name, rule, &place, findings);
         unmet(name, rule, &place, findings);
+        unsupported(name, rule, &place, findings);
         if let Some(catalogue) = catalogue {
             overridable(name, rule, policies, catalogue, text, findings);
         }
@@ -63,6 +64,34 @@ fn after_the_end(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place
         );
         let next = "raise `validity_s`, or people vote again and again";
         findings.push(Finding::warning(place("validity_s"), RuleId::RuleTimes, message, next));
+    }
+}
+
+/// What the data can say and a gate cannot hold people to: refused, so that nobody relies on it.
+fn unsupported(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, findings: &mut Vec<Finding>) {
+    let mut say = |key: &str, message: String, next: &str| {
+        findings.push(Finding::error(place(key), RuleId::Unsupported, message, next));
+    };
+    if rule.demand.assertion {
+        let message = format!("rule `{name}` demands a signature of the voter's own, and no key of a person is known");
+        say("assertion", message, "leave `assertion` out; demand `assurance` or `fresh_s`");
+    }
+    if !rule.veto {
+        let message = format!("rule `{name}` lets a rejection not end the matter, and every rejection does");
+        say("veto", message, "leave `veto` out");
+    }
+    let quorum = &rule.quorum;
+    if quorum.distinct_teams != 0 && quorum.distinct_teams != quorum.persons {
+        let message = format!(
+            "rule `{name}` asks for {} persons of {} distinct teams; a gate counts either persons or persons each of \
+             another team",
+            quorum.persons, quorum.distinct_teams
+        );
+        say("distinct_teams", message, "make `distinct_teams` as many as `persons`, or leave it out");
+    }
+    if u8::try_from(quorum.persons).is_err() {
+        let message = format!("rule `{name}` asks for {} persons; a gate counts up to 255", quorum.persons);
+        say("quorum", message, "ask for fewer");
     }
 }
 

@@ -342,6 +342,29 @@ fn a_quorum_that_nobody_could_ever_meet_is_an_error() {
 }
 
 #[test]
+fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
+    let rule = |rest: &str| of_rules(&format!(r#"{{"authority":{{"roles":["A"]}},{rest}}}"#), GATE, r#"{"tools":[]}"#);
+    for (bad, column) in [
+        (r#""demand":{"assertion":true}"#, 45),
+        (r#""veto":false"#, 35),
+        (r#""quorum":{"persons":3,"distinct_teams":2}"#, 57),
+        (r#""quorum":{"persons":2,"distinct_teams":1}"#, 57),
+        (r#""quorum":{"persons":256}"#, 35),
+    ] {
+        let place = format!("rules.json:2:{column}");
+        assert_eq!(rule(bad), [(RuleId::Unsupported, Severity::Error, place)], "{bad}");
+    }
+    for good in [
+        r#""demand":{"assertion":false,"assurance":"mfa","fresh_s":60}"#,
+        r#""veto":true"#,
+        r#""quorum":{"persons":3,"distinct_teams":3}"#,
+        r#""quorum":{"persons":255}"#,
+    ] {
+        assert_eq!(rule(good), [], "{good}");
+    }
+}
+
+#[test]
 fn an_overridable_key_is_one_of_a_tool_that_the_rule_gates() {
     let gate = |action: &str| {
         format!(
