@@ -4,7 +4,7 @@
 //! once. Stopping cannot be vetoed: policy is asked, and a denial is an objection on record.
 
 use std::sync::Arc;
-use std::time::Duration as Span;
+use std::time::{Duration as Span, Instant};
 
 use serde_json::json;
 
@@ -26,6 +26,9 @@ use crate::stream::{Held, four_eyes, instance_name};
 /// How long the loop rests where nothing is due: the clock may be moved by others than time.
 const REST: Span = Span::from_millis(500);
 
+/// How often open gates are looked through for a step that is due. The loop itself turns whenever an instance moves.
+const CLIMB: Span = Span::from_secs(1);
+
 /// Timers looked at in one turn.
 const TURN: usize = 256;
 
@@ -33,12 +36,17 @@ impl Engine {
     /// Acts on what is due, until the engine ends.
     pub async fn run_timers(self) {
         let mut ending = self.ending();
+        let mut climbed: Option<Instant> = None;
         loop {
+            let climbs = climbed.is_none_or(|at| at.elapsed() >= CLIMB);
+            if climbs {
+                climbed = Some(Instant::now());
+            }
             for org in self.orgs() {
                 if let Err(error) = self.turn(&org).await {
                     tracing::error!(%error, org = %org.id, "timers");
                 }
-                if let Err(error) = self.climb(&org).await {
+                if climbs && let Err(error) = self.climb(&org).await {
                     tracing::error!(%error, org = %org.id, "reminders and further circles");
                 }
                 if let Err(error) = self.record_over_quota(&org, false).await {

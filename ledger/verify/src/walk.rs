@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use countersign_gateway_model::{Assurance, Digest, GatewayId, Outcome, PolicyDigests, Pseudonym, State, Timestamp};
-use countersign_ledger_entry::body::{AuthorityMode, Body, Decision, DecisionKind, Effect};
+use countersign_gateway_model::{
+    Assurance, Digest, GatewayId, Name, Outcome, PolicyDigests, Pseudonym, State, Timestamp,
+};
+use countersign_ledger_entry::body::{AuthorityMode, Body, Decision, DecisionKind, Effect, Permit};
 use countersign_ledger_entry::entry::UnknownEntry;
 use countersign_ledger_entry::{Entry, EntryError, Header, SEMANTICS, StreamKind, TrustedLog};
 use countersign_ledger_merkle::{Hash, leaf_hash};
@@ -36,6 +38,8 @@ pub(crate) struct Walk<'a> {
     payloads: HashMap<Digest, u32>,
     erased: HashSet<Digest>,
     erasures: u64,
+    /// By counter, the version that the last reservation read, over all streams.
+    versions: BTreeMap<Name, u64>,
 }
 
 impl<'a> Walk<'a> {
@@ -58,6 +62,7 @@ impl<'a> Walk<'a> {
             payloads: HashMap::new(),
             erased: HashSet::new(),
             erasures: 0,
+            versions: BTreeMap::new(),
         }
     }
 
@@ -109,6 +114,9 @@ impl<'a> Walk<'a> {
     }
 
     fn judge(&mut self, index: u64, header: &Header, hash: Hash) -> Result<(), VerifyError> {
+        if let Body::Permit(permit) = &header.body {
+            self.reservations(permit).map_err(|problem| VerifyError::Broken { index, problem })?;
+        }
         if let Body::Decision(decision) = &header.body {
             self.decision(header, decision)
                 .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
@@ -174,6 +182,17 @@ impl<'a> Walk<'a> {
         }
         if !system && decision.assurance == Assurance::Demo && !self.log.genesis().demo {
             return Err("a demonstration's stand-in decided in a log that is none");
+        }
+        Ok(())
+    }
+
+    /// Whoever takes from a counter has seen what everyone before took: no two read the same version of it.
+    fn reservations(&mut self, permit: &Permit) -> Result<(), String> {
+        for reservation in &permit.reservations {
+            let before = self.versions.insert(reservation.counter.clone(), reservation.version);
+            if before.is_some_and(|before| reservation.version <= before) {
+                return Err(format!("it takes from counter `{}` as if nobody had before it", reservation.counter));
+            }
         }
         Ok(())
     }

@@ -67,7 +67,7 @@ impl Gated {
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         }
         // Whatever would be taken a second time is taken in the next turn.
-        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(1600)).await;
         timers.abort();
         assert_eq!(self.steps().await.len(), wanted);
     }

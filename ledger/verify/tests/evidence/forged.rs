@@ -7,7 +7,7 @@ use countersign_gateway_model::{
 };
 use countersign_ledger_entry::body::{
     Cause, CertifiedBy, DecidedItem, Decision, DecisionKind, Edge, Effect, Freeze, Key, KeyChange, KeyRole, Permit,
-    QuestionKind, SignatureMode, Start, StartedBy, Sweep,
+    QuestionKind, Reservation, SignatureMode, Start, StartedBy, Sweep,
 };
 use countersign_ledger_entry::{Body, Bytes32, Bytes64, Draft, Header, PayloadRole, Stream, key, payload};
 use countersign_ledger_verify::{Report, Verdict, verify};
@@ -614,6 +614,30 @@ fn unlawful(body: impl FnOnce(&World) -> Body, answer: Option<Answer>) -> World 
         h.verdict = verdict;
     });
     world
+}
+
+#[test]
+fn no_two_permits_of_a_log_take_from_the_same_state_of_a_counter() {
+    fn taking(versions: [u64; 2]) -> World {
+        let (mut world, first) = World::small();
+        let second = world.running();
+        for ((instance, version), id) in [first, second].into_iter().zip(versions).zip([0xe1, 0xe2]) {
+            let reservations = vec![Reservation { counter: name("spent"), version, amount: 10_000 }];
+            let body = Permit { permit: PermitId::from_bytes([id; 16]), reservations, ..permit(&world) };
+            world.put(World::stream(instance), body, |h| {
+                h.actor = AGENT;
+                h.verdict = Some(Said { decision: Answer::Allow, rules: Vec::new(), error: false });
+            });
+        }
+        world
+    }
+    for lawful in [[0, 1], [4, 9]] {
+        assert_eq!(taking(lawful).verify().verdict, Verdict::Valid, "{lawful:?}");
+    }
+    refused(&[
+        ("the same version in two streams", || taking([3, 3]), "as if nobody had before it"),
+        ("an earlier version in another stream", || taking([3, 2]), "as if nobody had before it"),
+    ]);
 }
 
 #[test]

@@ -76,6 +76,10 @@ fn unsupported(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, 
         let message = format!("rule `{name}` demands a signature of the voter's own, and no key of a person is known");
         say("assertion", message, "leave `assertion` out; demand `assurance` or `fresh_s`");
     }
+    if rule.break_glass.is_some() {
+        let message = format!("rule `{name}` can be lifted without its quorum, and nothing in a gate lifts a rule");
+        say("break_glass", message, "leave `break_glass` out; ask a further circle by `escalation`");
+    }
     if !rule.veto {
         let message = format!("rule `{name}` lets a rejection not end the matter, and every rejection does");
         say("veto", message, "leave `veto` out");

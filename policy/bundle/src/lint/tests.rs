@@ -347,6 +347,7 @@ fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
     for (bad, column) in [
         (r#""demand":{"assertion":true}"#, 45),
         (r#""veto":false"#, 35),
+        (r#""break_glass":{"authority":{"roles":["B"]},"review_within_s":60}"#, 35),
         (r#""quorum":{"persons":3,"distinct_teams":2}"#, 57),
         (r#""quorum":{"persons":2,"distinct_teams":1}"#, 57),
         (r#""quorum":{"persons":256}"#, 35),
