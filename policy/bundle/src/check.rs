@@ -25,6 +25,7 @@ use crate::bundle::{Bundle, Draft};
 use crate::cases::TestRun;
 use crate::files::{FileKind, FilePath};
 use crate::finding::{Finding, Place, RuleId, Severity, json_place, words};
+use crate::invariants::{self, Invariant, Proof};
 use crate::lint;
 use crate::manifest::Lineage;
 use crate::source::{self, SourcePolicy};
@@ -41,6 +42,8 @@ pub struct Report {
     pub policies: usize,
     /// How the bundle's own tests went; absent if it did not come to that.
     pub tests: Option<TestRun>,
+    /// What must never be allowed, and what is known of each: nothing, where no solver was asked.
+    pub invariants: Vec<Invariant>,
 }
 
 impl Report {
@@ -90,6 +93,22 @@ impl Checked {
     /// before, and for trying things out. Never enough for an activation.
     pub fn built(&self) -> Option<&Arc<PolicySnapshot>> {
         self.snapshot.as_ref()
+    }
+
+    /// With what a solver said of the invariants, by their ids. One that it said nothing of stays as it was.
+    #[must_use]
+    pub fn with_proofs(mut self, said: impl IntoIterator<Item = (String, Proof)>) -> Self {
+        let Report { findings, invariants, .. } = &mut self.report;
+        for (id, proof) in said {
+            if let Some(invariant) = invariants.iter_mut().find(|invariant| invariant.id.as_str() == id) {
+                invariant.proof = proof;
+            }
+        }
+        findings.retain(|finding| finding.rule != RuleId::Unproved);
+        findings.extend(invariants.iter().filter_map(invariants::finding));
+        findings.sort();
+        findings.dedup();
+        self
     }
 }
 
@@ -176,9 +195,11 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
         }
     }
     let tests = snapshot.as_deref().map(|s| crate::cases::run(bundle.files(), &policies, s, &mut findings));
+    // After the snapshot: what decides is built all the same, so that it can be proved of, and loaded again.
+    let invariants = invariants::read(bundle, &mut findings);
     findings.sort();
     findings.dedup();
-    Checked { report: Report { findings, policies: policies.len(), tests }, snapshot }
+    Checked { report: Report { findings, policies: policies.len(), tests, invariants }, snapshot }
 }
 
 fn no_error(findings: &[Finding]) -> bool {
@@ -265,14 +286,6 @@ impl Data {
 
 /// Parts of the format that this program does not apply are refused: what is ignored must not be relied on.
 fn unsupported(bundle: &Bundle, findings: &mut Vec<Finding>) {
-    for (path, _) in bundle.files().of(FileKind::Invariants) {
-        findings.push(Finding::warning(
-            Place::start(path.as_str()),
-            RuleId::Unsupported,
-            "not proved: this program has no solver",
-            "prove it elsewhere, or write tests for it",
-        ));
-    }
     if !bundle.manifest().shadow.workflows.is_empty() {
         findings.push(Finding::error(
             Place::start(crate::MANIFEST_FILE),

@@ -95,6 +95,10 @@ rules! {
     Shadow = "shadow",
     /// A part of a bundle that this program does not apply: it is refused rather than ignored.
     Unsupported = "unsupported",
+    /// An invariant of which nothing could be proved as it is written.
+    Invariant = "invariant",
+    /// An invariant that is refuted, or not proved.
+    Unproved = "unproved",
     /// Too many of something.
     Limit = "limit",
     /// The bundle does not make a policy snapshot.

@@ -15,6 +15,7 @@ mod digest;
 mod files;
 mod finding;
 mod format;
+mod invariants;
 mod keys;
 mod lint;
 mod lockout;
@@ -42,6 +43,7 @@ pub use files::{
 };
 pub use finding::{Finding, Place, RuleId, Severity};
 pub use format::{first_difference, format, has_format};
+pub use invariants::{Invariant, Proof};
 pub use keys::{KeyError, KeyId, RootKey, Vkey};
 pub use lockout::{LockoutError, People, locked_out};
 pub use manifest::{CatalogueRef, FORMAT, Lineage, Manifest, Purpose, Settings, Shadow, Shadowed};

@@ -21,5 +21,5 @@ pub use countersign_policy_bundle as bundle;
 pub use countersign_policy_decide as decide;
 pub use embedded::{default_catalogue, default_draft, example, example_names};
 pub use folder::{FolderError, read_bundle, read_catalogue, read_draft, read_folder};
-pub use store::{Activation, Active, Change, LastGood, Opened, Prepared, Store, StoreError};
+pub use store::{Activation, Active, Change, LastGood, Opened, Prepared, Prover, Store, StoreError, proved};
 pub use watch::{Look, NotTaken, Watched, watch};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use countersign_policy_bundle::{
-    Bundle, BundleError, Checked, Diff, Digest, Draft, Lineage, OrgId, Report, RootChain, RootError, SignedRoot,
+    Bundle, BundleError, Checked, Diff, Digest, Draft, Lineage, OrgId, Proof, Report, RootChain, RootError, SignedRoot,
     Standing, Timestamp, check, check_draft, diff,
 };
 use countersign_policy_decide::catalogue::{Catalogue, CatalogueError};
@@ -176,9 +176,27 @@ struct Slot {
     turn: Arc<Mutex<()>>,
 }
 
+/// Proves invariants of a bundle, where there is a solver. It is asked on a thread that may wait.
+pub trait Prover: std::fmt::Debug + Send + Sync {
+    /// What it says of the invariants in `bundle`, by their ids, of what decides from `now` on.
+    fn prove(&self, snapshot: &PolicySnapshot, bundle: &Draft, now: Timestamp) -> Vec<(String, Proof)>;
+}
+
+/// A checked bundle with what a prover says of its invariants.
+pub fn proved(checked: Checked, bundle: &Draft, prover: Option<&dyn Prover>, now: Timestamp) -> Checked {
+    match (prover, checked.built()) {
+        (Some(prover), Some(snapshot)) if !checked.report.invariants.is_empty() => {
+            let said = prover.prove(snapshot, bundle, now);
+            checked.with_proofs(said)
+        }
+        _ => checked,
+    }
+}
+
 /// Policy of every organization that is open. Cheap to share in an `Arc`.
 #[derive(Debug)]
 pub struct Store {
+    prover: Option<Arc<dyn Prover>>,
     folder: PathBuf,
     slots: ArcSwap<HashMap<OrgId, Arc<Slot>>>,
     opening: Mutex<()>,
@@ -187,7 +205,13 @@ pub struct Store {
 impl Store {
     /// A store over a folder. Nothing is read until an organization is opened or created.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), slots: ArcSwap::default(), opening: Mutex::default() }
+        Self { prover: None, folder: folder.into(), slots: ArcSwap::default(), opening: Mutex::default() }
+    }
+
+    /// With somebody who proves invariants; without, none is proved.
+    #[must_use]
+    pub fn with_prover(self, prover: Option<Arc<dyn Prover>>) -> Self {
+        Self { prover, ..self }
     }
 
     /// Begins an organization with version 1 of its root document; the caller puts its digest into genesis. Until a
@@ -330,7 +354,8 @@ impl Store {
     pub async fn prepare(&self, org: OrgId, change: Change, now: Timestamp) -> Result<Prepared, StoreError> {
         let slot = self.slot(org)?;
         let turn = Arc::clone(&slot.turn).lock_owned().await;
-        let (next, report, diff) = blocking(move || prepare(org, &slot, change, now)).await?;
+        let prover = self.prover.clone();
+        let (next, report, diff) = blocking(move || prepare(org, &slot, change, prover.as_deref(), now)).await?;
         Ok(Prepared { org, next: Arc::new(next), report, diff, turn })
     }
 
@@ -470,7 +495,13 @@ fn load(folder: &OrgFolder, chain: &RootChain, pointer: &Pointer) -> Result<Acti
     })
 }
 
-fn prepare(org: OrgId, slot: &Slot, change: Change, now: Timestamp) -> Result<(Active, Report, Diff), StoreError> {
+fn prepare(
+    org: OrgId,
+    slot: &Slot,
+    change: Change,
+    prover: Option<&dyn Prover>,
+    now: Timestamp,
+) -> Result<(Active, Report, Diff), StoreError> {
     let active = slot.active.load_full();
     if change.bundle.is_none() && change.catalogue.is_none() {
         return Err(StoreError::Nothing);
@@ -492,12 +523,13 @@ fn prepare(org: OrgId, slot: &Slot, change: Change, now: Timestamp) -> Result<(A
         keep(&slot.folder, &next)?;
         return Ok((next, Report::default(), Diff::default()));
     };
-    let checked = check(&bundle, catalogue.as_deref());
+    let draft = bundle.to_draft();
+    let checked = proved(check(&bundle, catalogue.as_deref()), &draft, prover, now);
     let Some(snapshot) = checked.accepted().cloned() else {
         return Err(StoreError::Rejected(Box::new(checked.report)));
     };
     let before = active.bundle.as_ref().map(|b| b.to_draft()).unwrap_or_default();
-    let difference = diff(&before, &bundle.to_draft());
+    let difference = diff(&before, &draft);
     let next = Active { snapshot, head: Some(bundle.digest()), bundle: Some(bundle), standing, catalogue };
     keep(&slot.folder, &next)?;
     Ok((next, checked.report, difference))
