@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::runtime::Handle;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use countersign_gateway_model::{OrgId, Principal, PrincipalKind, Timestamp};
 use countersign_ledger_log::LogHandle;
@@ -21,6 +21,7 @@ use countersign_policy_decide::{EntityRef, Operation};
 
 use crate::backtest::source::{LedgerQuestions, newest, range_of};
 use crate::error::EngineError;
+use crate::org::Org;
 use crate::{Engine, Snapshot};
 
 /// Entries that a thread takes at a time.
@@ -61,10 +62,12 @@ pub struct BacktestTurn {
     candidate: Snapshot,
     threads: usize,
     turn: OwnedMutexGuard<()>,
+    ending: watch::Receiver<bool>,
 }
 
 impl BacktestTurn {
-    /// Asks the candidate. None if `watch` broke it off: a report of a part would be taken for one of the whole.
+    /// Asks the candidate. None if `watch` broke it off, or the engine ends: a report of a part would be taken for one of
+    /// the whole.
     ///
     /// Dropping the future breaks it off too; the turn is given back when the threads have ended.
     ///
@@ -75,9 +78,9 @@ impl BacktestTurn {
         window: BacktestWindow,
         watch: impl BacktestWatch + 'static,
     ) -> Result<Option<BacktestReport>, EngineError> {
-        let Self { log, candidate, threads, turn } = self;
-        let report = backtest_log(&log, candidate, window, threads, watch, turn).await?;
-        Ok(report)
+        let Self { log, candidate, threads, turn, ending } = self;
+        let watch = move |progress| if *ending.borrow() { ControlFlow::Break(()) } else { watch(progress) };
+        backtest_log(&log, candidate, window, threads, watch, turn).await
     }
 }
 
@@ -96,7 +99,7 @@ impl Engine {
     ) -> Result<Option<BacktestReport>, EngineError> {
         let org = self.org(org)?;
         let turn = Arc::clone(&org.backtest).lock_owned().await;
-        BacktestTurn { log: org.log.clone(), candidate, threads: beside_work(), turn }.run(window, watch).await
+        self.backtest_turn(&org, candidate, turn).run(window, watch).await
     }
 
     /// Takes the turn for a backtest of a bundle or a draft that somebody would like to try. Not for agents: what would
@@ -116,7 +119,11 @@ impl Engine {
         let (policies, id) = (Arc::clone(self.policies()), org.id);
         let built = tokio::task::spawn_blocking(move || policies.candidate(id, &bundle)).await;
         let candidate = built.map_err(EngineError::damaged)??;
-        Ok(BacktestTurn { log: org.log.clone(), candidate, threads: beside_work(), turn })
+        Ok(self.backtest_turn(&org, candidate, turn))
+    }
+
+    fn backtest_turn(&self, org: &Org, candidate: Snapshot, turn: OwnedMutexGuard<()>) -> BacktestTurn {
+        BacktestTurn { log: org.log.clone(), candidate, threads: beside_work(), turn, ending: self.ending() }
     }
 }
 

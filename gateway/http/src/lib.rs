@@ -15,6 +15,7 @@ mod actions;
 mod agents;
 mod audit;
 mod auth;
+mod backtest;
 mod context;
 mod enrolments;
 mod evaluations;
@@ -62,6 +63,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(tools::routes())
         .merge(workflows::routes())
         .merge(policies::routes())
+        .merge(backtest::routes())
         .merge(audit::routes())
         .merge(evaluations::routes())
         .merge(log::routes())

@@ -33,6 +33,7 @@ pub const OPEN: &[(&str, &str)] = &[
 
 /// Operations with a changing method that leave no entry, by operation id, with the reason.
 pub const WITHOUT_ENTRY: &[(&str, &str)] = &[
+    ("backtestPolicy", "it asks a candidate about the past, permits nothing and changes nothing"),
     ("checkPolicy", "it reads a candidate and changes nothing"),
     ("clientCredentials", "a credential for a token: counted and logged; what the token does is asked and recorded"),
     ("consent", "it confers nothing by itself: each use is asked of the delegator too, and recorded with the chain"),
@@ -46,6 +47,7 @@ pub const WITHOUT_ENTRY: &[(&str, &str)] = &[
 /// Changing operations that take no `Idempotency-Key`, by operation id, with the reason.
 pub const WITHOUT_IDEMPOTENCY: &[(&str, &str)] = &[
     ("activatePolicy", "the confirmed difference is to the bundle active now: a repeat finds another one"),
+    ("backtestPolicy", "it changes nothing"),
     ("changeAgent", "it sets values: a repeat sets the same"),
     ("changePerson", "it sets values: a repeat sets the same"),
     ("changeService", "it sets values: a repeat sets the same"),

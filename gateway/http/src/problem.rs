@@ -222,6 +222,11 @@ impl Problem {
         Self::new(kind, kind.title)
     }
 
+    /// The document, for an answer that has begun with a good status.
+    pub(crate) fn document(&self) -> Value {
+        serde_json::to_value(Body(self)).unwrap_or_default()
+    }
+
     #[cfg(test)]
     pub(crate) fn code(&self) -> &'static str {
         self.kind.code

@@ -25,5 +25,5 @@ pub use outcome::Outcome;
 pub use principal::{Assurance, Delegator, Principal, PrincipalKind, Scope};
 pub use secret::{SecretRef, SecretRefError};
 pub use state::State;
-pub use time::{Clock, Duration, Timestamp};
+pub use time::{Clock, Duration, TimeError, Timestamp};
 pub use verdict::{Decision, Determining, PolicyDigests, Verdict};

@@ -59,6 +59,45 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Why a text is no instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a time is written as `2026-11-20T09:00:00Z`, in UTC, or as the date alone")]
+pub struct TimeError;
+
+/// What `Display` prints; seconds' fractions may be missing or shorter, and a date alone is its first instant.
+impl std::str::FromStr for Timestamp {
+    type Err = TimeError;
+
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        let digits = |part: Option<&str>, length: usize| -> Result<u64, TimeError> {
+            let part = part.filter(|part| part.len() == length && part.bytes().all(|b| b.is_ascii_digit()));
+            part.and_then(|part| part.parse().ok()).ok_or(TimeError)
+        };
+        let (date, time) = match text.split_once('T') {
+            Some((date, time)) => (date, time.strip_suffix('Z').ok_or(TimeError)?),
+            None => (text, "00:00:00"),
+        };
+        let mut date = date.splitn(3, '-');
+        let (year, month, day) = (digits(date.next(), 4)?, digits(date.next(), 2)?, digits(date.next(), 2)?);
+        let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+        let mut time = time.splitn(3, ':');
+        let (hour, minute, second) = (digits(time.next(), 2)?, digits(time.next(), 2)?, digits(time.next(), 2)?);
+        let in_range = (1970..=9999).contains(&year) && (1..=12).contains(&month) && day >= 1;
+        if !in_range || hour > 23 || minute > 59 || second > 59 || fraction.len() > 3 {
+            return Err(TimeError);
+        }
+        let millis = digits(Some(&format!("{fraction:0<3}")), 3)?;
+        // Howard Hinnant, `days_from_civil`, for the years after 1970.
+        let march_year = if month <= 2 { year - 1 } else { year };
+        let (era, year_of_era) = (march_year / 400, march_year % 400);
+        let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+        let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
+        let at = Self((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + millis);
+        // A day that the month does not have comes out as another one.
+        if at.to_string().starts_with(&format!("{year:04}-{month:02}-{day:02}T")) { Ok(at) } else { Err(TimeError) }
+    }
+}
+
 /// Where shells get the time. The program gives the real one, a test a hand-moved one.
 pub trait Clock: Send + Sync + 'static {
     /// Now.
@@ -78,6 +117,39 @@ mod tests {
             (1_795_219_200_123, "2026-11-21T00:00:00.123Z"),
         ] {
             assert_eq!(Timestamp(ms).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_in_utc_is_refused_and_a_date_is_its_first_instant() {
+        assert_eq!("2026-11-21".parse(), Ok(Timestamp(1_795_219_200_000)));
+        assert_eq!("2026-11-21T00:00:00Z".parse(), Ok(Timestamp(1_795_219_200_000)));
+        assert_eq!("2026-11-21T00:00:00.5Z".parse(), Ok(Timestamp(1_795_219_200_500)));
+        for text in [
+            "",
+            "2026-11-31",
+            "2025-02-29",
+            "2026-00-01",
+            "2026-13-01",
+            "1969-12-31",
+            "2026-11-21T00:00:00",
+            "2026-11-21T00:00:00+01:00",
+            "2026-11-21T24:00:00Z",
+            "2026-11-21T00:60:00Z",
+            "2026-11-21T00:00:00.1234Z",
+            "2026-11-21T00:00Z",
+            "26-11-21",
+            "2026-11-21 00:00:00Z",
+            "+026-11-21",
+        ] {
+            assert_eq!(text.parse::<Timestamp>(), Err(TimeError), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_printed_reads_back(ms in 0_u64..253_402_300_800_000) {
+            proptest::prop_assert_eq!(Timestamp(ms).to_string().parse(), Ok(Timestamp(ms)));
         }
     }
 }

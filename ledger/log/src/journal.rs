@@ -98,6 +98,17 @@ pub struct StoredEntry {
     pub leaf: Vec<u8>,
 }
 
+/// A payload as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPayload {
+    /// The entry that names it.
+    pub index: u64,
+    /// Its digest, as it was stored with it.
+    pub digest: Digest,
+    /// Salt and content.
+    pub bytes: Vec<u8>,
+}
+
 /// Where a stream stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamRecord {
@@ -336,6 +347,9 @@ pub trait Journal: Views {
 
     /// The payloads of an entry that are still there, by number: digest and bytes.
     async fn payloads(&self, log: LogNumber, index: u64) -> Result<Vec<(Digest, Vec<u8>)>, JournalError>;
+
+    /// The payloads of the entries of `range` that are still there, in order: entry, digest and bytes.
+    async fn payloads_of(&self, log: LogNumber, range: Range<u64>) -> Result<Vec<HeldPayload>, JournalError>;
 
     /// Shared bytes.
     async fn blob(&self, log: LogNumber, digest: &Digest) -> Result<Option<Vec<u8>>, JournalError>;

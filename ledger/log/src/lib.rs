@@ -32,7 +32,7 @@ pub use error::{AppendError, Head, LogError, Replay};
 pub use export::{ExportError, Exported, export};
 pub use fsck::{Fault, FsckLevel, FsckReport, LogReport, Progress, fsck};
 pub use journal::{
-    CommitError, Journal, JournalError, LogNumber, LogRecord, StoredEntry, StreamNumber, ViewRow, Views,
+    CommitError, HeldPayload, Journal, JournalError, LogNumber, LogRecord, StoredEntry, StreamNumber, ViewRow, Views,
 };
 pub use keys::{Entropy, KeyError, KeyRing};
 pub use logs::{LogHandle, Logs};

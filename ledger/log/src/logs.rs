@@ -32,7 +32,7 @@ use crate::committer::{Core, Pending, PendingEntry, RETRY_AFTER};
 use crate::config::{LogsConfig, NewLog};
 use crate::error::{AppendError, Head, LogError, Replay};
 use crate::journal::{
-    IdempotencyRecord, Journal, LogNumber, LogRecord, MAX_LOGS, MAX_PAYLOADS, StoredEntry, ViewRow, Views,
+    HeldPayload, IdempotencyRecord, Journal, LogNumber, LogRecord, MAX_LOGS, MAX_PAYLOADS, StoredEntry, ViewRow, Views,
 };
 use crate::keys::KeyRing;
 use crate::lock;
@@ -722,6 +722,14 @@ impl LogHandle {
     pub async fn payload(&self, index: u64, digest: &Digest) -> Result<Option<Vec<u8>>, LogError> {
         let held = self.journal().payloads(self.log.number, index).await?;
         Ok(held.into_iter().find(|(held, _)| held == digest).map(|(_, bytes)| bytes))
+    }
+
+    /// The payloads of the entries of `range` that were not erased, in order: for those who read many.
+    ///
+    /// # Errors
+    /// [`LogError::Journal`].
+    pub async fn payloads_of(&self, range: Range<u64>) -> Result<Vec<HeldPayload>, LogError> {
+        Ok(self.journal().payloads_of(self.log.number, range).await?)
     }
 
     /// Shared bytes.

@@ -52,6 +52,11 @@ pub(crate) fn payloads(log: LogNumber, index: u64) -> Result<RangeInclusive<i64>
     Ok(first..=first | ((1 << PAYLOAD_BITS) - 1))
 }
 
+/// The index of the entry that a payload's key is of.
+pub(crate) fn index_of_payload(key: i64) -> u64 {
+    index(key >> PAYLOAD_BITS)
+}
+
 /// The key of a full tile. A tile's index is at most an entry's divided by 256, so its level fits above it.
 pub(crate) fn tile(log: LogNumber, level: u8, index: u64) -> Result<i64, JournalError> {
     let bits = INDEX_BITS - LEVEL_BITS;
@@ -76,6 +81,7 @@ mod tests {
             prop_assert_eq!(of(a).0.cmp(&of(b).0), (a.0, a.1).cmp(&(b.0, b.1)));
             prop_assert_eq!(of(a).1.cmp(&of(b).1), a.cmp(&b));
             prop_assert_eq!(index(of(a).0), a.1);
+            prop_assert_eq!(index_of_payload(of(a).1), a.1);
             prop_assert!(payloads(LogNumber(a.0), a.1).unwrap().contains(&of(a).1));
         }
     }

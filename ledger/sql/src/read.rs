@@ -10,7 +10,9 @@ use sqlx::sqlite::SqliteRow;
 
 use countersign_gateway_model::{Digest, LogId, OrgId, Pseudonym, Timestamp};
 use countersign_ledger_entry::Stream;
-use countersign_ledger_log::journal::{Advance, Batch, IdempotencyRecord, JournalStats, LogRecord, StreamRecord};
+use countersign_ledger_log::journal::{
+    Advance, Batch, HeldPayload, IdempotencyRecord, JournalStats, LogRecord, StreamRecord,
+};
 use countersign_ledger_log::{
     CommitError, Journal, JournalError, LogNumber, StoredEntry, StreamNumber, ViewRow, Views,
 };
@@ -215,6 +217,28 @@ impl Journal for SqlJournal {
             .await
             .map_err(failed)?;
         rows.iter().map(|row| Ok((Digest(bytes(row, 0)?), row.try_get(1).map_err(failed)?))).collect()
+    }
+
+    async fn payloads_of(&self, log: LogNumber, range: Range<u64>) -> Result<Vec<HeldPayload>, JournalError> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (first, last) = (key::payloads(log, range.start)?, key::payloads(log, range.end - 1)?);
+        let rows = sqlx::query("SELECT key, digest, bytes FROM payload WHERE key BETWEEN ? AND ? ORDER BY key")
+            .bind(*first.start())
+            .bind(*last.end())
+            .fetch_all(&self.readers)
+            .await
+            .map_err(failed)?;
+        rows.iter()
+            .map(|row| {
+                Ok(HeldPayload {
+                    index: key::index_of_payload(row.try_get(0).map_err(failed)?),
+                    digest: Digest(bytes(row, 1)?),
+                    bytes: row.try_get(2).map_err(failed)?,
+                })
+            })
+            .collect()
     }
 
     async fn blob(&self, log: LogNumber, digest: &Digest) -> Result<Option<Vec<u8>>, JournalError> {

@@ -13,7 +13,9 @@ use async_trait::async_trait;
 
 use countersign_gateway_model::{Clock as _, Digest, LogId, OrgId, Timestamp};
 use countersign_ledger_entry::Stream;
-use countersign_ledger_log::journal::{Advance, Batch, IdempotencyRecord, JournalStats, LogRecord, StreamRecord};
+use countersign_ledger_log::journal::{
+    Advance, Batch, HeldPayload, IdempotencyRecord, JournalStats, LogRecord, StreamRecord,
+};
 use countersign_ledger_log::{
     AppendError, CommitError, FsckLevel, Journal, JournalError, LogError, LogHandle, LogNumber, Logs, StoredEntry,
     StreamNumber, ViewRow, Views, fsck,
@@ -200,6 +202,9 @@ impl Journal for Faulty {
     }
     async fn payloads(&self, log: LogNumber, index: u64) -> Result<Vec<(Digest, Vec<u8>)>, JournalError> {
         self.inner.payloads(log, index).await
+    }
+    async fn payloads_of(&self, log: LogNumber, range: Range<u64>) -> Result<Vec<HeldPayload>, JournalError> {
+        self.inner.payloads_of(log, range).await
     }
     async fn blob(&self, log: LogNumber, digest: &Digest) -> Result<Option<Vec<u8>>, JournalError> {
         self.inner.blob(log, digest).await

@@ -4,7 +4,7 @@
 //! decide), a gate over several items has one for each, told apart by the digests that the gate names them by. Every
 //! payload is held to the digest in its entry. Absent: asking the candidate.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,8 +19,8 @@ use super::{BacktestWindow, Past};
 use crate::asking::StoredEvidence;
 use crate::error::EngineError;
 
-/// Entries read at a time.
-const PAGE: u64 = 256;
+/// Entries read at a time, with all that was kept beside them.
+const PAGE: u64 = 128;
 
 /// How far the claimed times of a log may go back from one entry to the next; the ledger refuses more.
 const UNORDERED: u64 = 10_000;
@@ -111,7 +111,7 @@ struct Wanted {
 pub(super) struct LedgerQuestions<'l> {
     past: Past<'l>,
     range: Range<u64>,
-    waiting: VecDeque<Wanted>,
+    waiting: VecDeque<(Wanted, Option<Vec<u8>>)>,
 }
 
 impl<'l> LedgerQuestions<'l> {
@@ -128,8 +128,19 @@ impl<'l> LedgerQuestions<'l> {
             if u64::try_from(entries.len()).ok() != Some(page.end - page.start) {
                 return Err(EngineError::damaged("entries are missing"));
             }
+            let mut found = Vec::new();
             for stored in &entries {
-                self.waiting.extend(wanted(stored, self.past.window)?);
+                found.extend(wanted(stored, self.past.window)?);
+            }
+            if let (Some(first), Some(last)) = (found.first(), found.last()) {
+                // A question each would cost a wake-up each.
+                let held = self.past.runtime.block_on(self.past.log.payloads_of(first.index..last.index + 1));
+                let held = held.map_err(EngineError::ledger)?.into_iter();
+                let mut held: HashMap<_, _> = held.map(|p| ((p.index, p.digest), p.bytes)).collect();
+                self.waiting.extend(found.into_iter().map(|wanted| {
+                    let bytes = held.remove(&(wanted.index, wanted.reference.digest));
+                    (wanted, bytes)
+                }));
             }
             self.range.start = page.end;
         }
@@ -207,9 +218,8 @@ impl StoredQuestions for LedgerQuestions<'_> {
 
     fn next(&mut self) -> Result<Option<StoredQuestion>, EngineError> {
         self.fill()?;
-        let Some(wanted) = self.waiting.pop_front() else { return Ok(None) };
-        let bytes = self.past.runtime.block_on(self.past.log.payload(wanted.index, &wanted.reference.digest));
-        wanted.read(bytes.map_err(EngineError::ledger)?).map(Some)
+        let Some((wanted, bytes)) = self.waiting.pop_front() else { return Ok(None) };
+        wanted.read(bytes).map(Some)
     }
 
     fn entity(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, EngineError> {

@@ -161,3 +161,23 @@ async fn a_candidate_that_decides_nothing_is_refused_with_its_findings() {
     assert_eq!(error.code(), "bundle-rejected");
     assert!(world.engine.begin_backtest(&dana, in_force()).await.is_ok(), "the turn is free again");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payloads_read_by_the_range_are_those_read_one_by_one() {
+    let world = World::new().await;
+    work(&world).await;
+    let log = world.engine.log_of(org(1)).unwrap();
+    let size = log.checkpoint().checkpoint().size;
+    for range in [0..size, 3..size, 5..6, 7..7, 0..1] {
+        let mut one_by_one = Vec::new();
+        for stored in log.entries(range.clone()).await.unwrap() {
+            for reference in countersign_ledger_entry::Entry::parse(&stored.leaf).unwrap().header.payloads {
+                let bytes = log.payload(stored.index, &reference.digest).await.unwrap().unwrap();
+                one_by_one.push((stored.index, reference.digest, bytes));
+            }
+        }
+        let held = log.payloads_of(range).await.unwrap();
+        let held: Vec<_> = held.into_iter().map(|p| (p.index, p.digest, p.bytes)).collect();
+        assert_eq!(held, one_by_one);
+    }
+}

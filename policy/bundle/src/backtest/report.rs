@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use countersign_gateway_model::{Decision, Digest, Name};
 use countersign_policy_decide::Question;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::StoredQuestion;
 
@@ -21,7 +21,7 @@ const MAX_REASONS: usize = 8;
 const OTHERS: &str = "(others)";
 
 /// How much of it is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Examples of each kind of change. They show inputs of the past: 0 keeps them out of the report.
     pub examples: usize,
@@ -34,7 +34,7 @@ impl Default for Limits {
 }
 
 /// What would have been different.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shift {
     /// Denied then, allowed by the candidate.
@@ -139,7 +139,7 @@ impl std::fmt::Display for NotComputable {
 }
 
 /// A verdict and what determined it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
     /// The decision.
     pub decision: Decision,
@@ -150,7 +150,7 @@ pub struct Said {
 }
 
 /// How many of one kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Answered as then.
     pub unchanged: u64,
@@ -186,7 +186,7 @@ impl Counts {
 pub type Group = BTreeMap<String, Counts>;
 
 /// One question that would be answered differently.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Example {
     /// The entry that it stands in.
     pub index: u64,
@@ -207,7 +207,7 @@ pub struct Example {
 }
 
 /// What came out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BacktestReport {
     /// The candidate: the plain digest of its manifest.
     pub bundle: Digest,

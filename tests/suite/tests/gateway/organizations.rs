@@ -347,7 +347,8 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         // A team is a name in the caller's own organization, whatever others call theirs.
         "freeze" | "liftFreeze" => Asked::Own("", json!({ "team": "a-team" })),
 
-        "checkPolicy"
+        "backtestPolicy"
+        | "checkPolicy"
         | "activatePolicy"
         | "login"
         | "clientCredentials"
