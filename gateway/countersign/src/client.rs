@@ -20,6 +20,9 @@ pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7777";
 /// A request may wait for people for some seconds; this is well beyond.
 const PATIENCE: Duration = Duration::from_mins(2);
 
+/// An answer in lines may take as long as there are lines.
+const LONGEST_STREAM: Duration = Duration::from_hours(24);
+
 /// A problem as the gateway said it.
 #[derive(Debug)]
 pub(crate) struct ProblemError {
@@ -117,7 +120,6 @@ impl Client {
         let token = token.map(str::to_owned).or_else(|| kept.servers.get(&server).map(|held| held.token.clone()));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
-            .timeout(PATIENCE)
             .connect_timeout(Duration::from_secs(10))
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
             // A token goes where it was sent, and nowhere else.
@@ -168,8 +170,42 @@ impl Client {
         json(&self.send(Method::DELETE, path, None, None).await?)
     }
 
+    /// Asks for something that is answered in lines of JSON, and hands each over as it comes. An error of `each` ends it.
+    pub(crate) async fn post_for_lines(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        mut each: impl FnMut(Value) -> Result<()>,
+    ) -> Result<()> {
+        let cut = "the answer was cut off";
+        let mut response = self.answered(Method::POST, path, Some(body), None, LONGEST_STREAM).await?;
+        let mut held = Vec::new();
+        while let Some(chunk) = tokio::time::timeout(PATIENCE, response.chunk()).await.context(cut)?.context(cut)? {
+            held.extend_from_slice(&chunk);
+            while let Some(end) = held.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = held.drain(..=end).collect();
+                each(json(&line)?)?;
+            }
+        }
+        if held.is_empty() { Ok(()) } else { bail!(cut) }
+    }
+
     async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>, wait: Option<u64>) -> Result<Vec<u8>> {
-        let mut request = self.http.request(method.clone(), format!("{}{path}", self.server));
+        let response = self.answered(method, path, body, wait, PATIENCE).await?;
+        let bytes = response.bytes().await.context("the answer was cut off; what was asked may have been done")?;
+        Ok(bytes.into())
+    }
+
+    /// An answer with a good status, before its body is read.
+    async fn answered(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        wait: Option<u64>,
+        patience: Duration,
+    ) -> Result<reqwest::Response> {
+        let mut request = self.http.request(method.clone(), format!("{}{path}", self.server)).timeout(patience);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
@@ -196,10 +232,10 @@ impl Client {
             anyhow!("`{}` does not answer{hint} ({words})", self.server)
         })?;
         let status = response.status();
-        let bytes = response.bytes().await.context("the answer was cut off; what was asked may have been done")?;
         if status.is_success() {
-            return Ok(bytes.into());
+            return Ok(response);
         }
+        let bytes = response.bytes().await.context("the answer was cut off; what was asked may have been done")?;
         Err(problem(status, &bytes, self.token.is_some()))
     }
 }

@@ -33,6 +33,7 @@ use crate::keys::{FileRing, Keys};
 use crate::mint::{self, SystemMint};
 use crate::organizations::{self, Place};
 use crate::policies::{LocalPolicies, root_document};
+use crate::proving::Proofs;
 use crate::runners::OrgRunners;
 use crate::secrets::OrgSecrets;
 use crate::trees::OrgTrees;
@@ -251,7 +252,8 @@ impl Gateway {
         let ledger = Ledger::open(config, &folder, places.clone(), Arc::clone(&clock)).await?;
 
         crate::keys::private_folder(&folder.policy())?;
-        let store = Arc::new(Store::new(folder.policy()));
+        let proofs = Proofs::at(config.policy.solver.as_deref(), Span::from_secs(config.policy.solver_s.max(1)))?;
+        let store = Arc::new(Store::new(folder.policy()).with_prover(proofs.prover()));
         let nobody = ledger.installation.place.org;
         let policies = Arc::new(LocalPolicies::new(Arc::clone(&store), Arc::clone(&clock), nobody)?);
         let installation = ledger.begin(&store, &policies, options.demo).await?;

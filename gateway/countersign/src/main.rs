@@ -20,6 +20,7 @@ mod keys;
 mod mint;
 mod organizations;
 mod policies;
+mod proving;
 mod runners;
 mod secrets;
 mod serve;

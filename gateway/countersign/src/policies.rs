@@ -304,6 +304,15 @@ async fn last_activation(log: &LogHandle) -> Result<Option<(Digest, Option<Polic
     Ok(bundle.map(|bundle| (bundle, catalogue)))
 }
 
+/// The catalogue in force, as the ledger keeps it; none before the first one.
+pub(crate) async fn active_catalogue(log: &LogHandle) -> Result<Option<Catalogue>, PoliciesError> {
+    let ledger = |e: Box<dyn std::error::Error + Send + Sync>| PoliciesError::Ledger(e);
+    let Some((_, Some(digest))) = last_activation(log).await? else { return Ok(None) };
+    let bytes = log.blob(&digest).await.map_err(|e| ledger(e.into()))?;
+    let bytes = bytes.ok_or_else(|| ledger(format!("it lacks the catalogue `{digest}` that is in force").into()))?;
+    Catalogue::parse(&bytes).map(Some).map_err(|e| ledger(e.into()))
+}
+
 /// A policy of the past, built again from what the ledger keeps.
 async fn rebuild(log: &LogHandle, digests: &PolicyDigests) -> Option<Snapshot> {
     let none = Digest([0; 32]);
@@ -341,7 +350,10 @@ fn candidate(
 ) -> Result<Candidate, PolicyProblem> {
     let next: Arc<Active> = Arc::clone(prepared.next());
     let bundle = next.bundle.as_ref().ok_or_else(|| PolicyProblem::Rejected("there is no bundle in it".to_owned()))?;
-    let words = diff_words(prepared.diff());
+    let words = prepared.report().invariants.iter().fold(diff_words(prepared.diff()), |words, invariant| {
+        // What is known of them is what a person confirms with the difference.
+        format!("{words}{invariant}\n")
+    });
     let manifest = bundle.manifest();
     Ok(Candidate {
         digest: bundle.digest(),

@@ -101,6 +101,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "gateway/identity",
             "policy/store",
             "policy/import",
+            "policy/prove",
             "ledger/log",
             "ledger/sql",
             "ledger/verify",

@@ -123,17 +123,17 @@ pub(crate) enum Ledger {
 }
 
 /// A ledger that is read and not served.
-struct Offline {
-    logs: Logs,
+pub(super) struct Offline {
+    pub(super) logs: Logs,
     /// Every log that has begun, the installation's last.
-    held: Vec<(Place, Arc<Keys>)>,
+    pub(super) held: Vec<(Place, Arc<Keys>)>,
     /// Whom the installation's log names.
     installation: OrgId,
     /// Holds the lock.
     _folder: DataFolder,
 }
 
-async fn offline(data_dir: Option<&PathBuf>, global: &Global) -> Result<Offline> {
+pub(super) async fn offline(data_dir: Option<&PathBuf>, global: &Global) -> Result<Offline> {
     let flags: Vec<_> = data_dir.iter().map(|d| ("data.dir", d.display().to_string(), "--data-dir")).collect();
     let config = global.load(&flags)?.config;
     let mark = read_mark(&config.data.dir.join("countersign.json"))

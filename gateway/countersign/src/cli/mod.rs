@@ -29,7 +29,8 @@ use crate::environment;
 const USAGE: u8 = 64;
 
 /// Variables that are the command line's own and no settings.
-const OWN_VARIABLES: [&str; 7] = [
+const OWN_VARIABLES: [&str; 8] = [
+    "COUNTERSIGN_CVC5",
     "COUNTERSIGN_ORGANIZATION",
     "COUNTERSIGN_SERVER",
     "COUNTERSIGN_TOKEN",
@@ -352,6 +353,37 @@ mod tests {
         let mut missing = Vec::new();
         walk(&command(), "countersign", &mut missing);
         assert_eq!(missing, Vec::<String>::new(), "verbs without an example");
+    }
+
+    /// Commands of `countersign` in a workflow file, as words of a shell, up to what is piped on.
+    fn commands_of(workflow: &str) -> Vec<Vec<String>> {
+        let after = |line: &str| line.find("countersign ").map(|at| line.split_at(at).1.to_owned());
+        let lines = workflow.lines().filter(|line| !line.trim_start().starts_with('#')).filter_map(after);
+        let words = |line: String| {
+            let end = line.find([')', '|']).unwrap_or(line.len());
+            // What the runner fills in is one word here.
+            let filled = line.split_at(end).0.replace("${{ vars.COUNTERSIGN_CLIENT_ID", "client_0f }}");
+            filled.split_whitespace().map(|word| word.trim_matches('"').to_owned()).collect()
+        };
+        lines.map(words).collect()
+    }
+
+    #[test]
+    fn the_example_pipeline_says_only_what_the_command_line_understands() {
+        let workflow = include_str!("../../../../docs/examples/policy-ci.yml");
+        let mut seen = std::collections::BTreeSet::new();
+        for words in commands_of(workflow) {
+            let words: Vec<String> = words.into_iter().filter(|word| word != "}}").collect();
+            let refused = Cli::try_parse_from(&words).err().map(|error| error.to_string());
+            assert_eq!(refused, None, "{words:?}");
+            seen.insert(words.into_iter().skip(1).take(2).collect::<Vec<_>>().join(" "));
+        }
+        for verb in ["check", "fmt", "lint", "test", "diff", "backtest"] {
+            assert!(seen.contains(&format!("policy {verb}")), "{verb}: {seen:?}");
+        }
+        let wrong = commands_of("run: countersign policy check policy --no-such-flag | tee log");
+        assert_eq!(wrong.len(), 1);
+        assert!(wrong.iter().all(|words| Cli::try_parse_from(words).is_err()), "a flag that is none would be noticed");
     }
 
     #[test]

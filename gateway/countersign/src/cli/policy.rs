@@ -2,11 +2,13 @@
 //!
 //! What an author or a pipeline does needs no gateway and no network, and ends with codes that a pipeline can rely on:
 //! 0 good, 1 something was found, 2 it could not be done (a file, a key, an argument that means nothing). Read next:
-//! `checking`, `comparing`, `signing`, `roots`, `explaining`.
+//! `checking`, `comparing`, `backtesting`, `proving`, `signing`, `roots`, `explaining`.
 
+mod backtesting;
 mod checking;
 mod comparing;
 mod explaining;
+mod proving;
 mod roots;
 mod signing;
 
@@ -20,6 +22,7 @@ use countersign_policy_store::bundle::{CATALOGUE_FILE, SIGNATURES_FILE};
 use countersign_policy_store::{default_catalogue, default_draft, example, example_names, read_catalogue, read_folder};
 use serde_json::{Value, json};
 
+use self::proving::Proven;
 use super::{Global, confirm};
 use crate::policies::DraftFiles;
 use crate::text::plain;
@@ -29,8 +32,10 @@ const COULD_NOT: u8 = 2;
 
 /// Policy.
 #[derive(Debug, Subcommand)]
-#[command(after_help = "check, fmt, lint, test, diff, sign, verify, pack, unpack, key and root ask no gateway.\n\n\
-    Their exit codes: 0 good, 1 something was found, 2 it could not be done (a file, a key); 64 wrong usage.")]
+#[command(
+    after_help = "check, fmt, lint, test, diff, prove, sign, verify, pack, unpack, key and root ask no gateway.\n\n\
+    Their exit codes: 0 good, 1 something was found, 2 it could not be done (a file, a key); 64 wrong usage."
+)]
 pub(crate) enum Policy {
     /// Check a bundle: syntax, types, lint, its own tests. Asks no gateway
     #[command(
@@ -60,6 +65,18 @@ pub(crate) enum Policy {
         countersign policy diff old.bundle ./policy --fail-on unclear\n\n\
         Exit codes: 0 nothing that --fail-on names, 1 something, 2 one of them cannot be read.")]
     Diff(comparing::Compare),
+    /// Say what another bundle would have said to what was really asked: the ledger's questions, all of them again
+    #[command(after_help = "Examples:\n  countersign policy backtest ./policy --since 30d\n  \
+        countersign policy backtest ./policy --last 100000 --fail-on looser,not-computable --html report.html\n  \
+        countersign policy backtest ./policy --data-dir ./countersign-data\n\n\
+        Exit codes: 0 nothing that --fail-on names, 1 something, 2 it could not be done.")]
+    Backtest(backtesting::Backtest),
+    /// Prove what a bundle never allows, and what it newly allows beside another one. Asks no gateway
+    #[command(after_help = "Examples:\n  countersign policy prove ./policy\n  \
+        countersign policy prove ./policy --against ./policy-in-force --solver /opt/cvc5/bin/cvc5\n\n\
+        Exit codes: 0 all of it is proved; 1 an invariant is refuted, or something is newly allowed; 2 neither, but \
+        something is not proved, or it could not be done.")]
+    Prove(proving::Prove),
     /// Seal a bundle and sign it with root keys, offline
     #[command(
         after_help = "Examples:\n  countersign policy sign ./policy --key root-1.key --after ./policy-in-force\n  \
@@ -131,6 +148,7 @@ pub(crate) enum Policy {
 }
 
 pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
+    let mut unknown = false;
     let good = match verb {
         Policy::Activate { path, yes, confirmed_diff } => {
             activate(&path, yes, confirmed_diff, global).await?;
@@ -155,6 +173,11 @@ pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
         Policy::Lint(args) => checking::lint(&args, global),
         Policy::Test(args) => checking::test(&args, global),
         Policy::Diff(args) => comparing::compare(&args, global),
+        Policy::Backtest(args) => backtesting::backtest(&args, global).await,
+        Policy::Prove(args) => proving::prove(&args, global).map(|proven| {
+            unknown = proven == Proven::Unknown;
+            proven == Proven::All
+        }),
         Policy::Sign(args) => signing::sign(&args, global),
         Policy::Verify(args) => signing::verify(&args, global),
         Policy::Pack(args) => signing::pack(&args, global),
@@ -165,6 +188,7 @@ pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
     // A pipeline tells "the policy is bad" from "nothing was looked at".
     Ok(match good {
         Ok(true) => ExitCode::SUCCESS,
+        Ok(false) if unknown => ExitCode::from(COULD_NOT),
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             super::report(&error, global.json);

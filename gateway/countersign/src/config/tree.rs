@@ -86,6 +86,11 @@ pub(crate) struct Ledger {
 pub(crate) struct Policy {
     /// Seconds that a permit lasts before it lapses unstarted.
     pub permit_ttl_s: u64,
+    /// The program cvc5, which proves the invariants of a bundle that is checked or activated. Unset: none is proved, and a
+    /// bundle that insists on it is refused.
+    pub solver: Option<PathBuf>,
+    /// Seconds that all proofs about one bundle may take together.
+    pub solver_s: u64,
 }
 
 /// Runners.
@@ -172,7 +177,7 @@ impl Default for Ledger {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { permit_ttl_s: 300 }
+        Self { permit_ttl_s: 300, solver: None, solver_s: 20 }
     }
 }
 

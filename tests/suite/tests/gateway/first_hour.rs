@@ -139,7 +139,7 @@ fn change(bundle: &Path) {
 }
 
 /// Activates a folder as the command line does: first refused with the digest of the difference, then confirmed.
-fn activate(gateway: &Gateway, token: &str, bundle: &Path) {
+pub(crate) fn activate(gateway: &Gateway, token: &str, bundle: &Path) {
     let run = |more: &[&str]| {
         let output = Command::new(countersign())
             .env_clear()

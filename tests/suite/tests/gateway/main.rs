@@ -5,6 +5,7 @@
 mod approvals;
 mod authoring;
 mod authzen;
+mod backtest;
 mod bad_input;
 mod counters;
 mod crash;
@@ -15,6 +16,7 @@ mod folder;
 mod lockout;
 mod organizations;
 mod people;
+mod proving;
 mod stopping;
 mod tools;
 mod walks;

@@ -7,14 +7,15 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use countersign_gateway_model::OrgId;
 use countersign_policy_store::bundle::{
-    Bundle, Checked, FileKind, FilePath, Finding, RuleId, Severity, TestRun, check_draft, first_difference, format,
-    has_format,
+    Bundle, Checked, Draft, FileKind, FilePath, Finding, RuleId, Severity, TestRun, check_draft, first_difference,
+    format, has_format,
 };
 use countersign_policy_store::decide::catalogue::Catalogue;
 use countersign_policy_store::{default_catalogue, read_bundle, read_catalogue, read_draft, read_folder};
 use serde_json::{Value, json};
 
 use super::super::{Global, out};
+use super::proving::Solving;
 use crate::text::plain;
 
 /// Where a bundle is, and what it is judged with.
@@ -48,6 +49,8 @@ pub(crate) struct Check {
     source: Source,
     #[command(flatten)]
     findings: Findings,
+    #[command(flatten)]
+    solving: Solving,
 }
 
 /// Looks for what is legal and still wrong.
@@ -107,14 +110,26 @@ impl Source {
     }
 
     fn checked(&self) -> Result<Checked> {
+        Ok(self.draft()?.1)
+    }
+
+    /// The bundle as a draft, and what the check says of it.
+    pub(super) fn draft(&self) -> Result<(Draft, Checked)> {
         let draft = read_draft(&self.path)?;
-        let catalogue = Self::catalogue(&self.path, self.catalogue.as_deref())?;
-        Ok(check_draft(&draft, Self::organization(&self.path, self.organization), Some(&catalogue)))
+        let catalogue = self.catalogue_of(&self.path)?;
+        let checked = check_draft(&draft, Self::organization(&self.path, self.organization), Some(&catalogue));
+        Ok((draft, checked))
+    }
+
+    /// The catalogue that was given, else the one of a bundle.
+    pub(super) fn catalogue_of(&self, path: &Path) -> Result<Catalogue> {
+        Self::catalogue(path, self.catalogue.as_deref())
     }
 }
 
 pub(super) fn check(args: &Check, global: &Global) -> Result<bool> {
-    let report = args.source.checked()?.report;
+    let (draft, checked) = args.source.draft()?;
+    let report = args.solving.proved(checked, &draft)?.report;
     let all: Vec<&Finding> = report.findings.iter().collect();
     let good = report.passes() && !(args.findings.deny_warnings && report.warnings() > 0);
     let tests = report.tests.as_ref();
@@ -122,6 +137,7 @@ pub(super) fn check(args: &Check, global: &Global) -> Result<bool> {
         global.document(&json!({
             "passes": good, "errors": report.errors(), "warnings": report.warnings(), "policies": report.policies,
             "findings": all, "report": report.to_string(), "tests": tests.map(coverage_document),
+            "invariants": report.invariants,
         }))?;
         return Ok(good);
     }
