@@ -14,31 +14,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use countersign_gateway_model::{OrgId, Principal, PrincipalKind, Timestamp};
+use countersign_gateway_model::{OrgId, Principal, PrincipalKind};
 use countersign_ledger_log::LogHandle;
-use countersign_policy_bundle::{Backtest, BacktestReport, Limits, StoredQuestions as _};
+use countersign_policy_bundle::{Backtest, BacktestReport, StoredQuestions as _};
 use countersign_policy_decide::{EntityRef, Operation};
 
-use crate::backtest::source::{LedgerQuestions, newest, range_of};
+pub use crate::backtest::source::BacktestWindow;
+use crate::backtest::source::{LedgerQuestions, Past, newest, range_of};
 use crate::error::EngineError;
 use crate::org::Org;
 use crate::{Engine, Snapshot};
 
 /// Entries that a thread takes at a time.
 const PIECE: u64 = 1024;
-
-/// Which questions of the past are asked again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BacktestWindow {
-    /// Only those of entries that claim this time or a later one.
-    pub since: Option<Timestamp>,
-    /// Only those of entries that claim an earlier time.
-    pub until: Option<Timestamp>,
-    /// Only the newest so many of them. In a window with a beginning, the newest of those.
-    pub last: Option<u64>,
-    /// How much the report shows of them.
-    pub limits: Limits,
-}
 
 /// How far a backtest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,14 +160,6 @@ pub async fn backtest_log<K: Send + 'static>(
         report
     };
     tokio::task::spawn_blocking(fold).await.map_err(EngineError::damaged)?
-}
-
-/// Where the questions are.
-#[derive(Clone, Copy)]
-struct Past<'l> {
-    log: &'l LogHandle,
-    runtime: &'l Handle,
-    window: BacktestWindow,
 }
 
 fn fold(

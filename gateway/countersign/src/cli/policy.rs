@@ -11,6 +11,7 @@ mod explaining;
 mod proving;
 mod roots;
 mod signing;
+mod solving;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -13,9 +13,9 @@ use countersign_ledger_entry::body::{Body, Gate};
 use countersign_ledger_entry::payload;
 use countersign_ledger_entry::{Entry, Header, PayloadRef, PayloadRole};
 use countersign_ledger_log::{LogHandle, StoredEntry};
-use countersign_policy_bundle::{StoredQuestion, StoredQuestions};
+use countersign_policy_bundle::{Limits, StoredQuestion, StoredQuestions};
+use tokio::runtime::Handle;
 
-use super::{BacktestWindow, Past};
 use crate::asking::StoredEvidence;
 use crate::error::EngineError;
 
@@ -24,6 +24,27 @@ const PAGE: u64 = 128;
 
 /// How far the claimed times of a log may go back from one entry to the next; the ledger refuses more.
 const UNORDERED: u64 = 10_000;
+
+/// Which questions of the past are asked again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BacktestWindow {
+    /// Only those of entries that claim this time or a later one.
+    pub since: Option<Timestamp>,
+    /// Only those of entries that claim an earlier time.
+    pub until: Option<Timestamp>,
+    /// Only the newest so many of them. In a window with a beginning, the newest of those.
+    pub last: Option<u64>,
+    /// How much the report shows of them.
+    pub limits: Limits,
+}
+
+/// Where the questions are.
+#[derive(Clone, Copy)]
+pub(super) struct Past<'l> {
+    pub(super) log: &'l LogHandle,
+    pub(super) runtime: &'l Handle,
+    pub(super) window: BacktestWindow,
+}
 
 /// Entries of the window: from the first that may be in it, to the newest that the log has now.
 pub(super) async fn range_of(log: &LogHandle, window: BacktestWindow) -> Result<Range<u64>, EngineError> {

@@ -15,7 +15,7 @@ use countersign_policy_store::{default_catalogue, read_bundle, read_catalogue, r
 use serde_json::{Value, json};
 
 use super::super::{Global, out};
-use super::proving::Solving;
+use super::solving::Solving;
 use crate::text::plain;
 
 /// Where a bundle is, and what it is judged with.
