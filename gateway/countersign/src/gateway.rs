@@ -99,6 +99,8 @@ pub(crate) struct Gateway {
     pub organizations: Vec<Organization>,
     /// Runs that a former process left and that are followed again.
     pub adopted: usize,
+    /// Policies in force.
+    pub policies: Arc<LocalPolicies>,
     state: AppState,
     lifecycle: Arc<Lifecycle>,
     logs: Logs,
@@ -315,7 +317,7 @@ impl Gateway {
             sweep_workspaces(engine.clone(), runners.clone(), orgs, kept);
         }
         let logs = ledger.logs;
-        Ok(Self { folder, engine, identity, runners, organizations, adopted, state, lifecycle, logs, timers })
+        Ok(Self { folder, engine, identity, runners, organizations, adopted, policies, state, lifecycle, logs, timers })
     }
 
     /// The organization `default`.

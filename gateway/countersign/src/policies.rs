@@ -15,8 +15,8 @@ use countersign_gateway_model::{Clock, Digest, OrgId, PolicyDigests};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_store::bundle::{
     Bundle, BundleError, CATALOGUE_FORMAT, CanonicalError, CatalogueStatement, Custody, Diff, Draft, Lineage,
-    MANIFEST_FILE, People, RootDocument, RootKey, RootKeyEntry, SignedCatalogue, SignedRoot, Standing, Thresholds,
-    check, check_draft, locked_out, sha256,
+    MANIFEST_FILE, People, Purpose, RootDocument, RootKey, RootKeyEntry, SignedCatalogue, SignedRoot, Standing,
+    Thresholds, check, check_draft, locked_out, sha256,
 };
 use countersign_policy_store::decide::catalogue::Catalogue;
 use countersign_policy_store::decide::{PolicyParts, PolicySnapshot};
@@ -43,6 +43,17 @@ pub(crate) enum PoliciesError {
     /// The root key.
     #[error(transparent)]
     Keys(#[from] crate::keys::KeysError),
+    /// Another bundle than the one that a recovery puts in force.
+    #[error(
+        "bundle `{got}` is not the one that a recovery puts in force here and now, which is `{wanted}`: write that one with \
+         `countersign recover --out`, and have it signed"
+    )]
+    NotRecovery {
+        /// Given.
+        got: Digest,
+        /// What it must be.
+        wanted: Digest,
+    },
     /// The ledger.
     #[error("the ledger cannot be read")]
     Ledger(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -180,18 +191,64 @@ impl LocalPolicies {
             }
         }
         if let Some(bundle) = &next.bundle {
-            let manifest = bundle.manifest();
-            let mut entry = OwnEntry::new(Body::Policy(PolicyStep {
-                step: Step::Activated,
-                digest: bundle.digest(),
-                predecessor: manifest.predecessor,
-                version: manifest.version,
-                root_version: manifest.root_version,
-                signed_by: signer(next.standing.as_ref()),
-                break_glass: false,
-            }));
-            entry.blobs = blobs(bundle).map_err(|e| PoliciesError::Default(Box::new(e)))?;
-            entries.push(entry);
+            entries.push(bundle_entry(bundle, next.standing.as_ref())?);
+        }
+        Ok((entries, prepared))
+    }
+
+    /// The bundle that a recovery puts in force: the one that ships, for this organization, after the last one that the
+    /// ledger names, though that one may be unreadable. Signed by the local key alone.
+    pub(crate) async fn recovery_bundle(&self, org: OrgId) -> Result<Bundle, PoliciesError> {
+        let held = self.held(org).ok_or(StoreError::UnknownOrganization(org))?;
+        let active = self.store.active(&org).ok_or(StoreError::UnknownOrganization(org))?;
+        let chain = self.store.root_chain(&org).ok_or(StoreError::UnknownOrganization(org))?;
+        let (last, _) = last_steps(&held.log).await?;
+        let lineage = Lineage {
+            organization: org,
+            version: last.as_ref().map_or(1, |step| step.version.saturating_add(1)),
+            predecessor: active.head,
+            root_version: chain.current().version,
+        };
+        let mut draft = default_draft().map_err(|e| PoliciesError::Default(Box::new(e)))?;
+        draft.settings.purpose = Purpose::Recovery;
+        let mut bundle = draft.seal(lineage).map_err(StoreError::from)?;
+        bundle.sign(&held.key);
+        Ok(bundle)
+    }
+
+    /// Checks a recovery, its threshold of signatures too, and says what the ledger must hold before it is in force. A
+    /// tool catalogue that the shipped bundle does not fit gives way to the one that ships with it.
+    pub(crate) async fn recovery(
+        &self,
+        org: OrgId,
+        bundle: Bundle,
+    ) -> Result<(Vec<OwnEntry>, Prepared), PoliciesError> {
+        let held = self.held(org).ok_or(StoreError::UnknownOrganization(org))?;
+        let wanted = self.recovery_bundle(org).await?;
+        if bundle.digest() != wanted.digest() {
+            return Err(PoliciesError::NotRecovery { got: bundle.digest(), wanted: wanted.digest() });
+        }
+        let (_, catalogue) = last_steps(&held.log).await?;
+        let now = self.clock.now();
+        let alone = Change { bundle: Some(bundle.clone()), catalogue: None };
+        let prepared = match self.store.prepare(org, alone, now).await {
+            Err(StoreError::Rejected(_)) => {
+                let shipped = default_catalogue().map_err(|e| PoliciesError::Default(Box::new(e)))?;
+                let both = Change { bundle: Some(bundle), catalogue: Some(shipped) };
+                self.store.prepare(org, both, now).await?
+            }
+            other => other?,
+        };
+        let next = Arc::clone(prepared.next());
+        let mut entries = Vec::new();
+        let before = catalogue.as_ref().map(|step| step.digest);
+        if let Some(next) = next.catalogue.as_ref().filter(|next| Some(next.digest()) != before) {
+            let version = catalogue.as_ref().map_or(1, |step| step.version.saturating_add(1));
+            let root_version = wanted.manifest().root_version;
+            entries.push(catalogue_entry(next, before, (version, root_version)));
+        }
+        if let Some(bundle) = &next.bundle {
+            entries.push(bundle_entry(bundle, next.standing.as_ref())?);
         }
         Ok((entries, prepared))
     }
@@ -268,6 +325,37 @@ impl LocalPolicies {
     }
 }
 
+/// Says that a catalogue is in force, and keeps it. `(version, root_version)`.
+fn catalogue_entry(next: &Catalogue, predecessor: Option<Digest>, (version, root_version): (u64, u64)) -> OwnEntry {
+    let mut entry = OwnEntry::new(Body::Catalogue(PolicyStep {
+        step: Step::Activated,
+        digest: next.digest(),
+        predecessor,
+        version,
+        root_version,
+        signed_by: SignedBy::Local,
+        break_glass: false,
+    }));
+    entry.blobs.push(Blob { digest: next.digest(), bytes: next.canonical().into() });
+    entry
+}
+
+/// Says that a bundle is in force, and keeps it.
+fn bundle_entry(bundle: &Bundle, standing: Option<&Standing>) -> Result<OwnEntry, PoliciesError> {
+    let manifest = bundle.manifest();
+    let mut entry = OwnEntry::new(Body::Policy(PolicyStep {
+        step: Step::Activated,
+        digest: bundle.digest(),
+        predecessor: manifest.predecessor,
+        version: manifest.version,
+        root_version: manifest.root_version,
+        signed_by: signer(standing),
+        break_glass: false,
+    }));
+    entry.blobs = blobs(bundle).map_err(|e| PoliciesError::Default(Box::new(e)))?;
+    Ok(entry)
+}
+
 fn signer(standing: Option<&Standing>) -> SignedBy {
     match standing {
         Some(standing) if !standing.local => SignedBy::Threshold,
@@ -283,6 +371,12 @@ fn blobs(bundle: &Bundle) -> Result<Vec<Blob>, StoreError> {
 
 /// Bundle and catalogue of the newest activations in the ledger.
 async fn last_activation(log: &LogHandle) -> Result<Option<(Digest, Option<PolicyStep>)>, PoliciesError> {
+    let (bundle, catalogue) = last_steps(log).await?;
+    Ok(bundle.map(|bundle| (bundle.digest, catalogue)))
+}
+
+/// The newest activations of a bundle and of a catalogue in the ledger.
+async fn last_steps(log: &LogHandle) -> Result<(Option<PolicyStep>, Option<PolicyStep>), PoliciesError> {
     let ledger = |e: Box<dyn std::error::Error + Send + Sync>| PoliciesError::Ledger(e);
     let stream = countersign_runners_contract::entry::Stream { kind: StreamKind::Organization, id: log.org().into() };
     let head = log.head(stream).await.map_err(|e| ledger(e.into()))?;
@@ -294,20 +388,20 @@ async fn last_activation(log: &LogHandle) -> Result<Option<(Digest, Option<Polic
         let page = log.stream_entries(stream, from, limit).await.map_err(|e| ledger(e.into()))?;
         for stored in page.iter().rev() {
             match Entry::parse(&stored.leaf).map_err(|e| ledger(e.into()))?.header.body {
-                Body::Policy(step) if step.step == Step::Activated => bundle = bundle.or(Some(step.digest)),
+                Body::Policy(step) if step.step == Step::Activated => bundle = bundle.or(Some(step)),
                 Body::Catalogue(step) if step.step == Step::Activated => catalogue = catalogue.or(Some(step)),
                 _ => {}
             }
         }
         end = from;
     }
-    Ok(bundle.map(|bundle| (bundle, catalogue)))
+    Ok((bundle, catalogue))
 }
 
 /// The catalogue in force, as the ledger keeps it; none before the first one.
 pub(crate) async fn active_catalogue(log: &LogHandle) -> Result<Option<Catalogue>, PoliciesError> {
     let ledger = |e: Box<dyn std::error::Error + Send + Sync>| PoliciesError::Ledger(e);
-    let Some((_, Some(digest))) = last_activation(log).await? else { return Ok(None) };
+    let (_, Some(PolicyStep { digest, .. })) = last_steps(log).await? else { return Ok(None) };
     let bytes = log.blob(&digest).await.map_err(|e| ledger(e.into()))?;
     let bytes = bytes.ok_or_else(|| ledger(format!("it lacks the catalogue `{digest}` that is in force").into()))?;
     Catalogue::parse(&bytes).map(Some).map_err(|e| ledger(e.into()))

@@ -35,6 +35,7 @@ mod policies;
 mod receipts;
 mod recording;
 mod records;
+mod recovery;
 mod replay;
 mod runs;
 mod settings;

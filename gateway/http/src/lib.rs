@@ -32,6 +32,7 @@ mod openapi;
 mod people;
 mod policies;
 mod problem;
+mod recovery;
 mod reply;
 mod runs;
 mod service_accounts;
@@ -64,6 +65,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(workflows::routes())
         .merge(policies::routes())
         .merge(backtest::routes())
+        .merge(recovery::routes())
         .merge(audit::routes())
         .merge(evaluations::routes())
         .merge(log::routes())

@@ -78,6 +78,7 @@ pub const WITHOUT_IDEMPOTENCY: &[(&str, &str)] = &[
     ("registerTools", "it sets what is listed: a repeat changes nothing"),
     ("registerWorkflow", "the caller chooses id and version: a repeat finds them registered"),
     ("retireTool", "a repeat is `not-found`"),
+    ("reviewRecovery", "it closes what is open: a repeat finds nothing open"),
     ("revokeToken", "a repeat revokes what is revoked"),
     ("rotateClientSecret", "an answer with a secret is not kept to be given again"),
     ("setEvaluationsRecord", "it sets a value: a repeat sets the same, with an entry of its own"),

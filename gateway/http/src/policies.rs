@@ -57,6 +57,10 @@ pub(crate) struct Policy {
     /// Names of its policies.
     #[schema(value_type = Vec<String>)]
     policies: Vec<Name>,
+    /// The bundle of a recovery whose review is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    recovery: Option<Digest>,
 }
 
 /// A bundle whose every check has passed, and what it would change.
@@ -179,6 +183,7 @@ pub(crate) struct Confirmed {
 )]
 async fn get_policy(State(app): State<AppState>, Auth(who): Auth) -> Result<Response, Problem> {
     let record = app.engine.policy(&who)?;
+    let recovery = app.engine.open_recovery(who.org).await?;
     reply::ok(&Policy {
         kernel: record.digests.kernel,
         schema: record.digests.schema,
@@ -188,6 +193,7 @@ async fn get_policy(State(app): State<AppState>, Auth(who): Auth) -> Result<Resp
         signed_by: record.signed_by,
         authority: record.authority,
         policies: record.policies,
+        recovery,
     })
 }
 

@@ -111,6 +111,17 @@ pub struct Facts {
     pub witnesses: Witnesses,
     /// Size of the checkpoint that the auditor holds and that lies on this log.
     pub known: Option<u64>,
+    /// A shipped bundle that was put in force with the root threshold, and whose review is open at the end of the range.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovered>,
+    /// How often that was done, reviewed or not.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub recoveries: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Facts {
@@ -169,6 +180,13 @@ impl Facts {
         out.push(
             "that verdicts follow from the policies: the gateway replays them from the stored questions".to_owned(),
         );
+        if let Some(open) = &self.recovery {
+            out.push(format!(
+                "that anybody has reviewed the recovery at entry {}: what was decided since then rests on a bundle that \
+                 the root threshold put in force past the policy of then",
+                open.from
+            ));
+        }
         if self.demo {
             out.push("that any human was involved: this log is a demonstration".to_owned());
         }
@@ -185,6 +203,15 @@ pub struct Population {
     pub to: u64,
     /// Every entry between is there.
     pub complete: bool,
+}
+
+/// A recovery whose review is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Recovered {
+    /// Digest of the bundle.
+    pub bundle: String,
+    /// The entry that says so.
+    pub from: u64,
 }
 
 /// Times as gateways claimed them, RFC 3339.

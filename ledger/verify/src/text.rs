@@ -65,6 +65,14 @@ impl Lines {
         if facts.demo {
             self.line("demo", "this log is a demonstration: its human is a stand-in");
         }
+        match &facts.recovery {
+            Some(open) => {
+                let words = format!("the review of the one at entry {} is OPEN: {}", open.from, open.bundle);
+                self.line("recovery", words);
+            }
+            None if facts.recoveries > 0 => self.line("recovery", format!("{}, reviewed", facts.recoveries)),
+            None => {}
+        }
         self.line("time", format!("{} to {}, as gateways claim", facts.claimed.first, facts.claimed.latest));
         let levels: Vec<String> = facts.sandbox_levels.iter().map(|level| format!(" L{level}")).collect();
         let sandbox = if levels.is_empty() { String::new() } else { format!("; sandbox{}", levels.concat()) };

@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use countersign_gateway_model::{
     Assurance, Digest, GatewayId, Name, Outcome, PolicyDigests, Pseudonym, State, Timestamp,
 };
-use countersign_ledger_entry::body::{AuthorityMode, Body, Decision, DecisionKind, Effect, Permit};
+use countersign_ledger_entry::body::{AuthorityMode, Body, Decision, DecisionKind, Effect, Permit, Recovery};
 use countersign_ledger_entry::entry::UnknownEntry;
 use countersign_ledger_entry::{Entry, EntryError, Header, SEMANTICS, StreamKind, TrustedLog};
 use countersign_ledger_merkle::{Hash, leaf_hash};
 
 use crate::keys::Keys;
 use crate::streams::{Links, StreamsFold};
-use crate::{Counts, Facts, Payloads, PolicySeen, Population, TimeRange, VerifyError, Witnesses};
+use crate::{Counts, Facts, Payloads, PolicySeen, Population, Recovered, TimeRange, VerifyError, Witnesses};
 
 /// A claimed time may lie this far behind the latest one before it in the log, in milliseconds.
 const CLOCK_MARGIN: u64 = 5_000;
@@ -40,6 +40,9 @@ pub(crate) struct Walk<'a> {
     erasures: u64,
     /// By counter, the version that the last reservation read, over all streams.
     versions: BTreeMap<Name, u64>,
+    /// The recovery whose review is open.
+    recovery: Option<Recovered>,
+    recoveries: u64,
 }
 
 impl<'a> Walk<'a> {
@@ -63,6 +66,8 @@ impl<'a> Walk<'a> {
             erased: HashSet::new(),
             erasures: 0,
             versions: BTreeMap::new(),
+            recovery: None,
+            recoveries: 0,
         }
     }
 
@@ -119,6 +124,10 @@ impl<'a> Walk<'a> {
         }
         if let Body::Decision(decision) = &header.body {
             self.decision(header, decision)
+                .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
+        }
+        if let Body::Recovery(recovery) = &header.body {
+            self.recovery(index, header, recovery)
                 .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
         }
         self.folds.apply(index, header, hash)?;
@@ -194,6 +203,24 @@ impl<'a> Walk<'a> {
                 return Err(format!("it takes from counter `{}` as if nobody had before it", reservation.counter));
             }
         }
+        Ok(())
+    }
+
+    /// A recovery owes a review, which closes that one and is a person's: SYSTEM never approves what it did itself.
+    fn recovery(&mut self, index: u64, header: &Header, recovery: &Recovery) -> Result<(), &'static str> {
+        let bundle = recovery.bundle.to_string();
+        if !recovery.reviewed {
+            self.recoveries += 1;
+            self.recovery = Some(Recovered { bundle, from: index });
+            return Ok(());
+        }
+        if header.actor == Pseudonym::SYSTEM {
+            return Err("SYSTEM may recover, never close the review of it");
+        }
+        if self.recovery.as_ref().is_none_or(|open| open.bundle != bundle) {
+            return Err("it closes the review of a recovery that is not open");
+        }
+        self.recovery = None;
         Ok(())
     }
 
@@ -300,6 +327,8 @@ impl<'a> Walk<'a> {
             },
             witnesses: Witnesses::default(),
             known: None,
+            recovery: self.recovery,
+            recoveries: self.recoveries,
         }
     }
 }

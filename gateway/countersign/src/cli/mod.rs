@@ -9,6 +9,7 @@ mod ledger;
 mod organization;
 mod people;
 mod policy;
+mod recover;
 mod server;
 mod tool;
 mod work;
@@ -125,6 +126,8 @@ enum Verb {
     /// Policy
     #[command(subcommand)]
     Policy(policy::Policy),
+    /// Get an organization out of a policy that locked everyone out, offline
+    Recover(recover::Recover),
     /// The configuration
     #[command(subcommand)]
     Config(generate::ConfigVerb),
@@ -198,6 +201,7 @@ async fn verb_with(verb: Verb, global: &Global) -> Result<ExitCode> {
         Verb::Run(verb) => work::run(verb, global).await?,
         Verb::Ledger(verb) => return ledger::ledger(verb, global).await,
         Verb::Policy(verb) => return policy::policy(verb, global).await,
+        Verb::Recover(args) => recover::recover(args, global).await?,
         Verb::Config(verb) => generate::config(&verb, global)?,
         Verb::DemoAgent(args) => crate::agent::run(args).await?,
         Verb::Verify(_) | Verb::Completions(_) | Verb::Generate(_) => {}

@@ -199,7 +199,7 @@ pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
 }
 
 /// Writes a file that is not there yet.
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     use std::io::Write as _;
     let mut options = std::fs::OpenOptions::new();
     let file = options.write(true).create_new(true).open(path);

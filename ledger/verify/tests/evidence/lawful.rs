@@ -4,7 +4,7 @@ use countersign_gateway_model::{Assurance, Digest, InstanceId, Outcome, State};
 use countersign_ledger_entry::PayloadRole;
 use countersign_ledger_entry::body::Principal;
 use countersign_ledger_entry::body::{
-    AuthorityMode, DecisionKind, Erasure, Freeze, PrincipalChange, SettingValue, Settings, SignatureMode,
+    AuthorityMode, DecisionKind, Erasure, Freeze, PrincipalChange, Recovery, SettingValue, Settings, SignatureMode,
 };
 use countersign_ledger_verify::{Facts, Report, Verdict, verify};
 
@@ -95,6 +95,29 @@ fn what_no_log_can_prove_is_always_said() {
     let mut demo = World::new(|g| g.demo = true);
     demo.boot();
     assert!(demo.verify().render().contains("any human was involved: this log is a demonstration"));
+}
+
+#[test]
+fn a_recovery_is_told_until_a_person_has_closed_its_review() {
+    let recovery = |reviewed| Recovery { bundle: digest(7), reviewed };
+    let (mut world, _) = World::small();
+    let silent = world.verify();
+    assert!(!silent.render().contains("recovery"), "where none was, nothing is said");
+    assert!(serde_json::to_value(&silent).unwrap().get("recoveries").is_none());
+    let at = world.leaves.len() as u64;
+    world.put(world.org_stream(), recovery(false), |_| {});
+    world.put(world.org_stream(), Freeze { lift: false, team: None }, |_| {});
+    let report = world.verify();
+    let open = facts(&report).recovery.clone().unwrap();
+    assert_eq!((open.from, open.bundle), (at, digest(7).to_string()));
+    let text = report.render();
+    assert!(text.contains(&format!("the review of the one at entry {at} is OPEN")), "{text}");
+    assert!(text.split("Not proven:").nth(1).unwrap().contains("reviewed the recovery"), "{text}");
+    world.put(world.org_stream(), recovery(true), |header| header.actor = ALICE);
+    let report = world.verify();
+    assert_eq!((facts(&report).recovery.clone(), facts(&report).recoveries), (None, 1));
+    let text = report.render();
+    assert!(text.contains("1, reviewed") && !text.contains("OPEN"), "{text}");
 }
 
 #[test]

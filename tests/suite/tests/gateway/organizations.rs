@@ -350,6 +350,7 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "backtestPolicy"
         | "checkPolicy"
         | "activatePolicy"
+        | "reviewRecovery"
         | "login"
         | "clientCredentials"
         | "exchangeConsent"

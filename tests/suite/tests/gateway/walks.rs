@@ -211,6 +211,7 @@ fn act_on_accounts(gateway: &Gateway, id: &str, (dana, agent): (&str, &str)) -> 
             ("POST", "/api/v1/tools/import-mcp", json!({ "server": "tickets", "tools_list": { "tools": [tool] } }))
         }
         "retireTool" => ("DELETE", "/api/v1/tools/notes.append", json!({})),
+        "reviewRecovery" => ("POST", "/api/v1/policies/recovery/review", json!({})),
         "activatePolicy" => return activate(gateway, dana),
         _ => return false,
     };

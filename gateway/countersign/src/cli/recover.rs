@@ -1,0 +1,124 @@
+//! `recover`: out of a policy that locked everyone out, or that cannot be read. Offline, with the root threshold; and the
+//! review that it owes, which is a person's.
+//!
+//! Absent: which bundle that is and its signatures (`crate::policies`), the entries (`engine`).
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use countersign_policy_store::read_bundle;
+use serde_json::json;
+
+use super::{Global, confirm};
+use crate::folder::read_mark;
+use crate::gateway::{Gateway, Options};
+use crate::organizations::{self, PlaceError};
+
+/// Puts the bundle that ships in force, past the one that is, with the root threshold. The gateway must be down. Until a
+/// person closes the review of it, every pack of the log says so.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  countersign recover --data-dir ./countersign-data\n  \
+        countersign recover --out recovery.bundle\n  countersign policy sign recovery.bundle --key root-1.key\n  \
+        countersign recover --bundle recovery.bundle\n  countersign recover review"
+)]
+pub(crate) struct Recover {
+    #[command(subcommand)]
+    review: Option<Review>,
+    /// The data folder.
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// Name of the organization in that folder; else `default`.
+    #[arg(long, value_name = "NAME")]
+    organization: Option<String>,
+    /// The bundle that --out wrote, signed by as many root keys as a recovery needs; else the one that ships, signed by the
+    /// key in the data folder.
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    bundle: Option<PathBuf>,
+    /// Put nothing in force; write what has to be signed.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// What is due after it.
+#[derive(Debug, Subcommand)]
+enum Review {
+    /// Say that you have looked at what happened: closes the review of a recovery. Asks the gateway
+    #[command(after_help = "Example:\n  countersign recover review")]
+    Review {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+pub(crate) async fn recover(args: Recover, global: &Global) -> Result<()> {
+    match args.review {
+        Some(Review::Review { yes }) => review(yes, global).await,
+        None => offline(args, global).await,
+    }
+}
+
+async fn review(yes: bool, global: &Global) -> Result<()> {
+    let client = global.client()?;
+    let question = "Have you looked at what was done since the recovery, and is the policy in force the right one?";
+    if !yes && !confirm(question, "--yes")? {
+        bail!("the review stays open");
+    }
+    global.answer(&client.post("/api/v1/policies/recovery/review", &json!({})).await?)
+}
+
+async fn offline(args: Recover, global: &Global) -> Result<()> {
+    let flags: Vec<_> = args.data_dir.iter().map(|d| ("data.dir", d.display().to_string(), "--data-dir")).collect();
+    let mut config = global.load(&flags)?.config;
+    let mark = read_mark(&config.data.dir.join("countersign.json"))
+        .with_context(|| format!("`{}` is no data folder", config.data.dir.display()))?;
+    let given = args.bundle.as_deref().map(read_bundle).transpose()?;
+    let question =
+        "Put the bundle that ships in force, past the policy that is? Every pack says so until it is reviewed.";
+    if args.out.is_none() && !args.yes && !confirm(question, "--yes")? {
+        bail!("nothing was changed");
+    }
+    // Nothing is run here, and nothing is proved: what is put in force has been tried for everybody.
+    config.runner.process = false;
+    config.policy.solver = None;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let gateway = Gateway::open(&config, &Options { demo: mark.demo, address, begin: None }).await?;
+    let done = carry_out(&gateway, &args, given, global).await;
+    gateway.close().await?;
+    done
+}
+
+async fn carry_out(
+    gateway: &Gateway,
+    args: &Recover,
+    given: Option<countersign_policy_store::bundle::Bundle>,
+    global: &Global,
+) -> Result<()> {
+    let name = args.organization.as_deref().unwrap_or(organizations::DEFAULT);
+    let found = gateway.organizations.iter().find(|made| made.place.name.as_str() == name);
+    let org = found.ok_or_else(|| PlaceError::Unknown(name.to_owned()))?.place.org;
+    let bundle = match given {
+        Some(bundle) => bundle,
+        None => gateway.policies.recovery_bundle(org).await?,
+    };
+    if let Some(file) = &args.out {
+        super::policy::write_new(file, &bundle.to_bytes()?)?;
+        return global.answer(&json!({ "written": file, "bundle": bundle.digest() }));
+    }
+    let digest = bundle.digest();
+    let (entries, prepared) = gateway.policies.recovery(org, bundle).await?;
+    let receipt = gateway.engine.record_recovery(org, digest, entries).await?;
+    // Durable: a crash here leaves an activation that the next start carries out.
+    gateway.policies.commit(prepared).await;
+    global.answer(&json!({
+        "organization": org, "bundle": digest, "entry": receipt.index,
+        "review": "open: close it with `countersign recover review` when you have looked at what happened",
+    }))
+}

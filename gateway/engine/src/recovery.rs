@@ -1,0 +1,90 @@
+//! A recovery: a shipped bundle put in force with the root threshold, while the gateway is down; and the review it owes.
+//!
+//! Who may is not asked of policy, because policy is what is broken: whoever holds the data folder and the root threshold
+//! may, and the ledger says that it was done. Until a person closes the review, every pack of the log says so. Absent: which
+//! bundle, and its signatures (the program, `policy/store`).
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use countersign_gateway_model::{Digest, OrgId, Principal, PrincipalKind, Pseudonym};
+use countersign_ledger_entry::body::{Body, Recovery};
+use countersign_ledger_entry::{Draft, Receipt, Row};
+use countersign_policy_decide::{EntityRef, Operation};
+
+use crate::Engine;
+use crate::beside::Beside;
+use crate::error::EngineError;
+use crate::org::Org;
+use crate::own::OwnEntry;
+
+/// Table of the recovery whose review is open: one row, or none.
+const RECOVERY: &str = "recovery";
+
+fn row(open: Option<Digest>) -> Row {
+    Row { table: RECOVERY, key: Vec::new(), columns: open.map(|bundle| bundle.to_string().into_bytes()) }
+}
+
+impl Engine {
+    /// Commits a recovery as SYSTEM, with what it puts in force, in one append: none of it is there without the rest.
+    ///
+    /// # Errors
+    /// [`EngineError::Append`]: then it did not happen and must not be carried out.
+    pub async fn record_recovery(
+        &self,
+        org: OrgId,
+        bundle: Digest,
+        in_force: Vec<OwnEntry>,
+    ) -> Result<Receipt, EngineError> {
+        let org = self.org(org)?;
+        let policy = self.snapshot(org.id).digests();
+        let mut beside = Beside { rows: vec![row(Some(bundle))], urgent: true, ..Beside::default() };
+        let mut drafts = vec![Draft::new(Recovery { bundle, reviewed: false }, Pseudonym::SYSTEM)];
+        for entry in in_force {
+            beside.rows.extend(entry.rows);
+            beside.blobs.extend(entry.blobs);
+            drafts.push(Draft::new(entry.body, Pseudonym::SYSTEM));
+        }
+        let appended = self.append_own(&org, drafts, beside, (self.now(), policy)).await?;
+        let first = appended.entries.into_iter().next();
+        first.map(|entry| entry.receipt).ok_or_else(|| EngineError::damaged("an append without entries"))
+    }
+
+    /// The bundle of a recovery whose review is open.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for an unknown organization, [`EngineError::Ledger`] if it cannot be read.
+    pub async fn open_recovery(&self, org: OrgId) -> Result<Option<Digest>, EngineError> {
+        let org = self.org(org)?;
+        self.recovery_of(&org).await
+    }
+
+    async fn recovery_of(&self, org: &Org) -> Result<Option<Digest>, EngineError> {
+        let held = org.log.view(RECOVERY, b"").await.map_err(EngineError::ledger)?;
+        let held = held.map(|bytes| String::from_utf8(bytes).map_err(EngineError::damaged)).transpose()?;
+        held.map(|text| text.parse().map_err(|_| EngineError::damaged("a recovery's bundle"))).transpose()
+    }
+
+    /// Closes the review of a recovery: a person has looked at what happened, and says so under their own name.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] by policy; [`EngineError::NotFound`] where none is open, and for those who are no persons.
+    pub async fn close_recovery(&self, who: Arc<Principal>) -> Result<(Digest, Receipt), EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            let org = this.org(who.org)?;
+            let _one_at_a_time = org.in_force.lock().await;
+            let open = this.recovery_of(&org).await?;
+            let details = json!({ "operation": "recover", "reviewed": open });
+            let allowed = this.authorize(&who, Operation::Recover, EntityRef::organization(org.id), &details).await?;
+            let person = who.kind == PrincipalKind::Person && who.on_behalf_of.is_empty();
+            let bundle = open.filter(|_| person).ok_or(EngineError::NotFound("open recovery"))?;
+            let mut entry = OwnEntry::new(Body::Recovery(Recovery { bundle, reviewed: true }));
+            entry.rows.push(row(None));
+            let receipt = this.commit_own(&who, allowed, entry).await?;
+            Ok((bundle, receipt))
+        })
+        .await
+    }
+}

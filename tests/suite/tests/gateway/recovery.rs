@@ -1,0 +1,139 @@
+//! An organization whose policy cannot be read, so that the kernel alone decides, is recovered offline; every pack says so
+//! until a person closes the review.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use countersign_tests_testkit::{Gateway, countersign};
+use serde_json::{Value, json};
+
+/// The files of active bundles in a data folder.
+fn bundles(data: &Path) -> Vec<PathBuf> {
+    let organizations = std::fs::read_dir(data.join("policy")).unwrap().map(|entry| entry.unwrap().path());
+    let folders = organizations.map(|path| path.join("bundles")).filter(|path| path.is_dir());
+    folders.flat_map(|folder| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())).collect()
+}
+
+fn run(arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(countersign()).env_clear().args(arguments).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Empties the signatures of a bundle file, wherever they stand in it.
+fn unsigned(document: &mut Value) -> bool {
+    let Some(map) = document.as_object_mut() else { return false };
+    if let Some(signatures) = map.get_mut("signatures") {
+        *signatures = if signatures.is_array() { json!([]) } else { json!({}) };
+        return true;
+    }
+    map.values_mut().any(unsigned)
+}
+
+#[test]
+fn an_organization_without_a_readable_policy_is_recovered_and_every_pack_says_so_until_it_is_reviewed() {
+    let mut gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let agent = gateway.agent(&dana, "fixer");
+    gateway.workflow(&dana, "repair");
+    let work = |gateway: &Gateway, dana: &str| {
+        gateway.post("/api/v1/instances", dana, &json!({ "workflow": "repair", "agent": "fixer" }))
+    };
+    work(&gateway, &dana).expect_status(201);
+
+    // The bundle is damaged on disk: no older one takes its place.
+    assert!(gateway.stop());
+    for file in bundles(&gateway.data()) {
+        std::fs::write(file, "{}").unwrap();
+    }
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    assert_eq!(work(&gateway, &dana).code(), "policy-denied", "nothing starts under the kernel alone");
+    let (ok, said) = gateway.operate(&["recover", "--yes"]);
+    assert!(!ok && said.contains("in use by another process"), "{said}");
+    let review = || gateway.post("/api/v1/policies/recovery/review", &dana, &json!({}));
+    assert_eq!(review().code(), "not-found", "nothing is open");
+
+    // What is not signed by the root threshold, and what is no recovery, changes nothing.
+    assert!(gateway.stop());
+    let file = gateway.beside("recovery.bundle");
+    let (ok, said) = gateway.operate(&["recover", "--out", file.to_str().unwrap()]);
+    assert!(ok, "{said}");
+    let whole = std::fs::read(&file).unwrap();
+    let mut document: Value = serde_json::from_slice(&whole).unwrap();
+    assert!(unsigned(&mut document));
+    let stripped = gateway.beside("stripped.bundle");
+    std::fs::write(&stripped, document.to_string()).unwrap();
+    let (ok, said) = gateway.operate(&["recover", "--yes", "--bundle", stripped.to_str().unwrap()]);
+    assert!(!ok && said.contains("signature"), "{said}");
+    let folder = gateway.beside("other");
+    let (ok, said) = run(&["policy", "default", "--example", "payments", folder.to_str().unwrap()]);
+    assert!(ok, "{said}");
+    let key = gateway.beside("other.key");
+    let (ok, said) = run(&["policy", "key", "--name", "other", "--out", key.to_str().unwrap()]);
+    assert!(ok, "{said}");
+    let organization = gateway.tenants()[0].organization.clone();
+    let other = gateway.beside("other.bundle");
+    let sign = ["policy", "sign", folder.to_str().unwrap(), "--key", key.to_str().unwrap()];
+    let rest = ["--organization", &organization, "--out", other.to_str().unwrap()];
+    let (ok, said) = run(&[&sign[..], &rest].concat());
+    assert!(ok, "{said}");
+    let (ok, said) = gateway.operate(&["recover", "--yes", "--bundle", other.to_str().unwrap()]);
+    assert!(!ok && said.contains("is not the one that a recovery puts in force"), "{said}");
+
+    let (ok, said) = gateway.operate(&["recover", "--yes", "--bundle", file.to_str().unwrap()]);
+    assert!(ok, "{said}");
+    let recovered: Value = serde_json::from_str(&said).unwrap();
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    work(&gateway, &dana).expect_status(201);
+    let active = || gateway.get("/api/v1/policies/active", &dana).expect_status(200).json();
+    assert_eq!((&active()["version"], &active()["recovery"]), (&json!(2), &recovered["bundle"]));
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!(code, 0, "{report:#}");
+    assert_eq!(report["recovery"]["from"], recovered["entry"]);
+    assert!(report["not_proven"].to_string().contains("reviewed the recovery at entry"), "{report:#}");
+    let pack = gateway.pack(&dana);
+    let (ok, said) = run(&["verify", pack.to_str().unwrap(), "--key", &gateway.root_vkey()]);
+    assert!(ok && said.contains(" is OPEN: "), "{said}");
+
+    // No program closes it, a person does, once.
+    assert_eq!(gateway.post("/api/v1/policies/recovery/review", &agent, &json!({})).status, 403);
+    let url = gateway.url("");
+    let review = ["--server", &url, "--token", &dana, "recover", "review", "--yes"];
+    let (ok, said) = run(&review);
+    assert!(ok, "{said}");
+    let (ok, said) = run(&review);
+    assert!(!ok && said.contains("not-found"), "{said}");
+    assert_eq!(active().get("recovery"), None);
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["recovery"], &report["recoveries"]), (0, &Value::Null, &json!(1)));
+}
+
+#[test]
+fn a_recovery_needs_nothing_to_be_broken_and_takes_the_place_of_what_is_in_force() {
+    let mut gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    crate::first_hour::activate_a_changed_bundle(&gateway, &dana);
+    let before = gateway.get("/api/v1/policies/active", &dana).expect_status(200).json();
+    assert_eq!(before["version"], 2);
+    assert!(gateway.stop());
+    let (ok, said) = gateway.operate(&["recover", "--yes"]);
+    assert!(ok, "{said}");
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    let after = gateway.get("/api/v1/policies/active", &dana).expect_status(200).json();
+    assert_eq!(after["version"], 3);
+    assert_ne!(after["bundle"], before["bundle"]);
+    assert_eq!(after["recovery"], after["bundle"]);
+    // A second one, before the first was looked at, leaves one review open: that of what is in force.
+    assert!(gateway.stop());
+    let (ok, said) = gateway.operate(&["recover", "--yes"]);
+    assert!(ok, "{said}");
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["recoveries"]), (0, &json!(2)), "{report:#}");
+    let active = gateway.get("/api/v1/policies/active", &dana).expect_status(200).json();
+    assert_eq!(report["recovery"]["bundle"], active["bundle"]);
+}
