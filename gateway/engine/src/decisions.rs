@@ -266,7 +266,7 @@ impl Engine {
                 None => item.rules.iter().map(|r| r.rule.clone()).collect(),
             };
             let rules: Vec<Name> =
-                rules.into_iter().filter(|r| admits(work, r, (who, &ballot.groups), role.as_ref())).collect();
+                rules.into_iter().filter(|r| admits(snapshot, gate, r, (who, &ballot.groups), role.as_ref())).collect();
             if kind != DecisionKind::Reject {
                 demands_met(work, &rules)?;
             }
@@ -785,12 +785,18 @@ impl DeciderAnswers {
 }
 
 /// Whether this person's vote counts for a rule, as far as its authority goes.
-fn admits(work: &Deciding<'_>, name: &Name, (person, groups): (&Principal, &[Name]), role: Option<&Name>) -> bool {
-    let Some(rule) = work.snapshot.rules().get(name.as_str()) else {
+pub(crate) fn admits(
+    snapshot: &Snapshot,
+    gate: &OpenGate,
+    name: &Name,
+    (person, groups): (&Principal, &[Name]),
+    role: Option<&Name>,
+) -> bool {
+    let Some(rule) = snapshot.rules().get(name.as_str()) else {
         // The bundle no longer has it: the pinned form counts by role, and the role must be held.
         return role.is_some_and(|role| person.roles.contains(role));
     };
-    circles(Some(work.gate), name, rule).any(|circle| circle.admits(&person.roles, groups, &person.teams))
+    circles(Some(gate), name, rule).any(|circle| circle.admits(&person.roles, groups, &person.teams))
 }
 
 /// Whether the login is what the rules demand of those whose votes count for them.
@@ -821,7 +827,7 @@ fn expired_votes(work: &Deciding<'_>) -> Vec<Pseudonym> {
     expired.map(|vote| vote.person).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn default_role(who: &Principal, gate: &OpenGate, snapshot: &Snapshot) -> Option<Name> {
+pub(crate) fn default_role(who: &Principal, gate: &OpenGate, snapshot: &Snapshot) -> Option<Name> {
     gate.live_items()
         .flat_map(|i| i.rules.iter())
         .filter_map(|form| Some((&form.rule, snapshot.rules().get(form.rule.as_str())?)))

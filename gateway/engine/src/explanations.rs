@@ -3,15 +3,22 @@
 //! Whoever asks needs `queryPolicy`, and `readVerdict` for what is on record. Agents get neither: what stands in the way
 //! of one would teach it how to get round. Nothing is committed. Read next: `replay`, and `explain` of policy/decide.
 
-use countersign_gateway_model::{Name, Principal, PrincipalKind, Verdict};
+use countersign_gateway_model::{Assurance, InstanceId, Name, Principal, PrincipalKind, Scope, Verdict};
 use countersign_policy_decide::detectors::Found;
 use countersign_policy_decide::json::Json;
-use countersign_policy_decide::{EntityRef, EntityVersion, Explained, Operation, Question, Slice, explain};
+use countersign_policy_decide::{
+    EntityKind, EntityRef, EntityVersion, Explained, Explanation, Operation, Question, Slice, decide_chain, explain,
+    scope_name,
+};
 
 use crate::asking::StoredEvidence;
 use crate::error::EngineError;
 use crate::org::Org;
+use crate::stream::{Held, four_eyes};
 use crate::{Engine, Snapshot};
+
+/// Most what-if questions of one call.
+pub const MAX_SUPPOSED: usize = 100;
 
 /// One question with what every policy that fits it came to.
 #[derive(Clone, Debug)]
@@ -65,32 +72,114 @@ impl Engine {
         Ok(out)
     }
 
-    /// Explains what policy would say now to a question, written as in a bundle's tests.
+    /// Explains what policy would say now to a question, written as in a bundle's tests: what it would say to a proposal.
     ///
     /// # Errors
     /// [`EngineError::Invalid`] if it is no question.
-    pub fn what_if(&self, who: &Principal, question: &[u8]) -> Result<QuestionExplained, EngineError> {
+    pub async fn what_if(&self, who: &Principal, question: &[u8]) -> Result<QuestionExplained, EngineError> {
         let org = self.org(who.org)?;
         self.may_query(&org, who)?;
-        let snapshot = self.snapshot(org.id);
+        self.supposed(&org, question).await
+    }
+
+    /// The same for many questions, each answered by itself.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] if there are none, or more than [`MAX_SUPPOSED`].
+    pub async fn what_if_each(
+        &self,
+        who: &Principal,
+        questions: &[&[u8]],
+    ) -> Result<Vec<Result<QuestionExplained, EngineError>>, EngineError> {
+        let org = self.org(who.org)?;
+        self.may_query(&org, who)?;
+        if !(1..=MAX_SUPPOSED).contains(&questions.len()) {
+            return Err(EngineError::invalid("questions", format!("give 1 to {MAX_SUPPOSED}")));
+        }
+        let mut answers = Vec::with_capacity(questions.len());
+        for question in questions {
+            answers.push(self.supposed(&org, question).await);
+        }
+        Ok(answers)
+    }
+
+    async fn supposed(&self, org: &Org, question: &[u8]) -> Result<QuestionExplained, EngineError> {
+        let snapshot = self.counted_snapshot(org).await?;
         let invalid = |error: &dyn std::error::Error| {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             EngineError::invalid("question", format!("{error}{cause}"))
         };
         let json = Json::parse(question).map_err(|error| invalid(&error))?;
-        let mut question = Question::from_json(&json, &snapshot).map_err(|error| invalid(&error))?;
+        let json = without_unknown_input(json, &snapshot);
+        let mut question = Question::proposed(&json, &snapshot).map_err(|error| invalid(&error))?;
         if question.org != org.id {
             return Err(EngineError::NotFound("organization"));
         }
+        if let Some(tool) = snapshot.tool(question.resource.id.as_str()).filter(|_| question.is_tool()) {
+            let asked = if tool.tool.runner.is_some() { Operation::Dispatch } else { Operation::CallTool };
+            if question.operation != asked {
+                let problem = format!("`{}` of this tool is never asked: ask `{asked}`", question.operation);
+                return Err(EngineError::invalid("question", problem));
+            }
+        }
+        // What policy is told of an instance and its gate lasts as long as they are in memory. Held until it has answered.
+        let _held = self.told(org, &mut question, &json).await?;
+        self.usual(org, &mut question, &json);
+        for (counter, value) in org.counting.reading(&snapshot, question.now, None).counters() {
+            question.counters.entry(counter).or_insert(value);
+        }
+        let slices = org.entities.slices(&snapshot, std::slice::from_ref(&question));
+        let mut decided = decide_chain(&snapshot, &slices, vec![question]);
+        let question = decided.questions.pop().ok_or_else(|| EngineError::damaged("a question without an answer"))?;
+        let slice = org.entities.slice(&snapshot, &question);
+        let mut explanation = explain(&snapshot, &slice, &question);
+        if let Some(answer) = decided.answers.pop() {
+            explanation.answer = answer;
+        }
+        Ok(told_in_words(explanation, &question))
+    }
+
+    /// Makes the instance that a question names known to policy, with its open gate, and takes from it what a proposal
+    /// takes from it.
+    async fn told(&self, org: &Org, question: &mut Question, json: &Json) -> Result<Option<Held>, EngineError> {
+        let named = question.instance.as_ref().into_iter().chain(std::iter::once(&question.resource));
+        let instance = named.filter(|entity| entity.kind == EntityKind::Instance && entity.org == org.id);
+        let ids: Vec<InstanceId> = instance.filter_map(|entity| entity.id.as_str().parse().ok()).collect();
+        let Some(id) = ids.first() else { return Ok(None) };
+        let held = match self.hold(org, *id).await {
+            Ok(held) => held,
+            // Policy says so itself, of what it is not told of.
+            Err(EngineError::NotFound(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let fold = held.fold()?;
+        if let Some(gate) = fold.gate() {
+            self.describe_gate_now(org, &held, gate.gate)?;
+        }
+        if question.is_tool() && json.get("denials").is_none() {
+            question.denials = u64::from(fold.denials());
+        }
+        Ok(Some(held))
+    }
+
+    /// Fills in what a proposal gets from its credential and from the organization, where the question is silent.
+    fn usual(&self, org: &Org, question: &mut Question, json: &Json) {
+        let person = question.asked.kind == EntityKind::Person;
         if json.get("now").is_none() {
             question.now = self.now();
         }
-        let counters = org.counting.reading(&snapshot, question.now, None).counters();
-        for (counter, value) in counters {
-            question.counters.entry(counter).or_insert(value);
+        if json.get("scopes").is_none() {
+            question.scopes.insert(scope_name(Scope::Act));
+            if person && question.operation.decides() {
+                question.scopes.insert(scope_name(Scope::Decide));
+            }
         }
-        let slice = org.entities.slice(&snapshot, &question);
-        Ok(explained(&snapshot, &slice, &question))
+        if json.get("assurance").is_none() && person {
+            question.assurance = Assurance::Password;
+        }
+        if json.get("four_eyes").is_none() {
+            question.four_eyes = four_eyes(org);
+        }
     }
 
     pub(crate) fn may_query(&self, org: &Org, who: &Principal) -> Result<(), EngineError> {
@@ -101,8 +190,24 @@ impl Engine {
     }
 }
 
+/// An input for a tool that is not listed is typed by nothing: policy is asked without it, as of a proposal.
+fn without_unknown_input(json: Json, snapshot: &Snapshot) -> Json {
+    let text = |key: &str| json.get(key).and_then(Json::as_text).unwrap_or_default();
+    let tool = text("resource").strip_prefix("Tool::").unwrap_or_default();
+    let calls = [Operation::CallTool.as_str(), Operation::Dispatch.as_str()].contains(&text("op"));
+    match &json {
+        Json::Object(members) if calls && snapshot.tool(tool).is_none() => {
+            Json::object(members.iter().filter(|(key, _)| key != "input" && key != "tool_version").cloned())
+        }
+        _ => json,
+    }
+}
+
 fn explained(snapshot: &Snapshot, slice: &Slice, question: &Question) -> QuestionExplained {
-    let explanation = explain(snapshot, slice, question);
+    told_in_words(explain(snapshot, slice, question), question)
+}
+
+fn told_in_words(explanation: Explanation, question: &Question) -> QuestionExplained {
     QuestionExplained {
         asked: question.asked.to_string(),
         operation: question.operation.as_str(),

@@ -32,6 +32,7 @@ mod openapi;
 mod people;
 mod policies;
 mod problem;
+mod queries;
 mod recovery;
 mod reply;
 mod runs;
@@ -66,6 +67,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(policies::routes())
         .merge(backtest::routes())
         .merge(recovery::routes())
+        .merge(queries::routes())
         .merge(audit::routes())
         .merge(evaluations::routes())
         .merge(log::routes())

@@ -264,6 +264,6 @@ async fn explain_verdict(
     responses((status = 200, description = "The explanation", body = QuestionExplained)),
 )]
 async fn explain_question(State(app): State<AppState>, Auth(who): Auth, upload: Upload) -> Result<Response, Problem> {
-    let explained = app.engine.what_if(&who, &upload.bytes)?;
+    let explained = app.engine.what_if(&who, &upload.bytes).await?;
     reply::ok(&QuestionExplained::try_from(explained)?)
 }

@@ -19,6 +19,7 @@
 
 mod compile;
 mod sight;
+mod smallest;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -670,6 +671,28 @@ mod tests {
         assert!(take(json!({"to": {"town": "Bern"}})).is_err(), "the schema behind the reference holds");
         let deep = json!({"to": {"city": "Bern"}, "tree": {"children": [{"label": "a"}]}});
         assert_eq!(take(deep).unwrap().opaque().iter().collect::<Vec<_>>(), ["/tree/children"]);
+    }
+
+    #[test]
+    fn the_smallest_input_passes_its_own_schema() {
+        let schema = json!({"type": "object", "properties": {
+            "i": {"type": "integer", "minimum": 2.5, "maximum": 9}, "j": {"type": "integer", "maximum": -3.5},
+            "n": {"type": "number", "minimum": 0.5}, "s": {"type": "string", "minLength": 3}, "b": {"type": "boolean"},
+            "e": {"type": "string", "enum": [7, "x"]}, "c": {"type": "integer", "const": 4, "minimum": 4},
+            "list": {"type": "array", "minItems": 2, "items": {"type": "string", "minLength": 1}},
+            "maybe": {"type": ["string", "null"]}, "any": {"oneOf": []},
+            "rec": {"type": "object", "required": ["deep"], "properties": {"deep": {"type": "boolean"}, "not": {}}}
+        }});
+        let mut all = schema.clone();
+        let names: Vec<_> = schema.pointer("/properties").unwrap().as_object().unwrap().keys().cloned().collect();
+        all.as_object_mut().unwrap().insert("required".to_owned(), json!(names));
+        for schema in [schema, all] {
+            let tool = tool(&schema);
+            let input = tool.shape.smallest();
+            let typed = convert(&tool, &input).unwrap();
+            assert_eq!(typed.canonical(), input.canonical());
+        }
+        assert!(convert(&wide(), &wide().shape.smallest()).is_ok());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Gates: what waits for people, the view they are shown, and their word.
 
+use std::fmt::Write as _;
+
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -28,6 +30,17 @@ pub(crate) enum Gate {
     Show {
         /// The gate.
         id: String,
+    },
+    /// Say who may approve it, and why the others may not
+    #[command(
+        after_help = "Every person who is known: whether a vote of theirs would count now, and in words why not. Nothing is\n\
+        permitted by it and nothing recorded; it needs `queryPolicy`.\n\nExample:\n  countersign gate approvers gate_0192…"
+    )]
+    Approvers {
+        /// The gate.
+        id: String,
+        #[command(flatten)]
+        paging: Paging,
     },
     /// Approve what waits, as proposed
     #[command(after_help = "Example:\n  countersign gate approve gate_0192… --justification \"I read the patch\"")]
@@ -99,6 +112,11 @@ pub(crate) async fn gate(verb: Gate, global: &Global) -> Result<()> {
             let shown = client.get(&format!("/api/v1/gates/{}", segment(&id)?)).await?;
             if global.json { global.document(&shown) } else { show(&shown) }
         }
+        Gate::Approvers { id, paging } => {
+            let path = format!("/api/v1/gates/{}/approvers{}", segment(&id)?, query(&[], Some(&paging)));
+            let answer = client.get(&path).await?;
+            if global.json { global.document(&answer) } else { approvers(&answer) }
+        }
         Gate::Approve { id, word } => decide(&client, &id, "APPROVE", json!({}), &word, global).await,
         Gate::Reject { id, word } => decide(&client, &id, "REJECT", json!({}), &word, global).await,
         Gate::Override { id, item, set, drop, word } => {
@@ -123,6 +141,43 @@ fn changes(set: &[String]) -> Result<Map<String, Value>> {
 fn show(shown: &Value) -> Result<()> {
     let text = |key: &str| shown.get(key).and_then(Value::as_str).unwrap_or_default();
     out(&format!("{}\nshown digest: {}\n", plain(text("view")).trim_end(), plain(text("shown_digest"))))
+}
+
+/// Who may approve, person by person.
+fn approvers(answer: &Value) -> Result<()> {
+    let list = |value: &Value, key: &str| value.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let text = |value: &Value, key: &str| plain(value.get(key).and_then(Value::as_str).unwrap_or_default());
+    let words = |values: Vec<Value>| values.iter().filter_map(Value::as_str).map(plain).collect::<Vec<_>>();
+    let mut shown = String::new();
+    for item in answer.pointer("/gate/items").and_then(Value::as_array).into_iter().flatten() {
+        let _ = writeln!(shown, "{}  {}", text(item, "item"), text(item, "tool"));
+        for rule in list(item, "rules") {
+            let of = |key: &str| rule.get(key).and_then(Value::as_u64).unwrap_or_default();
+            let _ = writeln!(shown, "  rule {}: {} of {}", text(&rule, "rule"), of("counted"), of("quorum"));
+        }
+    }
+    for note in words(list(answer, "notes")) {
+        let _ = writeln!(shown, "nobody may approve now: {note}");
+    }
+    for person in list(answer, "persons") {
+        let may = person.get("may").and_then(Value::as_bool) == Some(true);
+        let _ = writeln!(shown, "{}  {}", if may { "may    " } else { "may not" }, text(&person, "person"));
+        let items = list(&person, "items");
+        for item in &items {
+            // Where there is one item, it needs no naming.
+            let of = if items.len() > 1 { format!("{}: ", text(item, "item")) } else { String::new() };
+            if item.get("voted").and_then(Value::as_bool) == Some(true) {
+                let _ = writeln!(shown, "           {of}has voted");
+            }
+            for why in words(list(item, "why_not")) {
+                let _ = writeln!(shown, "           {of}{why}");
+            }
+        }
+    }
+    if let Some(next) = answer.get("next").and_then(Value::as_str) {
+        let _ = writeln!(shown, "more: --after {}", plain(next));
+    }
+    out(&shown)
 }
 
 async fn decide(client: &Client, id: &str, kind: &str, delta: Value, word: &Word, global: &Global) -> Result<()> {

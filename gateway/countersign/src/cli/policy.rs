@@ -2,13 +2,14 @@
 //!
 //! What an author or a pipeline does needs no gateway and no network, and ends with codes that a pipeline can rely on:
 //! 0 good, 1 something was found, 2 it could not be done (a file, a key, an argument that means nothing). Read next:
-//! `checking`, `comparing`, `backtesting`, `proving`, `signing`, `roots`, `explaining`.
+//! `checking`, `comparing`, `backtesting`, `proving`, `signing`, `roots`, `explaining`, `querying`.
 
 mod backtesting;
 mod checking;
 mod comparing;
 mod explaining;
 mod proving;
+mod querying;
 mod roots;
 mod signing;
 mod solving;
@@ -133,6 +134,24 @@ pub(crate) enum Policy {
         #[arg(long, value_name = "HEX")]
         confirmed_diff: Option<String>,
     },
+    /// Say what a principal may do now: allowed, with people's approval, or not
+    #[command(
+        after_help = "One line for each operation on the organization, each workflow and each tool, and for one instance.\n\
+        Tools are asked about in --instance, else in the newest open one in which the principal acts, with the smallest\n\
+        input that their schema takes. Nothing is permitted by it and nothing recorded; it needs `queryPolicy`.\n\n\
+        Examples:\n  countersign policy can agent:fixer\n  countersign policy can agent:fixer --instance inst_0192… --only allow"
+    )]
+    Can(querying::Can),
+    /// Say what policy would answer to the questions of a file
+    #[command(
+        name = "what-if",
+        after_help = "The file holds one question, a list of up to 100, or {\"questions\": […]}, each as a bundle's tests write it:\n  \
+        {\"asked\": \"Agent::fixer\", \"op\": \"callTool\", \"resource\": \"Tool::notes.append\",\n   \
+        \"instance\": \"Instance::inst_0192…\", \"input\": {\"text\": \"a\"}}\n\n\
+        Nothing is permitted by it and nothing recorded; it needs `queryPolicy`.\n\n\
+        Example:\n  countersign policy what-if questions.json\n\nExit codes: 0 each was answered, 1 one is no question."
+    )]
+    WhatIf(querying::WhatIf),
     /// Show which policy is in force
     #[command(after_help = "Example:\n  countersign policy show")]
     Show,
@@ -158,6 +177,14 @@ pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
         Policy::Explain(args) => {
             explaining::explain(&args, global).await?;
             return Ok(ExitCode::SUCCESS);
+        }
+        Policy::Can(args) => {
+            querying::can(&args, global).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Policy::WhatIf(args) => {
+            let all = querying::what_if(&args, global).await?;
+            return Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Policy::Import(args) => explaining::import(&args, global),
         Policy::Show => {

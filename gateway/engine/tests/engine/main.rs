@@ -18,6 +18,7 @@ mod gates;
 mod in_force;
 mod memory;
 mod organizations;
+mod queries;
 mod rules;
 mod runner;
 mod runs;

@@ -29,7 +29,8 @@ forbid (principal, action == Countersign::Action::"callTool:notes.append", resou
 when { context.input.text like "*later*" };
 "#;
 
-fn files() -> Files {
+/// The default bundle with a mask, a transform, and a policy in shadow.
+pub(crate) fn files() -> Files {
     let mut files = default_files();
     files.get_mut("policies.cedar").unwrap().push_str(POLICIES);
     files.insert("masks.json".to_owned(), MASKS.to_owned());
@@ -127,12 +128,12 @@ async fn an_explanation_names_the_clause_that_stood_in_the_way_and_agents_get_no
         "instance": format!("Instance::{instance}"), "input": { "text": "a" },
     });
     let bytes = serde_json::to_vec(&question).unwrap();
-    let what_if = world.engine.what_if(&dana, &bytes).unwrap();
+    let what_if = world.engine.what_if(&dana, &bytes).await.unwrap();
     assert_eq!(what_if.verdict.decision, Decision::Allow, "{}", what_if.text);
     let before = world.engine.entries(&dana, EntryQuery { instance: None, from: 0, limit: 200 }).await.unwrap();
     for who in [&agent, &world.person("eve", &["OPERATOR"])] {
         let one = world.engine.explain(who, refused.receipt.index).await.unwrap_err();
-        let other = world.engine.what_if(who, &bytes).unwrap_err();
+        let other = world.engine.what_if(who, &bytes).await.unwrap_err();
         assert_eq!((one.code(), other.code()), ("not-found", "not-found"));
     }
     let after = world.engine.entries(&dana, EntryQuery { instance: None, from: 0, limit: 200 }).await.unwrap();

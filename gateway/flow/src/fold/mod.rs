@@ -17,14 +17,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use countersign_gateway_model::{
-    Decision as Answer, Digest, GatewayId, InstanceId, Name, Outcome as OutcomeKind, PermitId, Pseudonym, State,
-    Timestamp,
+    Decision as Answer, Digest, GatewayId, InstanceId, ItemId, Name, Outcome as OutcomeKind, PermitId, Pseudonym,
+    State, Timestamp,
 };
-use countersign_ledger_entry::body::{Created, Reservation, RunStart};
+use countersign_ledger_entry::body::{Created, DecisionKind, Reservation, RunStart};
 use countersign_ledger_entry::{Body, Header};
 
 use crate::error::EvolveError;
-use crate::gate::OpenGate;
+use crate::gate::{OpenGate, UNNAMED_PERSON};
+use crate::reply::WhyNot;
 
 use append::{Reading, Step, check_header};
 
@@ -432,6 +433,13 @@ impl Instance {
             Change::Open(id, Some(open)) | Change::Unknown(id, Some(open)) if *id == permit => Some(open),
             _ => None,
         })
+    }
+
+    /// Why a person may not approve an item of the open gate, whatever policy says: for those who ask who may, before
+    /// anybody votes.
+    pub fn bars(&self, actor: Pseudonym, person: Option<Pseudonym>, item: ItemId) -> Option<WhyNot> {
+        let (gate, person) = (self.gate()?, person.unwrap_or(UNNAMED_PERSON));
+        gate.excluded(DecisionKind::Approve, actor, person, std::iter::once(item), self.chain())
     }
 
     /// Acting principal, then those on whose behalf it was created.

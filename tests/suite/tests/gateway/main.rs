@@ -17,6 +17,7 @@ mod lockout;
 mod organizations;
 mod people;
 mod proving;
+mod queries;
 mod recovery;
 mod stopping;
 mod tools;

@@ -230,7 +230,10 @@ enum Asked {
 /// Whether policy's answer to a question is yes, in the words of AuthZEN or of an explanation.
 fn says_yes(answer: &Answer) -> bool {
     let body = answer.json();
-    answer.status == 200 && (body["decision"] == true || body["verdict"]["decision"] == "allow")
+    answer.status == 200
+        && (body["decision"] == true
+            || body["verdict"]["decision"] == "allow"
+            || body["answers"][0]["explained"]["verdict"]["decision"] == "allow")
 }
 
 /// What an enforcement point asks: whether a subject may read an instance.
@@ -250,7 +253,7 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "reportOutcome" => Asked::Path("begun", json!({ "outcome": "succeeded" })),
         "getAgent" => Asked::Path("agent", json!({})),
         "changeAgent" => Asked::Path("agent", json!({ "display_name": "other" })),
-        "getGate" => Asked::Path("gate", json!({})),
+        "getGate" | "listApprovers" => Asked::Path("gate", json!({})),
         "decide" => Asked::Path("gate", json!({ "decision": "REJECT", "justification": "no" })),
         "getInstance" | "completeInstance" | "terminateInstance" => Asked::Path("instance", json!({})),
         "startInstance" => Asked::Path("unstarted", json!({})),
@@ -299,6 +302,21 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
                 ("agent", asked("Agent::@".to_owned(), &instance)),
             ])
         }
+        "explainQuestions" => {
+            let asked = json!({ "asked": "Person::@", "op": "listTools", "resource": "Organization::self" });
+            let instance = json!({ "asked": format!("Person::{}", own.named("owner")), "op": "readInstance",
+                "resource": "Instance::@" });
+            Asked::Question(vec![
+                ("person", json!({ "questions": [asked] })),
+                ("instance", json!({ "questions": [instance] })),
+            ])
+        }
+        "listPermissions" => Asked::Body(vec![
+            ("agent", json!({ "principal": "agent:@" })),
+            ("person", json!({ "principal": "person:@" })),
+            ("service", json!({ "principal": "service:@" })),
+            ("instance", json!({ "principal": format!("agent:{agent}"), "instance": "@" })),
+        ]),
         "evaluate" | "evaluateMany" => {
             let (owner, instance) = (own.named("owner"), own.ids["instance"].clone());
             Asked::Question(vec![
