@@ -126,11 +126,10 @@ impl<'a> Walk<'a> {
             self.decision(header, decision)
                 .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
         }
-        if let Body::Recovery(recovery) = &header.body {
-            self.recovery(index, header, recovery)
-                .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
-        }
         self.folds.apply(index, header, hash)?;
+        if let Body::Recovery(recovery) = &header.body {
+            self.recovery(index, header, recovery);
+        }
         self.count(header);
         Ok(())
     }
@@ -206,22 +205,15 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// A recovery owes a review, which closes that one and is a person's: SYSTEM never approves what it did itself.
-    fn recovery(&mut self, index: u64, header: &Header, recovery: &Recovery) -> Result<(), &'static str> {
+    /// A recovery owes a review, which is a person's and of that very recovery: anything else closes nothing.
+    fn recovery(&mut self, index: u64, header: &Header, recovery: &Recovery) {
         let bundle = recovery.bundle.to_string();
         if !recovery.reviewed {
             self.recoveries += 1;
             self.recovery = Some(Recovered { bundle, from: index });
-            return Ok(());
+        } else if header.actor != Pseudonym::SYSTEM {
+            self.recovery = self.recovery.take().filter(|open| open.bundle != bundle);
         }
-        if header.actor == Pseudonym::SYSTEM {
-            return Err("SYSTEM may recover, never close the review of it");
-        }
-        if self.recovery.as_ref().is_none_or(|open| open.bundle != bundle) {
-            return Err("it closes the review of a recovery that is not open");
-        }
-        self.recovery = None;
-        Ok(())
     }
 
     fn later<B>(&mut self, kind: u16, header: &Header<B>) {

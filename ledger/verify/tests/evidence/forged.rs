@@ -7,7 +7,7 @@ use countersign_gateway_model::{
 };
 use countersign_ledger_entry::body::{
     Cause, CertifiedBy, DecidedItem, Decision, DecisionKind, Edge, Effect, Freeze, Key, KeyChange, KeyRole, Permit,
-    QuestionKind, Recovery, Reservation, SignatureMode, Start, StartedBy, Sweep,
+    QuestionKind, Reservation, SignatureMode, Start, StartedBy, Sweep,
 };
 use countersign_ledger_entry::{Body, Bytes32, Bytes64, Draft, Header, PayloadRole, Stream, key, payload};
 use countersign_ledger_verify::{Report, Verdict, verify};
@@ -138,27 +138,6 @@ fn an_entry_stands_in_its_log_and_its_stream() {
     // A name that would steer a terminal is shown escaped.
     let report = with(|h| h.origin = "x\u{1b}[2J\u{202e}".to_owned()).verify();
     because(&report, Verdict::Invalid, "`x\\u{1b}[2J\\u{202e}`", "an origin with control characters");
-}
-
-/// A recovery of one bundle, and what is said to be its review.
-fn reviewed(bundle: u8, by: Pseudonym, twice: bool) -> World {
-    let (mut world, _) = World::small();
-    let recovery = |bundle, reviewed| Recovery { bundle: digest(bundle), reviewed };
-    world.put(world.org_stream(), recovery(7, false), |_| {});
-    if twice {
-        world.put(world.org_stream(), recovery(7, true), |header| header.actor = ALICE);
-    }
-    world.put(world.org_stream(), recovery(bundle, true), |header| header.actor = by);
-    world
-}
-
-#[test]
-fn the_review_of_a_recovery_is_a_persons_and_closes_the_one_that_is_open() {
-    refused(&[
-        ("by SYSTEM", || reviewed(7, Pseudonym::SYSTEM, false), "SYSTEM may recover, never close the review"),
-        ("of another", || reviewed(8, ALICE, false), "a recovery that is not open"),
-        ("closed before", || reviewed(7, ALICE, true), "a recovery that is not open"),
-    ]);
 }
 
 #[test]

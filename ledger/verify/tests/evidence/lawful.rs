@@ -121,6 +121,20 @@ fn a_recovery_is_told_until_a_person_has_closed_its_review() {
 }
 
 #[test]
+fn a_review_by_system_of_another_recovery_or_of_none_closes_nothing() {
+    let recovery = |bundle, reviewed| Recovery { bundle: digest(bundle), reviewed };
+    let (mut world, _) = World::small();
+    world.put(world.org_stream(), recovery(7, true), |header| header.actor = ALICE);
+    assert_eq!((facts(&world.verify()).recovery.clone(), facts(&world.verify()).recoveries), (None, 0));
+    world.put(world.org_stream(), recovery(7, false), |_| {});
+    world.put(world.org_stream(), recovery(7, true), |_| {});
+    world.put(world.org_stream(), recovery(8, true), |header| header.actor = ALICE);
+    assert!(facts(&world.verify()).recovery.is_some(), "SYSTEM never approves what it did itself");
+    world.put(world.org_stream(), recovery(7, true), |header| header.actor = ALICE);
+    assert_eq!(facts(&world.verify()).recovery, None);
+}
+
+#[test]
 fn the_text_names_what_is_open_and_stays_short() {
     let mut world = World::booted();
     let ids: Vec<_> = (0..23).map(|_| world.running()).collect();
