@@ -160,6 +160,12 @@ impl Client {
         json(&self.send(Method::POST, path, Some(bytes), None).await?)
     }
 
+    /// Sets something.
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        let bytes = serde_json::to_vec(body)?;
+        json(&self.send(Method::PUT, path, Some(bytes), None).await?)
+    }
+
     /// Asks for something with a body that is JSON already.
     pub(crate) async fn post_bytes(&self, path: &str, body: Vec<u8>) -> Result<Value> {
         json(&self.send(Method::POST, path, Some(body), None).await?)

@@ -468,15 +468,14 @@ fn candidate(
 
 /// Refuses what would leave nobody who can propose a policy, carry a change of it through, or terminate work: the way
 /// back from such a bundle would need the root key and a stopped gateway.
-fn nobody_locked_out(prepared: &Prepared, electorate: &Electorate<'_>) -> Result<(), PolicyProblem> {
+fn nobody_locked_out(snapshot: &PolicySnapshot, electorate: &Electorate<'_>) -> Result<(), PolicyProblem> {
     let people = People {
         store: electorate.entities,
         persons: &electorate.persons,
         now: electorate.now,
         four_eyes: electorate.four_eyes,
     };
-    let found = locked_out(&prepared.next().snapshot, &people)
-        .map_err(|error| PolicyProblem::Rejected(crate::words(&error)))?;
+    let found = locked_out(snapshot, &people).map_err(|error| PolicyProblem::Rejected(crate::words(&error)))?;
     if found.is_empty() {
         return Ok(());
     }
@@ -551,8 +550,12 @@ impl Policies for LocalPolicies {
         // Called on a blocking thread: the store's own waits are for files and for its turn.
         let prepared =
             self.runtime.block_on(self.store.prepare(org, change, self.clock.now())).map_err(|e| problem(&e))?;
-        nobody_locked_out(&prepared, electorate)?;
+        nobody_locked_out(&prepared.next().snapshot, electorate)?;
         candidate(prepared, predecessor, (transport, restores))
+    }
+
+    fn locked_out(&self, org: OrgId, electorate: &Electorate<'_>) -> Result<(), PolicyProblem> {
+        nobody_locked_out(&self.snapshot(org), electorate)
     }
 
     fn previous(&self, org: OrgId) -> Result<Vec<u8>, PolicyProblem> {

@@ -76,8 +76,13 @@ pub enum EngineError {
     #[error("nothing was registered; with these tools the active bundle does not pass its checks: {0}")]
     Catalogue(String),
     /// The confirmed diff is not the one of this candidate against the active bundle.
-    #[error("confirm the difference to the active bundle first: its digest is `{0}`")]
-    ConfirmDiff(Digest),
+    #[error("confirm the difference to the active bundle first: its digest is `{digest}`")]
+    ConfirmDiff {
+        /// SHA-256 of the difference in words.
+        digest: Digest,
+        /// The difference in words.
+        diff: String,
+    },
     /// A rule demands more of a voter's login than this one has.
     #[error("rule `{rule}` demands {demand}: log in again as it asks, and decide then")]
     DemandUnmet {
@@ -129,7 +134,7 @@ impl EngineError {
             Self::LockedOut(_) => "bundle-locks-out",
             Self::Tools(_) => "tools-invalid",
             Self::Catalogue(_) => "catalogue-rejected",
-            Self::ConfirmDiff(_) => "diff-unconfirmed",
+            Self::ConfirmDiff { .. } => "diff-unconfirmed",
             Self::BacktestRunning => "backtest-running",
             Self::DemandUnmet { .. } => "demand-unmet",
             Self::CountersBusy => "counters-busy",

@@ -133,7 +133,7 @@ pub(crate) struct Org {
     cells: Mutex<HashMap<InstanceId, Arc<Cell>>>,
     names: RwLock<Names>,
     stored: Mutex<HashSet<Digest>>,
-    authority: AuthorityMode,
+    authority: RwLock<AuthorityMode>,
 }
 
 /// The shadow window under `four_eyes`, where no setting says another.
@@ -162,7 +162,7 @@ impl Org {
             cells: Mutex::default(),
             names: RwLock::default(),
             stored: Mutex::default(),
-            authority,
+            authority: RwLock::new(authority),
         }
     }
 
@@ -172,7 +172,11 @@ impl Org {
     }
 
     pub(crate) fn authority(&self) -> AuthorityMode {
-        self.authority
+        *self.authority.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_authority(&self, mode: AuthorityMode) {
+        *self.authority.write().unwrap_or_else(PoisonError::into_inner) = mode;
     }
 
     /// Which evaluations leave an entry.

@@ -150,6 +150,12 @@ pub trait Policies: Send + Sync + 'static {
     /// [`PolicyProblem`] where there is none, or it cannot be read.
     fn previous(&self, org: OrgId) -> Result<Vec<u8>, PolicyProblem>;
 
+    /// Whether the policy in force leaves these people able to change it and to stop work.
+    ///
+    /// # Errors
+    /// [`PolicyProblem::LockedOut`] with every finding.
+    fn locked_out(&self, org: OrgId, people: &Electorate<'_>) -> Result<(), PolicyProblem>;
+
     /// Checks the active bundle with another tool catalogue, as an activation of it would be, and signs the catalogue as
     /// the next version.
     ///
@@ -227,7 +233,8 @@ impl Engine {
             let _one_at_a_time = org.in_force.lock().await;
             let mut candidate = this.checked(&org, bundle).await?;
             if confirmed != Some(candidate.diff_digest) {
-                return Err(EngineError::ConfirmDiff(candidate.diff_digest));
+                let Candidate { diff_digest: digest, diff, .. } = candidate;
+                return Err(EngineError::ConfirmDiff { digest, diff });
             }
             let name = Name::new(&candidate.digest.to_string()).map_err(EngineError::damaged)?;
             let now = this.now();

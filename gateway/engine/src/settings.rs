@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use serde_json::json;
 
 use countersign_gateway_model::{Duration, Name, Principal};
-use countersign_ledger_entry::body::{Freeze, SettingValue, Settings};
+use countersign_ledger_entry::body::{AuthorityMode, Freeze, SettingValue, Settings};
 use countersign_ledger_entry::{Receipt, Row};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
@@ -15,6 +15,7 @@ use crate::Engine;
 use crate::error::EngineError;
 use crate::org::Org;
 use crate::own::OwnEntry;
+use crate::policies::Electorate;
 use crate::recording::Recording;
 
 /// Table of settings: name to value.
@@ -31,6 +32,9 @@ pub(crate) const PUBLIC_READ: &str = "log.public_read";
 
 /// Seconds for which a proposed policy is compared with the past before anybody is asked.
 pub(crate) const SHADOW_WINDOW: &str = "policy.shadow_window_s";
+
+/// `solo` or `four_eyes`. The row says what the newest entry may not yet say.
+const AUTHORITY: &str = "authority";
 
 /// Longest shadow window: 90 days.
 const LONGEST_WINDOW_S: u64 = 90 * 86_400;
@@ -55,6 +59,10 @@ impl Engine {
             known.ok_or_else(|| EngineError::damaged("a setting's value"))
         });
         org.set_recording(recording.transpose()?.unwrap_or_default());
+        let raised = org.log.view(SETTINGS, AUTHORITY.as_bytes()).await.map_err(EngineError::ledger)?;
+        if raised.as_deref() == Some(AuthorityMode::FourEyes.as_str().as_bytes()) {
+            org.set_authority(AuthorityMode::FourEyes);
+        }
         let window = org.log.view(SETTINGS, SHADOW_WINDOW.as_bytes()).await.map_err(EngineError::ledger)?;
         let window = window.map(|text| {
             let seconds = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
@@ -84,7 +92,7 @@ impl Engine {
             (PUBLIC_READ.to_owned(), json!(org.public_read.load(Ordering::Acquire))),
             (EVALUATIONS_RECORD.to_owned(), json!(org.recording().as_str())),
             (SHADOW_WINDOW.to_owned(), json!(org.shadow_window().0 / 1000)),
-            ("authority".to_owned(), json!(org.authority().as_str())),
+            (AUTHORITY.to_owned(), json!(org.authority().as_str())),
             ("frozen".to_owned(), json!({ "all": frozen.all, "teams": frozen.teams })),
         ])
     }
@@ -160,11 +168,58 @@ impl Engine {
         .await
     }
 
+    /// Raises the authority mode to `four_eyes`: from here on nobody approves what is their own, and policy changes by the
+    /// approval of somebody else. Going back needs the root key and a stopped gateway, and is not done here.
+    ///
+    /// # Errors
+    /// [`EngineError::LockedOut`] where nobody could then change policy; [`EngineError::Refused`] by policy.
+    pub async fn raise_authority(&self, who: Arc<Principal>) -> Result<Receipt, EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            let org = this.org(who.org)?;
+            let _one_at_a_time = org.in_force.lock().await;
+            let (policies, asked, now) = (Arc::clone(this.policies()), Arc::clone(&org), this.now());
+            let check = move || {
+                let persons = asked.persons();
+                policies.locked_out(asked.id, &Electorate { entities: &asked.entities, persons, now, four_eyes: true })
+            };
+            let locked = tokio::task::spawn_blocking(check).await.map_err(EngineError::damaged)?;
+            let value = |mode: AuthorityMode| Name::new(mode.as_str()).map(SettingValue::Choice);
+            let change = Change {
+                setting: AUTHORITY,
+                old: value(org.authority()).map_err(EngineError::damaged)?,
+                new: value(AuthorityMode::FourEyes).map_err(EngineError::damaged)?,
+                text: AuthorityMode::FourEyes.as_str().to_owned(),
+            };
+            // Stricter from before its entry on, so that nothing after the entry was decided by one person alone. If the
+            // entry does not become durable, this process stays strict and the next one is as it was.
+            let raise = || {
+                locked?;
+                org.set_authority(AuthorityMode::FourEyes);
+                Ok(())
+            };
+            this.change_setting_after(&org, &who, change, raise).await
+        })
+        .await
+    }
+
     async fn change_setting(&self, org: &Org, who: &Principal, change: Change) -> Result<Receipt, EngineError> {
+        self.change_setting_after(org, who, change, || Ok(())).await
+    }
+
+    /// Asks policy, then does what must be so before the entry is durable, then commits.
+    async fn change_setting_after(
+        &self,
+        org: &Org,
+        who: &Principal,
+        change: Change,
+        before: impl FnOnce() -> Result<(), EngineError>,
+    ) -> Result<Receipt, EngineError> {
         let details = json!({ "operation": "manageSettings", "setting": change.setting, "value": change.text });
         let resource = EntityRef::organization(org.id);
         let allowed = self.authorize(who, Operation::ManageSettings, resource, &details).await?;
         let setting = Name::new(change.setting).map_err(EngineError::damaged)?;
+        before()?;
         let mut entry = OwnEntry::new(Settings { setting, old: Some(change.old), new: change.new });
         entry.rows.push(Row {
             table: SETTINGS,

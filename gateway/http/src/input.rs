@@ -76,6 +76,8 @@ impl FromRequest<AppState> for Input {
 pub(crate) struct Upload {
     pub(crate) bytes: Bytes,
     json: bool,
+    /// The caller's idempotency key with the digest of this request.
+    pub(crate) key: Option<Idempotency>,
     pub(crate) slot: OwnedSemaphorePermit,
 }
 
@@ -98,8 +100,10 @@ impl FromRequest<AppState> for Upload {
         let slot =
             slot.map_err(|_| Problem::new(OVERLOADED, "as many uploads as are taken at a time are under way"))?;
         let json = is_json(&parts.headers);
+        let key = idempotency_key(&parts.headers)?;
         let bytes = collect(&parts.headers, body, state.limits.upload_bytes, state.limits.upload_time).await?;
-        Ok(Self { bytes, json, slot })
+        let key = key.map(|key| Idempotency { key, request: digest(&parts.method, parts.uri.path(), &bytes) });
+        Ok(Self { bytes, json, key, slot })
     }
 }
 

@@ -32,6 +32,7 @@ mod openapi;
 mod people;
 mod policies;
 mod problem;
+mod proposals;
 mod queries;
 mod recovery;
 mod reply;
@@ -68,6 +69,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(backtest::routes())
         .merge(recovery::routes())
         .merge(queries::routes())
+        .merge(proposals::routes())
         .merge(audit::routes())
         .merge(evaluations::routes())
         .merge(log::routes())

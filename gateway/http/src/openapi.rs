@@ -79,6 +79,7 @@ pub const WITHOUT_IDEMPOTENCY: &[(&str, &str)] = &[
     ("liftFreeze", "it sets a state: a repeat sets the same, with an entry of its own"),
     ("listPermissions", "it changes nothing"),
     ("login", "an answer with a secret is not kept to be given again"),
+    ("raiseAuthority", "it sets a value: a repeat sets the same, with an entry of its own"),
     ("registerTools", "it sets what is listed: a repeat changes nothing"),
     ("registerWorkflow", "the caller chooses id and version: a repeat finds them registered"),
     ("retireTool", "a repeat is `not-found`"),
@@ -88,6 +89,7 @@ pub const WITHOUT_IDEMPOTENCY: &[(&str, &str)] = &[
     ("setEvaluationsRecord", "it sets a value: a repeat sets the same, with an entry of its own"),
     ("setPassword", "a repeat sets the same password"),
     ("setPublicRead", "it sets a value: a repeat sets the same, with an entry of its own"),
+    ("setShadowWindow", "it sets a value: a repeat sets the same, with an entry of its own"),
     ("uploadWorkspace", "the same tree has the same digest"),
     ("verifyPack", "it changes nothing"),
 ];

@@ -173,7 +173,7 @@ impl TryFrom<engine::QuestionExplained> for QuestionExplained {
 #[into_params(parameter_in = Query)]
 pub(crate) struct Confirmed {
     /// `diff_digest` of the check: the difference to the bundle that is active now was read.
-    confirmed_diff: Option<String>,
+    pub(crate) confirmed_diff: Option<String>,
 }
 
 /// Read the active policy
@@ -213,7 +213,8 @@ async fn check_policy(State(app): State<AppState>, Auth(who): Auth, upload: Uplo
 /// Activate a policy bundle
 ///
 /// Every check, then the confirmed difference, then the word of the policy that is active now, then the entry, then the
-/// change: in this order. Until `confirmed_diff` names the difference, the answer is the problem `diff-unconfirmed`.
+/// change: in this order. Until `confirmed_diff` names the difference, the answer is the problem `diff-unconfirmed`. Where
+/// that policy asks for a shadow window or another person it refuses: propose the bundle instead.
 #[utoipa::path(
     post, path = "/api/v1/policies/activate", operation_id = "activatePolicy", tag = "policies",
     params(Confirmed),

@@ -306,7 +306,9 @@ impl From<EngineError> for Problem {
                 let each = findings.lines().filter(|line| !line.trim().is_empty()).take(MAX_FINDINGS);
                 problem.with("errors", each.map(|line| json!({ "detail": line })).collect::<Vec<_>>())
             }
-            EngineError::ConfirmDiff(digest) => problem.with("diff_digest", json!(digest)),
+            EngineError::ConfirmDiff { digest, diff } => {
+                problem.with("diff_digest", json!(digest)).with("diff", json!(diff))
+            }
             EngineError::Append(AppendError::Busy { retry_after }) => problem.retry_after(retry_after.0.div_ceil(1000)),
             _ => problem,
         }

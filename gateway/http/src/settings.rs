@@ -27,6 +27,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(get_settings))
         .routes(routes!(set_public_read))
         .routes(routes!(set_evaluations_record))
+        .routes(routes!(set_shadow_window))
+        .routes(routes!(raise_authority))
         .routes(routes!(freeze))
         .routes(routes!(lift_freeze))
 }
@@ -45,12 +47,12 @@ pub(crate) struct FreezeScope {
 /// Settings by name.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({
-    "settings": { "log.public_read": false, "evaluations.record": "all", "authority": "solo", "frozen": { "all": false, "teams": [] } }
+    "settings": { "log.public_read": false, "evaluations.record": "all", "policy.shadow_window_s": 0, "authority": "solo", "frozen": { "all": false, "teams": [] } }
 }))]
 pub(crate) struct Settings {
     /// `log.public_read`: the log may be read without a credential. `evaluations.record`: which evaluations leave an
-    /// entry. `authority`: `solo` or `four_eyes`. `frozen`: what
-    /// is.
+    /// entry. `policy.shadow_window_s`: how long a proposed policy is compared with what is asked. `authority`: `solo` or
+    /// `four_eyes`. `frozen`: what is.
     #[schema(value_type = Object)]
     settings: BTreeMap<String, Value>,
 }
@@ -70,6 +72,24 @@ pub(crate) struct PublicRead {
 #[schema(example = json!({ "value": "denials" }))]
 pub(crate) struct EvaluationsRecord {
     /// `all`, `denials` or `none`.
+    value: String,
+}
+
+/// For how long a proposed policy is compared with what is asked.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "value": 86400 }))]
+pub(crate) struct ShadowWindow {
+    /// Seconds, at most 7776000 (90 days). 0: nobody waits for it.
+    value: u64,
+}
+
+/// Who may approve what, for the whole organization.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "value": "four_eyes" }))]
+pub(crate) struct Authority {
+    /// `four_eyes`. Going back to `solo` is not possible through the interface.
     value: String,
 }
 
@@ -110,6 +130,41 @@ async fn set_evaluations_record(
     let recording = Recording::parse(&value)
         .ok_or_else(|| Problem::new(PARAMETER_INVALID, "`value` is `all`, `denials` or `none`").at("/value"))?;
     let receipt = app.engine.set_evaluations_record(who, recording).await?;
+    let index = receipt.index;
+    reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
+}
+
+/// Say for how long a proposed policy is compared with what is asked
+///
+/// What was proposed before keeps its window. Without a setting: nothing in `solo`, a day under `four_eyes`.
+#[utoipa::path(
+    put, path = "/api/v1/settings/policy.shadow_window_s", operation_id = "setShadowWindow", tag = "settings",
+    request_body = ShadowWindow,
+    responses((status = 200, description = "It is on record", body = Recorded)),
+)]
+async fn set_shadow_window(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
+    let ShadowWindow { value } = input.read()?;
+    let receipt = app.engine.set_shadow_window(who, value).await?;
+    let index = receipt.index;
+    reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
+}
+
+/// Raise the authority mode
+///
+/// From here on nobody approves what is their own, and policy changes by the approval of somebody else. Refused with
+/// `bundle-locks-out` while nobody could then change policy: enrol a second person first.
+#[utoipa::path(
+    put, path = "/api/v1/settings/authority", operation_id = "raiseAuthority", tag = "settings",
+    request_body = Authority,
+    responses((status = 200, description = "It is on record", body = Recorded)),
+)]
+async fn raise_authority(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
+    let Authority { value } = input.read()?;
+    if value != "four_eyes" {
+        let words = "`value` is `four_eyes`: the mode is raised here, and never lowered";
+        return Err(Problem::new(PARAMETER_INVALID, words).at("/value"));
+    }
+    let receipt = app.engine.raise_authority(who).await?;
     let index = receipt.index;
     reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
 }

@@ -120,6 +120,10 @@ impl Policies for NoBundle {
         Ok(Arc::clone(&self.0))
     }
 
+    fn locked_out(&self, _: OrgId, _: &Electorate<'_>) -> Result<(), PolicyProblem> {
+        Ok(())
+    }
+
     fn previous(&self, _: OrgId) -> Result<Vec<u8>, PolicyProblem> {
         Err(PolicyProblem::Rejected("no bundle is accepted here".to_owned()))
     }

@@ -8,6 +8,7 @@ mod backtesting;
 mod checking;
 mod comparing;
 mod explaining;
+mod proposing;
 mod proving;
 mod querying;
 mod roots;
@@ -122,8 +123,11 @@ pub(crate) enum Policy {
     #[command(after_help = "Example:\n  countersign policy import tool-scopes tool_scopes.yaml --out ./policy\n\n\
         Exit codes: 0 written, 1 something of the source is left out (--incomplete goes on), 2 it cannot be read.")]
     Import(explaining::Import),
-    /// Show what changes, and put a bundle in force
-    #[command(after_help = "Example:\n  countersign policy activate ./policy")]
+    /// Show what changes, and put a bundle in force at once, where one person changes policy alone
+    #[command(
+        after_help = "Example:\n  countersign policy activate ./policy\n\nWhere policy asks for a shadow window or \
+        another person it is refused: `countersign policy propose` it."
+    )]
     Activate {
         /// A folder, or a bundle file.
         path: PathBuf,
@@ -152,6 +156,8 @@ pub(crate) enum Policy {
         Example:\n  countersign policy what-if questions.json\n\nExit codes: 0 each was answered, 1 one is no question."
     )]
     WhatIf(querying::WhatIf),
+    #[command(flatten)]
+    Proposing(proposing::Proposing),
     /// Show which policy is in force
     #[command(after_help = "Example:\n  countersign policy show")]
     Show,
@@ -172,6 +178,10 @@ pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
     let good = match verb {
         Policy::Activate { path, yes, confirmed_diff } => {
             activate(&path, yes, confirmed_diff, global).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Policy::Proposing(verb) => {
+            proposing::proposing(verb, global).await?;
             return Ok(ExitCode::SUCCESS);
         }
         Policy::Explain(args) => {

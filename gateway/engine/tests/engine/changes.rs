@@ -217,7 +217,8 @@ async fn nobody_but_the_gateway_carries_an_approved_change_out() {
     let files = other(3);
     let tried = engine.propose_policy(Arc::clone(&agent), bytes(&files), Some(confirmed(&files)), None).await;
     assert_eq!(code(tried), "policy-denied", "agents change no policy");
-    assert_eq!(code(engine.rollback_policy(Arc::clone(&agent), None, None).await), "not-found");
+    let back = engine.rollback_policy(Arc::clone(&agent), None, None).await;
+    assert_eq!(code(back), "bundle-rejected", "there is nothing to go back to, whoever asks");
     assert_eq!(code(engine.withdraw_policy(Arc::clone(&agent), waiting.id, None).await), "not-found");
     assert_eq!(code(engine.policy_proposals(&agent, None, 10).await), "not-found");
     let spec = json!({ "id": "countersign.policy-change", "version": "2" });
@@ -447,5 +448,24 @@ async fn people_are_shown_what_the_candidate_would_have_said_while_its_window_ra
     assert!(compared.unchanged >= 1, "{compared:?}");
     let shown = world.engine.gate(&office.grace, waiting.gate.unwrap()).await.unwrap().view;
     assert!(shown.contains("2 allow to deny"), "{shown}");
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raising_the_authority_mode_is_one_command_that_locks_nobody_out_and_outlives_a_restart() {
+    let world = World::new().await;
+    let ada = world.person("ada", &["ADMIN", "POLICY_ADMIN", "STOP", "AUDITOR"]);
+    let alone = world.engine.raise_authority(Arc::clone(&ada)).await;
+    assert_eq!(code(alone), "bundle-locks-out", "nobody else could approve a change of policy");
+    let grace = world.person("grace", &["POLICY_ADMIN"]);
+    assert_eq!(code(world.engine.raise_authority(Arc::clone(&grace)).await), "policy-denied");
+    let mut office = Office { world, ada, grace };
+    assert_eq!(office.world.engine.policy(&office.ada).unwrap().authority, "solo", "a refusal raises nothing");
+    office.world.engine.raise_authority(Arc::clone(&office.ada)).await.unwrap();
+    office.world.restart().await;
+    assert_eq!(office.world.engine.policy(&office.ada).unwrap().authority, "four_eyes");
+    let proposed = office.propose(&other(2), None).await.unwrap();
+    assert_eq!(proposed.state, "shadowing");
+    assert_eq!(proposed.window_ends, proposed.proposed + DAY);
     office.holds().await;
 }

@@ -7,6 +7,7 @@ mod authoring;
 mod authzen;
 mod backtest;
 mod bad_input;
+mod changes;
 mod counters;
 mod crash;
 mod demo;

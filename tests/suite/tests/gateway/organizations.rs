@@ -29,7 +29,7 @@ struct Side {
 const VERDICT: &str = "12";
 
 /// Kinds of things that have ids.
-const KINDS: [&str; 13] = [
+const KINDS: [&str; 14] = [
     "instance",
     "unstarted",
     "gate",
@@ -42,6 +42,7 @@ const KINDS: [&str; 13] = [
     "client",
     "workflow",
     "tool",
+    "proposal",
     "log",
 ];
 
@@ -49,7 +50,7 @@ const KINDS: [&str; 13] = [
 fn nobody(kind: &str) -> String {
     let hex = format!("{}c0ffee", "0".repeat(26));
     match kind {
-        "instance" | "unstarted" => format!("inst_{hex}"),
+        "instance" | "unstarted" | "proposal" => format!("inst_{hex}"),
         "action" | "begun" => format!("act_{hex}"),
         "client" => format!("client_{hex}"),
         "gate" | "run" | "log" => format!("{kind}_{hex}"),
@@ -178,9 +179,22 @@ impl Side {
                 self.post(gateway, "/api/v1/workflows", &json!({ "id": fresh, "version": "1" }));
                 fresh
             }
+            // One serves for the whole walk: each takes every check of a bundle.
+            "proposal" if self.ids.contains_key("proposal") => self.ids["proposal"].clone(),
+            "proposal" => self.proposal(gateway),
             "log" => self.tenant.log.clone(),
             other => panic!("nothing is a {other}"),
         }
+    }
+
+    /// A proposed policy that rests in its shadow window.
+    fn proposal(&self, gateway: &Gateway) -> String {
+        let window = json!({ "value": 3600 }).to_string().into_bytes();
+        let path = "/api/v1/settings/policy.shadow_window_s";
+        gateway.send("PUT", path, self.token("person"), &[], Some(window)).expect_status(200);
+        let draft = crate::changes::draft(self.mark);
+        let proposed = crate::changes::propose(gateway, self.token("person"), "/api/v1/policies/proposals", &draft);
+        text(&proposed, "/id")
     }
 
     /// Entries of the log.
@@ -271,6 +285,7 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "changeService" => Asked::Path("service", json!({ "display_name": "other" })),
         "getWorkflow" => Asked::Path("workflow", json!({})),
         "getTool" | "retireTool" => Asked::Path("tool", json!({})),
+        "getPolicyProposal" | "withdrawPolicyProposal" => Asked::Path("proposal", json!({})),
         "getCheckpoint" | "getTile" => Asked::Path("log", json!({})),
 
         "createInstance" => Asked::Body(vec![
@@ -336,6 +351,7 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         | "listServiceAccounts"
         | "listTools"
         | "listWorkflows"
+        | "listPolicyProposals"
         | "getEntry"
         | "getReceipt"
         | "replayVerdict"
@@ -360,6 +376,8 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "registerTools" => Asked::Own("", json!({ "tools": [] })),
         "importMcpTools" => Asked::Own("", json!({ "server": own.mark, "tools_list": { "tools": [] } })),
         "setEvaluationsRecord" => Asked::Own("", json!({ "value": "all" })),
+        "setShadowWindow" => Asked::Own("", json!({ "value": 3600 })),
+        "raiseAuthority" => Asked::Own("", json!({ "value": "four_eyes" })),
         "setPublicRead" => Asked::Own("", json!({ "value": false })),
         "uploadWorkspace" => Asked::Own("", json!({ "files": [{ "path": "a", "text": "a" }] })),
         // A team is a name in the caller's own organization, whatever others call theirs.
@@ -369,6 +387,8 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         | "checkPolicy"
         | "activatePolicy"
         | "reviewRecovery"
+        | "proposePolicy"
+        | "rollbackPolicy"
         | "login"
         | "clientCredentials"
         | "exchangeConsent"

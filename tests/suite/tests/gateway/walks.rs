@@ -212,7 +212,10 @@ fn act_on_accounts(gateway: &Gateway, id: &str, (dana, agent): (&str, &str)) -> 
         }
         "retireTool" => ("DELETE", "/api/v1/tools/notes.append", json!({})),
         "reviewRecovery" => ("POST", "/api/v1/policies/recovery/review", json!({})),
+        "setShadowWindow" => ("PUT", "/api/v1/settings/policy.shadow_window_s", json!({ "value": 60 })),
+        "raiseAuthority" => ("PUT", "/api/v1/settings/authority", json!({ "value": "four_eyes" })),
         "activatePolicy" => return activate(gateway, dana),
+        "proposePolicy" | "withdrawPolicyProposal" | "rollbackPolicy" => return change_policy(gateway, id, dana),
         _ => return false,
     };
     let answer = gateway.send(method, path, agent, &[], Some(body.to_string().into_bytes()));
@@ -223,5 +226,29 @@ fn act_on_accounts(gateway: &Gateway, id: &str, (dana, agent): (&str, &str)) -> 
 /// The way of a bundle is the program's own to walk; its entry is held by `first_hour`.
 fn activate(gateway: &Gateway, dana: &str) -> bool {
     crate::first_hour::activate_a_changed_bundle(gateway, dana);
+    true
+}
+
+/// A change of policy, and its way back.
+fn change_policy(gateway: &Gateway, id: &str, dana: &str) -> bool {
+    let proposals = "/api/v1/policies/proposals";
+    let window = |seconds: u64| {
+        let body = json!({ "value": seconds }).to_string().into_bytes();
+        gateway.send("PUT", "/api/v1/settings/policy.shadow_window_s", dana, &[], Some(body)).expect_status(200);
+    };
+    // Far enough that a proposal rests in its window.
+    window(if id == "rollbackPolicy" { 0 } else { 3600 });
+    let proposed = crate::changes::propose(gateway, dana, proposals, &crate::changes::draft(id));
+    match id {
+        "withdrawPolicyProposal" => {
+            let path = format!("{proposals}/{}/withdraw", proposed["id"].as_str().unwrap());
+            gateway.post(&path, dana, &json!({})).expect_status(200);
+        }
+        "rollbackPolicy" => {
+            let back = crate::changes::propose(gateway, dana, "/api/v1/policies/rollback", b"{}");
+            assert_eq!(back["rollback"], true, "{back}");
+        }
+        _ => {}
+    }
     true
 }
