@@ -17,6 +17,7 @@ mod audit;
 mod auth;
 mod backtest;
 mod context;
+mod counters;
 mod enrolments;
 mod evaluations;
 mod gates;
@@ -70,6 +71,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(recovery::routes())
         .merge(queries::routes())
         .merge(proposals::routes())
+        .merge(counters::routes())
         .merge(audit::routes())
         .merge(evaluations::routes())
         .merge(log::routes())

@@ -462,6 +462,7 @@ async fn what_policy_refuses_is_in_the_ledger_and_the_problem_proves_it() {
         "/api/v1/people",
         "/api/v1/audit/entries",
         "/api/v1/policies/active",
+        "/api/v1/counters",
         "/api/v1/instances/inst_00000000000000000000000000000001",
         "/api/v1/gates/gate_00000000000000000000000000000001",
         "/api/v1/runs/run_00000000000000000000000000000001",

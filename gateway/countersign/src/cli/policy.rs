@@ -161,6 +161,9 @@ pub(crate) enum Policy {
     /// Show which policy is in force
     #[command(after_help = "Example:\n  countersign policy show")]
     Show,
+    /// Show what the counters of the policy in force stand at
+    #[command(after_help = "Example:\n  countersign policy counters")]
+    Counters,
     /// Write the default bundle, or an example, to a folder, to begin from
     #[command(after_help = "Examples:\n  countersign policy default ./policy\n  \
         countersign policy default --example payments ./policy")]
@@ -199,6 +202,10 @@ pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
         Policy::Import(args) => explaining::import(&args, global),
         Policy::Show => {
             global.answer(&global.client()?.get("/api/v1/policies/active").await?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Policy::Counters => {
+            global.answer(&global.client()?.get("/api/v1/counters").await?)?;
             return Ok(ExitCode::SUCCESS);
         }
         Policy::Default { folder, example } => {

@@ -39,6 +39,10 @@ fn a_budget_holds_from_its_activation_on_and_over_a_killed_gateway() {
     note(&gateway).expect_status(200);
     gateway.kill();
     gateway.up();
+    let standing = gateway.get("/api/v1/counters", &dana).expect_status(200).json();
+    let epoch = "1970-01-01T00:00:00.000Z";
+    assert_eq!(standing, json!({ "counters": [{ "counter": "notes", "value": "2.0", "version": 2, "since": epoch }] }));
+    gateway.get("/api/v1/counters", &agent).expect_status(404);
     let refused = note(&gateway).expect_status(403).json();
     assert_eq!(refused["detail"], "the budget of notes is used up", "{refused}");
     let entries = gateway.entries(&dana);

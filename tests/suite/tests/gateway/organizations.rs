@@ -358,6 +358,7 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         | "explainVerdict"
         | "getSettings"
         | "getPolicy"
+        | "getCounters"
         | "whoami"
         | "healthz"
         | "readyz"
