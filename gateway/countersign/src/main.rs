@@ -27,6 +27,7 @@ mod serve;
 mod telemetry;
 mod text;
 mod trees;
+mod watching;
 
 use std::process::ExitCode;
 

@@ -33,7 +33,9 @@ pub enum Look {
 pub enum NotTaken<E> {
     /// It was judged: the same bytes are not offered again.
     Refused(E),
-    /// It could not be judged or committed now: the same bytes are offered again.
+    /// It was judged, and whether it is taken is for people to say: the same bytes are not offered again.
+    Left(E),
+    /// It could not be judged or committed now: the same bytes are offered again, each time after a longer pause.
     Failed(E),
 }
 
@@ -139,6 +141,18 @@ fn fingerprint(path: &Path) -> Result<Digest, FolderError> {
     Ok(sha256(&all))
 }
 
+/// Longest pause after what failed.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// How long to wait, beside the usual, after so many failures in a row: a disk or a ledger that is in trouble is not helped
+/// by being asked all the time.
+fn pause(every: Duration, failures: u32) -> Duration {
+    match failures.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doubled) => every.saturating_mul(2_u32.saturating_pow(doubled)).min(LONGEST_PAUSE),
+    }
+}
+
 /// Looks at a place for as long as it is polled, and offers what is new. `offer` prepares, commits the ledger entry and
 /// activates; whatever it refuses changes nothing and is reported once, and what failed is offered again. To stop, drop
 /// the future.
@@ -159,6 +173,7 @@ where
     E: std::fmt::Display,
 {
     let mut watched = Watched::new(path);
+    let mut failures = 0_u32;
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -190,14 +205,20 @@ where
             }
             Look::Candidate(bundle) => {
                 let digest = bundle.digest();
-                match offer(*bundle).await {
+                let offered = offer(*bundle).await;
+                failures = if matches!(offered, Err(NotTaken::Failed(_))) { failures.saturating_add(1) } else { 0 };
+                match offered {
                     Ok(()) => info!(bundle = %digest, path = %watched.path().display(), "the watched bundle was taken"),
                     Err(NotTaken::Refused(trouble)) => {
                         warn!(bundle = %digest, %trouble, "the watched bundle is refused; what is in force stays");
                     }
+                    Err(NotTaken::Left(what)) => {
+                        info!(bundle = %digest, %what, "the watched bundle is left to people; what is in force stays");
+                    }
                     Err(NotTaken::Failed(trouble)) => {
                         watched.offer_again();
                         warn!(bundle = %digest, %trouble, "the watched bundle could not be taken; it is offered again");
+                        tokio::time::sleep(pause(every, failures)).await;
                     }
                 }
             }
@@ -226,6 +247,14 @@ mod tests {
         for (name, bytes) in files {
             fs::write(folder.join(name), bytes).unwrap();
         }
+    }
+
+    #[test]
+    fn each_failure_in_a_row_doubles_the_pause_up_to_a_minute() {
+        let every = Duration::from_secs(5);
+        let pauses: Vec<u64> = (0..8).map(|failures| pause(every, failures).as_secs()).collect();
+        assert_eq!(pauses, [0, 5, 10, 20, 40, 60, 60, 60]);
+        assert_eq!(pause(every, u32::MAX), LONGEST_PAUSE);
     }
 
     #[test]

@@ -74,6 +74,10 @@ pub(crate) async fn up(args: Up, global: &Global) -> Result<()> {
     let scheme = if matches!(transport, Transport::Tls(..)) { "https" } else { "http" };
     let mut server = tokio::spawn(serve::serve(listener, transport, (*handle).clone(), gateway.router()));
     let tokens = gateway.first_tokens().await?;
+    let watching = config.policy.watch.clone().map(|path| {
+        let every = Duration::from_secs(config.policy.watch_s.max(1));
+        tokio::spawn(crate::watching::watching(gateway.engine.clone(), gateway.org(), path, every))
+    });
     gateway.set(Phase::Ready);
     greet(&gateway, &format!("{scheme}://{}", reachable(address)), &tokens, global)?;
 
@@ -93,6 +97,9 @@ pub(crate) async fn up(args: Up, global: &Global) -> Result<()> {
             gateway.set(Phase::Draining);
             served.context("the server ended early")??;
         }
+    }
+    if let Some(watching) = watching {
+        watching.abort();
     }
     gateway.close().await?;
     tracing::info!("ended in good order");

@@ -91,6 +91,11 @@ pub(crate) struct Policy {
     pub solver: Option<PathBuf>,
     /// Seconds that all proofs about one bundle may take together.
     pub solver_s: u64,
+    /// A folder or file of a sealed and signed bundle of the organization `default`: whatever is put there is checked like a
+    /// candidate, and the log says what was found. Nobody's word is taken from a folder: a person puts it in force.
+    pub watch: Option<PathBuf>,
+    /// Seconds between two looks there.
+    pub watch_s: u64,
 }
 
 /// Runners.
@@ -177,7 +182,7 @@ impl Default for Ledger {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { permit_ttl_s: 300, solver: None, solver_s: 20 }
+        Self { permit_ttl_s: 300, solver: None, solver_s: 20, watch: None, watch_s: 5 }
     }
 }
 

@@ -23,4 +23,5 @@ mod recovery;
 mod stopping;
 mod tools;
 mod walks;
+mod watching;
 mod work;
