@@ -131,7 +131,11 @@ impl Engine {
         let snapshot = self.snapshot(org.id);
         // Thousands of questions: not on a thread that serves requests. The instance stays as it is until they are answered.
         let asking = move || this.lines(&org, &snapshot, &asked, held.as_ref(), workflows);
-        let (lines, more) = tokio::task::spawn_blocking(asking).await.map_err(EngineError::damaged)??;
+        let (lines, more, unasked) = tokio::task::spawn_blocking(asking).await.map_err(EngineError::damaged)??;
+        if !unasked.is_empty() {
+            notes
+                .push(format!("no input can be made up for {}, which ask for a text of a pattern", unasked.join(", ")));
+        }
         if more {
             notes.push(format!("there is more than the {MAX_LINES} lines that are shown"));
         }
@@ -155,7 +159,7 @@ impl Engine {
         principal: &EntityRef,
         held: Option<&Held>,
         workflows: Vec<Name>,
-    ) -> Result<(Vec<Permission>, bool), EngineError> {
+    ) -> Result<(Vec<Permission>, bool, Vec<String>), EngineError> {
         let here = EntityRef::organization(org.id);
         let mut questions: Vec<Question> =
             OF_ORGANIZATION.iter().map(|operation| self.asked(org, principal, *operation, here.clone())).collect();
@@ -171,15 +175,20 @@ impl Engine {
             questions.extend(OF_INSTANCE.iter().map(|op| self.asked(org, principal, *op, instance.clone())));
         }
         let denials = held.map(|held| held.fold().map(|fold| u64::from(fold.denials()))).transpose()?.unwrap_or(0);
+        let mut unasked = Vec::new();
         for tool in snapshot.tools() {
+            // Read as a proposal's input is, masks and all.
+            let Ok(input) = input::parse(tool, &tool.shape.smallest().canonical()) else {
+                unasked.push(tool.tool.name.to_string());
+                continue;
+            };
             let dispatched = tool.tool.runner.is_some();
             let operation = if dispatched { Operation::Dispatch } else { Operation::CallTool };
             let resource = EntityRef::new(org.id, EntityKind::Tool, tool.tool.name.clone());
             let mut asked = self.asked(org, principal, operation, resource);
             asked.instance.clone_from(&instance);
             asked.denials = denials;
-            // Read as a proposal's input is, masks and all; one that cannot be made up leaves the question without.
-            asked.input = input::parse(tool, &tool.shape.smallest().canonical()).ok().map(Arc::new);
+            asked.input = Some(Arc::new(input));
             questions.push(asked);
         }
         let more = questions.len() > MAX_LINES;
@@ -194,7 +203,7 @@ impl Engine {
             };
             Permission { operation, resource, decision, rules, determining }
         });
-        Ok((lines.collect(), more))
+        Ok((lines.collect(), more, unasked))
     }
 
     /// The question as a usual credential of the principal would ask it.

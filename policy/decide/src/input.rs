@@ -18,6 +18,7 @@
 //! | union, map, recursion, anything else | absent and opaque |
 
 mod compile;
+mod pattern;
 mod sight;
 mod smallest;
 
@@ -34,6 +35,7 @@ use crate::json::{Digits, Json, JsonError, shown};
 use crate::masks::{self, Step};
 use crate::value;
 
+use pattern::Pattern;
 pub use sight::{Blind, Hidden, Seen, Sight};
 
 /// Largest input that is read, in bytes.
@@ -198,18 +200,17 @@ struct Field {
 enum Kind {
     Bool,
     Long {
-        min: Option<f64>,
-        max: Option<f64>,
+        span: Span,
         among: Option<Vec<Json>>,
     },
     Number {
-        min: Option<f64>,
-        max: Option<f64>,
+        span: Span,
     },
     Text {
         min: Option<u64>,
         max: Option<u64>,
         among: Option<Vec<Json>>,
+        pattern: Option<Pattern>,
     },
     Array {
         items: Box<Kind>,
@@ -219,6 +220,24 @@ enum Kind {
     Record(Shape),
     /// All that is known is that Cedar cannot type it, and why.
     Opaque(Hidden),
+}
+
+/// Where a number may lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Span {
+    min: Option<f64>,
+    max: Option<f64>,
+    above: Option<f64>,
+    below: Option<f64>,
+}
+
+impl Span {
+    fn holds(&self, n: f64) -> bool {
+        self.min.is_none_or(|min| n >= min)
+            && self.max.is_none_or(|max| n <= max)
+            && self.above.is_none_or(|above| n > above)
+            && self.below.is_none_or(|below| n < below)
+    }
 }
 
 /// How surely a mask replaces what stands at a place; the last one counts where several apply.
@@ -373,22 +392,19 @@ impl Kind {
 
     /// `None`: passed, and opaque.
     fn convert(&self, value: &Json, path: &str, opaque: &mut BTreeSet<String>) -> Result<Option<Value>, InputError> {
-        let within = |n: f64, min: &Option<f64>, max: &Option<f64>| {
-            min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max)
-        };
         let listed = |among: &Option<Vec<Json>>| among.as_ref().is_none_or(|list| list.contains(value));
         match (self, value) {
             (Self::Bool, Json::Bool(b)) => Ok(Some(Value::from(*b))),
-            (Self::Long { min, max, among }, Json::Number(n)) => {
+            (Self::Long { span, among }, Json::Number(n)) => {
                 let long = value.as_integer().ok_or_else(|| wrong_type(path, "an integer"))?;
-                if within(*n, min, max) && listed(among) {
+                if span.holds(*n) && listed(among) {
                     Ok(Some(Value::from(long)))
                 } else {
                     Err(wrong_type(path, "an integer within its declared bounds"))
                 }
             }
-            (Self::Number { min, max }, Json::Number(n)) => {
-                if !within(*n, min, max) {
+            (Self::Number { span }, Json::Number(n)) => {
+                if !span.holds(*n) {
                     return Err(wrong_type(path, "a number within its declared bounds"));
                 }
                 let exact = decimal(*n).and_then(|text| value::decimal(&text));
@@ -397,10 +413,13 @@ impl Kind {
                 }
                 Ok(exact)
             }
-            (Self::Text { min, max, among }, Json::Text(s)) => {
+            (Self::Text { min, max, among, pattern }, Json::Text(s)) => {
                 let length = u64::try_from(s.chars().count()).unwrap_or(u64::MAX);
                 if min.is_some_and(|min| length < min) || max.is_some_and(|max| length > max) || !listed(among) {
                     return Err(wrong_type(path, "a string that the schema allows"));
+                }
+                if pattern.as_ref().is_some_and(|pattern| !pattern.holds(s)) {
+                    return Err(wrong_type(path, "a string that matches the schema's pattern"));
                 }
                 Ok(Some(value::string(s.clone())))
             }
@@ -608,7 +627,7 @@ mod tests {
             "grid": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
             "maybe": {"type": ["string", "null"]}, "either": {"type": ["string", "integer"]},
             "any": {}, "map": {"type": "object", "additionalProperties": {"type": "string"}},
-            "pattern": {"type": "string", "pattern": "^a"}, "one": {"oneOf": [{"type": "string"}]},
+            "pattern": {"type": "string", "pattern": "^(?=a)"}, "one": {"oneOf": [{"type": "string"}]},
             "rec": {"type": "object", "properties": {"deep": {"type": "boolean"}, "loop": {"$ref": "#"}}}
         }}))
     }
@@ -674,10 +693,29 @@ mod tests {
     }
 
     #[test]
+    fn patterns_and_exclusive_bounds_are_checked_and_seen() {
+        let tool = tool(&json!({"type": "object", "properties": {
+            "repo": {"type": "string", "pattern": "^[a-z]+$"}, "age": {"type": "integer", "exclusiveMinimum": 0},
+            "rate": {"type": "number", "exclusiveMaximum": 1}, "old": {"type": "number", "minimum": 0, "exclusiveMinimum": true}
+        }}));
+        for (value, passes) in [
+            (json!({"repo": "abc", "age": 1, "rate": 0.5}), true),
+            (json!({"repo": "ABC"}), false),
+            (json!({"repo": 7}), false),
+            (json!({"age": 0}), false),
+            (json!({"rate": 1}), false),
+        ] {
+            assert_eq!(parse(&tool, value.to_string().as_bytes()).is_ok(), passes, "{value}");
+        }
+        assert_eq!(tool.shape.never_seen(), ["/old"]);
+    }
+
+    #[test]
     fn the_smallest_input_passes_its_own_schema() {
         let schema = json!({"type": "object", "properties": {
             "i": {"type": "integer", "minimum": 2.5, "maximum": 9}, "j": {"type": "integer", "maximum": -3.5},
-            "n": {"type": "number", "minimum": 0.5}, "s": {"type": "string", "minLength": 3}, "b": {"type": "boolean"},
+            "n": {"type": "number", "minimum": 0.5}, "x": {"type": "integer", "exclusiveMinimum": 0},
+            "y": {"type": "number", "exclusiveMaximum": 0, "minimum": -9}, "s": {"type": "string", "minLength": 3}, "b": {"type": "boolean"},
             "e": {"type": "string", "enum": [7, "x"]}, "c": {"type": "integer", "const": 4, "minimum": 4},
             "list": {"type": "array", "minItems": 2, "items": {"type": "string", "minLength": 1}},
             "maybe": {"type": ["string", "null"]}, "any": {"oneOf": []},

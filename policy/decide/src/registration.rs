@@ -193,10 +193,14 @@ pub fn report(tool: &CompiledTool) -> ToolReport {
             "properties that its schema does not declare are refused, although the schema lets them through".to_owned(),
         );
     }
+    let sight = tool.shape.sight();
+    if !sight.never.is_empty() {
+        notes.push("what policy never sees is not checked either, and passed on as it is".to_owned());
+    }
     if tool.tool.scopes.is_empty() {
         notes.push("it asks for no scope: whether a caller holds one is not looked at".to_owned());
     }
-    ToolReport { action: tool_action(tool), sight: tool.shape.sight(), notes }
+    ToolReport { action: tool_action(tool), sight, notes }
 }
 
 /// The catalogue that comes next, with what changes.

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Field, Hidden, Kind, RESERVED, Shape, ShapeError, below};
+use super::pattern::Pattern;
+use super::{Field, Hidden, Kind, RESERVED, Shape, ShapeError, Span, below};
 use crate::json::Json;
 
 /// Deepest schema nesting that is typed; deeper is opaque.
@@ -175,9 +176,9 @@ impl<'s> Reader<'s> {
             _ => Err(wrong("enum")),
         };
         let understood: &[&str] = match name {
-            "integer" => &["minimum", "maximum", "enum", "const"],
-            "number" => &["minimum", "maximum"],
-            "string" => &["minLength", "maxLength", "enum", "const"],
+            "integer" => &["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"],
+            "number" => &["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
+            "string" => &["minLength", "maxLength", "enum", "const", "pattern"],
             "array" => &["items", "minItems", "maxItems"],
             "object" => &["properties", "required", "additionalProperties"],
             _ => &[],
@@ -185,11 +186,33 @@ impl<'s> Reader<'s> {
         if let Some(opaque) = unknown(understood) {
             return Ok(opaque);
         }
+        // Before draft 6 an exclusive bound was a word about the other one.
+        let older = ["exclusiveMinimum", "exclusiveMaximum"].map(|k| matches!(schema.get(k), Some(Json::Bool(_))));
+        if older.contains(&true) {
+            return Ok(Kind::Opaque(Hidden::Keyword("exclusiveMinimum".to_owned())));
+        }
+        let span = || {
+            let (min, max) = (number("minimum")?, number("maximum")?);
+            Ok::<_, ShapeError>(Span {
+                min,
+                max,
+                above: number("exclusiveMinimum")?,
+                below: number("exclusiveMaximum")?,
+            })
+        };
+        let pattern = match schema.get("pattern") {
+            None => None,
+            Some(Json::Text(text)) => match Pattern::compile(text) {
+                Some(pattern) => Some(pattern),
+                None => return Ok(Kind::Opaque(Hidden::Keyword("pattern".to_owned()))),
+            },
+            Some(_) => return Err(wrong("pattern")),
+        };
         Ok(match name {
             "boolean" => Kind::Bool,
-            "integer" => Kind::Long { min: number("minimum")?, max: number("maximum")?, among: among()? },
-            "number" => Kind::Number { min: number("minimum")?, max: number("maximum")? },
-            "string" => Kind::Text { min: count("minLength")?, max: count("maxLength")?, among: among()? },
+            "integer" => Kind::Long { span: span()?, among: among()? },
+            "number" => Kind::Number { span: span()? },
+            "string" => Kind::Text { min: count("minLength")?, max: count("maxLength")?, among: among()?, pattern },
             "array" => {
                 let items = match schema.get("items") {
                     None => Kind::Opaque(Hidden::Untyped),

@@ -1,8 +1,9 @@
 //! The smallest input that passes a tool's schema: for asking what may be done with a tool before there is an input.
 //!
-//! Absent: what is likely. An answer about it is one about this input and no other.
+//! Absent: what is likely, and texts that a pattern asks for: such an input does not pass. An answer about it is one about
+//! this input and no other.
 
-use super::{Kind, Shape};
+use super::{Kind, Shape, Span};
 use crate::json::Json;
 
 /// Longest text and longest array that are made up.
@@ -22,21 +23,13 @@ impl Shape {
 impl Kind {
     fn smallest(&self) -> Json {
         let among = |values: &[Json]| values.iter().find(|value| self.takes(value)).cloned();
-        let within = |min: &Option<f64>, max: &Option<f64>| match (min, max) {
-            (Some(min), _) if *min > 0.0 => *min,
-            (_, Some(max)) if *max < 0.0 => *max,
-            _ => 0.0,
-        };
         match self {
             Self::Bool => Json::Bool(false),
             Self::Long { among: Some(values), .. } | Self::Text { among: Some(values), .. } => {
                 among(values).unwrap_or(Json::Null)
             }
-            Self::Long { min, max, .. } => {
-                let least = within(min, max);
-                Json::Number(if least > 0.0 { least.ceil() } else { least.floor() })
-            }
-            Self::Number { min, max } => Json::Number(within(min, max)),
+            Self::Long { span, .. } => Json::Number(span.nearest(1.0)),
+            Self::Number { span } => Json::Number(span.nearest(0.5)),
             Self::Text { min, .. } => Json::text("a".repeat(bounded(*min))),
             Self::Array { items, min, .. } => Json::Array(vec![items.smallest(); bounded(*min)]),
             Self::Record(shape) => shape.smallest(),
@@ -48,6 +41,18 @@ impl Kind {
     /// Whether a listed value is one of the type.
     fn takes(&self, value: &Json) -> bool {
         self.convert(value, "", &mut std::collections::BTreeSet::new()).is_ok()
+    }
+}
+
+impl Span {
+    /// A number within, nearest to zero by steps of this size.
+    fn nearest(&self, step: f64) -> f64 {
+        let up = [self.min, self.above.map(|above| above + step)].into_iter().flatten().fold(0.0, f64::max);
+        if up > 0.0 {
+            return (up / step).ceil() * step;
+        }
+        let down = [self.max, self.below.map(|below| below - step)].into_iter().flatten().fold(0.0, f64::min);
+        (down / step).floor() * step
     }
 }
 
