@@ -170,7 +170,7 @@ impl Engine {
         let org = Org::new(id, log, authority);
         self.load_settings(&org).await?;
         self.load_changes(&org).await?;
-        org.entities.put(changes::workflow_record(id, self.now())?).map_err(EngineError::damaged)?;
+        org.entities.put(changes::names::workflow_record(id, self.now())?).map_err(EngineError::damaged)?;
         for workflow in self.all_workflows(&org).await? {
             if let Some(team) = &workflow.spec.team {
                 self.ensure_team(&org, team)?;

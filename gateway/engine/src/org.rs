@@ -16,7 +16,7 @@ use countersign_ledger_entry::{Stream, StreamKind};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_decide::{EntityError, EntityKind, EntityRef, EntityStore, Record};
 
-use crate::changes::Changes;
+use crate::changes::under_way::Changes;
 use crate::counters::Counting;
 use crate::ladders::Ladders;
 use crate::recording::{Evaluations, Recording};

@@ -15,7 +15,7 @@ use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_decide::{BundleFacts, EntityKind, EntityRef, EntityStore, Operation, Record};
 
 use crate::api::PolicyRecord;
-use crate::changes::InForce;
+use crate::changes::row::InForce;
 use crate::error::EngineError;
 use crate::org::Org;
 use crate::own::OwnEntry;

@@ -196,7 +196,7 @@ impl Engine {
     pub(crate) fn acts(&self, who: &Principal, held: &Held) -> Result<(), EngineError> {
         let created = held.fold()?.created();
         // In the gateway's own workflows the one action is the gateway's to carry out, whoever it is done for.
-        let own = created.acting == who.pseudonym && !crate::changes::is_reserved(&created.workflow);
+        let own = created.acting == who.pseudonym && !crate::changes::names::is_reserved(&created.workflow);
         if own { Ok(()) } else { Err(EngineError::NotFound("action")) }
     }
 

@@ -65,7 +65,7 @@ impl Engine {
         let this = self.clone();
         Self::whole(async move {
             spec.check()?;
-            if crate::changes::is_reserved(&spec.id) {
+            if crate::changes::names::is_reserved(&spec.id) {
                 return Err(EngineError::invalid("id", "names that begin with `countersign.` are the gateway's own"));
             }
             let org = this.org(who.org)?;

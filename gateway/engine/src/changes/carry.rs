@@ -11,8 +11,8 @@ use countersign_ledger_entry::body::Step;
 
 use crate::Engine;
 use crate::beside::Beside;
-use crate::changes::UnderWay;
 use crate::changes::row::{ChangeRow, Stage};
+use crate::changes::under_way::UnderWay;
 use crate::error::EngineError;
 use crate::org::Org;
 
@@ -52,8 +52,7 @@ impl Engine {
         // the next start loads what the newest such entry names. Questions under way keep the policy they began with.
         let prepared = std::mem::replace(&mut candidate.prepared, Box::new(()));
         self.policies().activate(org.id, prepared)?;
-        self.counted_snapshot(org).await?;
-        Ok(())
+        self.counted_snapshot(org).await.map(drop)
     }
 
     /// Consumes the permit, unless that was done before a crash. No: it is too late to begin.

@@ -25,8 +25,9 @@ use crate::actions::canonical_action;
 use crate::asking::{actor_of, ask, chain, question};
 use crate::backtest::BacktestWindow;
 use crate::beside::Beside;
+use crate::changes::names::{ACTIVATE, POLICY_CHANGE, bundle_entity, name, workflow_version};
 use crate::changes::row::{ChangeRow, Compared, InForce, Stage};
-use crate::changes::{ACTIVATE, POLICY_CHANGE, UnderWay, bundle_entity, name, workflow_version};
+use crate::changes::under_way::UnderWay;
 use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::mint::MintExt as _;
@@ -51,7 +52,7 @@ impl Engine {
     /// Takes every change further for which something is to be done. Answers at once; the work is done beside.
     pub(crate) fn drive_changes(&self, org: &Arc<Org>) {
         for (id, change) in org.changes.all() {
-            if !self.is_due(org, &change.row()) || change.turn.try_lock().is_err() {
+            if change.rests(self.now()) || !self.is_due(org, &change.row()) || change.turn.try_lock().is_err() {
                 continue;
             }
             let (this, org) = (self.clone(), Arc::clone(org));
@@ -66,7 +67,8 @@ impl Engine {
     /// Whether there may be something to do. While people are asked there is not.
     fn is_due(&self, org: &Org, row: &ChangeRow) -> bool {
         if org.is_frozen(None) {
-            return false;
+            // What somebody ended is on record as ended, freeze or not.
+            return org.peek(row.instance).is_some_and(|(state, _)| state.is_terminal());
         }
         match row.stage {
             Stage::Shadowing if self.now() < row.window_ends => {
@@ -87,6 +89,7 @@ impl Engine {
                 Ok(Turn::Further) => {}
                 Ok(Turn::Wait) => return Ok(()),
                 Err(error) => {
+                    change.rest(self.now());
                     // What is in memory may be behind or ahead of what is durable.
                     if let Ok(row) = self.change_row(org, id).await {
                         change.set(row);
@@ -101,10 +104,10 @@ impl Engine {
     }
 
     async fn step(&self, org: &Arc<Org>, change: &UnderWay) -> Result<Turn, EngineError> {
-        if org.is_frozen(None) {
+        let row = change.row();
+        if org.is_frozen(None) && !self.ended_early(org, &row).await.unwrap_or(false) {
             return Ok(Turn::Wait);
         }
-        let row = change.row();
         match row.stage {
             Stage::Proposed => self.begin_change(org, change, row).await,
             Stage::Shadowing => self.end_window(org, change, row).await,
@@ -142,7 +145,7 @@ impl Engine {
     }
 
     fn describe_row(&self, org: &Org, row: &ChangeRow) -> Result<(), EngineError> {
-        org.entities.put(row.record(org, self.now())?).map(drop).map_err(EngineError::damaged)
+        org.entities.put(self.candidate_record(org, row)?).map(drop).map_err(EngineError::damaged)
     }
 
     fn question_of(
@@ -176,7 +179,7 @@ impl Engine {
             enforced: true,
         };
         self.describe_row(org, &row)?;
-        let snapshot = self.snapshot(org.id);
+        let snapshot = self.counted_snapshot(org).await?;
         let asked = self.question_of(org, &author, &row, Operation::ProposePolicy)?;
         let now = asked.now;
         let answered = ask(&snapshot, org.facts(), chain(&author, asked));
@@ -239,7 +242,7 @@ impl Engine {
             return Ok(Turn::Further);
         }
         self.describe_row(org, &row)?;
-        let snapshot = self.snapshot(org.id);
+        let snapshot = self.counted_snapshot(org).await?;
         let asked = self.question_of(org, &author, &row, Operation::ActivatePolicy)?;
         let now = asked.now;
         let answered = ask(&snapshot, org.facts(), chain(&author, asked));
@@ -268,7 +271,7 @@ impl Engine {
                 revision: Some(row.digest.to_string()),
                 reasons: answered.reasons().map(str::to_owned).collect(),
                 changed_by: None,
-                found: row.findings(org, &diff),
+                found: row.findings(&org.label(row.author), &diff),
             };
             let scene = self.gate_scene(org, &snapshot, &author, &created, row.instance, now);
             let (terms, mut items) = self.open_gate(&scene, GateSubject::Actions, &[pending], &mut beside)?;
@@ -472,7 +475,7 @@ impl Engine {
         permit: Option<PermitId>,
     ) -> Result<(), EngineError> {
         let now = self.now();
-        let snapshot = self.snapshot(org.id);
+        let snapshot = self.counted_snapshot(org).await?;
         let mut beside = Beside::default();
         beside.rows.push(row.to_row()?);
         let state = Now { at: now, frozen: false, by: Actor::SYSTEM };

@@ -15,13 +15,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Engine;
 use crate::api::{Compared, Idempotency, Page, PolicyProposal, ProposalStep};
-use crate::changes::bundle_entity;
+use crate::changes::names::bundle_entity;
 use crate::changes::row::{CHANGES, ChangeRow, Stage};
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::Org;
 use crate::own::draft_of;
-use crate::policies::Candidate;
 use crate::records::{cursor, to_cursor};
 
 /// How long after it was replaced a bundle may come back without a shadow window.
@@ -103,8 +102,7 @@ impl Engine {
         // Nothing is prepared for as long as people think: it is checked again when it is carried out.
         candidate.prepared = Box::new(());
         if org.authority() == AuthorityMode::Solo && confirmed != Some(candidate.diff_digest) {
-            let Candidate { diff_digest: digest, diff, .. } = candidate;
-            return Err(EngineError::ConfirmDiff { digest, diff });
+            return Err(EngineError::ConfirmDiff { digest: candidate.diff_digest, diff: candidate.diff });
         }
         let now = self.now();
         let (restores, predecessor) = (candidate.restores, candidate.predecessor);
@@ -135,7 +133,7 @@ impl Engine {
             settled: false,
         };
         let entity = bundle_entity(org.id, &row.digest)?;
-        org.entities.put(row.record(org, now)?).map_err(EngineError::damaged)?;
+        org.entities.put(self.candidate_record(org, &row)?).map_err(EngineError::damaged)?;
         let details = json!({ "operation": "proposePolicy", "bundle": row.digest, "diff": row.diff });
         let allowed = match self.authorize(who, Operation::ProposePolicy, entity.clone(), &details).await {
             Ok(allowed) if who.on_behalf_of.is_empty() => allowed,

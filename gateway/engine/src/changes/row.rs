@@ -5,17 +5,16 @@
 use std::collections::BTreeMap;
 
 use countersign_gateway_model::{
-    ActionId, Assurance, Digest, GateId, InstanceId, Name, PrincipalKind, Pseudonym, Scope, Timestamp,
+    ActionId, Assurance, Digest, GateId, InstanceId, Name, OrgId, Pseudonym, Scope, Timestamp,
 };
 use countersign_ledger_entry::Row;
 use countersign_ledger_entry::body::{PolicyStep, SignedBy, Step};
+use countersign_policy_bundle::BacktestReport;
 use countersign_policy_decide::{BundleFacts, Record};
 use serde::{Deserialize, Serialize};
 
-use crate::changes::name;
+use crate::changes::names::name;
 use crate::error::EngineError;
-use crate::org::Org;
-use crate::{BacktestReport, Engine};
 
 /// Table of changes: instance to row.
 pub(crate) const CHANGES: &str = "changes";
@@ -156,9 +155,8 @@ impl ChangeRow {
         self.steps.push(Stepped { step, at });
     }
 
-    /// What policy may know of the candidate now.
-    pub(super) fn record(&self, org: &Org, now: Timestamp) -> Result<Record, EngineError> {
-        let author = org.known(self.author).filter(|known| known.kind == PrincipalKind::Person).map(|known| known.id);
+    /// What policy may know of the candidate now. `author` is the person who proposed it.
+    pub(super) fn record(&self, org: OrgId, author: Option<Name>, now: Timestamp) -> Result<Record, EngineError> {
         let facts = BundleFacts {
             author,
             version: self.version,
@@ -167,39 +165,6 @@ impl ChangeRow {
             weakens: self.weakens,
             rollback: self.rollback,
         };
-        let id: Name = name(&self.digest.to_string())?;
-        Ok(Record::bundle(org.id, id, facts, now))
-    }
-}
-
-impl Engine {
-    /// Changes that are not settled, into memory: what is left to do is done by the timers' next turn.
-    pub(crate) async fn load_changes(&self, org: &Org) -> Result<(), EngineError> {
-        let mut after = None;
-        loop {
-            let page = org.log.scan(CHANGES, b"", after.as_deref(), 256, false).await.map_err(EngineError::ledger)?;
-            let whole = page.len() == 256;
-            for row in page {
-                let change = ChangeRow::read(&row.columns)?;
-                after = Some(row.key);
-                if !change.settled {
-                    org.changes.insert(&change);
-                }
-            }
-            if !whole {
-                return Ok(());
-            }
-        }
-    }
-
-    pub(super) async fn change_row(&self, org: &Org, id: InstanceId) -> Result<ChangeRow, EngineError> {
-        let columns = org.log.view(CHANGES, id.as_bytes()).await.map_err(EngineError::ledger)?;
-        ChangeRow::read(&columns.ok_or(EngineError::NotFound("policy proposal"))?)
-    }
-
-    /// When the bundle in force came into force, where that is on record.
-    pub(super) async fn in_force_since(&self, org: &Org) -> Result<Option<InForce>, EngineError> {
-        let columns = org.log.view(ACTIVATIONS, IN_FORCE).await.map_err(EngineError::ledger)?;
-        columns.map(|columns| serde_json::from_slice(&columns).map_err(EngineError::damaged)).transpose()
+        Ok(Record::bundle(org, name(&self.digest.to_string())?, facts, now))
     }
 }

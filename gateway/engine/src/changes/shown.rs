@@ -4,8 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::changes::row::ChangeRow;
-use crate::org::Org;
+use crate::changes::row::{ChangeRow, Compared};
 
 /// Most lines of a difference that an approval view shows; the digest covers all of them.
 const MAX_LINES: usize = 400;
@@ -28,7 +27,7 @@ impl ChangeRow {
     }
 
     /// The lines that go into the approval view. `diff` is against what is in force now.
-    pub(super) fn findings(&self, org: &Org, diff: &str) -> Vec<String> {
+    pub(super) fn findings(&self, author: &str, diff: &str) -> Vec<String> {
         let digest = |digest: Option<countersign_gateway_model::Digest>| {
             digest.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string())
         };
@@ -36,7 +35,7 @@ impl ChangeRow {
             format!("Bundle:    version {}, {}", self.version, self.digest),
             format!("Follows:   {}", digest(self.predecessor)),
             format!("Signed by: {}", signed_by(self)),
-            format!("Author:    {}", org.label(self.author)),
+            format!("Author:    {author}"),
             "Checks:    strict validation, lint and its own tests passed; nobody is locked out".to_owned(),
             format!("Weakens:   {}", if self.weakens { "YES, or it may" } else { "nothing that can be told" }),
         ];
@@ -65,7 +64,7 @@ fn signed_by(row: &ChangeRow) -> &'static str {
     }
 }
 
-impl crate::changes::row::Compared {
+impl Compared {
     /// In one line.
     pub(super) fn words(&self) -> String {
         let mut words = format!("{} questions asked again, {} answered as then", self.asked, self.unchanged);

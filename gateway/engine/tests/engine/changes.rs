@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration as Span;
 
 use countersign_gateway_engine::{
-    DecisionKind, DecisionRequest, EngineError, EntryQuery, PolicyProposal, verify_evidence,
+    DecisionKind, DecisionRequest, Effect, EngineError, EntryQuery, Idempotency, PolicyProposal, verify_evidence,
 };
 use countersign_gateway_model::{Digest, Duration, GateId, InstanceId, Principal, State};
 use countersign_policy_bundle::sha256;
@@ -189,8 +189,9 @@ async fn under_four_eyes_a_policy_comes_into_force_by_the_approval_of_somebody_e
     }
     assert!(!shown.contains("Supplied by"), "nobody supplied an input: {shown}");
     // Whoever proposed it decides nothing of it.
-    let own = office.world.decide(&office.ada, gate, Deciding::Approve).await;
-    assert!(own.is_err() || office.read(waiting.id).await.state == "waiting");
+    let own = office.world.decide(&office.ada, gate, Deciding::Approve).await.unwrap();
+    assert_eq!(own.effect, Effect::NotEligible);
+    assert_eq!(office.read(waiting.id).await.state, "waiting");
     assert_eq!(office.in_force(), before);
     let decided = office.world.decide(&office.grace, gate, Deciding::Approve).await.unwrap();
     assert_eq!(decided.state, State::Completed, "the gateway carried it out before it answered");
@@ -467,5 +468,39 @@ async fn raising_the_authority_mode_is_one_command_that_locks_nobody_out_and_out
     let proposed = office.propose(&other(2), None).await.unwrap();
     assert_eq!(proposed.state, "shadowing");
     assert_eq!(proposed.window_ends, proposed.proposed + DAY);
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_proposal_under_the_same_key_is_one_proposal() {
+    let office = Office::four_eyes().await;
+    office.window(0).await;
+    let files = other(2);
+    let key = |request: u8| Some(Idempotency { key: "once".to_owned(), request: Digest([request; 32]) });
+    let propose =
+        |request| office.world.engine.propose_policy(Arc::clone(&office.ada), bytes(&files), None, key(request));
+    let first = propose(1).await.unwrap();
+    let again = propose(1).await.unwrap();
+    assert_eq!((again.id, again.gate), (first.id, first.gate));
+    assert_eq!(code(propose(2).await), "idempotency-key-reused");
+    let all = office.world.engine.policy_proposals(&office.ada, None, 10).await.unwrap();
+    assert_eq!((all.items.len(), all.next), (1, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_freeze_stops_what_changes_policy_and_not_who_takes_it_back() {
+    let office = Office::four_eyes().await;
+    office.window(0).await;
+    let engine = &office.world.engine;
+    let first = office.propose(&other(2), None).await.unwrap();
+    let second = office.propose(&other(3), None).await.unwrap();
+    engine.freeze(Arc::clone(&office.ada), None, false).await.unwrap();
+    let approved = office.world.decide(&office.grace, first.gate.unwrap(), Deciding::Approve).await;
+    assert_eq!(code(approved), "frozen");
+    let withdrawn = engine.withdraw_policy(Arc::clone(&office.ada), second.id, None).await.unwrap();
+    assert_eq!(withdrawn.state, "withdrawn");
+    engine.freeze(Arc::clone(&office.ada), None, true).await.unwrap();
+    office.world.decide(&office.grace, first.gate.unwrap(), Deciding::Approve).await.unwrap();
+    assert_eq!(office.in_force(), first.bundle);
     office.holds().await;
 }
