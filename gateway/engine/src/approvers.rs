@@ -3,6 +3,8 @@
 //! Asked of the same policy, by the same questions, and held to the same exclusions as a vote: what is said here is what
 //! would become of one now. Nothing is recorded, and no agent may ask. Absent: votes. Read next: `decisions`.
 
+use std::collections::BTreeSet;
+
 use countersign_gateway_flow::{OpenGate, OpenItem, UNNAMED_PERSON, WhyNot};
 use countersign_gateway_model::{
     Assurance, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Scope, Timestamp,
@@ -57,6 +59,8 @@ pub struct Approvers {
     pub gate: GateRecord,
     /// What stands in everybody's way.
     pub notes: Vec<String>,
+    /// What a vote must bring besides, rule by rule: of this it is not known whether somebody has it.
+    pub demands: Vec<String>,
     /// Persons, by id.
     pub persons: Vec<Approver>,
     /// The person after whom the next answer begins; none: this is the last.
@@ -88,14 +92,15 @@ impl Engine {
         self.may_query(&org, who)?;
         let gate = self.gate(who, id).await?.gate;
         let held = self.hold(&org, gate.instance).await?;
-        let snapshot = self.snapshot(org.id);
-        let mut answer = Approvers { gate, notes: Vec::new(), persons: Vec::new(), next: None };
+        let snapshot = self.counted_snapshot(&org).await?;
+        let mut answer = Approvers { gate, notes: Vec::new(), demands: Vec::new(), persons: Vec::new(), next: None };
         let Some(open) = held.fold()?.gate().filter(|open| open.gate == id) else {
             answer.notes.push("the gate is closed: nobody decides at it any more".to_owned());
             return Ok(answer);
         };
         self.describe_gate_now(&org, &held, id)?;
         answer.notes = self.everybody(&org, &snapshot, &held, open).await?;
+        answer.demands = demands(&snapshot, open);
         let looking = Looking { org: &org, snapshot: &snapshot, held: &held, gate: open, now: self.now() };
         let mut persons = org.persons();
         persons.sort();
@@ -191,6 +196,7 @@ impl Looking<'_> {
         }
         let allowed = ask(self.snapshot, self.org.facts(), vec![asked.clone()]).allowed();
         if !allowed {
+            asked.counters = self.org.counting.reading(self.snapshot, self.now, None).counters();
             let slice = self.org.entities.slice(self.snapshot, &asked);
             let explanation = explain(self.snapshot, &slice, &asked);
             why_not.extend(policy_words(&explanation, bars.is_some()));
@@ -248,6 +254,25 @@ fn policy_words(explanation: &countersign_policy_decide::Explanation, barred: bo
     }
     if words.is_empty() && !permitted {
         words.extend(explanation.answer.reasons.iter().map(|reason| reason.text.clone()));
+    }
+    words
+}
+
+/// What rules ask of the login of whoever votes.
+fn demands(snapshot: &Snapshot, gate: &OpenGate) -> Vec<String> {
+    let rules: BTreeSet<&Name> = gate.live_items().flat_map(|item| item.rules.iter().map(|form| &form.rule)).collect();
+    let mut words = Vec::new();
+    for (name, rule) in rules.into_iter().filter_map(|name| Some((name, snapshot.rules().get(name.as_str())?))) {
+        if rule.demand.assurance.is_some() {
+            words.push(format!("rule `{name}`: a login with more than one factor"));
+        }
+        if let Some(seconds) = rule.demand.fresh_s {
+            words.push(format!("rule `{name}`: a login no older than {seconds} seconds"));
+        }
+        if rule.demand.assertion {
+            words
+                .push(format!("rule `{name}`: a signature by a key of the voter's own, which nobody can register yet"));
+        }
     }
     words
 }

@@ -128,7 +128,7 @@ impl Engine {
         let workflows = self.all_workflows(&org).await?.into_iter().map(|workflow| workflow.spec.id).collect();
         let principal = known.entity(org.id);
         let (this, asked) = (self.clone(), principal.clone());
-        let snapshot = self.snapshot(org.id);
+        let snapshot = self.counted_snapshot(&org).await?;
         // Thousands of questions: not on a thread that serves requests. The instance stays as it is until they are answered.
         let asking = move || this.lines(&org, &snapshot, &asked, held.as_ref(), workflows);
         let (lines, more, unasked) = tokio::task::spawn_blocking(asking).await.map_err(EngineError::damaged)??;
@@ -193,6 +193,10 @@ impl Engine {
         }
         let more = questions.len() > MAX_LINES;
         questions.truncate(MAX_LINES);
+        let counters = org.counting.reading(snapshot, self.now(), None).counters();
+        for question in &mut questions {
+            question.counters.clone_from(&counters);
+        }
         let lines = questions.into_iter().map(|asked| {
             let (operation, resource) = (asked.operation, asked.resource.clone());
             let slices = org.entities.slices(snapshot, std::slice::from_ref(&asked));

@@ -76,7 +76,7 @@ pub(crate) struct Approver {
         "id": "gate_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a", "instance": "inst_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a",
         "subject": "actions", "open": true, "opened": "2026-11-20T09:00:00.000Z", "items": []
     },
-    "notes": [],
+    "notes": [], "demands": [],
     "persons": [{ "person": "ann", "may": true, "items": [{
         "item": "item_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a", "may": true, "rules": ["merge"], "voted": false, "why_not": []
     }] }]
@@ -85,6 +85,8 @@ pub(crate) struct Approvers {
     gate: Gate,
     /// What stands in everybody's way.
     notes: Vec<String>,
+    /// What a vote must bring besides, rule by rule; whether somebody has it is not looked at.
+    demands: Vec<String>,
     /// Every person who is known, by id.
     persons: Vec<Approver>,
     /// Where the next page begins; absent: this is the last.
@@ -109,6 +111,7 @@ impl From<engine::Approvers> for Approvers {
         Self {
             gate: answer.gate.into(),
             notes: answer.notes,
+            demands: answer.demands,
             persons: answer.persons.into_iter().map(person).collect(),
             next: answer.next.as_ref().map(Cursor::write),
         }

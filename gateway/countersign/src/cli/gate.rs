@@ -159,6 +159,9 @@ fn approvers(answer: &Value) -> Result<()> {
     for note in words(list(answer, "notes")) {
         let _ = writeln!(shown, "nobody may approve now: {note}");
     }
+    for demand in words(list(answer, "demands")) {
+        let _ = writeln!(shown, "a vote needs besides: {demand}");
+    }
     for person in list(answer, "persons") {
         let may = person.get("may").and_then(Value::as_bool) == Some(true);
         let _ = writeln!(shown, "{}  {}", if may { "may    " } else { "may not" }, text(&person, "person"));

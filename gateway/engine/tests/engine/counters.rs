@@ -30,7 +30,7 @@ when
 "#;
 
 /// Notes are counted by the day, reads for ever, refunds by their amount.
-fn files_of(notes: &str, window_s: u64) -> Files {
+pub(crate) fn files_of(notes: &str, window_s: u64) -> Files {
     let mut files = default_files();
     files.get_mut("policies.cedar").unwrap().push_str(OVER);
     let fixed = json!({ "fixed": "1.0" });

@@ -261,3 +261,29 @@ async fn questions_about_policy_are_not_for_agents_nor_about_others_and_leave_no
     let unknown = (PrincipalKind::Agent, &name("nobody"));
     assert_eq!(code(world.engine.permissions(&dana, unknown, None).await), "not-found");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_budget_leaves_is_part_of_what_may_be_done_and_what_a_rule_asks_of_a_login_is_said() {
+    let world = World::under(&crate::counters::files_of("1.0", 86_400)).await;
+    let dana = world.person("dana", &["ADMIN", "OPERATOR", "AUDITOR"]);
+    let agent = world.agent("fixer", &dana);
+    world.workflow(&dana, "work").await;
+    let instance = world.instance(&dana, "work", &agent).await.instance.id;
+    for (decision, note) in [(Decision::Allow, true), (Decision::Deny, false)] {
+        let answer = world.engine.permissions(&dana, (PrincipalKind::Agent, &agent.id), Some(instance)).await.unwrap();
+        let line = answer.lines.iter().find(|line| line.resource.id == name("notes.append")).unwrap();
+        assert_eq!(line.decision, decision, "{line:?}");
+        if note {
+            world.propose(&agent, instance, &[("notes.append", json!({ "text": "a" }))]).await.unwrap();
+        }
+    }
+
+    let demanding = crate::bench::with_rule("merge", |rule| rule["demand"] = json!({ "fresh_s": 300 }));
+    let world = World::under(&demanding).await;
+    let dana = world.person("dana", &["ADMIN", "OPERATOR", "AUDITOR"]);
+    let agent = world.agent("fixer", &dana);
+    world.workflow(&dana, "work").await;
+    let gate = gate(&world, &dana, &agent, ("repo.merge", json!({ "branch": "main", "message": "fix" }))).await;
+    let answer = world.engine.approvers(&dana, gate, None, 10).await.unwrap();
+    assert_eq!(answer.demands, ["rule `merge`: a login no older than 300 seconds"]);
+}
