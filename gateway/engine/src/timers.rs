@@ -4,7 +4,7 @@
 //! once. Stopping cannot be vetoed: policy is asked, and a denial is an objection on record.
 
 use std::sync::Arc;
-use std::time::{Duration as Span, Instant};
+use std::time::Duration as Span;
 
 use serde_json::json;
 
@@ -36,12 +36,10 @@ impl Engine {
     /// Acts on what is due, until the engine ends.
     pub async fn run_timers(self) {
         let mut ending = self.ending();
-        let mut climbed: Option<Instant> = None;
+        let mut climbing = tokio::time::interval(CLIMB);
+        climbing.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut climbs = true;
         loop {
-            let climbs = climbed.is_none_or(|at| at.elapsed() >= CLIMB);
-            if climbs {
-                climbed = Some(Instant::now());
-            }
             for org in self.orgs() {
                 if let Err(error) = self.turn(&org).await {
                     tracing::error!(%error, org = %org.id, "timers");
@@ -55,8 +53,10 @@ impl Engine {
                 self.drive_changes(&org);
                 org.evict();
             }
+            climbs = false;
             tokio::select! {
                 _ = ending.wait_for(|ending| *ending) => break,
+                _ = climbing.tick() => climbs = true,
                 () = self.timers().notified() => {}
                 () = tokio::time::sleep(REST) => {}
             }
