@@ -25,7 +25,8 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
 pub(crate) struct Counter {
     /// Its name in the bundle.
     #[schema(value_type = String)]
-    counter: Name,
+    #[serde(rename = "counter")]
+    name: Name,
     /// Its value in the window that is now, in decimal text. What is held counts: by a permit that was not started and has
     /// not lapsed, by a start that has no outcome, and by one whose outcome is `unknown`. `succeeded` spends it; `failed`,
     /// `cancelled` and `timed_out` give it back.
@@ -48,8 +49,8 @@ pub(crate) struct Counters {
 
 impl From<engine::CounterRecord> for Counter {
     fn from(record: engine::CounterRecord) -> Self {
-        let engine::CounterRecord { counter, version, value, since } = record;
-        Self { counter, value, version, since: since.to_string() }
+        let engine::CounterRecord { counter: name, version, value, since } = record;
+        Self { name, value, version, since: since.to_string() }
     }
 }
 
