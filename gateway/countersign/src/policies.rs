@@ -4,7 +4,7 @@
 //! of the past is built again. The ledger says which bundle is active. Absent: who may activate (policy itself).
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -30,6 +30,9 @@ use tokio::runtime::Handle;
 
 /// Entries of the organization's stream looked at a time.
 const PAGE: usize = 256;
+
+/// Policies of the past held ready for each organization; others are built again from the ledger.
+const PAST: usize = 8;
 
 /// Why there is no policy.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +93,8 @@ struct Held {
     key: RootKey,
     log: LogHandle,
     recovery: Snapshot,
-    past: Mutex<HashMap<PolicyDigests, Snapshot>>,
+    /// Policies of the past that were asked for lately, the latest at the end.
+    past: Mutex<VecDeque<(PolicyDigests, Snapshot)>>,
     /// Version of the newest catalogue; 0 before the first.
     catalogue: AtomicU64,
 }
@@ -103,11 +107,18 @@ struct PreparedCatalogue {
 
 impl Held {
     fn remember(&self, snapshot: Snapshot) {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).insert(snapshot.digests(), snapshot);
+        let digests = snapshot.digests();
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        past.retain(|(known, _)| *known != digests);
+        past.push_back((digests, snapshot));
+        if past.len() > PAST {
+            past.pop_front();
+        }
     }
 
     fn remembered(&self, digests: &PolicyDigests) -> Option<Snapshot> {
-        self.past.lock().unwrap_or_else(PoisonError::into_inner).get(digests).cloned()
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        past.iter().find(|(known, _)| known == digests).map(|(_, snapshot)| Arc::clone(snapshot))
     }
 }
 

@@ -390,6 +390,38 @@ mod tests {
         assert!(wrong.iter().all(|words| Cli::try_parse_from(words).is_err()), "a flag that is none would be noticed");
     }
 
+    /// Commands of `countersign` in the examples of a page, as words of a shell.
+    fn examples_of(page: &str) -> Vec<Vec<String>> {
+        let fenced = page.split("```").skip(1).step_by(2).flat_map(str::lines);
+        let alone = fenced.filter_map(|line| line.split(" #").next()).flat_map(|line| line.split(" && "));
+        let words = |line: &str| {
+            let parts = line.split('"').enumerate();
+            let words = parts.flat_map(|(at, part)| match at % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect(),
+                _ => vec![part.to_owned()],
+            });
+            words.collect::<Vec<_>>()
+        };
+        alone.map(str::trim).filter(|line| line.starts_with("countersign ")).map(words).collect()
+    }
+
+    #[test]
+    fn the_pages_say_only_what_the_command_line_understands() {
+        let pages = [
+            include_str!("../../../../README.md"),
+            include_str!("../../../../docs/policy.md"),
+            include_str!("../../../../docs/tools.md"),
+            include_str!("../../../../docs/backtest.md"),
+        ];
+        let examples: Vec<_> = pages.into_iter().flat_map(examples_of).collect();
+        assert!(examples.len() > 40, "this test no longer finds the examples: {}", examples.len());
+        for words in examples {
+            let refused = Cli::try_parse_from(&words).err().map(|error| error.to_string());
+            assert_eq!(refused, None, "{words:?}");
+        }
+        assert!(examples_of("```sh\ncountersign no-such-verb\n```").iter().all(|w| Cli::try_parse_from(w).is_err()));
+    }
+
     #[test]
     fn queries_carry_what_they_are_given_and_nothing_more() {
         assert_eq!(query(&[("a", None)], None), "");

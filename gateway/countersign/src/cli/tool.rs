@@ -325,7 +325,7 @@ mod tests {
         let text = "{\n  \"tools\": [\n    {\"name\": \"a.b\"},\n    {\"na~/me\": {\"ü\": 1, \"input\": 7}}\n  ]\n}\n";
         assert_eq!(place_of(text, ""), Some((1, 1)));
         assert_eq!(place_of(text, "/tools/1"), Some((4, 5)));
-        assert_eq!(place_of(text, "/tools/1/na~0~1me/input"), Some((4, 35)));
+        assert_eq!(place_of(text, "/tools/1/na~0~1me/input"), Some((4, 34)));
         assert_eq!(place_of(text, "/tools/0/input"), Some((3, 5)), "what is missing is named by what lacks it");
         assert_eq!(place_of(text, "/tools/9/input"), Some((2, 12)));
         assert_eq!(place_of("not json", "/a"), None);
