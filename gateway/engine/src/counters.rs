@@ -150,8 +150,9 @@ impl Counting {
         fold: Option<&Instance>,
         reading: Option<&Reading>,
     ) -> Result<Taking, EngineError> {
-        let newest = self.log.newest();
         let mut book = self.book();
+        // Read under the lock: what somebody lapsed before this one came has lapsed for this one too.
+        let newest = self.log.newest();
         book.lapse(newest);
         let mut taking = Taking::default();
         for draft in drafts {
@@ -213,6 +214,10 @@ impl Counting {
             return Ok(());
         }
         let _nobody_commits = self.still.write().await;
+        if self.book().counts_under(&windows) {
+            // Somebody was faster.
+            return Ok(());
+        }
         let known = self.book().windows();
         let newest = self.log.newest();
         let mut book = Book::under(known.into_iter().chain(windows));

@@ -327,6 +327,10 @@ impl Engine {
         let now = self.now();
         let fold = held.fold()?;
         self.visible(&org, who, fold)?;
+        if operation != Operation::Terminate && crate::changes::names::is_reserved(&fold.created().workflow) {
+            // What the gateway carries out by itself is the gateway's to complete; anybody may ask for it to be stopped.
+            return Err(EngineError::NotFound("instance"));
+        }
         let action = self.mint().action();
         let mut asked = question(who, operation, resource(fold, &org), now);
         asked.instance = Some(EntityRef::new(org.id, EntityKind::Instance, instance_name(id)?));

@@ -119,6 +119,8 @@ pub(crate) struct Org {
     /// One change at a time of what is in force (policy, freezes, settings): the order in the log is the order in
     /// memory.
     pub(crate) in_force: tokio::sync::Mutex<()>,
+    /// One check of policy at a time: each takes a thread, and waits on it for others.
+    pub(crate) checking: Arc<tokio::sync::Mutex<()>>,
     /// One backtest at a time.
     pub(crate) backtest: Arc<tokio::sync::Mutex<()>>,
     pub(crate) frozen: RwLock<Frozen>,
@@ -151,6 +153,7 @@ impl Org {
             entities: EntityStore::new(),
             own: tokio::sync::Mutex::new(()),
             in_force: tokio::sync::Mutex::new(()),
+            checking: Arc::default(),
             backtest: Arc::default(),
             frozen: RwLock::default(),
             public_read: AtomicBool::new(false),

@@ -178,7 +178,8 @@ impl Engine {
         let mut unasked = Vec::new();
         for tool in snapshot.tools() {
             // Read as a proposal's input is, masks and all.
-            let Ok(input) = input::parse(tool, &tool.shape.smallest().canonical()) else {
+            let smallest = tool.shape.smallest().map(|input| input::parse(tool, &input.canonical()));
+            let Some(Ok(input)) = smallest else {
                 unasked.push(tool.tool.name.to_string());
                 continue;
             };

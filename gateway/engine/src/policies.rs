@@ -11,6 +11,7 @@ use serde_json::json;
 use countersign_gateway_model::{Digest, Name, OrgId, PolicyDigests, Principal, PrincipalKind, Timestamp};
 use countersign_ledger_entry::body::{AuthorityMode, PolicyStep, SignedBy, Step};
 use countersign_ledger_entry::{Blob, Body, Receipt};
+use countersign_policy_bundle::sha256;
 use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_decide::{BundleFacts, EntityKind, EntityRef, EntityStore, Operation, Record};
 
@@ -218,12 +219,40 @@ impl Engine {
 
     pub(crate) async fn checked(&self, org: &Arc<Org>, bundle: Vec<u8>) -> Result<Candidate, EngineError> {
         let (policies, org, now) = (Arc::clone(self.policies()), Arc::clone(org), self.now());
+        // Taken before the thread and given back by it: those who wait hold no thread, so that one is always free for the
+        // work that the check itself waits for.
+        let one_at_a_time = Arc::clone(&org.checking).lock_owned().await;
         let check = move || {
+            let _one_at_a_time = one_at_a_time;
             let four_eyes = org.authority() == AuthorityMode::FourEyes;
             let people = Electorate { entities: &org.entities, persons: org.persons(), now, four_eyes };
             policies.check(org.id, &bundle, &people)
         };
         Ok(tokio::task::spawn_blocking(check).await.map_err(EngineError::damaged)??)
+    }
+
+    /// Refuses whoever may not even read policy before anything is sealed, tested or stored for them. The refusal is on
+    /// record, about what was handed in.
+    pub(crate) async fn may_change_policy(
+        &self,
+        org: &Arc<Org>,
+        who: &Principal,
+        operation: Operation,
+        handed_in: &[u8],
+    ) -> Result<(), EngineError> {
+        if self.may_read(org, who, Operation::ReadPolicy, EntityRef::organization(org.id), "policy").is_ok() {
+            return Ok(());
+        }
+        let digest = sha256(handed_in);
+        let name = Name::new(&digest.to_string()).map_err(EngineError::damaged)?;
+        let entity = EntityRef::new(org.id, EntityKind::PolicyBundle, name.clone());
+        let facts =
+            BundleFacts { author: None, version: 0, checked: false, shadowed: false, weakens: true, rollback: false };
+        org.entities.put(Record::bundle(org.id, name, facts, self.now())).map_err(EngineError::damaged)?;
+        let details = json!({ "operation": operation.as_str(), "handed_in": digest });
+        let allowed = self.authorize(who, operation, entity.clone(), &details).await;
+        org.entities.forget(&entity);
+        allowed.map(drop)
     }
 
     /// Activates a bundle in one step: checks, confirmed difference, the active policy's word, the entry, then the swap.
@@ -240,6 +269,7 @@ impl Engine {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
+            this.may_change_policy(&org, &who, Operation::ActivatePolicy, &bundle).await?;
             let _one_at_a_time = org.in_force.lock().await;
             let mut candidate = this.checked(&org, bundle).await?;
             if confirmed != Some(candidate.diff_digest) {

@@ -182,6 +182,7 @@ impl Engine {
                     named.extend(self.hold(&org, id).await?.live.workspace);
                     if resting {
                         org.release(id);
+                        org.entities.forget(&Self::instance_entity(&org, id)?);
                     }
                 }
                 after = Some(row.key);

@@ -168,8 +168,9 @@ impl Engine {
         .await
     }
 
-    /// Raises the authority mode to `four_eyes`: from here on nobody approves what is their own, and policy changes by the
-    /// approval of somebody else. Going back needs the root key and a stopped gateway, and is not done here.
+    /// Raises the authority mode to `four_eyes`: at gates that open from here on nobody approves what is their own, and
+    /// policy changes by the approval of somebody else. Gates that are open keep the exclusions they were opened with.
+    /// Going back needs the root key and a stopped gateway, and is not done here.
     ///
     /// # Errors
     /// [`EngineError::LockedOut`] where nobody could then change policy; [`EngineError::Refused`] by policy.
@@ -191,14 +192,21 @@ impl Engine {
                 new: value(AuthorityMode::FourEyes).map_err(EngineError::damaged)?,
                 text: AuthorityMode::FourEyes.as_str().to_owned(),
             };
-            // Stricter from before its entry on, so that nothing after the entry was decided by one person alone. If the
-            // entry does not become durable, this process stays strict and the next one is as it was.
+            // Stricter from before its entry on, so that nothing after the entry was decided by one person alone.
             let raise = || {
                 locked?;
                 org.set_authority(AuthorityMode::FourEyes);
                 Ok(())
             };
-            this.change_setting_after(&org, &who, change, raise).await
+            let before = org.authority();
+            let raised = this.change_setting_after(&org, &who, change, raise).await;
+            if let Err(error) = &raised
+                && !matches!(error, EngineError::Append(countersign_ledger_log::AppendError::Unknown))
+            {
+                // Nothing says that it was raised: what is sealed from here on must not say so either.
+                org.set_authority(before);
+            }
+            raised
         })
         .await
     }

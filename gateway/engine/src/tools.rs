@@ -160,6 +160,12 @@ impl Engine {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
+            if this.decision_on(&org, &who) == Decision::Deny {
+                // On record, before anything of what was handed in is read.
+                let details = json!({ "operation": "registerTool" });
+                let here = EntityRef::organization(org.id);
+                this.authorize(&who, Operation::RegisterTool, here, &details).await?;
+            }
             let _one_at_a_time = org.in_force.lock().await;
             let planned = this.planned(&org, request).await?;
             let digest = planned.next.catalogue.digest();
@@ -218,7 +224,11 @@ impl Engine {
     /// The next catalogue, checked with the active bundle, and signed.
     async fn catalogue_candidate(&self, org: &Org, next: Catalogue) -> Result<CatalogueCandidate, EngineError> {
         let (policies, id) = (Arc::clone(self.policies()), org.id);
-        let check = move || policies.check_catalogue(id, next);
+        let one_at_a_time = Arc::clone(&org.checking).lock_owned().await;
+        let check = move || {
+            let _one_at_a_time = one_at_a_time;
+            policies.check_catalogue(id, next)
+        };
         let checked = tokio::task::spawn_blocking(check).await.map_err(EngineError::damaged)?;
         checked.map_err(|problem| match problem {
             PolicyProblem::Rejected(words) | PolicyProblem::LockedOut(words) => EngineError::Catalogue(words),

@@ -67,8 +67,6 @@ impl Engine {
         };
         let mut reading = beside.reading.take();
         let turn = if takes(&decided.drafts) {
-            // Read from the journal now if it must be, so that the append is in the queue when it was first polled.
-            org.log.head(instance_stream(id)).await?;
             match reading.as_mut().and_then(Reading::take_turn) {
                 Some(turn) => Some(turn),
                 None => Some(org.counting.turn().await),
@@ -79,6 +77,11 @@ impl Engine {
         // Nobody reads the counters from the ledger while an append is neither there nor in the book. After the turn:
         // whoever has that waits for this.
         let still = org.counting.still().await;
+        if turn.is_some() {
+            // Read from the journal now if it must be, and after every wait, so that the append is in the queue when it was
+            // first polled.
+            org.log.head(instance_stream(id)).await?;
+        }
         let taking = org.counting.take(&mut decided.drafts, live.fold.as_ref(), reading.as_ref())?;
         let policy = beside.policy.take().unwrap_or_else(|| snapshot.digests());
         let sealing = Sealing {

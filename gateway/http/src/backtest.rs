@@ -114,7 +114,12 @@ async fn answer(turn: BacktestTurn, window: BacktestWindow, lines: mpsc::Sender<
             Ok(()) | Err(TrySendError::Full(_)) => ControlFlow::Continue(()),
         }
     };
-    let last = match turn.run(window, watch).await {
+    // Looking for where to begin tells nobody anything: whoever left is noticed here.
+    let ran = tokio::select! {
+        ran = turn.run(window, watch) => ran,
+        () = lines.closed() => return,
+    };
+    let last = match ran {
         Ok(Some(report)) => json!({ "report": report }),
         // Broken off with a reader there: this gateway ends.
         Ok(None) => json!({ "problem": Problem::new(DRAINING, DRAINING.title).document() }),

@@ -151,8 +151,9 @@ async fn set_shadow_window(State(app): State<AppState>, Auth(who): Auth, input: 
 
 /// Raise the authority mode
 ///
-/// From here on nobody approves what is their own, and policy changes by the approval of somebody else. Refused with
-/// `bundle-locks-out` while nobody could then change policy: enrol a second person first.
+/// From here on nobody approves what is their own, and policy changes by the approval of somebody else; gates that are open
+/// keep the exclusions that they were opened with. Refused with `bundle-locks-out` while nobody could then change policy
+/// (enrol a second person first), and while one person alone could put a weaker policy in force.
 #[utoipa::path(
     put, path = "/api/v1/settings/authority", operation_id = "raiseAuthority", tag = "settings",
     request_body = Authority,

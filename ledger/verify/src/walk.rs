@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use countersign_gateway_model::{
-    Assurance, Digest, GatewayId, Name, Outcome, PolicyDigests, Pseudonym, State, Timestamp,
+    Assurance, Decision as Answer, Digest, GatewayId, Name, Outcome, PolicyDigests, PrincipalKind, Pseudonym, State,
+    Timestamp,
 };
 use countersign_ledger_entry::body::{AuthorityMode, Body, Decision, DecisionKind, Effect, Permit, Recovery};
 use countersign_ledger_entry::entry::UnknownEntry;
@@ -40,6 +41,8 @@ pub(crate) struct Walk<'a> {
     erasures: u64,
     /// By counter, the version that the last reservation read, over all streams.
     versions: BTreeMap<Name, u64>,
+    /// Who was made known as a person.
+    persons: HashSet<Pseudonym>,
     /// The recovery whose review is open.
     recovery: Option<Recovered>,
     recoveries: u64,
@@ -66,6 +69,7 @@ impl<'a> Walk<'a> {
             erased: HashSet::new(),
             erasures: 0,
             versions: BTreeMap::new(),
+            persons: HashSet::new(),
             recovery: None,
             recoveries: 0,
         }
@@ -127,8 +131,12 @@ impl<'a> Walk<'a> {
                 .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
         }
         self.folds.apply(index, header, hash)?;
-        if let Body::Recovery(recovery) = &header.body {
-            self.recovery(index, header, recovery);
+        match &header.body {
+            Body::Principal(known) if known.kind == PrincipalKind::Person => {
+                self.persons.insert(known.principal);
+            }
+            Body::Recovery(recovery) => self.recovery(index, header, recovery),
+            _ => {}
         }
         self.count(header);
         Ok(())
@@ -205,13 +213,17 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// A recovery owes a review, which is a person's and of that very recovery: anything else closes nothing.
+    /// A recovery owes a review of that very recovery, by a person in their own name whom policy let: anything else closes
+    /// nothing.
     fn recovery(&mut self, index: u64, header: &Header, recovery: &Recovery) {
         let bundle = recovery.bundle.to_string();
         if !recovery.reviewed {
             self.recoveries += 1;
             self.recovery = Some(Recovered { bundle, from: index });
-        } else if header.actor != Pseudonym::SYSTEM {
+            return;
+        }
+        let allowed = header.verdict.as_ref().is_some_and(|verdict| verdict.decision == Answer::Allow);
+        if allowed && header.on_behalf_of.is_empty() && self.persons.contains(&header.actor) {
             self.recovery = self.recovery.take().filter(|open| open.bundle != bundle);
         }
     }

@@ -63,6 +63,12 @@ pub fn locked_out(snapshot: &PolicySnapshot, people: &People<'_>) -> Result<Vec<
             "permit `activatePolicy` to a role that someone holds, and give its approval rules to enough people",
         );
     }
+    if people.four_eyes && probe.anyone(|voter| probe.alone(voter))? {
+        refuse(
+            "under `four_eyes` one person alone could put a weaker policy in force".to_owned(),
+            "gate `activatePolicy` with an approval rule when `context.fourEyes` holds",
+        );
+    }
     if !probe.anyone(|voter| probe.terminates(voter))? {
         refuse(
             "under this bundle nobody of the organization may terminate the work of others".to_owned(),
@@ -200,6 +206,12 @@ impl<'a> Probe<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// Whether this person activates what they wrote themselves, and nobody else is asked.
+    fn alone(&self, voter: &Voter) -> Result<bool, LockoutError> {
+        self.put_bundle(voter)?;
+        Ok(self.ask(voter, Operation::ActivatePolicy, EntityKind::PolicyBundle).decision() == Decision::Allow)
     }
 
     fn terminates(&self, voter: &Voter) -> Result<bool, LockoutError> {

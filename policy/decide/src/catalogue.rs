@@ -199,8 +199,8 @@ pub enum CatalogueError {
 pub struct CompiledTool {
     /// What was registered.
     pub tool: Tool,
-    /// SHA-256 over the canonical {name, description, input, output}: what the server says of itself. Another
-    /// definition is another version.
+    /// SHA-256 over the canonical {name, description, input, output, runner}: what the server says of itself, and what
+    /// our runner carries out. Another definition is another version.
     pub version: Digest,
     /// The input schema, ready.
     pub shape: Shape,
@@ -225,6 +225,10 @@ impl Tool {
         ];
         if let Some(output) = &self.output {
             members.push(("output".to_owned(), Json::from_serde(output)));
+        }
+        // What is carried out is what was approved: another command is another tool.
+        if let Some(Ok(runner)) = self.runner.as_ref().map(serde_json::to_value) {
+            members.push(("runner".to_owned(), Json::from_serde(&runner)));
         }
         crate::sha256(&Json::object(members).canonical())
     }

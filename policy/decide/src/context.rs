@@ -48,7 +48,10 @@ pub(crate) fn context(
     let (member, level) = assurance(question);
     let standing = counters::standing(snapshot.counters(), question).map_err(|error| error.to_string())?;
     // In the order of the names, so that the map is built without sorting.
-    pairs.push(("advisory", texts(standing.counters.iter().filter(|c| c.taken.is_none()).map(|c| c.name.as_str()))));
+    pairs.push((
+        "advisory",
+        texts(standing.counters.iter().filter(|c| c.taken.is_none() || question.unreserved).map(|c| c.name.as_str())),
+    ));
     pairs.push(("after", decimals(&standing, CounterNow::after)?));
     pairs.push(("applied", texts(question.input.iter().flat_map(|input| input.applied()).map(Name::as_str))));
     pairs.push(("asDelegator", Value::from(question.as_delegator)));

@@ -726,11 +726,17 @@ mod tests {
         all.as_object_mut().unwrap().insert("required".to_owned(), json!(names));
         for schema in [schema, all] {
             let tool = tool(&schema);
-            let input = tool.shape.smallest();
+            let input = tool.shape.smallest().unwrap();
             let typed = convert(&tool, &input).unwrap();
             assert_eq!(typed.canonical(), input.canonical());
         }
-        assert!(convert(&wide(), &wide().shape.smallest()).is_ok());
+        assert!(convert(&wide(), &wide().shape.smallest().unwrap()).is_ok());
+        let mut nested = json!({"type": "string", "minLength": 1000});
+        for _ in 0..6 {
+            nested = json!({"type": "array", "minItems": 1000, "items": nested});
+        }
+        let large = tool(&json!({"type": "object", "required": ["a"], "properties": {"a": nested}}));
+        assert_eq!(large.shape.smallest(), None, "what would not fit in memory is not made up");
     }
 
     #[test]

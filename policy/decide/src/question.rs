@@ -204,6 +204,8 @@ pub struct Question {
     pub assurance: Assurance,
     /// When the login was.
     pub authenticated_at: Option<Timestamp>,
+    /// Whatever the answer is, nothing is taken from counters: each of them is advisory to this question.
+    pub unreserved: bool,
     /// The decider signed with a key of their own.
     pub asserted: bool,
     /// Someone acts on behalf of others.
@@ -287,6 +289,7 @@ impl Question {
             scopes: BTreeSet::new(),
             assurance: Assurance::Secret,
             authenticated_at: None,
+            unreserved: false,
             asserted: false,
             delegated: false,
             as_delegator: false,
@@ -355,6 +358,7 @@ impl Question {
         if let Some(input) = &self.input {
             w.text("tool_version", &input.version().to_string());
         }
+        w.flag("unreserved", self.unreserved);
         w.number("v", Some(1));
         w.out.push('}');
         w.out.into_bytes()
@@ -385,7 +389,7 @@ impl Question {
         snapshot: &PolicySnapshot,
         typing: impl FnOnce(&CompiledTool, &Json, BTreeSet<Name>, BTreeSet<Name>) -> Result<TypedInput, InputError>,
     ) -> Result<Self, QuestionError> {
-        const KEYS: [&str; 25] = [
+        const KEYS: [&str; 26] = [
             "applied",
             "as_delegator",
             "asked",
@@ -411,6 +415,7 @@ impl Question {
             "satisfied",
             "scopes",
             "standing_in_for",
+            "unreserved",
         ];
         let bad = |at: &str| QuestionError::Shape(at.to_owned());
         let members = json.as_object().ok_or_else(|| bad(""))?;
@@ -505,6 +510,7 @@ impl Question {
             scopes,
             assurance,
             authenticated_at: number("authenticated_at")?.map(Timestamp),
+            unreserved: flag("unreserved")?,
             asserted: flag("asserted")?,
             delegated: flag("delegated")?,
             as_delegator: flag("as_delegator")?,

@@ -9,7 +9,10 @@ use countersign_gateway_flow::{Actor, Begin, Now, Proposal, StartTerms, decide};
 use countersign_gateway_model::PermitId;
 use countersign_ledger_entry::body::Step;
 
+use countersign_policy_decide::Operation;
+
 use crate::Engine;
+use crate::asking::{ask, chain};
 use crate::beside::Beside;
 use crate::changes::row::{ChangeRow, Stage};
 use crate::changes::under_way::UnderWay;
@@ -28,7 +31,11 @@ impl Engine {
         // One change of what is in force at a time, so that what is checked here is what comes into force after it.
         let _one_at_a_time = org.in_force.lock().await;
         if !self.begin_operation(org, &row, permit).await? {
-            return self.fail_change(org, change, row, &[Step::Failed], "it was not begun in time").await;
+            return self.fail_change(org, change, row, &[Step::Failed], "it was stopped, or not begun in time").await;
+        }
+        if row.gate.is_none() && !self.still_allowed(org, &row).await? {
+            let why = "policy asks for another person by now";
+            return self.fail_change(org, change, row, &[Step::Failed], why).await;
         }
         // Crash here: a start without an outcome. The next start finds the row at the question and comes here again.
         let approved = if row.gate.is_some() { &[Step::Approved][..] } else { &[] };
@@ -55,11 +62,27 @@ impl Engine {
         self.counted_snapshot(org).await.map(drop)
     }
 
+    /// Whether policy still lets its author do it alone: the authority mode may have been raised since.
+    async fn still_allowed(&self, org: &Arc<Org>, row: &ChangeRow) -> Result<bool, EngineError> {
+        let author = Self::author(org, row)?;
+        self.describe_row(org, row)?;
+        let snapshot = self.counted_snapshot(org).await?;
+        let asked = self.question_of(org, &author, row, Operation::ActivatePolicy)?;
+        Ok(ask(&snapshot, org.facts(), chain(&author, asked)).allowed())
+    }
+
     /// Consumes the permit, unless that was done before a crash. No: it is too late to begin.
     async fn begin_operation(&self, org: &Arc<Org>, row: &ChangeRow, permit: PermitId) -> Result<bool, EngineError> {
         let now = self.now();
         let mut held = self.hold(org, row.instance).await?;
         let fold = held.fold()?;
+        if fold.state().is_terminal() {
+            // Begun before a crash and stopped since: stopping cannot be vetoed.
+            return Ok(false);
+        }
+        if org.is_frozen(None) {
+            return Err(countersign_gateway_flow::Illegal::Frozen.into());
+        }
         if let Some(begun) = fold.open_start(permit).or_else(|| fold.unknown_start(permit)) {
             return Ok(now <= begun.not_after);
         }

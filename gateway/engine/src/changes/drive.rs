@@ -75,7 +75,8 @@ impl Engine {
                 // Unless somebody ended it before its time.
                 org.peek(row.instance).is_none_or(|(state, _)| state.is_terminal())
             }
-            Stage::Asked => org.peek(row.instance).is_none_or(|(_, waits)| !waits),
+            // While people are asked, of the change or of a stop, there is nothing to do.
+            Stage::Shadowing | Stage::Asked => org.peek(row.instance).is_none_or(|(_, waits)| !waits),
             _ => true,
         }
     }
@@ -117,7 +118,7 @@ impl Engine {
     }
 
     /// The author as the one who acts: what the credential of the proposal was good for, and what is known of them now.
-    fn author(org: &Org, row: &ChangeRow) -> Result<Principal, EngineError> {
+    pub(super) fn author(org: &Org, row: &ChangeRow) -> Result<Principal, EngineError> {
         let known = org.known(row.author).ok_or_else(|| EngineError::damaged("nobody is known as the author"))?;
         Ok(Principal {
             org: org.id,
@@ -144,11 +145,11 @@ impl Engine {
         }
     }
 
-    fn describe_row(&self, org: &Org, row: &ChangeRow) -> Result<(), EngineError> {
+    pub(super) fn describe_row(&self, org: &Org, row: &ChangeRow) -> Result<(), EngineError> {
         org.entities.put(self.candidate_record(org, row)?).map(drop).map_err(EngineError::damaged)
     }
 
-    fn question_of(
+    pub(super) fn question_of(
         &self,
         org: &Org,
         author: &Principal,
@@ -223,6 +224,9 @@ impl Engine {
         if self.now() < row.window_ends {
             return Ok(Turn::Wait);
         }
+        if self.hold(org, row.instance).await?.fold()?.state() != State::Running {
+            return Ok(Turn::Wait);
+        }
         let bundle = self.bundle_of(org, &row).await?;
         // Asked again now, so that nobody is bothered with what cannot come into force any more.
         let checked = self.checked(org, bundle).await.map(|candidate| candidate.diff);
@@ -238,8 +242,11 @@ impl Engine {
         }
         let author = Self::author(org, &row)?;
         let mut held = self.hold(org, row.instance).await?;
-        if held.fold()?.state() != State::Running {
-            return Ok(Turn::Further);
+        match held.fold()?.state() {
+            State::Running => {}
+            state if state.is_terminal() => return Ok(Turn::Further),
+            // Somebody asked for it to be stopped, and people are asked about that.
+            _ => return Ok(Turn::Wait),
         }
         self.describe_row(org, &row)?;
         let snapshot = self.counted_snapshot(org).await?;
@@ -461,6 +468,9 @@ impl Engine {
             row.settled = true;
             // Crash before this: the outcome is on record, and the next start ends the instance.
             self.end_instance(org, &mut held, &row, permit.filter(|_| activated)).await?;
+        } else if !row.settled {
+            // People are asked whether it is to be stopped: their answer ends it, or it goes on to its end here.
+            return Ok(Turn::Wait);
         }
         change.set(row);
         Ok(Turn::Further)

@@ -49,6 +49,7 @@ impl Engine {
             if let Some(before) = this.proposed_earlier(&org, &who, key.as_ref()).await? {
                 return Ok(before);
             }
+            this.may_change_policy(&org, &who, Operation::ProposePolicy, &bundle).await?;
             this.propose_change(&org, &who, bundle, confirmed, key.as_ref()).await
         })
         .await
@@ -70,9 +71,14 @@ impl Engine {
             if let Some(before) = this.proposed_earlier(&org, &who, key.as_ref()).await? {
                 return Ok(before);
             }
+            this.may_change_policy(&org, &who, Operation::ProposePolicy, b"rollback").await?;
             let (policies, id) = (Arc::clone(this.policies()), org.id);
-            let previous = tokio::task::spawn_blocking(move || policies.previous(id)).await;
-            let bundle = previous.map_err(EngineError::damaged)??;
+            let one_at_a_time = Arc::clone(&org.checking).lock_owned().await;
+            let previous = move || {
+                let _one_at_a_time = one_at_a_time;
+                policies.previous(id)
+            };
+            let bundle = tokio::task::spawn_blocking(previous).await.map_err(EngineError::damaged)??;
             this.propose_change(&org, &who, bundle, confirmed, key.as_ref()).await
         })
         .await

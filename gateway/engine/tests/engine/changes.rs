@@ -219,7 +219,7 @@ async fn nobody_but_the_gateway_carries_an_approved_change_out() {
     let tried = engine.propose_policy(Arc::clone(&agent), bytes(&files), Some(confirmed(&files)), None).await;
     assert_eq!(code(tried), "policy-denied", "agents change no policy");
     let back = engine.rollback_policy(Arc::clone(&agent), None, None).await;
-    assert_eq!(code(back), "bundle-rejected", "there is nothing to go back to, whoever asks");
+    assert_eq!(code(back), "policy-denied", "and go back to none");
     assert_eq!(code(engine.withdraw_policy(Arc::clone(&agent), waiting.id, None).await), "not-found");
     assert_eq!(code(engine.policy_proposals(&agent, None, 10).await), "not-found");
     let spec = json!({ "id": "countersign.policy-change", "version": "2" });
@@ -398,7 +398,7 @@ async fn what_was_begun_too_long_ago_is_not_put_in_force() {
     office.world.policies.hold_checks(false);
     office.world.clock.forward(Duration::from_secs(2 * 86_400));
     let failed = office.until(waiting.id, "failed").await;
-    assert_eq!(failed.reason.as_deref(), Some("it was not begun in time"));
+    assert_eq!(failed.reason.as_deref(), Some("it was stopped, or not begun in time"));
     assert_eq!(office.in_force(), before);
     office.ended(&failed, State::Terminated).await;
     office.holds().await;
@@ -503,4 +503,24 @@ async fn a_freeze_stops_what_changes_policy_and_not_who_takes_it_back() {
     office.world.decide(&office.grace, first.gate.unwrap(), Deciding::Approve).await.unwrap();
     assert_eq!(office.in_force(), first.bundle);
     office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_the_gateways_to_complete_and_rests_while_people_are_asked_to_stop_it() {
+    let office = Office::four_eyes().await;
+    office.window(600).await;
+    let proposal = office.propose(&other(2), None).await.unwrap();
+    office.until(proposal.id, "shadowing").await;
+    let olga = office.world.person("olga", &["OPERATOR"]);
+    let completed = office.world.engine.complete(Arc::clone(&olga), proposal.id, None).await;
+    assert!(matches!(completed, Err(EngineError::NotFound(_))), "it would end a change as if it had happened");
+    office.world.engine.terminate(olga, proposal.id, None).await.unwrap();
+    assert_eq!(office.world.state(&office.ada, proposal.id).await, State::WaitingForHuman);
+    // The window is over, and the gate of the stop is not: nothing is checked meanwhile, again and again least of all.
+    office.world.clock.forward(Duration::from_secs(700));
+    let checks = office.world.policies.checks();
+    let timers = tokio::spawn(office.world.engine.clone().run_timers());
+    tokio::time::sleep(Span::from_millis(1500)).await;
+    timers.abort();
+    assert_eq!((office.world.policies.checks(), office.read(proposal.id).await.state), (checks, "shadowing"));
 }

@@ -212,7 +212,7 @@ async fn what_a_principal_may_do_is_what_it_is_permitted() {
     assert_eq!(tools.len(), snapshot.tools().count());
     for line in tools {
         let tool = snapshot.tool(line.resource.id.as_str()).unwrap();
-        let input: Value = serde_json::from_slice(&tool.shape.smallest().canonical()).unwrap();
+        let input: Value = serde_json::from_slice(&tool.shape.smallest().unwrap().canonical()).unwrap();
         let fresh = world.instance(&dana, "work", &agent).await.instance.id;
         let _ = world.propose(&agent, fresh, &[(line.resource.id.as_str(), input)]).await;
         let (verdict, determining) = recorded(&world, &dana, fresh).await;

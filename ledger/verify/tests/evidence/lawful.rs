@@ -1,11 +1,11 @@
 //! A lawful log is VALID, and the report tells it as it was.
 
-use countersign_gateway_model::{Assurance, Digest, InstanceId, Outcome, State};
-use countersign_ledger_entry::PayloadRole;
+use countersign_gateway_model::{Assurance, Digest, InstanceId, Outcome, PrincipalKind, Pseudonym, State};
 use countersign_ledger_entry::body::Principal;
 use countersign_ledger_entry::body::{
     AuthorityMode, DecisionKind, Erasure, Freeze, PrincipalChange, Recovery, SettingValue, Settings, SignatureMode,
 };
+use countersign_ledger_entry::{Header, PayloadRole};
 use countersign_ledger_verify::{Facts, Report, Verdict, verify};
 
 use crate::world::*;
@@ -97,6 +97,28 @@ fn what_no_log_can_prove_is_always_said() {
     assert!(demo.verify().render().contains("any human was involved: this log is a demonstration"));
 }
 
+/// Makes somebody known.
+fn known(world: &mut World, who: Pseudonym, kind: PrincipalKind) {
+    let made = Principal {
+        change: PrincipalChange::Created,
+        principal: who,
+        kind,
+        owner: None,
+        roles: Vec::new(),
+        teams: Vec::new(),
+        credential: None,
+    };
+    world.put(world.org_stream(), made, |_| {});
+}
+
+/// An entry of somebody's, whom policy let.
+fn by(who: Pseudonym) -> impl FnOnce(&mut Header) {
+    move |header| {
+        header.actor = who;
+        header.verdict = Some(countersign_gateway_model::Verdict::allow());
+    }
+}
+
 #[test]
 fn a_recovery_is_told_until_a_person_has_closed_its_review() {
     let recovery = |reviewed| Recovery { bundle: digest(7), reviewed };
@@ -113,7 +135,8 @@ fn a_recovery_is_told_until_a_person_has_closed_its_review() {
     let text = report.render();
     assert!(text.contains(&format!("the review of the one at entry {at} is OPEN")), "{text}");
     assert!(text.split("Not proven:").nth(1).unwrap().contains("reviewed the recovery"), "{text}");
-    world.put(world.org_stream(), recovery(true), |header| header.actor = ALICE);
+    known(&mut world, ALICE, PrincipalKind::Person);
+    world.put(world.org_stream(), recovery(true), by(ALICE));
     let report = world.verify();
     assert_eq!((facts(&report).recovery.clone(), facts(&report).recoveries), (None, 1));
     let text = report.render();
@@ -124,13 +147,21 @@ fn a_recovery_is_told_until_a_person_has_closed_its_review() {
 fn a_review_by_system_of_another_recovery_or_of_none_closes_nothing() {
     let recovery = |bundle, reviewed| Recovery { bundle: digest(bundle), reviewed };
     let (mut world, _) = World::small();
-    world.put(world.org_stream(), recovery(7, true), |header| header.actor = ALICE);
+    known(&mut world, ALICE, PrincipalKind::Person);
+    known(&mut world, AGENT, PrincipalKind::Agent);
+    world.put(world.org_stream(), recovery(7, true), by(ALICE));
     assert_eq!((facts(&world.verify()).recovery.clone(), facts(&world.verify()).recoveries), (None, 0));
     world.put(world.org_stream(), recovery(7, false), |_| {});
     world.put(world.org_stream(), recovery(7, true), |_| {});
-    world.put(world.org_stream(), recovery(8, true), |header| header.actor = ALICE);
-    assert!(facts(&world.verify()).recovery.is_some(), "SYSTEM never approves what it did itself");
+    world.put(world.org_stream(), recovery(8, true), by(ALICE));
+    world.put(world.org_stream(), recovery(7, true), by(AGENT));
     world.put(world.org_stream(), recovery(7, true), |header| header.actor = ALICE);
+    world.put(world.org_stream(), recovery(7, true), |header| {
+        by(ALICE)(header);
+        header.on_behalf_of = vec![AGENT];
+    });
+    assert!(facts(&world.verify()).recovery.is_some(), "only a person in their own name, whom policy let, closes it");
+    world.put(world.org_stream(), recovery(7, true), by(ALICE));
     assert_eq!(facts(&world.verify()).recovery, None);
 }
 
@@ -234,7 +265,7 @@ fn a_log_over_several_bundles_and_tiles_is_whole() {
         let body = Principal {
             change: PrincipalChange::Created,
             principal: who(u8::try_from(n % 200).unwrap()),
-            kind: countersign_gateway_model::PrincipalKind::Person,
+            kind: PrincipalKind::Person,
             owner: None,
             roles: Vec::new(),
             teams: Vec::new(),

@@ -16,6 +16,9 @@ const MAX_TYPED_DEPTH: usize = 16;
 /// references would else make a small schema a large type.
 const MAX_TYPED_FIELDS: usize = 2048;
 
+/// Most patterns of one schema that are checked; what comes after is opaque. Each takes memory as long as it is listed.
+const MAX_PATTERNS: usize = 256;
+
 /// Annotations, which assert nothing.
 const ANNOTATIONS: [&str; 12] = [
     "title",
@@ -40,7 +43,7 @@ impl Shape {
         if schema.get("type").and_then(Json::as_text) != Some("object") {
             return Err(ShapeError::RootNotObject);
         }
-        let mut reader = Reader { root: &schema, left: MAX_TYPED_FIELDS, followed: vec!["#"] };
+        let mut reader = Reader { root: &schema, left: MAX_TYPED_FIELDS, patterns: MAX_PATTERNS, followed: vec!["#"] };
         reader.object(&schema, "", 0)
     }
 }
@@ -50,11 +53,19 @@ struct Reader<'s> {
     root: &'s Json,
     /// How many more properties are typed.
     left: usize,
+    /// How many more patterns are made ready.
+    patterns: usize,
     /// The references that led here: one that comes again is recursion.
     followed: Vec<&'s str>,
 }
 
 impl<'s> Reader<'s> {
+    /// A pattern, as long as there are not too many of them.
+    fn pattern(&mut self, text: &str) -> Option<Pattern> {
+        self.patterns = self.patterns.checked_sub(1)?;
+        Pattern::compile(text)
+    }
+
     fn object(&mut self, schema: &'s Json, path: &str, depth: usize) -> Result<Shape, ShapeError> {
         let wrong = |keyword: &str| ShapeError::Keyword { path: path.to_owned(), keyword: keyword.to_owned() };
         let required: BTreeSet<&str> = match schema.get("required") {
@@ -202,7 +213,7 @@ impl<'s> Reader<'s> {
         };
         let pattern = match schema.get("pattern") {
             None => None,
-            Some(Json::Text(text)) => match Pattern::compile(text) {
+            Some(Json::Text(text)) => match self.pattern(text) {
                 Some(pattern) => Some(pattern),
                 None => return Ok(Kind::Opaque(Hidden::Keyword("pattern".to_owned()))),
             },

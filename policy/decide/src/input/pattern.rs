@@ -10,8 +10,8 @@ use regex::{Regex, RegexBuilder};
 /// Longest pattern, in bytes.
 const MAX_PATTERN: usize = 1000;
 
-/// Largest automaton of one pattern, in bytes.
-const MAX_AUTOMATON: usize = 1 << 20;
+/// Largest automaton of one pattern, in bytes. A schema may have many patterns, and there are two automata of each.
+const MAX_AUTOMATON: usize = 64 << 10;
 
 /// A pattern that is ready. Two are equal if their texts are.
 #[derive(Clone, Debug)]
@@ -93,6 +93,14 @@ fn translated(text: &str) -> Option<String> {
             }
             // A lone bracket is itself there, and a mistake here.
             ']' => out.push_str("\\]"),
+            // A class as the end of a range: what came before it and the `-` are two characters there, a range here.
+            '-' if inside && {
+                let mut next = chars.clone();
+                next.next() == Some('\\') && matches!(next.next(), Some('d' | 'D' | 'w' | 'W' | 's' | 'S'))
+            } =>
+            {
+                return None;
+            }
             // Set operations here, the characters themselves there.
             '&' | '~' | '-' if inside && chars.peek() == Some(&c) => return None,
             '&' | '~' if inside => {
@@ -158,6 +166,8 @@ mod tests {
             "[a[b]]",
             "[a&&b]",
             "[a--b]",
+            "[+-\\w]",
+            "[0-9.-\\d]",
             "[]",
             "[^]",
             "\\cJ",

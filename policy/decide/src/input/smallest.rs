@@ -9,33 +9,49 @@ use crate::json::Json;
 /// Longest text and longest array that are made up.
 const MOST: u64 = 1024;
 
+/// How many values and characters are made up for one tool: arrays of arrays multiply.
+const LARGE: usize = 64 << 10;
+
 impl Shape {
-    /// Required properties alone, each as small as its schema lets it be.
-    pub fn smallest(&self) -> Json {
+    /// Required properties alone, each as small as its schema lets it be; none if even that is large.
+    pub fn smallest(&self) -> Option<Json> {
+        self.within(&mut { LARGE })
+    }
+
+    fn within(&self, left: &mut usize) -> Option<Json> {
         let required = self.fields.iter().filter(|(_, field)| field.required);
-        Json::object(
-            required
-                .map(|(name, field)| (name.clone(), if field.nullable { Json::Null } else { field.kind.smallest() })),
-        )
+        let mut members = Vec::new();
+        for (name, field) in required {
+            *left = left.checked_sub(1 + name.len())?;
+            members.push((name.clone(), if field.nullable { Json::Null } else { field.kind.within(left)? }));
+        }
+        Some(Json::object(members))
     }
 }
 
 impl Kind {
-    fn smallest(&self) -> Json {
+    fn within(&self, left: &mut usize) -> Option<Json> {
         let among = |values: &[Json]| values.iter().find(|value| self.takes(value)).cloned();
-        match self {
+        *left = left.checked_sub(1)?;
+        Some(match self {
             Self::Bool => Json::Bool(false),
             Self::Long { among: Some(values), .. } | Self::Text { among: Some(values), .. } => {
                 among(values).unwrap_or(Json::Null)
             }
             Self::Long { span, .. } => Json::Number(span.nearest(1.0)),
             Self::Number { span } => Json::Number(span.nearest(0.5)),
-            Self::Text { min, .. } => Json::text("a".repeat(bounded(*min))),
-            Self::Array { items, min, .. } => Json::Array(vec![items.smallest(); bounded(*min)]),
-            Self::Record(shape) => shape.smallest(),
+            Self::Text { min, .. } => {
+                let length = bounded(*min);
+                *left = left.checked_sub(length)?;
+                Json::text("a".repeat(length))
+            }
+            Self::Array { items, min, .. } => {
+                Json::Array((0..bounded(*min)).map(|_| items.within(left)).collect::<Option<Vec<_>>>()?)
+            }
+            Self::Record(shape) => shape.within(left)?,
             // Anything passes, and policy sees nothing of it.
             Self::Opaque(_) => Json::Null,
-        }
+        })
     }
 
     /// Whether a listed value is one of the type.

@@ -65,7 +65,7 @@ pub(crate) enum Proposing {
     /// Raise the authority mode: from here on policy changes by the approval of somebody else
     #[command(
         name = "four-eyes",
-        after_help = "Example:\n  countersign policy four-eyes\n\nNobody approves what is their own any more. It is refused \
+        after_help = "Example:\n  countersign policy four-eyes\n\nNobody approves what is their own any more, at gates that open from here on. It is refused \
         while there is nobody who could approve: enrol a second person with the role first. There is no way back through \
         the gateway."
     )]
