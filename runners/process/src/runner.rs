@@ -37,6 +37,10 @@ use crate::time::{machine, machine_millis, monotonic};
 use crate::workspace::{Trees, WorkspaceError};
 use crate::{cgroup, self_exec, shim};
 
+/// How often, and how long apart, a lock is looked at that a shim which could not be started seems to hold.
+const LOCK_LOOKS: u32 = 50;
+const LOCK_LOOK: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// How long a finding of the canary is good for.
 const CANARY_LIFE: std::time::Duration = std::time::Duration::from_mins(1);
 
@@ -358,11 +362,16 @@ impl Inner {
             return Ok(handle.clone());
         };
         tracing::error!(run = %handle.run, attempt = handle.attempt, %error, "the run's shim cannot be started");
-        match self.runs.state(folder)? {
-            // It holds the lock after all.
-            State::Alive(_) => Ok(handle.clone()),
-            State::Final(_) => Err(local("start the run's shim", error)),
+        // Whatever is forked here at the same moment holds a copy of the lock until it becomes another program.
+        for _ in 0..LOCK_LOOKS {
+            match self.runs.state(folder)? {
+                State::Alive(None) => std::thread::sleep(LOCK_LOOK),
+                State::Alive(Some(_)) => break,
+                State::Final(_) => return Err(local("start the run's shim", error)),
+            }
         }
+        // It holds the lock after all.
+        Ok(handle.clone())
     }
 
     /// An equal order for a run that is there: begun, ended, or left by a process that ended before it could begin it.

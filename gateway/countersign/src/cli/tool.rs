@@ -29,7 +29,7 @@ pub(crate) enum Tool {
         What is left out is the highest: risk 4, data class `restricted`, a scope `<server>:<tool>` that nobody holds.\n\
         risk: 0 reads only, 1 changes what is the agent's own, 2 changes what others see, 3 is hard to undo, 4 cannot be\n\
         undone. data_class: public, internal, confidential, restricted.\n\n\
-        Another definition (name, description, input, output) is another version: gates and permits name theirs.\n\n\
+        Another definition (name, description, input, output, runner) is another version: gates and permits name theirs.\n\n\
         Examples:\n  countersign tool register ticket.json --check\n  countersign tool register ticket.json\n\n\
         Exit codes: 0 in force (with --check: nothing stands in the way), 1 not.")]
     Register {

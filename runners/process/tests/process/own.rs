@@ -320,7 +320,8 @@ async fn a_run_that_no_shim_began_never_started_and_may_be_retried(place: Place)
     config.program = Some(script(&place, "dies", "case $1 in *shim) exit 9;; esac; exec \"$REAL\" \"$@\""));
     let dying = place.open(config);
     let order = place.ledger.order(Wanted::job(sh("echo x"))).unwrap();
-    assert!(matches!(dying.submit(order.clone()).await, Err(RunnerError::Local { .. })));
+    let refused = dying.submit(order.clone()).await;
+    assert!(matches!(refused, Err(RunnerError::Local { .. })), "{refused:?}");
     assert!(runner.observe(&Handle::of(&order)).await.unwrap().may_retry(), "a failed submit is one for good");
     let handle = runner.list_owned(Scope::All).await.unwrap().remove(0);
     unsay(&place, &handle);
