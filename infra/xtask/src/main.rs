@@ -54,13 +54,17 @@ enum Verb {
                             cargo xtask generate --check    write nothing, fail if something would change")]
     Generate(generate::Arguments),
 
-    /// Measures governed actions over HTTP on an empty folder, beside an endpoint that asks Cedar the same and keeps nothing.
+    /// Measures governed actions, or evaluations, over HTTP on an empty folder, beside an endpoint that asks Cedar the same
+    /// and keeps nothing.
     ///
-    /// Builds the release profile, starts each server on loopback, and loads it with closed loops of 1, 8 and 64 connections
-    /// and open loops of 1,000, 5,000 and 10,000 requests a second, in alternation. Prints throughput, latency from the due
-    /// time, server CPU, commits, syncs, bytes written and peak memory, with a sync probe of the same minute.
-    #[command(after_help = "Examples:\n  cargo xtask bench                          three passes, as a table\n  \
-                            cargo xtask bench --seconds 3 --passes 1   a quick look")]
+    /// Builds the profile that is shipped, starts each server on loopback, and loads it with closed loops of 1, 8 and 64
+    /// connections and open loops of fixed rates, in alternation. Prints throughput, latency from the due time, server CPU,
+    /// commits, syncs, bytes written and peak memory, with a sync probe of the same minute; then the medians over the passes.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench                          governed actions: three passes, as tables\n  \
+                            cargo xtask bench --seconds 3 --passes 1   a quick look\n  \
+                            cargo xtask bench evaluations --opa /usr/bin/opa"
+    )]
     Bench(bench::Arguments),
 }
 

@@ -3,7 +3,9 @@
 //! Closed loop: each connection sends its next request when the last one is answered. Open loop (`--rate`): requests
 //! are due at fixed times whether or not earlier ones were answered, and latency counts from the due time, so that a
 //! stall is charged to everyone who waited. A thread of its own keeps the beat, because the runtime's timer rounds up to
-//! whole milliseconds and would send what is due in one of them as one burst. Every request carries a fresh idempotency key. Prints one JSON object.
+//! whole milliseconds and would send what is due in one of them as one burst. Every request carries a fresh idempotency
+//! key. Several targets and several bodies (`--bodies`, one a line) are sent in turn. An answer is an error if its status is
+//! not a success, or if it lacks what `--expect` names. Prints one JSON object.
 
 #![expect(clippy::disallowed_methods, reason = "a load generator measures time; it is no part of the product")]
 #![expect(
@@ -14,7 +16,7 @@
     reason = "figures of a run of some seconds, and a buffer whose bounds are checked where it is filled"
 )]
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,40 +26,63 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+/// Stands in each request where its idempotency key goes.
+const PLACE: [u8; 32] = [b'@'; 32];
+
 /// What to send where.
 struct Plan {
     address: String,
-    targets: Vec<String>,
-    token: String,
-    body: Vec<u8>,
+    requests: Vec<Request>,
+    expect: Vec<u8>,
     connections: usize,
     seconds: f64,
     rate: Option<f64>,
 }
 
+/// The bytes of a request, and where its key goes.
+struct Request {
+    bytes: Vec<u8>,
+    key: usize,
+}
+
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let mut value = |name: &str| -> Result<String> {
-        let flag = arguments.next().with_context(|| format!("`{name}` is missing"))?;
-        if flag != name {
-            bail!("`{name}` was expected, not `{flag}`");
-        }
-        arguments.next().with_context(|| format!("`{name}` has no value"))
-    };
-    let plan = Plan {
-        address: value("--address")?,
-        targets: std::fs::read_to_string(PathBuf::from(value("--targets")?))?.lines().map(str::to_owned).collect(),
-        token: value("--token")?,
-        body: std::fs::read(value("--body")?)?,
-        connections: value("--connections")?.parse()?,
-        seconds: value("--seconds")?.parse()?,
-        rate: Some(value("--rate")?.parse::<f64>()?).filter(|r| *r > 0.0),
-    };
+    let plan = plan()?;
     if !(plan.address.starts_with("127.0.0.1:") || plan.address.starts_with("[::1]:")) {
         bail!("load goes to loopback only");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run(plan))
+}
+
+/// From the flags: `--address --targets --token`, `--body` or `--bodies`, `--connections --seconds --rate`, `--expect`.
+fn plan() -> Result<Plan> {
+    let mut flags = BTreeMap::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(flag) = arguments.next() {
+        let value = arguments.next().with_context(|| format!("`{flag}` has no value"))?;
+        flags.insert(flag, value);
+    }
+    let mut given = |name: &str| flags.remove(name);
+    let missing = |name: &str| format!("`{name}` is missing");
+    let mut value = |name: &str| given(name).with_context(|| missing(name));
+    let (address, token) = (value("--address")?, value("--token")?);
+    let (connections, seconds) = (value("--connections")?.parse()?, value("--seconds")?.parse()?);
+    let targets = std::fs::read_to_string(value("--targets")?)?;
+    let bodies = match given("--bodies") {
+        Some(path) => std::fs::read_to_string(path)?.lines().map(|line| line.as_bytes().to_vec()).collect(),
+        None => vec![std::fs::read(given("--body").with_context(|| missing("--body"))?)?],
+    };
+    let rate = given("--rate").map(|rate| rate.parse::<f64>()).transpose()?.filter(|rate| *rate > 0.0);
+    let expect = given("--expect").unwrap_or_default().into_bytes();
+    if let Some(unknown) = flags.keys().next() {
+        bail!("there is no `{unknown}`");
+    }
+    let pairs = targets.lines().flat_map(|target| bodies.iter().map(move |body| (target, body)));
+    let requests = pairs.map(|(target, body)| render(&address, &token, target, body)).collect::<Result<Vec<_>>>()?;
+    if requests.is_empty() {
+        bail!("there is no target, or no body");
+    }
+    Ok(Plan { address, requests, expect, connections, seconds, rate })
 }
 
 async fn run(plan: Plan) -> Result<()> {
@@ -129,10 +154,9 @@ async fn drive(
 ) -> Result<(Vec<u64>, u64, Vec<String>)> {
     let mut stream = TcpStream::connect(&plan.address).await?;
     stream.set_nodelay(true)?;
-    let requests: Vec<Vec<u8>> = plan.targets.iter().map(|target| render(&plan, target)).collect();
     let end = begin + Duration::from_secs_f64(plan.seconds);
     let (mut latencies, mut errors, mut samples) = (Vec::with_capacity(1 << 16), 0, Vec::new());
-    let mut buffer = vec![0_u8; 64 * 1024];
+    let (mut buffer, mut request) = (vec![0_u8; 64 * 1024], Vec::new());
     let mut turn = connection as u64;
     tokio::time::sleep_until(begin.into()).await;
     loop {
@@ -146,18 +170,18 @@ async fn drive(
         if Instant::now() >= end {
             break;
         }
-        // With as many targets as connections each connection stays on its own; with one it goes round all.
-        let mut request = requests[turn as usize % requests.len()].clone();
+        // With as many requests as connections each connection stays on its own; with one it goes round all.
+        let next = &plan.requests[turn as usize % plan.requests.len()];
         turn += plan.connections as u64;
+        request.clear();
+        request.extend_from_slice(&next.bytes);
         let number = serial.fetch_add(1, Ordering::Relaxed);
-        let key = format!("{nonce:016x}{number:016x}");
-        if let Some(at) = find(&request, b"@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@") {
-            request[at..at + 32].copy_from_slice(key.as_bytes());
-        }
+        request[next.key..next.key + PLACE.len()].copy_from_slice(format!("{nonce:016x}{number:016x}").as_bytes());
         stream.write_all(&request).await?;
         let (status, body) = answer(&mut stream, &mut buffer).await?;
         latencies.push(u64::try_from(due.elapsed().as_nanos())?);
-        if !(200..300).contains(&status) {
+        let said = plan.expect.is_empty() || find(&body, &plan.expect).is_some();
+        if !(200..300).contains(&status) || !said {
             errors += 1;
             if samples.is_empty() {
                 samples.push(format!("{status} {}", String::from_utf8_lossy(&body)));
@@ -167,17 +191,17 @@ async fn drive(
     Ok((latencies, errors, samples))
 }
 
-fn render(plan: &Plan, target: &str) -> Vec<u8> {
-    let mut request = format!(
-        "POST {target} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
-         Idempotency-Key: @@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r\nContent-Length: {}\r\n\r\n",
-        plan.address,
-        plan.token,
-        plan.body.len()
+fn render(address: &str, token: &str, target: &str, body: &[u8]) -> Result<Request> {
+    let mut bytes = format!(
+        "POST {target} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n\
+         Idempotency-Key: {}\r\nContent-Length: {}\r\n\r\n",
+        String::from_utf8_lossy(&PLACE),
+        body.len()
     )
     .into_bytes();
-    request.extend_from_slice(&plan.body);
-    request
+    let key = find(&bytes, &PLACE).context("a request has no place for its key")?;
+    bytes.extend_from_slice(body);
+    Ok(Request { bytes, key })
 }
 
 /// Reads one response with a content length.

@@ -14,5 +14,5 @@ mod policy;
 mod tenant;
 
 pub use gateway::{Answer, Gateway, Options, PASSWORD, countersign, countersign_verify};
-pub use policy::default_snapshot;
+pub use policy::{default_snapshot, snapshot_beside_default};
 pub use tenant::Tenant;

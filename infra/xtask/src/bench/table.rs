@@ -1,0 +1,84 @@
+//! The report as people read it: the machine, a table of all rows, and medians over the passes with their quotients.
+//!
+//! Next: `medians.rs`.
+
+use serde_json::Value;
+
+/// Prints the report.
+pub fn print(report: &Value) {
+    println!("machine      {}", report["machine"]);
+    println!("date         {}", report["date"].as_str().unwrap_or_default());
+    println!("measured     {}, profile {}", word(&report["measured"]), word(&report["profile"]));
+    println!("durable      {}", report["durable"].as_str().unwrap_or_default());
+    println!("sync probe   4 KiB append + fdatasync, us: {}", report["sync_probe_us"]);
+    for (name, value) in report["beside"].as_object().into_iter().flatten() {
+        println!("{name:<12} {value}");
+    }
+    rows(&report["rows"]);
+    medians(&report["medians"]);
+}
+
+fn rows(rows: &Value) {
+    println!();
+    println!(
+        "| pass | what | connections | loop | per s | p50 us | p99 us | p99.9 us | server CPU us | commits | syncs | bytes | peak RSS MB | errors |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    for row in rows.as_array().into_iter().flatten() {
+        let (load, extra) = (&row["load"], &row["extra"]);
+        println!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            row["pass"],
+            word(&row["what"]),
+            load["connections"],
+            kind(load),
+            whole(&load["per_s"]),
+            whole(&load["p50_us"]),
+            whole(&load["p99_us"]),
+            whole(&load["p999_us"]),
+            whole(&row["server_cpu_us"]),
+            whole(&extra["commits"]),
+            whole(&extra["syncs"]),
+            whole(&extra["written_bytes_each"]),
+            extra["peak_rss_mb"],
+            load["errors"],
+        );
+    }
+}
+
+fn medians(medians: &Value) {
+    println!();
+    println!(
+        "Medians over the passes; a quotient is the gateway's requests per second by those of the other, closed loops only."
+    );
+    println!();
+    println!("| what | connections | loop | per s | p50 us | p99 us | server CPU us | quotients |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    for row in medians.as_array().into_iter().flatten() {
+        let quotients = row["gateway_by"].as_object().into_iter().flatten();
+        let quotients = quotients.map(|(other, by)| format!("{:.2} by {other}", by.as_f64().unwrap_or(0.0)));
+        println!(
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            word(&row["what"]),
+            row["connections"],
+            kind(row),
+            whole(&row["per_s"]),
+            whole(&row["p50_us"]),
+            whole(&row["p99_us"]),
+            whole(&row["server_cpu_us"]),
+            quotients.collect::<Vec<_>>().join(", "),
+        );
+    }
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn whole(value: &Value) -> String {
+    format!("{:.0}", value.as_f64().unwrap_or(0.0))
+}
+
+fn kind(load: &Value) -> String {
+    load["offered_per_s"].as_f64().map_or("closed".to_owned(), |rate| format!("open {rate:.0}/s"))
+}
