@@ -38,7 +38,8 @@ impl Gateway {
             .env("COUNTERSIGN_LOG__FILTER", "warn")
             .args(["up", "--listen", &address, "--data-dir"])
             .arg(&data);
-        let process = Process::start(&mut command, address, "/readyz")?;
+        let mut process = Process::start(&mut command, address, "/readyz")?;
+        process.data = Some(data.clone());
         let mut connection = Connection::open(&process.address)?;
         let enrolment = find(&data, "enrol").context("the enrolment token's file")?;
         let token = std::fs::read_to_string(enrolment)?.trim().to_owned();

@@ -30,7 +30,7 @@ pub fn medians(rows: &[Value]) -> Vec<Value> {
                 let name = other[0].as_str().unwrap_or_default().to_owned();
                 (name, json!(of(wanted, "/load/per_s") / of(other, "/load/per_s")))
             };
-            median["gateway_by"] = Value::Object(others.map(by).collect());
+            median["quotients"] = Value::Object(others.map(by).collect());
         }
         median
     };
@@ -72,7 +72,7 @@ mod tests {
         let short: Vec<_> =
             medians.iter().map(|m| (m["what"].as_str().unwrap(), m["per_s"].as_f64().unwrap())).collect();
         assert_eq!(short, [("gateway", 200.0), ("gateway", 900.0), ("floor", 500.0), ("floor", 1_000.0)]);
-        assert_eq!(medians[0]["gateway_by"], json!({ "floor": 0.4 }));
-        assert!(medians[1..].iter().all(|median| median.get("gateway_by").is_none()));
+        assert_eq!(medians[0]["quotients"], json!({ "floor": 0.4 }));
+        assert!(medians[1..].iter().all(|median| median.get("quotients").is_none()));
     }
 }

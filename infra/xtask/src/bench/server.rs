@@ -84,6 +84,8 @@ pub struct Process {
     child: Child,
     /// Where it listens.
     pub address: String,
+    /// What it has written, removed with it: what it left to be written back would cost whoever is measured next.
+    pub data: Option<PathBuf>,
 }
 
 impl Process {
@@ -91,7 +93,7 @@ impl Process {
     pub fn start(command: &mut Command, address: String, path: &str) -> Result<Self> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let child = child.with_context(|| format!("`{}` does not start", command.get_program().display()))?;
-        let process = Self { child, address };
+        let process = Self { child, address, data: None };
         let begun = Stopwatch::start();
         while get(&process.address, path).map_or(true, |(status, _)| status != 200) {
             if begun.elapsed() > Duration::from_mins(1) {
@@ -110,7 +112,7 @@ impl Process {
         if address.trim().is_empty() {
             bail!("the program ended before it listened: {}", child.wait()?);
         }
-        Ok(Self { child, address: address.trim().to_owned() })
+        Ok(Self { child, address: address.trim().to_owned(), data: None })
     }
 }
 
@@ -118,6 +120,9 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(data) = &self.data {
+            let _ = std::fs::remove_dir_all(data);
+        }
     }
 }
 

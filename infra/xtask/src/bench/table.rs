@@ -55,8 +55,8 @@ fn medians(medians: &Value) {
     println!("| what | connections | loop | per s | p50 us | p99 us | server CPU us | quotients |");
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for row in medians.as_array().into_iter().flatten() {
-        let quotients = row["gateway_by"].as_object().into_iter().flatten();
-        let quotients = quotients.map(|(other, by)| format!("{:.2} by {other}", by.as_f64().unwrap_or(0.0)));
+        let quotients = row["quotients"].as_object().into_iter().flatten();
+        let quotients = quotients.map(|(other, by)| format!("÷ {other} {:.2}", by.as_f64().unwrap_or(0.0)));
         println!(
             "| {} | {} | {} | {} | {} | {} | {} | {} |",
             word(&row["what"]),
