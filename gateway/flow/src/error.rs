@@ -180,8 +180,16 @@ impl Illegal {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvolveError {
     /// Written under rules that this program does not know.
-    #[error("semantics version {0} is not known here: verify with a later program")]
+    #[error("semantics version {0} is not known here, or knows no such entry: verify with a later program")]
     Semantics(u16),
+    /// Versions ascend.
+    #[error("an entry of semantics version {to} follows one of version {from}; versions only ascend")]
+    Backwards {
+        /// Of the entry before.
+        from: u16,
+        /// Found.
+        to: u16,
+    },
     /// Of another stream, or of no instance's.
     #[error("the entry is of another stream")]
     Stream,

@@ -4,7 +4,8 @@
 //! Whatever the fold of authority needs is here; what people read is in payloads. Unknown fields are INVALID:
 //! [`Body::decode`] accepts only bytes that encode back to themselves.
 //!
-//! Adding a kind raises the semantics version; changing one is a new format version (the golden bytes say so).
+//! Adding a kind raises the semantics version ([`Kind::since`]); changing one is a new format version (the golden bytes
+//! say so).
 //! Read next: `header`, then `gateway/flow` (which bodies each proposal writes).
 
 use minicbor::{Decode, Encode};
@@ -736,6 +737,67 @@ pub struct TaskGrantUse {
     pub used: u32,
 }
 
+/// One rule of one item is lifted without its quorum: the glass is broken, and a review is owed. Semantics version 2.
+///
+/// In the instance's stream while its gate is open; signed by the gateway, with the person as actor and what policy said to
+/// `breakGlass` as verdict. After [`Effect::Resolving`] the edges and permits of the gate follow in the same append, after
+/// [`Effect::HardDenied`] SYSTEM's REJECT. That the rule's data let it be lifted is in the bundle that the entry names.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+#[cbor(array)]
+pub struct Lift {
+    /// Its id; the review names it.
+    #[n(0)]
+    pub lift: DecisionId,
+    /// The gate.
+    #[n(1)]
+    pub gate: GateId,
+    /// The item.
+    #[n(2)]
+    pub item: ItemId,
+    /// Its digest at the gate, so that nobody lifts a rule from one thing and gets another.
+    #[n(3)]
+    pub digest: Digest,
+    /// The rule.
+    #[n(4)]
+    pub rule: Name,
+    /// The human being behind the account.
+    #[n(5)]
+    pub person: Pseudonym,
+    /// The role used.
+    #[n(6)]
+    pub role: Option<Name>,
+    /// The person's teams.
+    #[n(7)]
+    pub teams: Vec<Name>,
+    /// The person's groups.
+    #[n(8)]
+    pub groups: Vec<Name>,
+    /// Salted digest of the approval view that was shown (`payload::SHOWN`).
+    #[n(9)]
+    pub shown: Digest,
+    /// What it did.
+    #[n(10)]
+    pub effect: Effect,
+    /// How sure the login was.
+    #[n(11)]
+    pub assurance: Assurance,
+    /// The review is owed until then, where the rule was lifted.
+    #[n(12)]
+    pub review_by: Timestamp,
+    /// The person's own signature.
+    #[n(13)]
+    pub assertion: Option<Assertion>,
+    /// Counted approvers who were asked again.
+    #[n(14)]
+    pub asked: Vec<Pseudonym>,
+    /// Rules that the policy in force adds or makes stricter, as in a [`Decision`].
+    #[n(15)]
+    pub rules: Vec<ItemRules>,
+    /// Persons whose votes at this gate are gone, as in a [`Decision`].
+    #[n(16)]
+    pub lapsed: Vec<Pseudonym>,
+}
+
 /// A start whose outcome never came is closed as `unknown`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
@@ -1039,6 +1101,71 @@ pub struct Recovery {
     pub reviewed: bool,
 }
 
+/// What is reviewed after the fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reviewed {
+    /// A rule that was lifted.
+    #[n(0)]
+    Lift(#[n(0)] LiftRef),
+}
+
+/// One lift of one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize)]
+#[cbor(array)]
+pub struct LiftRef {
+    /// The instance in whose stream it stands.
+    #[n(0)]
+    pub instance: InstanceId,
+    /// The lift.
+    #[n(1)]
+    pub lift: DecisionId,
+}
+
+/// What a review found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+pub enum Finding {
+    /// It was right.
+    #[n(0)]
+    Upheld,
+    /// It was not. Nothing is undone by that.
+    #[n(1)]
+    NotUpheld,
+}
+
+impl Finding {
+    /// The word in reports and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Upheld => "upheld",
+            Self::NotUpheld => "not_upheld",
+        }
+    }
+}
+
+/// A review is closed. Semantics version 2.
+///
+/// In the organization's stream, after the entry that owes it; signed by the gateway, with the reviewer as actor and what
+/// policy said to them as verdict. Once: a second review of the same matter is no entry.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+#[cbor(array)]
+pub struct Review {
+    /// Of what.
+    #[n(0)]
+    pub of: Reviewed,
+    /// The human being behind the account.
+    #[n(1)]
+    pub person: Pseudonym,
+    /// What they found.
+    #[n(2)]
+    pub finding: Finding,
+    /// How sure the login was.
+    #[n(3)]
+    pub assurance: Assurance,
+}
+
 /// How entries are signed, for the life of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -1242,7 +1369,7 @@ pub struct Key {
 }
 
 macro_rules! bodies {
-    ($($(#[$doc:meta])* $number:literal $variant:ident($body:ty) in $($stream:ident)|+, $text:literal;)+) => {
+    ($($(#[$doc:meta])* $number:literal $variant:ident($body:ty) in $($stream:ident)|+, $text:literal, since $since:literal;)+) => {
         /// The body of an entry: one variant a kind.
         #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
         #[serde(untagged)]
@@ -1257,7 +1384,7 @@ macro_rules! bodies {
         }
 
         impl Kind {
-            /// Every kind of semantics version 1.
+            /// Every kind.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The number in the entry.
@@ -1273,6 +1400,11 @@ macro_rules! bodies {
             /// The name in the API.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// The semantics version that it came with: under an earlier one there is no such kind.
+            pub fn since(self) -> u16 {
+                match self { $(Self::$variant => $since,)+ }
             }
 
             /// Whether the kind may stand in a stream of this kind.
@@ -1313,65 +1445,69 @@ macro_rules! bodies {
 
 bodies! {
     /// See [`Created`].
-    1 Created(Created) in Instance, "created";
+    1 Created(Created) in Instance, "created", since 1;
     /// See [`Edge`].
-    2 Edge(Edge) in Instance, "edge";
+    2 Edge(Edge) in Instance, "edge", since 1;
     /// See [`Permit`].
-    3 Permit(Permit) in Instance, "permit";
+    3 Permit(Permit) in Instance, "permit", since 1;
     /// See [`Start`].
-    4 Start(Start) in Instance, "start";
+    4 Start(Start) in Instance, "start", since 1;
     /// See [`Outcome`].
-    5 Outcome(Outcome) in Instance, "outcome";
+    5 Outcome(Outcome) in Instance, "outcome", since 1;
     /// See [`Conflict`].
-    6 Conflict(Conflict) in Instance, "conflict";
+    6 Conflict(Conflict) in Instance, "conflict", since 1;
     /// See [`Refusal`].
-    7 Refusal(Refusal) in Instance | Organization, "refusal";
+    7 Refusal(Refusal) in Instance | Organization, "refusal", since 1;
     /// See [`Gate`].
-    8 Gate(Gate) in Instance, "gate";
+    8 Gate(Gate) in Instance, "gate", since 1;
     /// See [`GateEvent`].
-    9 GateEvent(GateEvent) in Instance, "gate_event";
+    9 GateEvent(GateEvent) in Instance, "gate_event", since 1;
     /// See [`Decision`].
-    10 Decision(Decision) in Instance, "decision";
+    10 Decision(Decision) in Instance, "decision", since 1;
     /// See [`TaskGrant`].
-    11 TaskGrant(TaskGrant) in Instance, "task_grant";
+    11 TaskGrant(TaskGrant) in Instance, "task_grant", since 1;
     /// See [`TaskGrantUse`].
-    12 TaskGrantUse(TaskGrantUse) in Instance, "task_grant_use";
+    12 TaskGrantUse(TaskGrantUse) in Instance, "task_grant_use", since 1;
     /// See [`Sweep`].
-    13 Sweep(Sweep) in Instance, "sweep";
+    13 Sweep(Sweep) in Instance, "sweep", since 1;
+    /// See [`Lift`].
+    14 Lift(Lift) in Instance, "lift", since 2;
     /// See [`Evaluation`].
-    32 Evaluation(Evaluation) in Organization, "evaluation";
+    32 Evaluation(Evaluation) in Organization, "evaluation", since 1;
     /// See [`Settings`].
-    33 Settings(Settings) in Organization, "settings";
+    33 Settings(Settings) in Organization, "settings", since 1;
     /// See [`Principal`].
-    34 Principal(Principal) in Organization, "principal";
+    34 Principal(Principal) in Organization, "principal", since 1;
     /// See [`Workflow`].
-    35 Workflow(Workflow) in Organization, "workflow";
+    35 Workflow(Workflow) in Organization, "workflow", since 1;
     /// A step of a policy bundle, see [`PolicyStep`].
-    36 Policy(PolicyStep) in Organization, "policy";
+    36 Policy(PolicyStep) in Organization, "policy", since 1;
     /// A step of a tool catalogue, see [`PolicyStep`].
-    37 Catalogue(PolicyStep) in Organization, "catalogue";
+    37 Catalogue(PolicyStep) in Organization, "catalogue", since 1;
     /// See [`Counter`].
-    38 Counter(Counter) in Organization, "counter";
+    38 Counter(Counter) in Organization, "counter", since 1;
     /// See [`Freeze`].
-    39 Freeze(Freeze) in Organization, "freeze";
+    39 Freeze(Freeze) in Organization, "freeze", since 1;
     /// See [`Erasure`].
-    40 Erasure(Erasure) in Organization, "erasure";
+    40 Erasure(Erasure) in Organization, "erasure", since 1;
     /// See [`Prune`].
-    41 Prune(Prune) in Organization, "prune";
+    41 Prune(Prune) in Organization, "prune", since 1;
     /// See [`LegalHold`].
-    42 LegalHold(LegalHold) in Organization, "legal_hold";
+    42 LegalHold(LegalHold) in Organization, "legal_hold", since 1;
     /// See [`Scrub`].
-    43 Scrub(Scrub) in Organization, "scrub";
+    43 Scrub(Scrub) in Organization, "scrub", since 1;
     /// See [`SinkGap`].
-    44 SinkGap(SinkGap) in Organization, "sink_gap";
+    44 SinkGap(SinkGap) in Organization, "sink_gap", since 1;
     /// See [`Recovery`].
-    45 Recovery(Recovery) in Organization, "recovery";
+    45 Recovery(Recovery) in Organization, "recovery", since 1;
+    /// See [`Review`].
+    46 Review(Review) in Organization, "review", since 2;
     /// See [`Genesis`].
-    64 Genesis(Genesis) in Log, "genesis";
+    64 Genesis(Genesis) in Log, "genesis", since 1;
     /// See [`Boot`].
-    65 Boot(Boot) in Log, "boot";
+    65 Boot(Boot) in Log, "boot", since 1;
     /// See [`Key`].
-    66 Key(Key) in Log, "key";
+    66 Key(Key) in Log, "key", since 1;
 }
 
 /// A body type that one kind of entry holds: what `Committed<T>` may be made of.
@@ -1410,6 +1546,7 @@ facts!(
     TaskGrant,
     TaskGrantUse,
     Sweep,
+    Lift,
     Evaluation,
     Settings,
     Principal,
@@ -1422,6 +1559,7 @@ facts!(
     Scrub,
     SinkGap,
     Recovery,
+    Review,
     Genesis,
     Boot,
     Key

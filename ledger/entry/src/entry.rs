@@ -229,6 +229,7 @@ impl Header {
     fn close(self, sign: impl FnOnce(&[u8]) -> Option<[u8; 64]>) -> Result<SignedEntry, EntryError> {
         check_position(self.append)?;
         check_place(self.body.kind(), self.stream)?;
+        check_version(self.body.kind(), self.semantics)?;
         let h = self.encode();
         let mut signed = Vec::with_capacity(DOMAIN.len() + h.len());
         signed.extend_from_slice(DOMAIN);
@@ -262,6 +263,7 @@ impl Entry {
         let raw = RawEntry::parse(leaf)?;
         let RawBody { kind, bytes } = raw.header.body;
         let kind = Kind::from_number(kind).ok_or(EntryError::UnknownKind(kind))?;
+        check_version(kind, raw.header.semantics)?;
         let body = Body::decode(kind, bytes)?;
         check_place(kind, raw.header.stream)?;
         Ok(Self { header: raw.header.with_body(body), signature: raw.signature })
@@ -330,6 +332,16 @@ fn check_position(at: AppendPosition) -> Result<(), EntryError> {
         Ok(())
     } else {
         Err(EntryError::Position { index: at.index, length: at.length })
+    }
+}
+
+/// Version 0 was never written; that it is none is for those to say who read a log.
+fn check_version(kind: Kind, semantics: u16) -> Result<(), EntryError> {
+    let since = kind.since();
+    if semantics >= since || since == 1 {
+        Ok(())
+    } else {
+        Err(EntryError::BeforeItsTime { kind: kind.as_str(), since, semantics })
     }
 }
 

@@ -26,6 +26,16 @@ pub enum EntryError {
     /// A body of a kind that this semantics version does not know.
     #[error("entry kind `{0}` is not known")]
     UnknownKind(u16),
+    /// The kind came with a later semantics version than the entry claims.
+    #[error("there is no `{kind}` entry under semantics version {semantics}: it came with version {since}")]
+    BeforeItsTime {
+        /// The kind.
+        kind: &'static str,
+        /// The version that it came with.
+        since: u16,
+        /// The version claimed.
+        semantics: u16,
+    },
     /// The kind may not stand in this kind of stream.
     #[error("a `{kind}` entry may not stand in a {stream:?} stream")]
     Misplaced {

@@ -29,8 +29,11 @@ pub use error::EntryError;
 /// Entry format written and read by this crate.
 pub const FORMAT: u8 = 1;
 
-/// Semantics version written: which kinds exist and how the state machine moves.
-pub const SEMANTICS: u16 = 1;
+/// Semantics version written: which kinds exist and how the state machine moves. Every version from 1 on is read.
+///
+/// 2 adds the kinds `lift` and `review`. In a log versions ascend: once a program has written a version, no earlier one
+/// follows.
+pub const SEMANTICS: u16 = 2;
 
 /// Longest leaf (tlog-tiles entry bundles carry 16-bit lengths).
 pub const MAX_LEAF: usize = 65_535;

@@ -98,6 +98,17 @@ pub enum LogError {
         #[source]
         source: EntryError,
     },
+    /// A later program wrote to it.
+    #[error(
+        "log `{log}` holds entries of semantics version {semantics}, which this program does not write: run the program that \
+         wrote them, or a later one"
+    )]
+    Later {
+        /// The log.
+        log: LogId,
+        /// The version of its last entry.
+        semantics: u16,
+    },
     /// What is stored does not lead to the signed root.
     #[error("log `{log}` does not lead to its own checkpoint; nothing will be signed: run `countersign ledger fsck`")]
     Proof {

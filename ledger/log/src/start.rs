@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use countersign_gateway_model::LogId;
 use countersign_ledger_entry::entry::UnknownEntry;
-use countersign_ledger_entry::{Body, Entry, EntryError, TrustedLog, VerifiedCheckpoint};
+use countersign_ledger_entry::{Body, Entry, EntryError, SEMANTICS, TrustedLog, VerifiedCheckpoint};
 use countersign_ledger_merkle::{CompactRange, Hash, TILE_WIDTH, leaf_hash, verify_consistency};
 
 use crate::anchor;
@@ -90,8 +90,13 @@ pub(crate) async fn load(journal: &dyn Journal, keys: &dyn KeyRing, record: &Log
         Some(entry) => entry.leaf.clone(),
         None => journal.entries(record.number, size - 1..size).await?.pop().map(|e| e.leaf).unwrap_or_default(),
     };
-    // Of whatever kind: the mode stands in every entry.
-    let authority = UnknownEntry::parse(&newest).map_err(|source| LogError::Entry { log, source })?.header.authority;
+    // Of whatever kind: mode and version stand in every entry.
+    let newest = UnknownEntry::parse(&newest).map_err(|source| LogError::Entry { log, source })?.header;
+    let (authority, semantics) = (newest.authority, newest.semantics);
+    // What this program would append behind it is of an earlier version, and no verifier would accept the log again.
+    if semantics > SEMANTICS {
+        return Err(LogError::Later { log, semantics });
+    }
     let key_matches = keys.log_key(log)?.verifying_key() == *trusted.log().key();
     if !key_matches {
         return Err(damaged("the key ring's log key is not the one that genesis certifies".to_owned()));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use countersign_gateway_model::{Clock as _, Digest, Timestamp};
 use countersign_ledger_entry::body::{Permit, SignatureMode};
-use countersign_ledger_entry::{Blob, Body, Entry, Row, Stream, StreamKind};
+use countersign_ledger_entry::{Blob, Body, Entry, Header, Row, SEMANTICS, Stream, StreamKind};
 use countersign_ledger_log::files::FileObjects;
 use countersign_ledger_log::journal::Batch;
 use countersign_ledger_log::{
@@ -327,6 +327,23 @@ async fn entries_sealed_elsewhere_are_refused() {
     genesis.entries[0].header.body = body;
     assert!(matches!(log.append(genesis).await, Err(AppendError::Malformed(_))), "a second genesis");
     assert!(matches!(logs.create(new_log(2)).await, Err(LogError::Exists(_))));
+    logs.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_a_later_program_wrote_to_takes_nothing_from_an_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Hand::new();
+    let (logs, log) = ledger(folder.path(), &clock).await;
+    let mut later = prepare(&log, stream(1), 1, clock.now()).await;
+    let header = Header { semantics: SEMANTICS + 1, ..later.entries[0].header.clone() };
+    later.entries = vec![header.sign(&Ring::root_signer(log_id(1))).unwrap()];
+    log.append(later).await.unwrap();
+    logs.shutdown().await.unwrap();
+    drop((logs, log));
+    let logs = open(Arc::new(journal(folder.path()).await), &clock).await.unwrap();
+    let refused = logs.log(org(1)).await;
+    assert!(matches!(refused, Err(LogError::Later { semantics, .. }) if semantics == SEMANTICS + 1));
     logs.shutdown().await.unwrap();
 }
 

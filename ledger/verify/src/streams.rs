@@ -23,13 +23,13 @@ pub(crate) struct Links {
 struct Open {
     stream: Stream,
     at: AppendPosition,
-    by: (GatewayId, u64, Timestamp),
+    by: (u16, GatewayId, u64, Timestamp),
 }
 
 impl Links {
     pub(crate) fn follow<B>(&mut self, header: &Header<B>, hash: Hash) -> Result<(), String> {
         let Header { stream, sequence, append: at, .. } = *header;
-        let this = Open { stream, at, by: (header.gateway, header.boot, header.claimed) };
+        let this = Open { stream, at, by: (header.semantics, header.gateway, header.boot, header.claimed) };
         match self.open {
             Some(expected) if expected != this => {
                 return Err("it stands in the middle of another append, which is torn".to_owned());

@@ -26,6 +26,8 @@ pub(crate) struct Walk<'a> {
     links: Links,
     folds: StreamsFold,
     latest: Timestamp,
+    /// Of the entry before.
+    semantics: u16,
     counts: Counts,
     authority: BTreeMap<&'static str, u64>,
     authority_changes: Vec<u64>,
@@ -56,6 +58,7 @@ impl<'a> Walk<'a> {
             links: Links::default(),
             folds: StreamsFold::default(),
             latest: Timestamp(0),
+            semantics: 0,
             counts: Counts::default(),
             authority: BTreeMap::new(),
             authority_changes: Vec::new(),
@@ -81,7 +84,7 @@ impl<'a> Walk<'a> {
         match Entry::parse(leaf) {
             Ok(entry) => {
                 self.admit(index, &entry, leaf, hash)?;
-                if entry.header.semantics == SEMANTICS {
+                if entry.header.semantics <= SEMANTICS {
                     self.judge(index, &entry.header, hash)
                 } else {
                     self.later(entry.header.body.kind().number(), &entry.header);
@@ -109,9 +112,6 @@ impl<'a> Walk<'a> {
         let header = &entry.header;
         self.keep(index, header, hash)?;
         let broken = |problem| VerifyError::Broken { index, problem };
-        if header.semantics < SEMANTICS {
-            return Err(broken(format!("there is no semantics version {}", header.semantics)));
-        }
         // The genesis was checked when trust was taken from it.
         if index == 0 {
             return Ok(());
@@ -144,7 +144,8 @@ impl<'a> Walk<'a> {
 
     /// What every entry must fit, whatever it says.
     fn keep<B>(&mut self, index: u64, header: &Header<B>, hash: Hash) -> Result<(), VerifyError> {
-        self.place(header)
+        self.version(header.semantics)
+            .and_then(|()| self.place(header))
             .and_then(|()| self.links.follow(header, hash))
             .and_then(|()| self.name_payloads(header))
             .map_err(|problem| VerifyError::Broken { index, problem })?;
@@ -158,6 +159,19 @@ impl<'a> Walk<'a> {
         {
             self.policies.push(PolicySeen { bundle: digests.bundle.to_string(), from: index });
         }
+        Ok(())
+    }
+
+    /// A log goes from version to version and never back.
+    fn version(&mut self, semantics: u16) -> Result<(), String> {
+        if semantics == 0 {
+            return Err("there is no semantics version 0".to_owned());
+        }
+        if semantics < self.semantics {
+            let before = self.semantics;
+            return Err(format!("it is of semantics version {semantics}, an entry before it of version {before}"));
+        }
+        self.semantics = semantics;
         Ok(())
     }
 

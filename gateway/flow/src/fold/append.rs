@@ -150,7 +150,7 @@ impl Grants {
 }
 
 pub(super) fn check_header(header: &Header) -> Result<(), EvolveError> {
-    if header.semantics != SEMANTICS {
+    if !(1..=SEMANTICS).contains(&header.semantics) || header.body.kind().since() > header.semantics {
         return Err(EvolveError::Semantics(header.semantics));
     }
     if header.stream.kind != StreamKind::Instance {
@@ -166,13 +166,18 @@ impl Instance {
     pub(super) fn check_append(&self, header: &Header) -> Result<(), EvolveError> {
         let torn = |why| Err(EvolveError::Append { sequence: header.sequence, why });
         let at = header.append;
+        if header.semantics < self.core.semantics {
+            return Err(EvolveError::Backwards { from: self.core.semantics, to: header.semantics });
+        }
         if at.index == 0 {
             return if self.is_whole() { Ok(()) } else { torn("the append before lacks its end") };
         }
         if at.index != self.core.index + 1 || at.length != self.core.length {
             return torn("its entries are not adjacent");
         }
-        if (header.gateway, header.boot, header.claimed) != (self.core.gateway, self.core.boot, self.core.claimed) {
+        let as_one = (header.semantics, header.gateway, header.boot, header.claimed)
+            == (self.core.semantics, self.core.gateway, self.core.boot, self.core.claimed);
+        if !as_one {
             return torn("its entries were not written as one");
         }
         Ok(())

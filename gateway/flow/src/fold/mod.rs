@@ -116,6 +116,8 @@ struct Core {
     last: Digest,
     denials: u32,
     latest: Timestamp,
+    /// Of the last entry: no later one is under an earlier version.
+    semantics: u16,
     /// Of the last entry's append.
     index: u8,
     length: u8,
@@ -226,6 +228,7 @@ impl Instance {
                 last: leaf_hash,
                 denials: 0,
                 latest: header.claimed,
+                semantics: header.semantics,
                 index: 0,
                 length: header.append.length,
                 gateway: header.gateway,
@@ -276,6 +279,7 @@ impl Instance {
         self.core.latest = now.at;
         // From here on the entry is being applied: an error leaves this to `rollback`.
         self.core.sequence = header.sequence;
+        self.core.semantics = header.semantics;
         self.core.index = header.append.index;
         self.core.length = header.append.length;
         self.core.gateway = header.gateway;

@@ -6,7 +6,7 @@ use countersign_gateway_flow::*;
 use countersign_gateway_model::{Digest, GrantId, Outcome, Pseudonym, State, Timestamp, Verdict};
 use countersign_ledger_entry::append::seal;
 use countersign_ledger_entry::body::{self, Body, Cause, DecisionKind, Effect, OnDeny, RefusalReason};
-use countersign_ledger_entry::{Draft, Frame, Header, SignedEntry};
+use countersign_ledger_entry::{Draft, Frame, Header, SEMANTICS, SignedEntry};
 
 use crate::world::*;
 
@@ -658,11 +658,17 @@ fn entries_of_other_streams_and_semantics_are_refused() {
         Instance::evolve(None, &header, Digest(entry.hash.0))
     };
     assert!(with(&|_| ()).is_ok());
-    assert_eq!(with(&|h| h.semantics = 2), Err(EvolveError::Semantics(2)));
+    assert!(with(&|h| h.semantics = 1).is_ok(), "what version 1 wrote is read");
+    assert_eq!(with(&|h| h.semantics = 0), Err(EvolveError::Semantics(0)));
+    assert_eq!(with(&|h| h.semantics = SEMANTICS + 1), Err(EvolveError::Semantics(SEMANTICS + 1)));
     assert_eq!(with(&|h| h.stream.kind = countersign_ledger_entry::StreamKind::Organization), Err(EvolveError::Stream));
     let next = &w.appends[0][1];
     let mut other = next.header.clone();
     other.stream.id = countersign_gateway_model::StreamId::from_bytes([7; 16]);
     let first = Instance::evolve(None, &entry.header, Digest(entry.hash.0)).unwrap();
-    assert_eq!(Instance::evolve(Some(first), &other, Digest(next.hash.0)), Err(EvolveError::Stream));
+    assert_eq!(Instance::evolve(Some(first.clone()), &other, Digest(next.hash.0)), Err(EvolveError::Stream));
+    let mut back = next.header.clone();
+    back.semantics = SEMANTICS - 1;
+    let backwards = EvolveError::Backwards { from: SEMANTICS, to: SEMANTICS - 1 };
+    assert_eq!(Instance::evolve(Some(first), &back, Digest(next.hash.0)), Err(backwards));
 }

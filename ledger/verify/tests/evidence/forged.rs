@@ -6,10 +6,10 @@ use countersign_gateway_model::{
     Timestamp, Verdict as Said,
 };
 use countersign_ledger_entry::body::{
-    Cause, CertifiedBy, DecidedItem, Decision, DecisionKind, Edge, Effect, Freeze, Key, KeyChange, KeyRole, Permit,
-    QuestionKind, Reservation, SignatureMode, Start, StartedBy, Sweep,
+    Cause, CertifiedBy, DecidedItem, Decision, DecisionKind, Edge, Effect, Finding, Freeze, Key, KeyChange, KeyRole,
+    LiftRef, Permit, QuestionKind, Reservation, Review, Reviewed, SignatureMode, Start, StartedBy, Sweep,
 };
-use countersign_ledger_entry::{Body, Bytes32, Bytes64, Draft, Header, PayloadRole, Stream, key, payload};
+use countersign_ledger_entry::{Body, Bytes32, Bytes64, Draft, Header, PayloadRole, SEMANTICS, Stream, key, payload};
 use countersign_ledger_verify::{Report, Verdict, verify};
 use ed25519_dalek::Signer as _;
 
@@ -749,6 +749,9 @@ fn work_has_a_permit_that_is_used_once() {
     ]);
 }
 
+/// A version that this program does not know.
+const LATER: u16 = SEMANTICS + 1;
+
 /// An entry of a kind and version of its own, signed.
 fn foreign(world: &World, stream: Stream, kind: u16, semantics: u16, body: &[u8]) -> Vec<u8> {
     world.sign_raw(&foreign_header(world, stream, kind, semantics, body))
@@ -787,7 +790,7 @@ fn what_a_later_version_writes_is_not_judged_but_held_to_its_place_and_signature
         };
         // An unknown kind, and a known one whose body has grown: 0x80 is an empty array.
         for (kind, body) in [(99, [0x80].as_slice()), (4_000, b"\xa1\x61a\x01"), (39, &[0x80]), (13, &[0x80])] {
-            let report = add(kind, 2, body).verify();
+            let report = add(kind, LATER, body).verify();
             because(&report, Verdict::Inconclusive, &format!("1 entries of kind {kind} are of a later version"), place);
             let facts = report.facts.as_ref().unwrap();
             assert_eq!(facts.counts.later.get(&kind), Some(&1));
@@ -796,22 +799,27 @@ fn what_a_later_version_writes_is_not_judged_but_held_to_its_place_and_signature
             assert_eq!(facts.streams.states.get("RUNNING").copied().unwrap_or(0), judged, "{place}");
             assert_eq!(facts.streams.states.get("unjudged").copied().unwrap_or(0), 1 - judged, "{place}");
         }
-        because(&add(99, 1, &[0x80]).verify(), Verdict::Invalid, "entry kind `99` is not known", place);
+        because(&add(99, SEMANTICS, &[0x80]).verify(), Verdict::Invalid, "entry kind `99` is not known", place);
         // A longer form than is needed: inside the body it is for a later version to refuse, outside no version writes it.
-        because(&add(99, 2, &[0x98, 0x00]).verify(), Verdict::Inconclusive, "of a later version", "inside the body");
-        let mut h = foreign_header(&world, stream(&world, instance), 99, 2, &[0x80]);
-        assert_eq!(h[..3], [0x95, 1, 2], "an array of 21, format 1, semantics 2");
-        h.splice(2..3, [0x18, 2]);
+        because(
+            &add(99, LATER, &[0x98, 0x00]).verify(),
+            Verdict::Inconclusive,
+            "of a later version",
+            "inside the body",
+        );
+        let mut h = foreign_header(&world, stream(&world, instance), 99, LATER, &[0x80]);
+        assert_eq!(h[..3], [0x95, 1, 3], "an array of 21, format 1, a later version");
+        h.splice(2..3, [0x18, 3]);
         let mut longer = world.clone();
         longer.leaves.push(longer.sign_raw(&h));
         because(&longer.verify(), Verdict::Invalid, "not in canonical form", place);
-        let mut world = add(99, 2, &[0x80]);
+        let mut world = add(99, LATER, &[0x80]);
         let leaf = world.leaves.last_mut().unwrap();
         *leaf.last_mut().unwrap() ^= 1;
         because(&world.verify(), Verdict::Invalid, "the signature on `entry` does not verify", place);
         // The stream goes on behind it, in links and signatures.
-        let mut world = add(99, 2, &[0x80]);
-        let next = foreign(&world, stream(&world, instance), 99, 2, &[0x80]);
+        let mut world = add(99, LATER, &[0x80]);
+        let next = foreign(&world, stream(&world, instance), 99, LATER, &[0x80]);
         world.push(next);
         assert_eq!(world.verify().verdict, Verdict::Inconclusive);
         let again = world.leaves.last().unwrap().clone();
@@ -823,18 +831,60 @@ fn what_a_later_version_writes_is_not_judged_but_held_to_its_place_and_signature
 #[test]
 fn a_known_kind_under_a_later_version_is_not_judged_either() {
     let (mut world, instance) = World::small();
-    world.put(World::stream(instance), start(&world, PermitId::from_bytes([1; 16])), |h| h.semantics = 2);
+    world.put(World::stream(instance), start(&world, PermitId::from_bytes([1; 16])), |h| h.semantics = LATER);
     because(&world.verify(), Verdict::Inconclusive, "1 entries of kind 4 are of a later version", "start");
     // Known kinds that come after it in that stream are counted, not judged.
-    world.put(World::stream(instance), start(&world, PermitId::from_bytes([1; 16])), |_| {});
+    world.put(World::stream(instance), start(&world, PermitId::from_bytes([1; 16])), |h| h.semantics = LATER);
     assert_eq!(world.verify().verdict, Verdict::Inconclusive);
     // Keys are followed all the same.
     let (mut world, _) = World::small();
     world.by.key = signing_key(4);
     world.by.boot += 1;
-    world.put(world.log_stream(), world.boot_body(), |h| h.semantics = 2);
-    world.put(world.org_stream(), freeze(), |_| {});
+    world.put(world.log_stream(), world.boot_body(), |h| h.semantics = LATER);
+    world.put(world.org_stream(), freeze(), |h| h.semantics = LATER);
     because(&world.verify(), Verdict::Inconclusive, "1 entries of kind 65 are of a later version", "boot");
+}
+
+#[test]
+fn a_log_goes_from_version_1_to_version_2_and_never_back() {
+    let (mut world, instance) = World::small_of_version(1);
+    assert_eq!(world.verify().verdict, Verdict::Valid);
+    // The same instance goes on under the later version.
+    world.semantics = 2;
+    world.complete(instance);
+    world.put(world.org_stream(), freeze(), |_| {});
+    assert_eq!(world.verify().verdict, Verdict::Valid, "{:?}", world.verify().problems);
+    world.put(world.org_stream(), freeze(), |h| h.semantics = 1);
+    because(&world.verify(), Verdict::Invalid, "of semantics version 1, an entry before it of version 2", "back");
+}
+
+#[test]
+fn an_append_is_of_one_version() {
+    let (mut world, _) = World::small_of_version(1);
+    let drafts = (0..2).map(|_| Draft::new(freeze(), ALICE)).collect();
+    world.append(world.org_stream(), drafts, |index, h| h.semantics = if index == 0 { 1 } else { 2 });
+    because(&world.verify(), Verdict::Invalid, "it stands in the middle of another append", "a mixed append");
+}
+
+#[test]
+fn a_kind_of_version_2_is_none_under_version_1() {
+    let review = Review {
+        of: Reviewed::Lift(LiftRef {
+            instance: InstanceId::from_bytes([1; 16]),
+            lift: DecisionId::from_bytes([2; 16]),
+        }),
+        person: ALICE,
+        finding: Finding::Upheld,
+        assurance: Assurance::Mfa,
+    };
+    let put = |semantics| {
+        let (mut world, _) = World::small_of_version(1);
+        let leaf = foreign(&world, world.org_stream(), 46, semantics, &Body::from(review.clone()).encode());
+        world.push(leaf);
+        world.verify()
+    };
+    because(&put(1), Verdict::Invalid, "there is no `review` entry under semantics version 1", "a review");
+    because(&put(LATER), Verdict::Inconclusive, "1 entries of kind 46 are of a later version", "a later review");
 }
 
 #[test]
@@ -842,7 +892,7 @@ fn a_payload_that_only_a_later_entry_names_may_be_disclosed() {
     let (mut world, _) = World::small();
     let named = world.payload(PayloadRole::Description, "from a later version");
     world.put(world.org_stream(), freeze(), |h| {
-        h.semantics = 2;
+        h.semantics = LATER;
         h.payloads.push(named);
     });
     let report = verify(&world.vkey(), &world.open_pack(), None);

@@ -82,12 +82,18 @@ pub(crate) struct World {
     /// Payloads that no entry names yet.
     pending: BTreeMap<String, Vec<u8>>,
     pub(crate) blobs: BTreeMap<String, Vec<u8>>,
+    /// The version that the gateway at work writes.
+    pub(crate) semantics: u16,
     next: u64,
 }
 
 impl World {
     /// Genesis alone.
     pub(crate) fn new(change: impl FnOnce(&mut Genesis)) -> Self {
+        Self::of_version(SEMANTICS, change)
+    }
+
+    fn of_version(semantics: u16, change: impl FnOnce(&mut Genesis)) -> Self {
         let (root, log_key) = (signing_key(1), signing_key(2));
         let log = LogId::from_bytes([0x10; 16]);
         let mut genesis = Genesis {
@@ -116,6 +122,7 @@ impl World {
             payloads: BTreeMap::new(),
             pending: BTreeMap::new(),
             blobs: BTreeMap::new(),
+            semantics,
             next: 0,
         };
         let mut header = world.header(world.log_stream(), Body::Genesis(genesis));
@@ -133,7 +140,13 @@ impl World {
 
     /// The smallest log in which something was done: one tool call, begun and done.
     pub(crate) fn small() -> (Self, InstanceId) {
-        let mut world = Self::booted();
+        Self::small_of_version(SEMANTICS)
+    }
+
+    /// The same, written by a program of another version.
+    pub(crate) fn small_of_version(semantics: u16) -> (Self, InstanceId) {
+        let mut world = Self::of_version(semantics, |_| {});
+        world.boot();
         let instance = world.running();
         let permit = world.call(instance, true);
         world.report(instance, permit, Outcome::Succeeded);
@@ -161,7 +174,7 @@ impl World {
     pub(crate) fn header(&self, stream: Stream, body: impl Into<Body>) -> Header {
         let head = self.heads.get(&stream);
         Header {
-            semantics: SEMANTICS,
+            semantics: self.semantics,
             origin: self.origin.clone(),
             stream,
             sequence: head.map_or(0, |(sequence, _)| sequence + 1),

@@ -51,6 +51,7 @@ pub(crate) fn numbers() -> String {
         CertifiedBy { Root, Log }
         KeyChange { Added, Retired, Revoked }
         KeyRole { Root, Log, Gateway }
+        Finding { Upheld, NotUpheld }
     }
     for kind in Kind::ALL {
         writeln!(out, "Kind::{kind:?} {} {}", kind.number(), kind.as_str()).unwrap();

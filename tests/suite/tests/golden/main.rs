@@ -21,8 +21,8 @@ use countersign_ledger_entry::body::*;
 use countersign_ledger_entry::key::{self, VKey};
 use countersign_ledger_entry::note::{self, Checkpoint};
 use countersign_ledger_entry::{
-    AppendPosition, Bytes32, Bytes64, Committed, Draft, Entry, Header, PayloadRef, PayloadRole, Receipt, SEMANTICS,
-    Stream, TrustedLog, payload,
+    AppendPosition, Bytes32, Bytes64, Committed, Draft, Entry, Header, PayloadRef, PayloadRole, Receipt, Stream,
+    TrustedLog, payload,
 };
 use countersign_ledger_merkle::{Tree, leaf_hash};
 use countersign_ledger_verify::{Contents, Verdict, verify, write};
@@ -120,7 +120,7 @@ fn header(body: Body) -> Header {
     let kinds = [StreamKind::Instance, StreamKind::Organization, StreamKind::Log];
     let home = kinds.into_iter().find(|kind| body.kind().belongs_in(*kind)).unwrap();
     Header {
-        semantics: SEMANTICS,
+        semantics: body.kind().since(),
         origin: origin(),
         stream: stream(home),
         sequence: 4_294_967_296,
@@ -235,13 +235,15 @@ struct Log {
     root: VKey,
     leaves: Vec<Vec<u8>>,
     payloads: Vec<Vec<u8>>,
+    semantics: u16,
 }
 
 impl Log {
+    /// As version 1 wrote it.
     fn new() -> Self {
         let root_key = signing_key(1);
         let root = VKey::new(&key::root_name(&origin()), root_key.verifying_key()).unwrap();
-        let mut log = Self { root, leaves: Vec::new(), payloads: Vec::new() };
+        let mut log = Self { root, leaves: Vec::new(), payloads: Vec::new(), semantics: 1 };
         let Body::Genesis(genesis) = full(Kind::Genesis) else { unreachable!() };
         let genesis = Genesis {
             root_keys: vec![Bytes32(root_key.verifying_key().to_bytes())],
@@ -266,7 +268,8 @@ impl Log {
             sandbox_level: Some(2),
         };
         log.append(StreamKind::Log, vec![Draft::new(boot, who(0))]);
-        for kind in Kind::ALL.iter().filter(|kind| kind.belongs_in(StreamKind::Organization)) {
+        let of_version_1 = |kind: &&Kind| kind.belongs_in(StreamKind::Organization) && kind.since() == 1;
+        for kind in Kind::ALL.iter().filter(of_version_1) {
             log.append(StreamKind::Organization, vec![Draft::new(full(*kind), who(65))]);
         }
         log.governed_action();
@@ -291,7 +294,12 @@ impl Log {
             key: key::key_id(&key::gateway_name(&origin(), gateway), &key.verifying_key()),
             claimed: Timestamp(1_800_000_000_000 + 10 * self.leaves.len() as u64),
         };
-        self.leaves.extend(seal(&frame, drafts, Some(&key)).unwrap().into_iter().map(|entry| entry.leaf));
+        let mut previous = frame.previous;
+        for entry in seal(&frame, drafts, Some(&key)).unwrap() {
+            let entry = Header { semantics: self.semantics, previous, ..entry.header }.sign(&key).unwrap();
+            previous = Some(Digest(entry.hash.0));
+            self.leaves.push(entry.leaf);
+        }
     }
 
     fn governed_action(&mut self) {

@@ -166,6 +166,7 @@ pub(crate) fn full(kind: Kind) -> Body {
             used: 70_000,
         }),
         Kind::Sweep => Body::Sweep(Sweep { permit: PermitId::from_bytes(id(8)) }),
+        Kind::Lift => Body::Lift(lift()),
         Kind::Evaluation => Body::Evaluation(Evaluation {
             subject: who(35),
             operation: name("authzen:read"),
@@ -202,6 +203,15 @@ pub(crate) fn full(kind: Kind) -> Body {
         Kind::Scrub => Body::Scrub(Scrub { target: name("objects:eu-1"), from: 256, to: 70_000, bad: 3 }),
         Kind::SinkGap => Body::SinkGap(SinkGap { sink: name("ocsf"), from: 10, to: 12 }),
         Kind::Recovery => Body::Recovery(Recovery { bundle: digest(45), reviewed: true }),
+        Kind::Review => Body::Review(Review {
+            of: Reviewed::Lift(LiftRef {
+                instance: InstanceId::from_bytes(id(44)),
+                lift: DecisionId::from_bytes(id(74)),
+            }),
+            person: who(75),
+            finding: Finding::NotUpheld,
+            assurance: Assurance::Mfa,
+        }),
         Kind::Genesis => Body::Genesis(Genesis {
             org: OrgId::from_bytes(id(46)),
             log: LogId::from_bytes(id(47)),
@@ -262,6 +272,28 @@ fn decision() -> Decision {
     }
 }
 
+fn lift() -> Lift {
+    Lift {
+        lift: DecisionId::from_bytes(id(74)),
+        gate: GateId::from_bytes(id(10)),
+        item: ItemId::from_bytes(id(20)),
+        digest: digest(22),
+        rule: name("four-eyes"),
+        person: who(11),
+        role: Some(name("on-call")),
+        teams: vec![name("platform")],
+        groups: vec![name("eu")],
+        shown: digest(29),
+        effect: Effect::Resolving,
+        assurance: Assurance::Mfa,
+        review_by: Timestamp(1_800_086_400_000),
+        assertion: Some(Assertion { alg: -8, key_id: digest(58), signature: signature(59).0.to_vec() }),
+        asked: vec![who(12), who(13)],
+        rules: vec![ItemRules { item: ItemId::from_bytes(id(20)), rules: vec![rule("four-eyes")] }],
+        lapsed: vec![who(15)],
+    }
+}
+
 /// Bodies that leave out what may be left out, and the other arms of what has arms.
 pub(crate) fn lean() -> Vec<(&'static str, Body)> {
     let Body::Created(created) = full(Kind::Created) else { unreachable!() };
@@ -296,6 +328,20 @@ pub(crate) fn lean() -> Vec<(&'static str, Body)> {
                 rules: Vec::new(),
                 lapsed: Vec::new(),
                 ..decision()
+            }
+            .into(),
+        ),
+        (
+            "lift",
+            Lift {
+                role: None,
+                teams: Vec::new(),
+                groups: Vec::new(),
+                assertion: None,
+                asked: Vec::new(),
+                rules: Vec::new(),
+                lapsed: Vec::new(),
+                ..lift()
             }
             .into(),
         ),
