@@ -3,7 +3,7 @@
 //! Who may decide, and what policy says to the question now, comes with the proposal; how the votes add up is `gate`'s,
 //! and the fold counts again from the entry. Effects that follow (edges, permits, what was approved) are in the same append.
 
-use countersign_gateway_model::{ActionId, Decision as Answer, ItemId, Pseudonym, State, Verdict};
+use countersign_gateway_model::{ActionId, Decision as Answer, GateId, ItemId, Pseudonym, State, Verdict};
 use countersign_ledger_entry::body::{
     Cause, Decision, DecisionKind, Effect, GateItemRef, GateSubject, QuestionKind, Refusal, RefusalReason,
 };
@@ -53,7 +53,7 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
     for voted in ballot.items.iter().filter(|v| v.change != Change::Drop) {
         let asked = reasked(&decide.reasked, voted.item).ok_or(Illegal::Incomplete("the question, asked again"))?;
         if answer(asked)? == Answer::Deny {
-            return Ok(denied(scene, asked, &decide));
+            return Ok(overruled(scene, asked, &decide));
         }
     }
     let body = body(&decide, gate, Effect::Counted);
@@ -63,7 +63,7 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
         if let Some(asked) = reasked(&decide.reasked, item.item) {
             check_reasked(item, asked)?;
             if answer(asked)? == Answer::Deny {
-                return Ok(denied(scene, asked, &decide));
+                return Ok(overruled(scene, asked, &decide));
             }
         }
     }
@@ -77,7 +77,10 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
         let drafts = vec![draft_with(body, by, &decide.asked)];
         return Ok((drafts, Reply::Counted { effect: Effect::Counted, why: None }));
     }
-    resolve(scene, &after, decide, body)
+    let resolving = Decision { effect: Effect::Resolving, ..body };
+    let Decide { asked, reasked, grants, .. } = decide;
+    let first = draft_with(resolving, by, &asked);
+    resolve(scene, &after, first, Following { decided: &asked, reasked: &reasked, grants })
 }
 
 /// What a request must have to be a decision at all.
@@ -109,12 +112,22 @@ fn check_form(gate: &OpenGate, decide: &Decide, actor: Pseudonym) -> Result<(), 
     gate.check_ballot(&decide.ballot)
 }
 
-fn reasked(all: &[Reasked], item: ItemId) -> Option<&Asked> {
+/// What a gate that resolves is resolved with.
+pub(crate) struct Following<'a> {
+    /// What policy said of the act that resolves it.
+    pub(crate) decided: &'a Asked,
+    /// What policy says to the questions now.
+    pub(crate) reasked: &'a [Reasked],
+    /// Permits for the gate's actions.
+    pub(crate) grants: Vec<Grant>,
+}
+
+pub(crate) fn reasked(all: &[Reasked], item: ItemId) -> Option<&Asked> {
     all.iter().find(|r| r.item == item).map(|r| &r.asked)
 }
 
 /// Policy's answer and the votes must speak of the same rules.
-fn check_reasked(item: &OpenItem, asked: &Asked) -> Result<(), Illegal> {
+pub(crate) fn check_reasked(item: &OpenItem, asked: &Asked) -> Result<(), Illegal> {
     let Some(verdict) = &asked.verdict else { return Err(Illegal::Incomplete("the verdict")) };
     if verdict.decision != Answer::NeedsApproval {
         return Ok(());
@@ -170,14 +183,22 @@ fn reject(scene: &Scene<'_>, decide: &Decide) -> (Vec<Draft>, Reply) {
     (drafts, Reply::Rejected { cancel: scene.cancel() })
 }
 
+fn overruled(scene: &Scene<'_>, asked: &Asked, decide: &Decide) -> (Vec<Draft>, Reply) {
+    denied(scene, asked, (decide.gate, decide.reject), |effect, why| not_effective(scene, decide, effect, why))
+}
+
 /// Policy says no by now. An error of policy is not effective; a denial is nothing that people can lift, so SYSTEM rejects.
-fn denied(scene: &Scene<'_>, asked: &Asked, decide: &Decide) -> (Vec<Draft>, Reply) {
+pub(crate) fn denied(
+    scene: &Scene<'_>,
+    asked: &Asked,
+    (gate, ids): (GateId, SystemReject),
+    not_effective: impl FnOnce(Effect, WhyNot) -> (Vec<Draft>, Reply),
+) -> (Vec<Draft>, Reply) {
     if asked.verdict.as_ref().is_some_and(|v| v.error) {
-        return not_effective(scene, decide, Effect::PolicyError, WhyNot::PolicyError);
+        return not_effective(Effect::PolicyError, WhyNot::PolicyError);
     }
     let system = &Actor::SYSTEM;
-    let (gate, ids): (_, SystemReject) = (decide.gate, decide.reject);
-    let (mut drafts, _) = not_effective(scene, decide, Effect::HardDenied, WhyNot::Policy);
+    let (mut drafts, _) = not_effective(Effect::HardDenied, WhyNot::Policy);
     drafts.push(draft_with(system_reject(gate, ids, None, None), system, asked));
     let rejected = edge(State::WaitingForHuman, State::Rejected, Cause::Decision, None, false);
     drafts.push(draft(rejected, system, asked));
@@ -185,34 +206,34 @@ fn denied(scene: &Scene<'_>, asked: &Asked, decide: &Decide) -> (Vec<Draft>, Rep
     (drafts, Reply::HardDenied { cancel: scene.cancel() })
 }
 
-/// The last rule is met: the edges, and what was approved, in the decision's append.
-fn resolve(scene: &Scene<'_>, after: &OpenGate, decide: Decide, mut body: Decision) -> Row {
+/// The last rule is met: the edges, and what was approved, in the append of `first`, the act that met it.
+pub(crate) fn resolve(scene: &Scene<'_>, after: &OpenGate, first: Draft, following: Following<'_>) -> Row {
     let by = &scene.now.by;
-    body.effect = Effect::Resolving;
+    let Following { decided, reasked: again, grants } = following;
     let mut answers = Vec::new();
     for item in after.live_items() {
-        let asked = reasked(&decide.reasked, item.item)
+        let asked = reasked(again, item.item)
             .filter(|a| a.verdict.as_ref().is_some_and(|v| v.decision == Answer::Allow))
             .ok_or(Illegal::Incomplete("the question of every item, asked again"))?;
         answers.push(asked);
     }
     // Where every item was dropped, nothing is left to ask about: the edges follow from the decision.
     let follows = if answers.is_empty() {
-        Asked::answer(decide.asked.verdict.clone().unwrap_or_else(Verdict::deny), decide.asked.determining.clone())
+        Asked::answer(decided.verdict.clone().unwrap_or_else(Verdict::deny), decided.determining.clone())
     } else {
         strictest(answers.iter().copied())
     };
     let through = if after.is_overridden() { State::Overridden } else { State::Approved };
     let carried = after.live_items().next().map(|i| i.action);
     let actions = after.subject == GateSubject::Actions;
-    let mut drafts = vec![draft_with(body, by, &decide.asked)];
-    let mut first = draft(edge(State::WaitingForHuman, through, Cause::Decision, None, false), by, &follows);
+    let mut drafts = vec![first];
+    let mut left = draft(edge(State::WaitingForHuman, through, Cause::Decision, None, false), by, &follows);
     if !actions {
         // A permit carries the payloads of its own question; here the edge is what the question led to.
-        first.payloads = answers.iter().flat_map(|a| a.payloads.iter().copied()).collect();
-        first.fields = answers.iter().flat_map(|a| a.fields.iter().copied()).collect();
+        left.payloads = answers.iter().flat_map(|a| a.payloads.iter().copied()).collect();
+        left.fields = answers.iter().flat_map(|a| a.fields.iter().copied()).collect();
     }
-    drafts.push(first);
+    drafts.push(left);
     drafts.push(draft(edge(through, State::Resumed, Cause::Follow, None, false), by, &follows));
     drafts.push(draft(edge(State::Resumed, State::Running, Cause::Follow, None, false), by, &follows));
     let resolved = |state, actions, cancel| Reply::Resolved { through, state, actions, cancel };
@@ -231,7 +252,7 @@ fn resolve(scene: &Scene<'_>, after: &OpenGate, decide: Decide, mut body: Decisi
             Ok((drafts, resolved(State::Running, Vec::new(), Vec::new())))
         }
         (GateSubject::Actions, _) => {
-            let actions = grant(scene, after, &decide.reasked, decide.grants, &mut drafts)?;
+            let actions = grant(scene, after, again, grants, &mut drafts)?;
             Ok((drafts, resolved(State::Running, actions, Vec::new())))
         }
     }

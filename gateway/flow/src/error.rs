@@ -1,6 +1,6 @@
 //! Why a proposal is illegal, and why a history is unlawful.
 
-use countersign_gateway_model::{Digest, GateId, ItemId, PermitId, State};
+use countersign_gateway_model::{Digest, GateId, ItemId, Name, PermitId, State};
 
 /// A proposal that changes nothing and leaves no entry. [`Illegal::code`] is stable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,6 +67,22 @@ pub enum Illegal {
     /// The gate has no such item.
     #[error("item `{0}` is not of this gate")]
     UnknownItem(ItemId),
+    /// The item does not ask for the rule.
+    #[error("item `{item}` does not ask for rule `{rule}`: look at the gate for the rules that it asks for")]
+    RuleNotAsked {
+        /// The item.
+        item: ItemId,
+        /// The rule.
+        rule: Name,
+    },
+    /// The rule is met already: there is nothing to lift.
+    #[error("rule `{rule}` of item `{item}` is met already: there is nothing to lift")]
+    RuleMet {
+        /// The item.
+        item: ItemId,
+        /// The rule.
+        rule: Name,
+    },
     /// The item was dropped by an earlier OVERRIDE.
     #[error("item `{0}` was dropped from the gate")]
     ItemDropped(ItemId),
@@ -156,6 +172,8 @@ impl Illegal {
             Self::GateNotExpired(_) => "gate-not-expired",
             Self::DeadlineNotPassed => "deadline-not-passed",
             Self::UnknownItem(_) => "item-unknown",
+            Self::RuleNotAsked { .. } => "rule-not-asked",
+            Self::RuleMet { .. } => "rule-met",
             Self::ItemDropped(_) => "item-dropped",
             Self::StaleItem { .. } => "item-stale",
             Self::StaleView => "view-stale",

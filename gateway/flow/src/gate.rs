@@ -1,4 +1,5 @@
-//! Votes and counting: who may decide, for which rules a vote counts, and when a gate's rules are met.
+//! Votes and counting: who may decide, for which rules a vote counts, and when a gate's rules are met. A rule that was
+//! lifted without its quorum counts as met, whatever the votes.
 //!
 //! One function counts, for a vote that is being weighed and for one that is being replayed: the ballot is first made
 //! into the decision that would be recorded. Who is eligible is policy's to say; how votes add up is decided here, so
@@ -8,8 +9,8 @@ use std::collections::BTreeSet;
 
 use countersign_gateway_model::{ActionId, DecisionId, Digest, GateId, ItemId, Name, PermitId, Pseudonym, Timestamp};
 use countersign_ledger_entry::body::{
-    ClearedItem, DecidedItem, Decision, DecisionKind, GateEventKind, GateSubject, ItemRules, OnTimeout, QuestionKind,
-    RuleForm,
+    ClearedItem, DecidedItem, Decision, DecisionKind, GateEventKind, GateSubject, ItemRules, Lift, OnTimeout,
+    QuestionKind, RuleForm,
 };
 
 use crate::error::Illegal;
@@ -73,6 +74,8 @@ pub struct OpenItem {
     pub authors: Vec<Pseudonym>,
     /// Votes that count, at most one a person.
     pub votes: Vec<Vote>,
+    /// Rules that were lifted without their quorum: they count as met.
+    pub lifted: Vec<Lifted>,
     /// Whether an OVERRIDE replaced the digest.
     pub replaced: bool,
     /// Whether an OVERRIDE dropped it: it stands in nobody's way and confers nothing.
@@ -100,6 +103,25 @@ pub struct Vote {
     pub groups: Vec<Name>,
     /// Rules that it counts for.
     pub rules: Vec<Name>,
+}
+
+/// One rule of one item that a person lifted without its quorum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifted {
+    /// The lift.
+    pub lift: DecisionId,
+    /// The rule.
+    pub rule: Name,
+    /// The human being.
+    pub person: Pseudonym,
+    /// The account.
+    pub actor: Pseudonym,
+    /// The role used.
+    pub role: Option<Name>,
+    /// When.
+    pub at: Timestamp,
+    /// Its review is owed until then.
+    pub review_by: Timestamp,
 }
 
 /// What a person decides, before its effect is known.
@@ -166,6 +188,8 @@ pub struct Tally {
     pub met: bool,
     /// Persons whose votes count towards it, other than the one deciding: ask them again before resolving.
     pub counted: Vec<Pseudonym>,
+    /// Persons whose lifts count towards it, other than the one lifting: ask them again before resolving.
+    pub lifters: Vec<Pseudonym>,
 }
 
 /// What the votes on one item come to.
@@ -175,6 +199,8 @@ pub struct TallyItem {
     pub item: ItemId,
     /// Rules that are met: what policy is asked again with.
     pub satisfied: BTreeSet<Name>,
+    /// Those of them that were lifted: policy is told so.
+    pub lifted: BTreeSet<Name>,
     /// Rules that are not.
     pub remaining: Vec<Name>,
 }
@@ -203,7 +229,24 @@ pub fn tally(gate: &OpenGate, ballot: &Ballot, actor: Pseudonym) -> Result<Tally
         // How long it counts is asked of votes that were cast before.
         at: gate.opened,
     });
-    Ok(after.tally(Some(ballot.person())))
+    Ok(after.tally(Some(ballot.person()), None))
+}
+
+/// As [`tally`], for a rule that is to be lifted: the votes are those that were cast.
+///
+/// # Errors
+/// As `decide` for the same lift.
+pub fn tally_lift(gate: &OpenGate, lift: &Lifting) -> Result<Tally, Illegal> {
+    gate.check_lift(lift)?;
+    let mut after = gate.clone();
+    let id = DecisionId::from_bytes([0; 16]);
+    after.lift(
+        &gate.raised_by_lift(lift),
+        lift.as_lifted(id, Pseudonym::SYSTEM, gate.opened, gate.opened),
+        lift.item,
+        &lift.lapsed,
+    );
+    Ok(after.tally(None, Some(id)))
 }
 
 /// Checks a justification: CRLF and CR become LF; blank, too short and too long are refused, nothing is cut.
@@ -230,6 +273,56 @@ pub(crate) fn is_blank(text: &str) -> bool {
             || matches!(c, '\u{00ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
     })
+}
+
+/// A rule that a person is about to lift, before its effect is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifting {
+    /// The item.
+    pub item: ItemId,
+    /// Its digest as the person saw it.
+    pub digest: Digest,
+    /// The rule.
+    pub rule: Name,
+    /// The human being behind the account; none where that is not known ([`UNNAMED_PERSON`]).
+    pub person: Option<Pseudonym>,
+    /// The role used.
+    pub role: Option<Name>,
+    /// The person's teams.
+    pub teams: Vec<Name>,
+    /// The person's groups.
+    pub groups: Vec<Name>,
+    /// As [`Ballot::current`].
+    pub current: Vec<Current>,
+    /// As [`Ballot::lapsed`]; of one who lifted a rule, the lift is gone with the votes.
+    pub lapsed: Vec<Pseudonym>,
+}
+
+impl Lifting {
+    /// The human being, as those are counted.
+    pub fn person(&self) -> Pseudonym {
+        self.person.unwrap_or(UNNAMED_PERSON)
+    }
+
+    fn as_lifted(&self, lift: DecisionId, actor: Pseudonym, at: Timestamp, review_by: Timestamp) -> Lifted {
+        let (rule, role) = (self.rule.clone(), self.role.clone());
+        Lifted { lift, rule, person: self.person(), actor, role, at, review_by }
+    }
+}
+
+impl Lifted {
+    /// As an entry records it.
+    pub(crate) fn of(lift: &Lift, actor: Pseudonym, at: Timestamp) -> Self {
+        Self {
+            lift: lift.lift,
+            rule: lift.rule.clone(),
+            person: lift.person,
+            actor,
+            role: lift.role.clone(),
+            at,
+            review_by: lift.review_by,
+        }
+    }
 }
 
 impl Ballot {
@@ -298,7 +391,7 @@ impl OpenGate {
 
     /// What the votes cast so far come to.
     pub fn standing(&self) -> Tally {
-        self.tally(None)
+        self.tally(None, None)
     }
 
     /// Whether the gate has expired at `at`.
@@ -361,9 +454,13 @@ impl OpenGate {
                 (_, _) => return Err(Illegal::DeltaWithoutOverride),
             }
         }
-        let mut current = BTreeSet::new();
-        for forms in &ballot.current {
-            if !current.insert(forms.item) {
+        self.check_current(&ballot.current)
+    }
+
+    fn check_current(&self, current: &[Current]) -> Result<(), Illegal> {
+        let mut seen = BTreeSet::new();
+        for forms in current {
+            if !seen.insert(forms.item) {
                 return Err(Illegal::Duplicate("item"));
             }
             if self.item(forms.item).is_none() {
@@ -376,12 +473,38 @@ impl OpenGate {
         Ok(())
     }
 
+    /// Whether the rule can be lifted at this gate, as far as the gate tells.
+    pub(crate) fn check_lift(&self, lift: &Lifting) -> Result<(), Illegal> {
+        let item = self.item(lift.item).ok_or(Illegal::UnknownItem(lift.item))?;
+        if item.dropped {
+            return Err(Illegal::ItemDropped(lift.item));
+        }
+        if item.digest != lift.digest {
+            return Err(Illegal::StaleItem { item: lift.item, now: item.digest });
+        }
+        let form = item.rules.iter().find(|form| form.rule == lift.rule);
+        let form = form.ok_or_else(|| Illegal::RuleNotAsked { item: lift.item, rule: lift.rule.clone() })?;
+        if item.is_rule_met(form) {
+            return Err(Illegal::RuleMet { item: lift.item, rule: lift.rule.clone() });
+        }
+        self.check_current(&lift.current)
+    }
+
     /// The counting forms that a decision must record: all of a replaced item's, else those that add or make stricter.
     pub(crate) fn raised(&self, ballot: &Ballot) -> Vec<ItemRules> {
+        self.raised_by(&ballot.items, &ballot.current)
+    }
+
+    /// As [`OpenGate::raised`], for a lift: it changes no item.
+    pub(crate) fn raised_by_lift(&self, lift: &Lifting) -> Vec<ItemRules> {
+        self.raised_by(&[], &lift.current)
+    }
+
+    fn raised_by(&self, voted: &[BallotItem], current: &[Current]) -> Vec<ItemRules> {
         let mut out = Vec::new();
         for item in self.live_items() {
-            let voted = ballot.items.iter().find(|v| v.item == item.item);
-            let current = ballot.current.iter().find(|c| c.item == item.item).map_or(&[][..], |c| &c.rules);
+            let voted = voted.iter().find(|v| v.item == item.item);
+            let current = current.iter().find(|c| c.item == item.item).map_or(&[][..], |c| &c.rules);
             let mut rules: Vec<RuleForm> = match voted.map(|v| v.change) {
                 Some(Change::Drop) => continue,
                 Some(Change::Replace(_)) => current.to_vec(),
@@ -403,19 +526,21 @@ impl OpenGate {
     /// Applies an effective APPROVE or OVERRIDE. The caller has checked that its items are of this gate and live.
     pub(crate) fn cast(&mut self, cast: &Cast<'_>) {
         for item in &mut self.items {
-            item.votes.retain(|v| !cast.lapsed.contains(&v.person));
+            item.forget(cast.lapsed);
             let forms = cast.rules.iter().find(|r| r.item == item.item).map_or(&[][..], |r| &r.rules);
             let decided = cast.items.iter().find(|d| d.item == item.item);
             match (cast.kind, decided) {
                 (DecisionKind::Override, Some(DecidedItem { instead: None, .. })) => {
                     item.dropped = true;
                     item.votes.clear();
+                    item.lifted.clear();
                 }
                 (DecisionKind::Override, Some(DecidedItem { instead: Some(digest), rules, .. })) => {
                     item.digest = *digest;
                     item.replaced = true;
-                    // Earlier approvals were of another input.
+                    // Earlier approvals and lifts were of another input.
                     item.votes = vec![cast.vote(rules, true)];
+                    item.lifted.clear();
                     item.rules = forms.to_vec();
                     if !item.authors.contains(&cast.person) {
                         item.authors.push(cast.person);
@@ -431,6 +556,18 @@ impl OpenGate {
         }
     }
 
+    /// Applies an effective lift of a rule of `item`. The caller has checked that the item is live and asks for it.
+    pub(crate) fn lift(&mut self, rules: &[ItemRules], lifted: Lifted, item: ItemId, lapsed: &[Pseudonym]) {
+        for open in &mut self.items {
+            open.forget(lapsed);
+            let forms = rules.iter().find(|r| r.item == open.item).map_or(&[][..], |r| &r.rules);
+            merge(&mut open.rules, forms);
+        }
+        if let Some(open) = self.items.iter_mut().find(|open| open.item == item) {
+            open.lifted.push(lifted);
+        }
+    }
+
     /// Whether anything but an approval as proposed is among the items: the gate then resolves through OVERRIDDEN.
     pub(crate) fn is_overridden(&self) -> bool {
         self.items.iter().any(|i| i.replaced || i.dropped)
@@ -441,13 +578,15 @@ impl OpenGate {
         self.live_items().all(OpenItem::is_met)
     }
 
-    fn tally(&self, deciding: Option<Pseudonym>) -> Tally {
+    fn tally(&self, deciding: Option<Pseudonym>, lifting: Option<DecisionId>) -> Tally {
         let items: Vec<TallyItem> = self
             .live_items()
             .map(|item| {
-                let (met, open): (Vec<_>, Vec<_>) = item.rules.iter().partition(|rule| is_met(rule, &item.votes));
+                let (met, open): (Vec<_>, Vec<_>) = item.rules.iter().partition(|rule| item.is_rule_met(rule));
+                let lifted = met.iter().filter(|form| item.lift_of(&form.rule).is_some());
                 TallyItem {
                     item: item.item,
+                    lifted: lifted.map(|r| r.rule.clone()).collect(),
                     satisfied: met.into_iter().map(|r| r.rule.clone()).collect(),
                     remaining: open.into_iter().map(|r| r.rule.clone()).collect(),
                 }
@@ -459,7 +598,18 @@ impl OpenGate {
             .map(|v| v.person)
             .filter(|person| Some(*person) != deciding)
             .collect();
-        Tally { met: items.iter().all(|i| i.remaining.is_empty()), items, counted: counted.into_iter().collect() }
+        let lifters: BTreeSet<Pseudonym> = self
+            .live_items()
+            .flat_map(|item| &item.lifted)
+            .filter(|lifted| Some(lifted.lift) != lifting)
+            .map(|lifted| lifted.person)
+            .collect();
+        Tally {
+            met: items.iter().all(|i| i.remaining.is_empty()),
+            items,
+            counted: counted.into_iter().collect(),
+            lifters: lifters.into_iter().collect(),
+        }
     }
 
     /// Whether this step of a rule's reminders or escalations has fired.
@@ -492,9 +642,20 @@ impl OpenItem {
         self.rules.iter().all(|rule| self.is_rule_met(rule))
     }
 
-    /// Whether one of its rules is met.
+    /// Whether one of its rules is met: by votes, or because it was lifted.
     pub fn is_rule_met(&self, rule: &RuleForm) -> bool {
-        is_met(rule, &self.votes)
+        self.lift_of(&rule.rule).is_some() || is_met(rule, &self.votes)
+    }
+
+    /// The lift of one of its rules.
+    pub fn lift_of(&self, rule: &Name) -> Option<&Lifted> {
+        self.lifted.iter().find(|lifted| lifted.rule == *rule)
+    }
+
+    /// What these persons voted and lifted counts no longer.
+    fn forget(&mut self, lapsed: &[Pseudonym]) {
+        self.votes.retain(|vote| !lapsed.contains(&vote.person));
+        self.lifted.retain(|lifted| !lapsed.contains(&lifted.person));
     }
 
     /// How many persons' votes count for one of its rules.

@@ -7,7 +7,7 @@
 //! Absent on purpose: Cedar, storage, HTTP, clocks, randomness. Times, ids, salted digests and verdicts are passed in.
 //! Policy is the signal, this is the authority: a verdict never moves a state, [`decide`] does.
 //!
-//! Read next: `edges` (the eleven), `proposal` (the rows of the table), `propose` and `decision` (what they become),
+//! Read next: `edges` (the eleven), `proposal` (the rows of the table), `propose`, `decision` and `lift` (what they become),
 //! `gate` (votes and counting), `fold` (the authority fold), `rows` (projections), `apply` (both, for one append).
 
 mod apply;
@@ -16,6 +16,7 @@ pub mod edges;
 mod error;
 mod fold;
 pub mod gate;
+mod lift;
 mod proposal;
 mod propose;
 mod reply;
@@ -24,10 +25,12 @@ mod scene;
 
 pub use error::{EvolveError, Illegal};
 pub use fold::{Instance, LivePermit, OpenStart, Reserved, Settled};
-pub use gate::{Ballot, BallotItem, Change, Current, OpenGate, OpenItem, Tally, TallyItem, UNNAMED_PERSON, Vote};
+pub use gate::{
+    Ballot, BallotItem, Change, Current, Lifted, Lifting, OpenGate, OpenItem, Tally, TallyItem, UNNAMED_PERSON, Vote,
+};
 pub use proposal::{
     Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Decide, Expire, GateNote, GateTerms, Grant,
-    ItemTerms, Now, PermitTerms, Proposal, Reasked, Report, RunTerms, StartInstance, StartTerms, SweepStart,
+    ItemTerms, LiftRule, Now, PermitTerms, Proposal, Reasked, Report, RunTerms, StartInstance, StartTerms, SweepStart,
     SystemReject, Terminate,
 };
 pub use propose::decide;

@@ -2,7 +2,7 @@
 //!
 //! Ids, digests, expiries and verdicts come from the engine. What the verdict does not call for (gate terms of an
 //! allowed action) is ignored; what it calls for and is absent is [`crate::Illegal::Incomplete`].
-//! What each becomes: `propose` and `decision`.
+//! What each becomes: `propose`, `decision` and `lift`.
 
 use countersign_gateway_model::{
     ActionId, Assurance, DecisionId, Determining, Digest, GateId, InstanceId, ItemId, Name, Outcome, PermitId,
@@ -13,7 +13,7 @@ use countersign_ledger_entry::body::{
     Assertion, Created, GateEventKind, OnTimeout, QuestionKind, Reservation, RuleForm,
 };
 
-use crate::gate::Ballot;
+use crate::gate::{Ballot, Lifting};
 
 /// Who proposes, as entries say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub enum Proposal {
     Deadline(Box<Deadline>),
     /// A person's decision at a gate.
     Decide(Box<Decide>),
+    /// A person lifts a rule.
+    Lift(Box<LiftRule>),
     /// What became of a start.
     Outcome(Box<Report>),
     /// A start whose outcome never came (SYSTEM).
@@ -330,6 +332,43 @@ pub struct Decide {
     /// Counted approvers who were asked again; those no longer eligible stand in the ballot's `lapsed`.
     pub asked_again: Vec<Pseudonym>,
     /// Permits for the gate's actions, by action: needed if this resolves a gate of actions.
+    pub grants: Vec<Grant>,
+    /// Ids for SYSTEM's REJECT, should policy deny by now.
+    pub reject: SystemReject,
+}
+
+/// A person lifts one rule of one item without its quorum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiftRule {
+    /// Its id.
+    pub lift: DecisionId,
+    /// The gate.
+    pub gate: GateId,
+    /// Which rule of which item, and who lifts it.
+    pub lifting: Lifting,
+    /// What policy said to `breakGlass`. Its payloads hold the justification.
+    pub asked: Asked,
+    /// Whether the rule's data, pinned and in force, name this person among those who may.
+    pub named: bool,
+    /// The justification, after [`crate::gate::justification`].
+    pub justification: String,
+    /// Digest of the view that the person names.
+    pub shown: Digest,
+    /// Digest of the view as it is rendered for this gate now.
+    pub view: Digest,
+    /// How sure the login was.
+    pub assurance: Assurance,
+    /// The person's own signature.
+    pub assertion: Option<Assertion>,
+    /// The review is owed until then.
+    pub review_by: Timestamp,
+    /// As [`Decide::stale`].
+    pub stale: bool,
+    /// As [`Decide::reasked`]: needed for the item, and for every item of the gate if this resolves it.
+    pub reasked: Vec<Reasked>,
+    /// Those whose votes and lifts count, who were asked again; those no longer eligible stand in `lapsed`.
+    pub asked_again: Vec<Pseudonym>,
+    /// As [`Decide::grants`].
     pub grants: Vec<Grant>,
     /// Ids for SYSTEM's REJECT, should policy deny by now.
     pub reject: SystemReject,

@@ -1,4 +1,4 @@
-//! What a proposal becomes: the rows of the table, but for a person's decision (`decision`).
+//! What a proposal becomes: the rows of the table, but for a person's decision (`decision`) and lift (`lift`).
 //!
 //! Pure: the same instance and proposal give the same drafts. Nothing is done here, and nothing may be told or done by the
 //! caller before the drafts are durable.
@@ -17,6 +17,7 @@ use crate::decision;
 use crate::error::Illegal;
 use crate::fold::{Instance, Settled};
 use crate::gate::{OpenGate, distinct, is_action};
+use crate::lift;
 use crate::proposal::{
     Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Expire, GateNote, GateTerms, ItemTerms, Now,
     Proposal, Report, StartInstance, SweepStart, SystemReject, Terminate,
@@ -54,6 +55,7 @@ pub fn decide(instance: Option<&Instance>, mut proposal: Proposal, now: &Now) ->
         Proposal::Expire(expire) => scene.expire(&expire)?,
         Proposal::Deadline(deadline) => scene.deadline(&deadline)?,
         Proposal::Decide(decide) => decision::decide(&scene, *decide)?,
+        Proposal::Lift(lift) => lift::decide(&scene, *lift)?,
         Proposal::Outcome(report) => scene.outcome(*report)?,
         Proposal::Sweep(sweep) => scene.sweep(sweep)?,
         Proposal::GateEvent(note) => scene.gate_event(*note)?,

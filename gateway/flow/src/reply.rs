@@ -65,14 +65,14 @@ pub enum Reply {
         /// Starts to cancel.
         cancel: Vec<PermitId>,
     },
-    /// A decision that moved nothing: counted, or not effective.
+    /// A decision or lift that moved nothing: counted, or not effective.
     Counted {
         /// `Counted`, `NotEligible`, `Stale` or `PolicyError`.
         effect: Effect,
         /// Why not, where it is not effective.
         why: Option<WhyNot>,
     },
-    /// A decision by which policy's denial came to light: not effective, and SYSTEM has rejected. TERMINATED.
+    /// A decision or lift by which policy's denial came to light: not effective, and SYSTEM has rejected. TERMINATED.
     HardDenied {
         /// Starts to cancel.
         cancel: Vec<PermitId>,
@@ -82,7 +82,7 @@ pub enum Reply {
         /// Starts to cancel.
         cancel: Vec<PermitId>,
     },
-    /// A decision resolved the gate.
+    /// A decision or lift resolved the gate.
     Resolved {
         /// APPROVED or OVERRIDDEN.
         through: State,
@@ -160,6 +160,8 @@ pub enum WhyNot {
     Policy,
     /// Policy could not be evaluated.
     PolicyError,
+    /// The rule's data does not name this person among those who may lift it.
+    NotNamed,
     /// The acting principal, or one on whose behalf it acts.
     ActingChain,
     /// One of the persons involved in the item, or the author of its override.

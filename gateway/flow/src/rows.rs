@@ -14,7 +14,7 @@ use countersign_gateway_model::{
     PrincipalKind, Pseudonym, RunId, State, Timestamp,
 };
 use countersign_ledger_entry::body::{
-    Cause, Decision, DecisionKind, Edge, Effect, GateSubject, OnDeny, OnTimeout, Permit, QuestionKind, Refusal,
+    Cause, Decision, DecisionKind, Edge, Effect, GateSubject, Lift, OnDeny, OnTimeout, Permit, QuestionKind, Refusal,
     RefusalReason, Reservation, RuleForm, RunStart, Start,
 };
 use countersign_ledger_entry::{Body, Header, Row};
@@ -43,9 +43,27 @@ pub const RESERVATIONS: &str = "reservations";
 /// Counters that were ever taken from, by name: [`CounterRow`].
 pub const COUNTERS: &str = "counters";
 
+/// Lifts of rules, by lift id: [`LiftRow`].
+pub const LIFTS: &str = "lifts";
+/// Lifts whose review is owed, by lift id: [`LiftRow`]. The row goes with the entry that closes the review, which is of the
+/// organization's stream.
+pub const OWED_REVIEWS: &str = "owed_reviews";
+
 /// Every table written here.
-pub const TABLES: [&str; 10] =
-    [INSTANCES, ACTIONS, GATES, OPEN_GATES, DECISIONS, STARTS, RUNS, TIMERS, RESERVATIONS, COUNTERS];
+pub const TABLES: [&str; 12] = [
+    INSTANCES,
+    ACTIONS,
+    GATES,
+    OPEN_GATES,
+    DECISIONS,
+    LIFTS,
+    OWED_REVIEWS,
+    STARTS,
+    RUNS,
+    TIMERS,
+    RESERVATIONS,
+    COUNTERS,
+];
 
 /// Columns of [`INSTANCES`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
@@ -233,6 +251,9 @@ pub struct RuleRow {
     pub counted: usize,
     /// Whether it is met.
     pub met: bool,
+    /// The lift by which it is met.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifted: Option<DecisionId>,
 }
 
 /// One vote in a [`GateItemRow`].
@@ -286,6 +307,39 @@ pub struct DecisionRow {
     pub asserted: bool,
     /// Whom SYSTEM names as the stopper.
     pub on_behalf: Option<Pseudonym>,
+    /// When.
+    pub at: Timestamp,
+    /// Stream sequence of its entry.
+    pub sequence: u64,
+}
+
+/// Columns of [`LIFTS`] and [`OWED_REVIEWS`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct LiftRow {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The gate.
+    pub gate: GateId,
+    /// The item.
+    pub item: ItemId,
+    /// The tool that the item is about.
+    pub tool: Option<Name>,
+    /// The rule.
+    pub rule: Name,
+    /// The account.
+    pub actor: Pseudonym,
+    /// The person.
+    pub person: Pseudonym,
+    /// The role used.
+    pub role: Option<Name>,
+    /// What it did.
+    pub effect: Effect,
+    /// How sure the login was.
+    pub assurance: Assurance,
+    /// The acting principal of the instance and those on whose behalf it acts: they review nothing of theirs.
+    pub acting: Vec<Pseudonym>,
+    /// The review is owed until then.
+    pub review_by: Timestamp,
     /// When.
     pub at: Timestamp,
     /// Stream sequence of its entry.
@@ -480,6 +534,12 @@ pub fn project(instance: &Instance, header: &Header, rows: &mut Vec<Row>) {
         Body::Gate(_) => rows.gate_opened(instance, header),
         Body::Decision(decision) => {
             rows.decision(id, header, decision);
+            if let Some(gate) = instance.gate() {
+                rows.gate(id, gate, GateState::Open, None);
+            }
+        }
+        Body::Lift(lift) => {
+            rows.lift(instance, header, lift);
             if let Some(gate) = instance.gate() {
                 rows.gate(id, gate, GateState::Open, None);
             }
@@ -766,6 +826,30 @@ impl Rows<'_> {
         self.put(DECISIONS, decision.decision.as_bytes().to_vec(), &row);
     }
 
+    fn lift(&mut self, instance: &Instance, header: &Header, lift: &Lift) {
+        let item = instance.gate().and_then(|gate| gate.item(lift.item));
+        let row = LiftRow {
+            instance: instance.id(),
+            gate: lift.gate,
+            item: lift.item,
+            tool: item.and_then(|item| item.tool.clone()),
+            rule: lift.rule.clone(),
+            actor: header.actor,
+            person: lift.person,
+            role: lift.role.clone(),
+            effect: lift.effect,
+            assurance: lift.assurance,
+            acting: instance.chain().to_vec(),
+            review_by: lift.review_by,
+            at: header.claimed,
+            sequence: header.sequence,
+        };
+        self.put(LIFTS, lift.lift.as_bytes().to_vec(), &row);
+        if matches!(lift.effect, Effect::Counted | Effect::Resolving) {
+            self.put(OWED_REVIEWS, lift.lift.as_bytes().to_vec(), &row);
+        }
+    }
+
     fn start(&mut self, instance: &Instance, start: &Start) {
         let Some(open) = instance.open_start(start.permit) else { return };
         self.started(instance.id(), start.permit, open, None);
@@ -874,5 +958,6 @@ fn rule_row(rule: &RuleForm, item: &OpenItem) -> RuleRow {
         override_counts: rule.override_counts,
         counted: item.counted(rule),
         met: item.is_rule_met(rule),
+        lifted: item.lift_of(&rule.rule).map(|lifted| lifted.lift),
     }
 }

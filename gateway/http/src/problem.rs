@@ -142,6 +142,8 @@ kinds! {
     GATE_NOT_EXPIRED { code: "gate-not-expired", status: 409, title: "The gate has not expired" }
     DEADLINE_NOT_PASSED { code: "deadline-not-passed", status: 409, title: "The deadline has not passed" }
     ITEM_UNKNOWN { code: "item-unknown", status: 404, title: "The gate has no such item" }
+    RULE_NOT_ASKED { code: "rule-not-asked", status: 404, title: "The item does not ask for the rule" }
+    RULE_MET { code: "rule-met", status: 409, title: "The rule is met already" }
     ITEM_DROPPED { code: "item-dropped", status: 409, title: "The item was dropped" }
     ITEM_STALE { code: "item-stale", status: 409, title: "The item has changed" }
     VIEW_STALE { code: "view-stale", status: 409, title: "The decision is for another view" }

@@ -241,6 +241,7 @@ impl Instance {
             }
             Body::GateEvent(event) => self.gate_event(now, event),
             Body::Decision(decision) => self.decision(now, decision),
+            Body::Lift(lift) => self.lift(now, lift),
             _ => Err(now.unlawful("no row of the table begins with it")),
         }
     }

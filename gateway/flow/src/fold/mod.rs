@@ -10,6 +10,7 @@
 //! Read next: `propose` for who writes these rows.
 
 mod append;
+mod lifting;
 mod permits;
 mod waiting;
 

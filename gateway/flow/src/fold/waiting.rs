@@ -339,6 +339,7 @@ fn open_item(item: &GateItem, asked: u64) -> OpenItem {
         involved: item.involved.clone(),
         authors: Vec::new(),
         votes: Vec::new(),
+        lifted: Vec::new(),
         replaced: false,
         dropped: false,
     }

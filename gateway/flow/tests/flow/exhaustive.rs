@@ -4,7 +4,7 @@
 //! Authority is judged by an oracle of its own, which knows nothing of gates: it reads the entries of a history and asks
 //! of each permit who approved exactly that digest.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use countersign_gateway_flow::*;
 use countersign_gateway_model::{
@@ -30,6 +30,7 @@ enum Move {
     Approve(Pseudonym, Vec<u64>, Vote),
     Drop(Pseudonym, Vec<u64>),
     Replace(Pseudonym, u64, Vec<RuleForm>),
+    Lift(Pseudonym, u64, Name, Vote),
     Reject(Pseudonym, bool),
     Expire,
     Deadline,
@@ -58,6 +59,17 @@ fn moves(w: &World, quorum: u8) -> Vec<Move> {
     let mut subsets: Vec<Vec<u64>> = live.iter().map(|n| vec![*n]).collect();
     if live.len() == 2 {
         subsets.push(live.clone());
+    }
+    for (n, rule) in live.iter().flat_map(|n| open.item(item(*n)).unwrap().rules.iter().map(|r| (*n, r.rule.clone()))) {
+        // Whoever may never lift tries it once for every state.
+        let tries = [
+            (ALICE, Vote::Good),
+            (BOB, Vote::NotEligible),
+            (BOB, Vote::HardDeny),
+            (OWNER, Vote::Good),
+            (AGENT, Vote::Good),
+        ];
+        out.extend(tries.map(|(person, vote)| Move::Lift(person, n, rule.clone(), vote)));
     }
     for person in PERSONS {
         out.extend([Move::Reject(person, true), Move::Reject(person, false)]);
@@ -109,6 +121,15 @@ fn take(w: &mut World, step: &Move) -> Result<Reply, Illegal> {
                 Vote::HardDeny => decide.reasked.iter_mut().for_each(|r| r.asked = deny()),
             }
             w.vote(decide)
+        }
+        Move::Lift(person, n, rule, vote) => {
+            let mut lift = w.lifting(*person, *n, rule.as_str());
+            match vote {
+                Vote::HardDeny => lift.reasked.iter_mut().for_each(|r| r.asked = deny()),
+                Vote::NotEligible => lift.named = false,
+                _ => {}
+            }
+            w.propose_lift(lift)
         }
         Move::Drop(person, items) => w.drop_items(*person, items),
         Move::Replace(person, n, rules) => w.replace(*person, *n, rules),
@@ -162,7 +183,8 @@ fn key(w: &World) -> String {
             .map(|i| {
                 let votes: BTreeSet<_> = i.votes.iter().map(|v| (v.person, v.author)).collect();
                 let rules: Vec<_> = i.rules.iter().map(|r| (r.rule.clone(), r.quorum, r.override_counts)).collect();
-                (i.replaced, i.dropped, votes, rules, i.authors.clone())
+                let lifted: Vec<_> = i.lifted.iter().map(|l| (l.person, l.rule.clone())).collect();
+                (i.replaced, i.dropped, votes, rules, i.authors.clone(), lifted)
             })
             .collect()
     });
@@ -178,6 +200,7 @@ struct Judged {
     quorums: Vec<(Name, u8, bool)>,
     approvers: BTreeSet<Pseudonym>,
     author: Option<Pseudonym>,
+    lifted: BTreeMap<Name, Pseudonym>,
     authors: BTreeSet<Pseudonym>,
     dropped: bool,
 }
@@ -209,6 +232,7 @@ fn judge(w: &World) {
                         quorums: i.rules.iter().map(|r| (r.rule.clone(), r.quorum, r.override_counts)).collect(),
                         approvers: BTreeSet::new(),
                         author: None,
+                        lifted: BTreeMap::new(),
                         authors: BTreeSet::new(),
                         dropped: false,
                     })
@@ -223,6 +247,7 @@ fn judge(w: &World) {
                     for gone in &decision.lapsed {
                         judged.approvers.remove(gone);
                         judged.author = judged.author.filter(|a| a != gone);
+                        judged.lifted.retain(|_, by| by != gone);
                     }
                     let Some(decided) = decision.items.iter().find(|i| i.item == judged.id) else { continue };
                     assert!(decided.digest == judged.digest && !judged.dropped);
@@ -230,6 +255,7 @@ fn judge(w: &World) {
                         (DecisionKind::Override, Some(digest)) => {
                             judged.digest = digest;
                             judged.approvers.clear();
+                            judged.lifted.clear();
                             judged.author = Some(decision.person);
                             judged.authors.insert(decision.person);
                             let forms = decision.rules.iter().filter(|r| r.item == judged.id).flat_map(|r| &r.rules);
@@ -243,6 +269,13 @@ fn judge(w: &World) {
                     }
                 }
             }
+            Body::Lift(lift) if matches!(lift.effect, Effect::Counted | Effect::Resolving) => {
+                assert!(![AGENT, OWNER, Pseudonym::SYSTEM].contains(&lift.person), "who may never lift");
+                let judged = items.iter_mut().find(|i| i.id == lift.item).unwrap();
+                assert!(judged.digest == lift.digest && !judged.dropped && !judged.authors.contains(&lift.person));
+                assert!(judged.quorums.iter().any(|(rule, ..)| *rule == lift.rule), "a rule that is asked for");
+                assert!(judged.lifted.insert(lift.rule.clone(), lift.person).is_none(), "a rule is lifted once");
+            }
             Body::Permit(permit) => {
                 assert_eq!(state, State::Running);
                 assert_eq!(header.verdict.as_ref().unwrap().decision, Answer::Allow);
@@ -254,7 +287,10 @@ fn judge(w: &World) {
                     let judged = items.iter().find(|i| i.id == through.item).unwrap();
                     assert!(!judged.dropped && judged.digest == permit.digest);
                     assert!(given.insert(permit.digest), "an approval is consumed with its item");
-                    for (_, quorum, counts) in &judged.quorums {
+                    for (rule, quorum, counts) in &judged.quorums {
+                        if judged.lifted.contains_key(rule) {
+                            continue;
+                        }
                         let own = usize::from(*counts && judged.author.is_some());
                         assert!(judged.approvers.len() + own >= usize::from(*quorum), "a permit without its rules met");
                     }

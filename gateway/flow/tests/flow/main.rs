@@ -15,6 +15,7 @@ mod counting;
 mod exhaustive;
 mod forgeries;
 mod histories;
+mod lifting;
 mod projections;
 mod reservations;
 mod stopping;

@@ -58,7 +58,8 @@ fn life() -> World {
     let run = batch[0].permit.as_ref().unwrap().permit;
     w.act(batch).unwrap();
     w.sweep(run).unwrap();
-    w.open_gate(&[&[rule("r", 2)], &[rule("s", 1)]], &[3]).unwrap();
+    w.open_gate(&[&[rule("r", 2), rule("t", 1)], &[rule("s", 1)]], &[3]).unwrap();
+    w.lift(CAROL, 1, "t").unwrap();
     w.approve(ALICE, &[1]).unwrap();
     w.replace(BOB, 2, &[rule("s", 1)]).unwrap();
     w.approve(CAROL, &[1, 2]).unwrap();

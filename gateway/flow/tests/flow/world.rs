@@ -435,37 +435,8 @@ impl World {
     pub(crate) fn decide(&mut self, ballot: Ballot) -> Decide {
         let actor = ballot.person();
         let open = self.the().gate().unwrap().clone();
-        let mut reasked = Vec::new();
-        if let Ok(tally) = gate::tally(&open, &ballot, actor) {
-            for item in &tally.items {
-                let verdict = if item.remaining.is_empty() {
-                    allow()
-                } else {
-                    asked(Verdict::needs_approval(item.remaining.clone()))
-                };
-                reasked.push(Reasked { item: item.item, asked: verdict });
-            }
-        }
-        let mut grants = Vec::new();
-        let actions = open.items.iter().map(|i| (i.action, i.question, false));
-        let cleared = open.cleared.iter().map(|c| (c.action, QuestionKind::CallTool, true));
-        for (action, question, cleared) in actions.chain(cleared) {
-            let dispatch = question == QuestionKind::Dispatch;
-            let begin = dispatch.then(|| self.run_start(7));
-            grants.push(Grant {
-                action,
-                question,
-                tool: name(match question {
-                    QuestionKind::Dispatch => "runner/process",
-                    QuestionKind::Operation => "policy.activate",
-                    _ => "repo/write",
-                }),
-                tool_version: digest(2),
-                mutable_target: false,
-                permit: self.permit_terms(begin),
-                cleared: cleared.then(allow),
-            });
-        }
+        let reasked = gate::tally(&open, &ballot, actor).map_or_else(|_| Vec::new(), |tally| Self::reasked(&tally));
+        let grants = self.grants(&open);
         let delta = (ballot.kind == DecisionKind::Override).then(|| digest(8));
         let mut eligible = allow();
         eligible.payloads.push(payload(PayloadRole::Justification));
@@ -489,6 +460,85 @@ impl World {
             reject: SystemReject { decision: decision(self.fresh()) },
             ballot,
         }
+    }
+
+    /// What policy says to a gate's questions, as far as the rules are met.
+    fn reasked(tally: &Tally) -> Vec<Reasked> {
+        let answer = |item: &TallyItem| match item.remaining.as_slice() {
+            [] => allow(),
+            remaining => asked(Verdict::needs_approval(remaining.to_vec())),
+        };
+        tally.items.iter().map(|item| Reasked { item: item.item, asked: answer(item) }).collect()
+    }
+
+    /// A permit for every action of the gate.
+    fn grants(&mut self, open: &OpenGate) -> Vec<Grant> {
+        let mut grants = Vec::new();
+        let actions = open.items.iter().map(|i| (i.action, i.question, false));
+        let cleared = open.cleared.iter().map(|c| (c.action, QuestionKind::CallTool, true));
+        for (action, question, cleared) in actions.chain(cleared) {
+            let dispatch = question == QuestionKind::Dispatch;
+            let begin = dispatch.then(|| self.run_start(7));
+            grants.push(Grant {
+                action,
+                question,
+                tool: name(match question {
+                    QuestionKind::Dispatch => "runner/process",
+                    QuestionKind::Operation => "policy.activate",
+                    _ => "repo/write",
+                }),
+                tool_version: digest(2),
+                mutable_target: false,
+                permit: self.permit_terms(begin),
+                cleared: cleared.then(allow),
+            });
+        }
+        grants
+    }
+
+    /// A lift at gate 1 of a rule of item `n`, with which policy agrees.
+    pub(crate) fn lifting(&mut self, person: Pseudonym, n: u64, rule: &str) -> LiftRule {
+        let open = self.the().gate().unwrap().clone();
+        let lifting = Lifting {
+            item: item(n),
+            digest: open.item(item(n)).map_or(digest(0), |item| item.digest),
+            rule: name(rule),
+            person: Some(person),
+            role: Some(name("on-call")),
+            teams: Vec::new(),
+            groups: Vec::new(),
+            current: Vec::new(),
+            lapsed: Vec::new(),
+        };
+        let mut asked = allow();
+        asked.payloads.push(payload(PayloadRole::Justification));
+        LiftRule {
+            lift: decision(self.fresh()),
+            gate: open.gate,
+            asked,
+            named: true,
+            justification: "production is down".to_owned(),
+            shown: digest(6),
+            view: digest(6),
+            assurance: Assurance::Mfa,
+            assertion: None,
+            review_by: Timestamp(self.at.0 + 86_400_000),
+            stale: false,
+            reasked: gate::tally_lift(&open, &lifting).map_or_else(|_| Vec::new(), |tally| Self::reasked(&tally)),
+            asked_again: Vec::new(),
+            grants: self.grants(&open),
+            reject: SystemReject { decision: decision(self.fresh()) },
+            lifting,
+        }
+    }
+
+    pub(crate) fn propose_lift(&mut self, lift: LiftRule) -> Result<Reply, Illegal> {
+        self.propose(lift.lifting.person(), Proposal::Lift(Box::new(lift)))
+    }
+
+    pub(crate) fn lift(&mut self, person: Pseudonym, n: u64, rule: &str) -> Result<Reply, Illegal> {
+        let lift = self.lifting(person, n, rule);
+        self.propose_lift(lift)
     }
 
     pub(crate) fn vote(&mut self, decide: Decide) -> Result<Reply, Illegal> {
