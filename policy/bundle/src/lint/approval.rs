@@ -30,6 +30,7 @@ pub(crate) fn lint(
         after_the_end(name, rule, &place, findings);
         unmet(name, rule, &place, findings);
         unsupported(name, rule, &place, findings);
+        reviewed(name, rule, &place, findings);
         if let Some(catalogue) = catalogue {
             overridable(name, rule, policies, catalogue, text, findings);
         }
@@ -76,10 +77,6 @@ fn unsupported(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, 
         let message = format!("rule `{name}` demands a signature of the voter's own, and no key of a person is known");
         say("assertion", message, "leave `assertion` out; demand `assurance` or `fresh_s`");
     }
-    if rule.break_glass.is_some() {
-        let message = format!("rule `{name}` can be lifted without its quorum, and nothing in a gate lifts a rule");
-        say("break_glass", message, "leave `break_glass` out; ask a further circle by `escalation`");
-    }
     if !rule.veto {
         let message = format!("rule `{name}` lets a rejection not end the matter, and every rejection does");
         say("veto", message, "leave `veto` out");
@@ -96,6 +93,19 @@ fn unsupported(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, 
     if u8::try_from(quorum.persons).is_err() {
         let message = format!("rule `{name}` asks for {} persons; a gate counts up to 255", quorum.persons);
         say("quorum", message, "ask for fewer");
+    }
+}
+
+/// Seconds that a review may take: nobody reviews in less than the one, and what is due after the other is never due.
+const REVIEW: std::ops::RangeInclusive<u64> = 60..=366 * 86_400;
+
+/// Whoever lifts a rule without its quorum is reviewed, in a time in which that can be done and will be.
+fn reviewed(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, findings: &mut Vec<Finding>) {
+    let Some(within) = rule.break_glass.as_ref().map(|glass| glass.review_within_s) else { return };
+    if !REVIEW.contains(&within) {
+        let message = format!("rule `{name}` wants the review of a lift within {within} s");
+        let next = "give a time of a minute to a year; a day is usual";
+        findings.push(Finding::error(place("review_within_s"), RuleId::RuleTimes, message, next));
     }
 }
 

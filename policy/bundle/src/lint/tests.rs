@@ -347,7 +347,6 @@ fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
     for (bad, column) in [
         (r#""demand":{"assertion":true}"#, 45),
         (r#""veto":false"#, 35),
-        (r#""break_glass":{"authority":{"roles":["B"]},"review_within_s":60}"#, 35),
         (r#""quorum":{"persons":3,"distinct_teams":2}"#, 57),
         (r#""quorum":{"persons":2,"distinct_teams":1}"#, 57),
         (r#""quorum":{"persons":256}"#, 35),
@@ -358,10 +357,25 @@ fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
     for good in [
         r#""demand":{"assertion":false,"assurance":"mfa","fresh_s":60}"#,
         r#""veto":true"#,
+        r#""break_glass":{"authority":{"roles":["B"]},"review_within_s":60}"#,
         r#""quorum":{"persons":3,"distinct_teams":3}"#,
         r#""quorum":{"persons":255}"#,
     ] {
         assert_eq!(rule(good), [], "{good}");
+    }
+}
+
+#[test]
+fn a_lifted_rule_is_reviewed_in_a_time_in_which_people_can_and_will() {
+    let found = |seconds: u64| {
+        let glass = format!(r#""break_glass":{{"authority":{{"roles":["B"]}},"review_within_s":{seconds}}}"#);
+        of_rules(&format!(r#"{{"authority":{{"roles":["A"]}},{glass}}}"#), GATE, r#"{"tools":[]}"#)
+    };
+    for seconds in [0, 59, 366 * 86_400 + 1, u64::MAX] {
+        assert_eq!(found(seconds), [(RuleId::RuleTimes, Severity::Error, "rules.json:2:77".to_owned())], "{seconds}");
+    }
+    for seconds in [60, 86_400, 366 * 86_400] {
+        assert_eq!(found(seconds), [], "{seconds}");
     }
 }
 
