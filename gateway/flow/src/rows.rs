@@ -346,6 +346,13 @@ pub struct LiftRow {
     pub sequence: u64,
 }
 
+impl LiftRow {
+    /// Whether the rule was lifted, so that a review of it is owed.
+    pub fn owes_review(&self) -> bool {
+        matches!(self.effect, Effect::Counted | Effect::Resolving)
+    }
+}
+
 /// One item in a [`DecisionRow`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 pub struct DecidedRow {
@@ -845,7 +852,7 @@ impl Rows<'_> {
             sequence: header.sequence,
         };
         self.put(LIFTS, lift.lift.as_bytes().to_vec(), &row);
-        if matches!(lift.effect, Effect::Counted | Effect::Resolving) {
+        if row.owes_review() {
             self.put(OWED_REVIEWS, lift.lift.as_bytes().to_vec(), &row);
         }
     }

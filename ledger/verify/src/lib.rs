@@ -14,6 +14,7 @@ mod given;
 mod keys;
 mod pack;
 mod report;
+mod reviews;
 mod streams;
 mod text;
 mod walk;
@@ -24,7 +25,7 @@ pub use error::VerifyError;
 pub use given::{GivenError, MAX_TEXT, check_known, root_key};
 pub use pack::{Contents, write};
 pub use report::{
-    Counts, Facts, InstanceReport, Payloads, PolicySeen, Population, Recovered, Report, Streams, TimeRange, Verdict,
-    Witnesses,
+    Counts, Facts, InstanceReport, Lifts, OpenReview, Payloads, PolicySeen, Population, Recovered, Report, Streams,
+    TimeRange, Verdict, Witnesses,
 };
 pub use zip::MAX_PACK;

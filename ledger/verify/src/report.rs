@@ -117,6 +117,9 @@ pub struct Facts {
     /// How often that was done, reviewed or not.
     #[serde(skip_serializing_if = "is_zero")]
     pub recoveries: u64,
+    /// Rules lifted without their quorum.
+    #[serde(skip_serializing_if = "Lifts::none")]
+    pub lifts: Lifts,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -187,6 +190,20 @@ impl Facts {
                 open.from
             ));
         }
+        if !self.lifts.open.is_empty() {
+            out.push(format!(
+                "that anybody has reviewed {} rules lifted without their quorum, the first at entry {}",
+                self.lifts.open.len(),
+                self.lifts.open.first().map_or(0, |open| open.entry)
+            ));
+        }
+        if self.lifts.lifted > 0 {
+            out.push(
+                "that the rules which were lifted could be, and by those who did: that is in the bundles that the entries \
+                 name"
+                    .to_owned(),
+            );
+        }
         if self.demo {
             out.push("that any human was involved: this log is a demonstration".to_owned());
         }
@@ -212,6 +229,40 @@ pub struct Recovered {
     pub bundle: String,
     /// The entry that says so.
     pub from: u64,
+}
+
+/// Rules lifted without their quorum, and their reviews.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Lifts {
+    /// How many.
+    pub lifted: u64,
+    /// Of the reviews, those that found that it was not right.
+    pub not_upheld: u64,
+    /// Those that nobody has reviewed at the end of the range, in the order of the log.
+    pub open: Vec<OpenReview>,
+}
+
+impl Lifts {
+    fn none(&self) -> bool {
+        self.lifted == 0
+    }
+}
+
+/// A lift that nobody has reviewed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OpenReview {
+    /// The entry that says so.
+    pub entry: u64,
+    /// The instance.
+    pub instance: String,
+    /// The lift.
+    pub lift: String,
+    /// The rule.
+    pub rule: String,
+    /// The review is owed until then.
+    pub review_by: String,
+    /// That is before the latest claimed time of the range.
+    pub overdue: bool,
 }
 
 /// Times as gateways claimed them, RFC 3339.

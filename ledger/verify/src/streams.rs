@@ -94,6 +94,11 @@ impl StreamsFold {
         Ok(())
     }
 
+    /// An instance as far as it is folded; none where its stream is not judged.
+    pub(crate) fn instance(&self, id: StreamId) -> Option<&Instance> {
+        self.instances.get(&id)?.instance.as_deref()
+    }
+
     /// An entry whose meaning is not known.
     pub(crate) fn unknown<B>(&mut self, header: &Header<B>) {
         if header.stream.kind == StreamKind::Instance {

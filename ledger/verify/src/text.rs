@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
-use crate::{Counts, Facts, Report, Streams, Verdict};
+use crate::{Counts, Facts, Lifts, Report, Streams, Verdict};
 
 /// Instances named in the text; JSON names all.
 const NAMED: usize = 20;
@@ -49,6 +49,24 @@ impl Lines {
         let _ = writeln!(self.0, "  {name:<14}{value}");
     }
 
+    fn lifts(&mut self, facts: &Facts) {
+        let Lifts { lifted, not_upheld, open } = &facts.lifts;
+        if *lifted == 0 {
+            return;
+        }
+        let reviewed = lifted.saturating_sub(u64::try_from(open.len()).unwrap_or(u64::MAX));
+        let judged = if *not_upheld > 0 { format!(", {not_upheld} of them not upheld") } else { String::new() };
+        self.line("lifted rules", format!("{lifted} without their quorum, {reviewed} reviewed{judged}"));
+        for owed in open.iter().take(NAMED) {
+            let late = if owed.overdue { ", overdue by the claimed times" } else { "" };
+            let words = format!("the review of `{}` at entry {} is OPEN", owed.rule, owed.entry);
+            self.line("lifted rules", format!("{words}, owed until {}{late}", owed.review_by));
+        }
+        if open.len() > NAMED {
+            self.line("lifted rules", format!("and {} more whose review is OPEN", open.len() - NAMED));
+        }
+    }
+
     fn facts(&mut self, facts: &Facts) {
         self.line("log", &facts.origin);
         self.line("organization", &facts.organization);
@@ -73,6 +91,7 @@ impl Lines {
             None if facts.recoveries > 0 => self.line("recovery", format!("{}, reviewed", facts.recoveries)),
             None => {}
         }
+        self.lifts(facts);
         self.line("time", format!("{} to {}, as gateways claim", facts.claimed.first, facts.claimed.latest));
         let levels: Vec<String> = facts.sandbox_levels.iter().map(|level| format!(" L{level}")).collect();
         let sandbox = if levels.is_empty() { String::new() } else { format!("; sandbox{}", levels.concat()) };

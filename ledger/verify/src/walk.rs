@@ -7,12 +7,13 @@ use countersign_gateway_model::{
     Assurance, Decision as Answer, Digest, GatewayId, Name, Outcome, PolicyDigests, PrincipalKind, Pseudonym, State,
     Timestamp,
 };
-use countersign_ledger_entry::body::{AuthorityMode, Body, Decision, DecisionKind, Effect, Permit, Recovery};
+use countersign_ledger_entry::body::{AuthorityMode, Body, Decision, DecisionKind, Effect, Lift, Permit, Recovery};
 use countersign_ledger_entry::entry::UnknownEntry;
 use countersign_ledger_entry::{Entry, EntryError, Header, SEMANTICS, StreamKind, TrustedLog};
 use countersign_ledger_merkle::{Hash, leaf_hash};
 
 use crate::keys::Keys;
+use crate::reviews::Reviews;
 use crate::streams::{Links, StreamsFold};
 use crate::{Counts, Facts, Payloads, PolicySeen, Population, Recovered, TimeRange, VerifyError, Witnesses};
 
@@ -48,6 +49,7 @@ pub(crate) struct Walk<'a> {
     /// The recovery whose review is open.
     recovery: Option<Recovered>,
     recoveries: u64,
+    reviews: Reviews,
 }
 
 impl<'a> Walk<'a> {
@@ -75,6 +77,7 @@ impl<'a> Walk<'a> {
             persons: HashSet::new(),
             recovery: None,
             recoveries: 0,
+            reviews: Reviews::default(),
         }
     }
 
@@ -130,12 +133,23 @@ impl<'a> Walk<'a> {
             self.decision(header, decision)
                 .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
         }
+        if let Body::Lift(lift) = &header.body {
+            self.lift(header, lift).map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
+        }
         self.folds.apply(index, header, hash)?;
         match &header.body {
             Body::Principal(known) if known.kind == PrincipalKind::Person => {
                 self.persons.insert(known.principal);
             }
             Body::Recovery(recovery) => self.recovery(index, header, recovery),
+            Body::Lift(lift) => {
+                let acting = self.folds.instance(header.stream.id).map(|i| i.chain().to_vec()).unwrap_or_default();
+                self.reviews.lifted(index, header, lift, acting);
+            }
+            Body::Review(review) => self
+                .reviews
+                .reviewed(header, review, &self.persons)
+                .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?,
             _ => {}
         }
         self.count(header);
@@ -212,6 +226,17 @@ impl<'a> Walk<'a> {
         }
         if !system && decision.assurance == Assurance::Demo && !self.log.genesis().demo {
             return Err("a demonstration's stand-in decided in a log that is none");
+        }
+        Ok(())
+    }
+
+    /// As for a decision: a rule is lifted by a human being.
+    fn lift(&self, header: &Header, lift: &Lift) -> Result<(), &'static str> {
+        if header.actor == Pseudonym::SYSTEM || lift.person == Pseudonym::SYSTEM {
+            return Err("SYSTEM may reject, never lift a rule");
+        }
+        if lift.assurance == Assurance::Demo && !self.log.genesis().demo {
+            return Err("a demonstration's stand-in lifted a rule in a log that is none");
         }
         Ok(())
     }
@@ -347,6 +372,7 @@ impl<'a> Walk<'a> {
             known: None,
             recovery: self.recovery,
             recoveries: self.recoveries,
+            lifts: self.reviews.summary(self.latest),
         }
     }
 }

@@ -50,6 +50,7 @@ impl Instance {
         let lifted = Lifted::of(lift, now.header.actor, now.header.claimed);
         gate.lift(&lift.rules, lifted, lift.item, &lift.lapsed);
         now.ensure(gate.is_met() == resolving, "the rules that are met do not come to what the lift claims")?;
+        self.lifts.push(lift.lift);
         self.step = if resolving { Step::Resolve { decision: now.verdict() } } else { Step::Whole };
         Ok(())
     }

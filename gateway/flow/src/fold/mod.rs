@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use countersign_gateway_model::{
-    Decision as Answer, Digest, GatewayId, InstanceId, ItemId, Name, Outcome as OutcomeKind, PermitId, Pseudonym,
-    State, Timestamp,
+    Decision as Answer, DecisionId, Digest, GatewayId, InstanceId, ItemId, Name, Outcome as OutcomeKind, PermitId,
+    Pseudonym, State, Timestamp,
 };
 use countersign_ledger_entry::body::{Created, DecisionKind, Reservation, RunStart};
 use countersign_ledger_entry::{Body, Header};
@@ -99,6 +99,8 @@ pub struct Instance {
     /// By counter, the version that the stream's last reservation read: each reads a later one.
     versions: BTreeMap<Name, u64>,
     gate: Option<Box<OpenGate>>,
+    /// Rules lifted without their quorum, in order: what was done under a gate that is gone stays said.
+    lifts: Vec<DecisionId>,
     step: Step,
     undo: Undo,
     /// How many live permits are too many not to look for lapsed ones.
@@ -133,6 +135,8 @@ struct Undo {
     core: Option<Core>,
     permits: Vec<Change>,
     gate: GateBefore,
+    /// How many rules had been lifted.
+    lifts: usize,
     /// The last append is the stream's first.
     begun: bool,
 }
@@ -181,6 +185,7 @@ impl Instance {
             return;
         };
         instance.core = core;
+        instance.lifts.truncate(instance.undo.lifts);
         while let Some(change) = instance.undo.permits.pop() {
             match change {
                 Change::Live(id, was) => restore(&mut instance.live, id, was),
@@ -242,6 +247,7 @@ impl Instance {
             settled: BTreeMap::new(),
             versions: BTreeMap::new(),
             gate: None,
+            lifts: Vec::new(),
             step: Step::Created { verdict: header.verdict.clone() },
             undo: Undo { begun: true, ..Undo::default() },
             sweep_at: OFTEN_ENOUGH,
@@ -273,6 +279,7 @@ impl Instance {
             self.undo.core = Some(self.core);
             self.undo.permits.clear();
             self.undo.gate = GateBefore::Untouched;
+            self.undo.lifts = self.lifts.len();
             self.undo.begun = false;
             self.step = Step::Whole;
         }
@@ -372,6 +379,11 @@ impl Instance {
         self.gate.as_deref()
     }
 
+    /// Rules that were lifted in it without their quorum, in order: the glass that was broken.
+    pub fn lifts(&self) -> &[DecisionId] {
+        &self.lifts
+    }
+
     /// A permit that was given and not started; it may have lapsed.
     pub fn live_permit(&self, permit: PermitId) -> Option<LivePermit> {
         self.live.get(&permit).cloned()
@@ -448,7 +460,7 @@ impl Instance {
     }
 
     /// Acting principal, then those on whose behalf it was created.
-    pub(crate) fn chain(&self) -> &[Pseudonym] {
+    pub fn chain(&self) -> &[Pseudonym] {
         &self.chain
     }
 }
@@ -467,6 +479,7 @@ impl PartialEq for Instance {
             && self.settled == other.settled
             && self.versions == other.versions
             && self.gate == other.gate
+            && self.lifts == other.lifts
             && (self.is_whole() || self.step == other.step)
     }
 }

@@ -9,6 +9,7 @@ mod bits;
 mod container;
 mod forged;
 mod lawful;
+mod lifted;
 mod notes;
 mod program;
 mod world;

@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 
 use countersign_gateway_flow::{
     Action, Actions, Actor, Asked, Ballot, BallotItem, Change, Complete, Create, Decide, GateTerms, Grant, Instance,
-    ItemTerms, Now, PermitTerms, Place, Proposal, Reasked, Reply, Report as OutcomeReport, RunTerms, StartTerms,
-    SweepStart, SystemReject, Terminate, decide, gate,
+    ItemTerms, LiftRule, Lifting, Now, PermitTerms, Place, Proposal, Reasked, Reply, Report as OutcomeReport, RunTerms,
+    StartTerms, SweepStart, SystemReject, Terminate, decide, gate,
 };
 use countersign_gateway_model::{
     ActionId, Assurance, DecisionId, Digest, GateId, GatewayId, InstanceId, ItemId, LogId, Name, OrgId, Outcome,
@@ -507,6 +507,58 @@ impl World {
             ballot,
         };
         self.propose(instance, person, Proposal::Decide(Box::new(decide)))
+    }
+
+    /// Opens a gate under a rule of two persons, which one person lifts.
+    pub(crate) fn lifted(&mut self, person: Pseudonym) -> (InstanceId, DecisionId) {
+        let instance = self.running();
+        self.gated(instance);
+        let open = self.instances[&instance].gate().unwrap().clone();
+        let item = &open.items[0];
+        let lifting = Lifting {
+            item: item.item,
+            digest: item.digest,
+            rule: item.rules[0].rule.clone(),
+            person: Some(person),
+            role: Some(name("on-call")),
+            teams: Vec::new(),
+            groups: Vec::new(),
+            current: Vec::new(),
+            lapsed: Vec::new(),
+        };
+        let mut asked = self.allow();
+        asked.payloads.push(self.payload(PayloadRole::Justification, "production is down"));
+        let grant = Grant {
+            action: item.action,
+            question: item.question,
+            tool: item.tool.clone().unwrap(),
+            tool_version: digest(2),
+            mutable_target: false,
+            permit: self.permit_terms(None),
+            cleared: None,
+        };
+        let lift = DecisionId::from_bytes(bytes(self.fresh()));
+        let proposal = LiftRule {
+            lift,
+            gate: open.gate,
+            lifting,
+            asked,
+            named: true,
+            justification: "production is down".to_owned(),
+            shown: digest(7),
+            view: digest(7),
+            assurance: Assurance::Mfa,
+            assertion: None,
+            review_by: Timestamp(self.at.0 + 3_600_000),
+            stale: false,
+            reasked: vec![Reasked { item: item.item, asked: self.allow() }],
+            asked_again: Vec::new(),
+            grants: vec![grant],
+            reject: SystemReject { decision: DecisionId::from_bytes(bytes(self.fresh())) },
+        };
+        let reply = self.propose(instance, person, Proposal::Lift(Box::new(proposal)));
+        assert!(matches!(reply, Reply::Resolved { .. }), "{reply:?}");
+        (instance, lift)
     }
 
     pub(crate) fn report(&mut self, instance: InstanceId, permit: PermitId, outcome: Outcome) {
