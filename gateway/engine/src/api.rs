@@ -8,7 +8,7 @@ use countersign_gateway_model::{
     ActionId, DecisionId, Digest, GateId, InstanceId, ItemId, Name, Outcome, PermitId, RunId, State, Timestamp, Verdict,
 };
 use countersign_ledger_entry::Receipt;
-use countersign_ledger_entry::body::{Assertion, DecisionKind, Effect, GateSubject, OnDeny};
+use countersign_ledger_entry::body::{Assertion, DecisionKind, Effect, Finding, GateSubject, OnDeny};
 
 /// An `Idempotency-Key` with the digest of the request that came with it.
 #[derive(Clone, Debug)]
@@ -275,6 +275,10 @@ pub struct RuleProgress {
     pub counted: u32,
     /// Whether it is met.
     pub met: bool,
+    /// Whether it is met because somebody lifted it without its quorum.
+    pub lifted: bool,
+    /// Whether the rule's data in force lets somebody lift it.
+    pub liftable: bool,
     /// What the bundle calls it.
     pub title: String,
     /// Roles of which a voter must hold one.
@@ -362,6 +366,72 @@ pub struct DecisionAnswer {
     pub remaining: Vec<RuleProgress>,
     /// Proof of the last entry.
     pub receipt: Receipt,
+}
+
+/// One rule that a person lifts without its quorum.
+#[derive(Clone, Debug)]
+pub struct LiftRequest {
+    /// The rule.
+    pub rule: Name,
+    /// The item; none: the one that asks for the rule.
+    pub item: Option<ItemId>,
+    /// Why.
+    pub justification: String,
+    /// The view that was read.
+    pub shown_digest: Digest,
+    /// The role used.
+    pub role: Option<Name>,
+    /// The person's own signature.
+    pub assertion: Option<Assertion>,
+}
+
+/// What became of a lift.
+#[derive(Clone, Debug)]
+pub struct LiftAnswer {
+    /// As of a decision; its id is the lift's, and the review's.
+    pub answer: DecisionAnswer,
+    /// Its review is owed until then; none where nothing was lifted.
+    pub review_by: Option<Timestamp>,
+}
+
+/// A rule that was lifted without its quorum, as people read it.
+#[derive(Clone, Debug)]
+pub struct LiftRecord {
+    /// Its id, and that of its review.
+    pub id: DecisionId,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The gate.
+    pub gate: GateId,
+    /// The item.
+    pub item: ItemId,
+    /// The tool that it is about.
+    pub tool: Option<Name>,
+    /// The rule.
+    pub rule: Name,
+    /// Who lifted it.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Why, as they said; none where it was erased.
+    pub justification: Option<String>,
+    /// The review is owed until then.
+    pub review_by: Timestamp,
+    /// The review is owed and its time has passed.
+    pub overdue: bool,
+    /// The review, where it is closed.
+    pub review: Option<ReviewRecord>,
+}
+
+/// A review that is closed.
+#[derive(Clone, Debug)]
+pub struct ReviewRecord {
+    /// Who reviewed.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// `upheld` or `not_upheld`.
+    pub finding: Finding,
 }
 
 /// A run as people read it.

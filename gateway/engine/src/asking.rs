@@ -241,11 +241,12 @@ impl<'a> StoredEvidence<'a> {
     }
 }
 
-/// Satisfied rules on every question of a chain.
+/// Satisfied rules on every question of a chain; `overridden` are those of them that were lifted, or met for an input that
+/// a person changed.
 pub(crate) fn with_satisfied(
     questions: &[Question],
     satisfied: &BTreeSet<countersign_gateway_model::Name>,
-    overridden: bool,
+    overridden: &BTreeSet<countersign_gateway_model::Name>,
     now: Timestamp,
 ) -> Vec<Question> {
     questions
@@ -254,7 +255,7 @@ pub(crate) fn with_satisfied(
         .map(|mut q| {
             q.now = now;
             q.satisfied.clone_from(satisfied);
-            q.overridden = if overridden { satisfied.clone() } else { BTreeSet::new() };
+            q.overridden.clone_from(overridden);
             q
         })
         .collect()

@@ -62,15 +62,7 @@ impl Engine {
         let row = self.gate_row(&org, id).await?;
         let mut held = self.hold(&org, row.instance).await?;
         self.visible(&org, who, held.fold()?)?;
-        if who.kind != PrincipalKind::Person {
-            return Err(countersign_gateway_flow::Illegal::NotAPerson.into());
-        }
-        if !who.has(Scope::Decide) {
-            return Err(EngineError::ScopeMissing);
-        }
-        if who.assurance == Assurance::Demo && !org.log.is_demo() {
-            return Err(EngineError::DemoOnly);
-        }
+        decides(&org, who)?;
         let stream = instance_stream(row.instance);
         if let Some(answer) = self.replayed(&org, stream, who, key.as_ref()).await? {
             if answer.get("refused").is_some() {
@@ -101,13 +93,24 @@ impl Engine {
             }
             turn = Some(org.counting.turn().await);
         };
+        self.decided(&org, held, (&snapshot, &gate, now), (decision, reply, runs, appended)).await
+    }
+
+    /// What follows once a decision, or a lift, is durable: runs are cancelled and begun, an operation is carried out.
+    pub(crate) async fn decided(
+        &self,
+        org: &Arc<Org>,
+        held: Held,
+        (snapshot, gate, now): (&Snapshot, &OpenGate, Timestamp),
+        (decision, reply, runs, appended): Decision,
+    ) -> Result<DecisionAnswer, EngineError> {
         let receipt = last_receipt(&appended)?;
         if let Reply::Refused(reason) = reply {
             return Err(refused(reason, "refused by policy".to_owned(), receipt));
         }
         let fold = held.fold()?;
         let (effect, cancel) = effect_of(&reply);
-        self.cancel_runs(&org, fold, &cancel);
+        self.cancel_runs(org, fold, &cancel);
         let expires = now + self.permit_ttl();
         let items = match &reply {
             Reply::Resolved { actions, .. } => actions
@@ -128,14 +131,14 @@ impl Engine {
             _ => Vec::new(),
         };
         let mut state = fold.state();
-        let remaining = fold.gate().map(|gate| remaining(&snapshot, gate)).unwrap_or_default();
+        let remaining = fold.gate().map(|gate| remaining(snapshot, gate)).unwrap_or_default();
         let instance = fold.id();
         // Released before the runner is called: a run that ends at once takes the stream's lock for its outcome.
         drop(held);
-        self.dispatch_started(&org, instance, &appended, runs.into_iter().map(|(_, run)| run).collect()).await;
+        self.dispatch_started(org, instance, &appended, runs.into_iter().map(|(_, run)| run).collect()).await;
         if gate.items.iter().any(|item| item.question == QuestionKind::Operation) && effect == Effect::Resolving {
             // What was decided is durable. What it permits is carried out now, or by the timers if this fails.
-            match Box::pin(self.advance(&org, instance)).await {
+            match Box::pin(self.advance(org, instance)).await {
                 Ok(()) => state = org.peek(instance).map_or(state, |(now, _)| now),
                 Err(error) => {
                     tracing::warn!(%error, change = %instance, "an approved operation waits to be carried out");
@@ -283,7 +286,7 @@ impl Engine {
                 let tally = counting::tally(gate, &ballot, who.pseudonym)?;
                 met = tally.met;
                 let (again, ineligible) =
-                    if tally.met { self.ask_counted(work, gate, &tally.counted) } else { (vec![], vec![]) };
+                    if tally.met { self.ask_counted(work, gate, &tally) } else { (vec![], vec![]) };
                 asked_again = again;
                 let gone: BTreeSet<Pseudonym> = ballot.lapsed.iter().copied().chain(ineligible).collect();
                 if gone.len() > ballot.lapsed.len() {
@@ -302,27 +305,9 @@ impl Engine {
                 }
             }
         }
-        let mut runs = Vec::new();
-        let mut grants = Vec::new();
-        if met && gate.subject == GateSubject::Actions {
-            for item in gate.live_items() {
-                let input = match replaced.get(&item.item) {
-                    Some(new) => Some(new.input.clone()),
-                    None => opened.items.get(&item.item).and_then(|o| canonical_input(&o.action)),
-                };
-                let again = reasked.iter_mut().find(|again| again.item == item.item);
-                let reservations = again.map(|again| std::mem::take(&mut again.reservations)).unwrap_or_default();
-                if let Some(grant) = self.grant_of(work, held, item, (input, reservations), beside, &mut runs)? {
-                    grants.push(grant);
-                }
-            }
-            for cleared in &gate.cleared {
-                if let Some(grant) =
-                    self.grant_cleared(work, held, cleared.action, (beside, &mut *reading), &mut runs)?
-                {
-                    grants.push(grant);
-                }
-            }
+        let (mut runs, mut grants) = (Vec::new(), Vec::new());
+        if met {
+            (grants, runs) = self.grants(work, held, &replaced, &mut reasked, (&mut *beside, &mut *reading))?;
         }
         let mut delta = None;
         if !request.delta.is_empty() {
@@ -412,46 +397,78 @@ impl Engine {
         DeciderAnswers { answers, payloads: Vec::new() }
     }
 
-    /// Asks again whether those whose votes are counted are still eligible. Gives who was asked, and who is not.
-    fn ask_counted(
+    /// Permits for what a gate of actions that resolves stands in front of, and the runs that they begin.
+    pub(crate) fn grants(
+        &self,
+        work: &Deciding<'_>,
+        held: &Held,
+        replaced: &BTreeMap<ItemId, Replaced>,
+        reasked: &mut [Again],
+        (beside, reading): (&mut Beside, &mut Reading),
+    ) -> Result<(Vec<Grant>, Runs), EngineError> {
+        let Deciding { gate, opened, .. } = *work;
+        let (mut grants, mut runs) = (Vec::new(), Vec::new());
+        if gate.subject != GateSubject::Actions {
+            return Ok((grants, runs));
+        }
+        for item in gate.live_items() {
+            let input = match replaced.get(&item.item) {
+                Some(new) => Some(new.input.clone()),
+                None => opened.items.get(&item.item).and_then(|o| canonical_input(&o.action)),
+            };
+            let again = reasked.iter_mut().find(|again| again.item == item.item);
+            let reservations = again.map(|again| std::mem::take(&mut again.reservations)).unwrap_or_default();
+            grants.extend(self.grant_of(work, held, item, (input, reservations), beside, &mut runs)?);
+        }
+        for cleared in &gate.cleared {
+            grants.extend(self.grant_cleared(work, held, cleared.action, (beside, &mut *reading), &mut runs)?);
+        }
+        Ok((grants, runs))
+    }
+
+    /// Asks again whether those whose votes and lifts count are still eligible. Gives who was asked, and who is not.
+    pub(crate) fn ask_counted(
         &self,
         work: &Deciding<'_>,
         gate: &OpenGate,
-        counted: &[Pseudonym],
+        tally: &counting::Tally,
     ) -> (Vec<Pseudonym>, Vec<Pseudonym>) {
-        let Deciding { org, snapshot, who, now, .. } = *work;
-        let (mut asked, mut lapsed) = (Vec::new(), Vec::new());
-        for person in counted {
-            let votes = gate.items.iter().flat_map(|i| i.votes.iter().map(move |v| (i, v)));
-            let Some((item, vote)) = votes.into_iter().find(|(_, v)| v.person == *person) else { continue };
-            asked.push(*person);
-            let still = org.known(vote.actor).is_some_and(|known| {
-                let Ok(id) = Name::new(&item.item.to_string()) else { return false };
-                // An author may not approve what they made; whether they may still override is what their vote rests on.
-                let operation = if vote.author { Operation::Override } else { Operation::Approve };
-                let mut again =
-                    Question::new(known.entity(org.id), operation, EntityRef::new(org.id, EntityKind::Item, id), now);
-                // The vote was cast with an interactive credential; what is asked now is whether the person may still.
-                again.scopes = [
-                    countersign_policy_decide::scope_name(Scope::Act),
-                    countersign_policy_decide::scope_name(Scope::Decide),
-                ]
-                .into_iter()
-                .collect();
-                again.assurance = who.assurance;
-                again.role.clone_from(&vote.role);
-                again.four_eyes = four_eyes(org);
-                ask(snapshot, org.facts(), vec![again]).allowed()
-            });
-            if !still {
-                lapsed.push(*person);
+        let (mut asked, mut lapsed) = (BTreeSet::new(), BTreeSet::new());
+        let votes = gate.live_items().flat_map(|i| i.votes.iter().map(move |v| (i.item, v)));
+        for (item, vote) in votes.filter(|(_, vote)| tally.counted.contains(&vote.person)) {
+            // An author may not approve what they made; whether they may still override is what their vote rests on.
+            let operation = if vote.author { Operation::Override } else { Operation::Approve };
+            // One vote of a person says whether they may still decide at this gate.
+            if asked.insert(vote.person) && !Self::still(work, vote.actor, operation, item, vote.role.as_ref()) {
+                lapsed.insert(vote.person);
             }
         }
-        (asked, lapsed)
+        let lifts = gate.live_items().flat_map(|i| i.lifted.iter().map(move |l| (i.item, l)));
+        for (item, lifted) in lifts.filter(|(_, lifted)| tally.lifters.contains(&lifted.person)) {
+            asked.insert(lifted.person);
+            if !Self::still(work, lifted.actor, Operation::BreakGlass, item, lifted.role.as_ref()) {
+                lapsed.insert(lifted.person);
+            }
+        }
+        (asked.into_iter().collect(), lapsed.into_iter().collect())
+    }
+
+    /// Whether policy still lets an account do what it did at an item.
+    fn still(work: &Deciding<'_>, actor: Pseudonym, operation: Operation, item: ItemId, role: Option<&Name>) -> bool {
+        let Deciding { org, snapshot, who, now, .. } = *work;
+        let (Some(known), Ok(id)) = (org.known(actor), Name::new(&item.to_string())) else { return false };
+        let mut again =
+            Question::new(known.entity(org.id), operation, EntityRef::new(org.id, EntityKind::Item, id), now);
+        // It was done with an interactive credential; what is asked now is whether the person may still.
+        again.scopes = [Scope::Act, Scope::Decide].into_iter().map(countersign_policy_decide::scope_name).collect();
+        again.assurance = who.assurance;
+        again.role = role.cloned();
+        again.four_eyes = four_eyes(org);
+        ask(snapshot, org.facts(), vec![again]).allowed()
     }
 
     /// Asks the questions of the gate's items again, with the rules satisfied that the votes satisfy.
-    fn reask(
+    pub(crate) fn reask(
         &self,
         work: &Deciding<'_>,
         gate: &OpenGate,
@@ -465,7 +482,7 @@ impl Engine {
         reading.forget_taken();
         for item in &tally.items {
             let open = gate.item(item.item).ok_or(countersign_gateway_flow::Illegal::UnknownItem(item.item))?;
-            let (questions, action, overridden, salt) = if let Some(new) = replaced.get(&item.item) {
+            let (questions, action, changed, salt) = if let Some(new) = replaced.get(&item.item) {
                 (&new.questions, new.canonical.clone(), true, new.salt)
             } else {
                 let stored = opened
@@ -475,6 +492,7 @@ impl Engine {
                 let action = serde_json::to_vec(&stored.action).map_err(EngineError::damaged)?;
                 (&stored.questions, action, open.replaced, self.mint().salt())
             };
+            let overridden = if changed { &item.satisfied } else { &item.lifted };
             let asked = with_satisfied(questions, &item.satisfied, overridden, now);
             let answered = ask_reading(snapshot, &org.entities, asked, reading);
             let allowed = answered.allowed().then(|| answered.questions().first()).flatten();
@@ -484,13 +502,13 @@ impl Engine {
         Ok(out)
     }
 
-    fn keep(&self, again: &Again, beside: &mut Beside) -> Reasked {
+    pub(crate) fn keep(&self, again: &Again, beside: &mut Beside) -> Reasked {
         let (reference, _) = beside.add(again.answered.evidence(&again.salt, &again.action));
         Reasked { item: again.item, asked: again.answered.asked(Some(reference)) }
     }
 
     /// Counting forms under the current bundle.
-    fn current_forms(
+    pub(crate) fn current_forms(
         &self,
         snapshot: &Snapshot,
         gate: &OpenGate,
@@ -533,7 +551,7 @@ impl Engine {
                 let rules = new.answered.verdict.rules.clone();
                 pending.push(Pending::of_item(snapshot, item, &new.action, rules, words(&new.answered)));
             } else if let Some(stored) = opened.items.get(&item.item) {
-                let questions = with_satisfied(&stored.questions, &BTreeSet::new(), false, now);
+                let questions = with_satisfied(&stored.questions, &BTreeSet::new(), &BTreeSet::new(), now);
                 let answered = ask(snapshot, org.facts(), questions);
                 let rules = item.rules.iter().map(|form| form.rule.clone()).collect();
                 pending.push(Pending::of_item(snapshot, item, &stored.action, rules, words(&answered)));
@@ -671,7 +689,7 @@ impl Engine {
         let tool = stored.action.get("tool").and_then(Value::as_str).and_then(|t| snapshot.tool(t)).cloned();
         let Some(tool) = tool else { return Ok(None) };
         let Some(input) = canonical_input(&stored.action) else { return Ok(None) };
-        let questions = with_satisfied(&stored.questions, &BTreeSet::new(), false, now);
+        let questions = with_satisfied(&stored.questions, &BTreeSet::new(), &BTreeSet::new(), now);
         let answered = ask_reading(snapshot, &org.entities, questions, reading);
         let allowed = answered.allowed().then(|| answered.questions().first()).flatten();
         let reservations = reading.reserve(snapshot, allowed)?;
@@ -694,21 +712,24 @@ impl Engine {
     }
 }
 
+/// Runs that begin with a decision, by action.
+pub(crate) type Runs = Vec<(ActionId, PreparedRun)>;
+
 /// A decision that is on record: its id, what it came to, the runs that it starts, and its append.
-type Decision = (DecisionId, Reply, Vec<(ActionId, PreparedRun)>, Appended);
+pub(crate) type Decision = (DecisionId, Reply, Runs, Appended);
 
 /// What a decision is weighed in.
-struct Deciding<'a> {
-    org: &'a Org,
-    snapshot: &'a Snapshot,
-    who: &'a Principal,
-    gate: &'a OpenGate,
-    opened: &'a Opened,
-    now: Timestamp,
+pub(crate) struct Deciding<'a> {
+    pub(crate) org: &'a Org,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) who: &'a Principal,
+    pub(crate) gate: &'a OpenGate,
+    pub(crate) opened: &'a Opened,
+    pub(crate) now: Timestamp,
 }
 
 /// A changed input on its way.
-struct Replaced {
+pub(crate) struct Replaced {
     digest: Digest,
     /// Salt of the digest: the evidence under the same salt opens it.
     salt: Salt,
@@ -741,16 +762,16 @@ fn kept_delta(
 }
 
 /// A question asked again.
-struct Again {
-    item: ItemId,
-    answered: Answered,
+pub(crate) struct Again {
+    pub(crate) item: ItemId,
+    pub(crate) answered: Answered,
     /// What it takes from counters, where it is allowed.
     reservations: Vec<Reservation>,
     action: Vec<u8>,
     salt: Salt,
 }
 
-fn rules_of(again: &Again) -> Vec<Name> {
+pub(crate) fn rules_of(again: &Again) -> Vec<Name> {
     again.answered.verdict.rules.clone()
 }
 
@@ -784,6 +805,20 @@ impl DeciderAnswers {
     }
 }
 
+/// Deciding takes a person, with a credential that was made for it.
+pub(crate) fn decides(org: &Org, who: &Principal) -> Result<(), EngineError> {
+    if who.kind != PrincipalKind::Person {
+        return Err(countersign_gateway_flow::Illegal::NotAPerson.into());
+    }
+    if !who.has(Scope::Decide) {
+        return Err(EngineError::ScopeMissing);
+    }
+    if who.assurance == Assurance::Demo && !org.log.is_demo() {
+        return Err(EngineError::DemoOnly);
+    }
+    Ok(())
+}
+
 /// Whether this person's vote counts for a rule, as far as its authority goes.
 pub(crate) fn admits(
     snapshot: &Snapshot,
@@ -800,7 +835,7 @@ pub(crate) fn admits(
 }
 
 /// Whether the login is what the rules demand of those whose votes count for them.
-fn demands_met(work: &Deciding<'_>, rules: &[Name]) -> Result<(), EngineError> {
+pub(crate) fn demands_met(work: &Deciding<'_>, rules: &[Name]) -> Result<(), EngineError> {
     for (name, rule) in rules.iter().filter_map(|name| Some((name, work.snapshot.rules().get(name.as_str())?))) {
         let unmet = |demand| Err(EngineError::DemandUnmet { rule: name.clone(), demand });
         let demand = &rule.demand;
@@ -819,7 +854,7 @@ fn demands_met(work: &Deciding<'_>, rules: &[Name]) -> Result<(), EngineError> {
 }
 
 /// Persons one of whose votes no longer counts: it was cast longer ago than a rule that it counts for lets it.
-fn expired_votes(work: &Deciding<'_>) -> Vec<Pseudonym> {
+pub(crate) fn expired_votes(work: &Deciding<'_>) -> Vec<Pseudonym> {
     let valid = |rule: &Name| work.snapshot.rules().get(rule.as_str()).and_then(|rule| rule.validity_s);
     let votes = work.gate.live_items().flat_map(|item| &item.votes);
     let expired = votes
@@ -865,6 +900,8 @@ fn remaining(snapshot: &Snapshot, gate: &OpenGate) -> Vec<RuleProgress> {
                 quorum: u32::from(form.quorum),
                 counted: u32::try_from(item.counted(form)).unwrap_or(u32::MAX),
                 met: false,
+                lifted: false,
+                liftable: crate::lifts::break_glass_of(snapshot, rule).is_some(),
                 title: snapshot.rules().get(rule.as_str()).map(|r| r.title.clone()).unwrap_or_default(),
                 roles: form.roles.clone(),
             })

@@ -1,7 +1,7 @@
 //! Why the engine did not do as asked. `http` turns each into one problem by its `code`.
 
 use countersign_gateway_flow::Illegal;
-use countersign_gateway_model::{Digest, GateId, Name};
+use countersign_gateway_model::{DecisionId, Digest, GateId, Name};
 use countersign_ledger_entry::{EntryError, Receipt};
 use countersign_ledger_log::AppendError;
 use countersign_policy_decide::input::InputError;
@@ -91,6 +91,28 @@ pub enum EngineError {
         /// What it demands.
         demand: &'static str,
     },
+    /// The rule cannot be lifted without its quorum.
+    #[error("rule `{rule}` cannot be lifted: {why}; ask those whose votes it counts")]
+    NotLiftable {
+        /// The rule.
+        rule: Name,
+        /// Why not.
+        why: &'static str,
+    },
+    /// Nobody lifts a rule again while an earlier lift of it waits for its review too long.
+    #[error("rule `{rule}` was lifted before, and review `{review}` of that is overdue: close it first")]
+    ReviewOverdue {
+        /// The rule.
+        rule: Name,
+        /// The review: the lift's id.
+        review: DecisionId,
+    },
+    /// Whoever did it, or has it done, does not review it.
+    #[error("this review is another person's: {0}")]
+    OwnReview(&'static str),
+    /// The review was closed before.
+    #[error("review `{0}` is closed")]
+    ReviewClosed(DecisionId),
     /// What others took from the same counters came between reading and taking, again and again.
     #[error("the counters that this takes from changed each time that it was decided: try again")]
     CountersBusy,
@@ -137,6 +159,10 @@ impl EngineError {
             Self::ConfirmDiff { .. } => "diff-unconfirmed",
             Self::BacktestRunning => "backtest-running",
             Self::DemandUnmet { .. } => "demand-unmet",
+            Self::NotLiftable { .. } => "rule-not-liftable",
+            Self::ReviewOverdue { .. } => "review-overdue",
+            Self::OwnReview(_) => "review-own",
+            Self::ReviewClosed(_) => "review-closed",
             Self::CountersBusy => "counters-busy",
             Self::NoRunner(_) => "runner-unavailable",
             Self::Runner(_) => "runner-failed",

@@ -6,7 +6,7 @@ use countersign_gateway_model::Principal;
 use countersign_ledger_entry::key::VKey;
 
 pub use countersign_gateway_flow::Illegal;
-pub use countersign_ledger_entry::body::{Assertion, DecisionKind, Effect, GateSubject, OnDeny};
+pub use countersign_ledger_entry::body::{Assertion, DecisionKind, Effect, Finding, GateSubject, OnDeny};
 pub use countersign_ledger_entry::{EntryError, Receipt};
 pub use countersign_ledger_log::AppendError;
 pub use countersign_ledger_verify::Report;

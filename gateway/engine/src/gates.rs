@@ -489,6 +489,14 @@ fn item_view(
             None => name.to_string(),
         })
         .collect();
+    why.extend(one.rules.iter().filter_map(|name| {
+        let glass = snapshot.rules().get(name.as_str())?.break_glass.as_ref()?;
+        Some(format!(
+            "{name}: may be lifted without that by {}, with another person's review within {} s",
+            in_words(&glass.authority),
+            glass.review_within_s
+        ))
+    }));
     why.extend(one.reasons.iter().filter(|r| !r.is_empty()).map(|r| format!("policy: {r}")));
     ItemView {
         position,
@@ -504,6 +512,14 @@ fn item_view(
         found: one.found.clone(),
         input: one.input.clone(),
     }
+}
+
+/// `role A or group B`.
+fn in_words(authority: &Authority) -> String {
+    let named = |what: &'static str, names: &[Name]| names.iter().map(move |name| format!("{what} {name}")).collect();
+    let of: [Vec<String>; 3] =
+        [named("role", &authority.roles), named("group", &authority.groups), named("team", &authority.teams)];
+    of.concat().join(" or ")
 }
 
 pub(crate) fn shown_digest((salt, text): &(Salt, String)) -> Digest {

@@ -98,8 +98,10 @@ fn questions_behind(append: &[&Header], at: usize) -> Vec<(usize, Digest)> {
         let refused = (0..at).find(|of| matches!(append.get(*of).map(|h| &h.body), Some(Body::Refusal(_))));
         return refused.map(own).unwrap_or_default();
     }
-    let resolving = append.iter().take(at).rposition(|header| {
-        matches!(&header.body, Body::Decision(d) if d.effect == Effect::Resolving && d.kind != DecisionKind::Reject)
+    let resolving = append.iter().take(at).rposition(|header| match &header.body {
+        Body::Decision(d) => d.effect == Effect::Resolving && d.kind != DecisionKind::Reject,
+        Body::Lift(lift) => lift.effect == Effect::Resolving,
+        _ => false,
     });
     match resolving {
         Some(decision) if matches!(append.get(at).map(|h| &h.body), Some(Body::Edge(_))) => {

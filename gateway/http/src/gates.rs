@@ -187,6 +187,14 @@ pub(crate) struct NewAssertion {
     signature: String,
 }
 
+/// The signature as its bytes.
+pub(crate) fn assertion(given: &NewAssertion) -> Result<Assertion, Problem> {
+    let signature = STANDARD.decode(&given.signature).map_err(|error| {
+        Problem::new(BODY_VALUE_INVALID, format!("the signature is not base64: {error}")).at("/assertion/signature")
+    })?;
+    Ok(Assertion { alg: given.alg, key_id: given.key_id, signature })
+}
+
 /// What a decision did.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Decided {
@@ -279,12 +287,6 @@ async fn decide(
     input: Input,
 ) -> Result<Response, Problem> {
     let body: NewDecision = input.read()?;
-    let assertion = body.assertion.map(|assertion| {
-        let signature = STANDARD.decode(&assertion.signature).map_err(|error| {
-            Problem::new(BODY_VALUE_INVALID, format!("the signature is not base64: {error}")).at("/assertion/signature")
-        })?;
-        Ok::<_, Problem>(Assertion { alg: assertion.alg, key_id: assertion.key_id, signature })
-    });
     let request = engine::DecisionRequest {
         kind: body.decision,
         items: body.items,
@@ -292,7 +294,7 @@ async fn decide(
         shown_digest: body.shown_digest,
         delta: body.delta,
         role: body.role,
-        assertion: assertion.transpose()?,
+        assertion: body.assertion.as_ref().map(assertion).transpose()?,
     };
     let decided = app.engine.decide(who, id, request, input.key).await?;
     note_entry(decided.receipt.index);

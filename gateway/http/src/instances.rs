@@ -22,6 +22,7 @@ use crate::context::note_instance;
 use crate::input::{Id, Input, Paging, Params, Wait, param};
 use crate::problem::{PARAMETER_INVALID, Problem};
 use crate::reply;
+use crate::reviews::LiftedRule;
 use crate::state::AppState;
 use crate::wire::{GateLink, Page, Receipt, Time, gate_path};
 
@@ -139,6 +140,9 @@ pub(crate) struct Instance {
     reasons: Vec<String>,
     /// Next sequence of its stream: grows with every entry.
     sequence: u64,
+    /// Rules that were lifted in it without their quorum, in order; not in lists, and not for agents.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lifts: Vec<LiftedRule>,
 }
 
 impl From<engine::InstanceRecord> for Instance {
@@ -163,6 +167,7 @@ impl From<engine::InstanceRecord> for Instance {
             runnable: record.runnable,
             reasons: record.reasons,
             sequence: record.sequence,
+            lifts: Vec::new(),
         }
     }
 }
@@ -329,14 +334,20 @@ async fn get_instance(
 ) -> Result<Response, Problem> {
     note_instance(id);
     let mut record = app.engine.instance(&who, id).await?;
-    let Some(time) = wait.0 else { return reply::ok(&Instance::from(record)) };
+    let Some(time) = wait.0 else { return reply::ok(&whole(&app, &who, record).await?) };
     if let Ok(_slot) = app.waits.try_acquire()
         && let Ok(changed) = tokio::time::timeout(time, app.engine.changed(&who, id, record.sequence)).await
     {
         changed?;
         record = app.engine.instance(&who, id).await?;
     }
-    reply::ok(&Instance::from(record)).map(reply::waited)
+    reply::ok(&whole(&app, &who, record).await?).map(reply::waited)
+}
+
+/// An instance with what was lifted in it.
+async fn whole(app: &AppState, who: &Principal, record: engine::InstanceRecord) -> Result<Instance, Problem> {
+    let lifts = app.engine.lifts(who, record.id).await?;
+    Ok(Instance { lifts: lifts.into_iter().map(Into::into).collect(), ..Instance::from(record) })
 }
 
 /// Start an instance

@@ -37,6 +37,7 @@ mod proposals;
 mod queries;
 mod recovery;
 mod reply;
+mod reviews;
 mod runs;
 mod service_accounts;
 mod services;
@@ -69,6 +70,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(policies::routes())
         .merge(backtest::routes())
         .merge(recovery::routes())
+        .merge(reviews::routes())
         .merge(queries::routes())
         .merge(proposals::routes())
         .merge(counters::routes())

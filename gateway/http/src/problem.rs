@@ -144,6 +144,10 @@ kinds! {
     ITEM_UNKNOWN { code: "item-unknown", status: 404, title: "The gate has no such item" }
     RULE_NOT_ASKED { code: "rule-not-asked", status: 404, title: "The item does not ask for the rule" }
     RULE_MET { code: "rule-met", status: 409, title: "The rule is met already" }
+    RULE_NOT_LIFTABLE { code: "rule-not-liftable", status: 409, title: "The rule cannot be lifted" }
+    REVIEW_OVERDUE { code: "review-overdue", status: 409, title: "A review of the rule is overdue" }
+    REVIEW_OWN { code: "review-own", status: 403, title: "The review is another person's" }
+    REVIEW_CLOSED { code: "review-closed", status: 409, title: "The review is closed" }
     ITEM_DROPPED { code: "item-dropped", status: 409, title: "The item was dropped" }
     ITEM_STALE { code: "item-stale", status: 409, title: "The item has changed" }
     VIEW_STALE { code: "view-stale", status: 409, title: "The decision is for another view" }

@@ -280,6 +280,10 @@ pub(crate) struct Rule {
     counted: u32,
     /// Whether it is met.
     met: bool,
+    /// Whether it is met because somebody lifted it without its quorum.
+    lifted: bool,
+    /// Whether the policy in force lets somebody lift it.
+    liftable: bool,
     /// Roles of which a voter must hold one; empty: any.
     #[schema(value_type = Vec<String>)]
     roles: Vec<Name>,
@@ -287,8 +291,8 @@ pub(crate) struct Rule {
 
 impl From<engine::RuleProgress> for Rule {
     fn from(rule: engine::RuleProgress) -> Self {
-        let engine::RuleProgress { rule, quorum, counted, met, title, roles } = rule;
-        Self { rule, title, quorum, counted, met, roles }
+        let engine::RuleProgress { rule, quorum, counted, met, lifted, liftable, title, roles } = rule;
+        Self { rule, title, quorum, counted, met, lifted, liftable, roles }
     }
 }
 

@@ -58,6 +58,17 @@ pub(crate) enum Gate {
         #[command(flatten)]
         word: Word,
     },
+    /// Break the glass: lift one rule without its quorum; another person must review it
+    #[command(
+        after_help = "Only where the rule's data names who may (`break_glass`), and policy agrees. The ledger says who did it and why;\n\
+        until another person has reviewed it in time, nobody lifts the rule again.\n\nExample:\n  countersign gate break-glass gate_0192… --rule production --justification \"The shop is down\""
+    )]
+    BreakGlass {
+        /// The gate.
+        id: String,
+        #[command(flatten)]
+        glass: Glass,
+    },
     /// Approve with a changed input, or without an item
     #[command(
         name = "override",
@@ -100,6 +111,29 @@ pub(crate) struct Word {
     shown_digest: Option<String>,
 }
 
+/// What every lift carries.
+#[derive(Debug, Args)]
+pub(crate) struct Glass {
+    /// The rule.
+    #[arg(long)]
+    rule: String,
+    /// The item; else the one that asks for the rule.
+    #[arg(long)]
+    item: Option<String>,
+    /// Why; kept with the lift.
+    #[arg(long)]
+    justification: String,
+    /// The role that you use, where you hold several.
+    #[arg(long)]
+    role: Option<String>,
+    /// Do not ask; needs --shown-digest, so that a script lifts what somebody has read.
+    #[arg(long, requires = "shown_digest")]
+    yes: bool,
+    /// Digest of the view that was read.
+    #[arg(long, value_name = "HEX")]
+    shown_digest: Option<String>,
+}
+
 pub(crate) async fn gate(verb: Gate, global: &Global) -> Result<()> {
     let client = global.client()?;
     match verb {
@@ -119,6 +153,7 @@ pub(crate) async fn gate(verb: Gate, global: &Global) -> Result<()> {
         }
         Gate::Approve { id, word } => decide(&client, &id, "APPROVE", json!({}), &word, global).await,
         Gate::Reject { id, word } => decide(&client, &id, "REJECT", json!({}), &word, global).await,
+        Gate::BreakGlass { id, glass } => break_glass(&client, &id, &glass, global).await,
         Gate::Override { id, item, set, drop, word } => {
             let change = if drop { Value::Null } else { Value::Object(changes(&set)?) };
             decide(&client, &id, "OVERRIDE", json!({ item: change }), &word, global).await
@@ -185,23 +220,8 @@ fn approvers(answer: &Value) -> Result<()> {
 
 async fn decide(client: &Client, id: &str, kind: &str, delta: Value, word: &Word, global: &Global) -> Result<()> {
     let path = format!("/api/v1/gates/{}", segment(id)?);
-    let shown_digest = if word.yes {
-        word.shown_digest.clone()
-    } else {
-        let shown = client.get(&path).await?;
-        // The view goes to the person, not into the document that a program reads.
-        eprintln!("{}", plain(shown.get("view").and_then(Value::as_str).unwrap_or_default()).trim_end());
-        let digest = shown.get("shown_digest").and_then(Value::as_str).map(str::to_owned);
-        if let Some(read) = &word.shown_digest
-            && Some(read) != digest.as_ref()
-        {
-            bail!("what waits is not what you read any more: read the view above and decide again");
-        }
-        if !confirm(&format!("\n{kind} this?"), "--yes with --shown-digest")? {
-            bail!("nothing was decided");
-        }
-        digest
-    };
+    let read = (word.yes, word.shown_digest.as_ref());
+    let shown_digest = shown_digest(client, &path, read, &format!("{kind} this?")).await?;
     let mut body = json!({
         "decision": kind, "items": word.items, "justification": word.justification, "shown_digest": shown_digest,
         "delta": delta,
@@ -210,4 +230,43 @@ async fn decide(client: &Client, id: &str, kind: &str, delta: Value, word: &Word
         body.as_object_mut().map(|body| body.insert("role".to_owned(), json!(role)));
     }
     global.answer(&client.post(&format!("{path}/decisions"), &body).await?)
+}
+
+/// Digest of the view that the person has read: shown here and confirmed, unless a script says that somebody has.
+async fn shown_digest(
+    client: &Client,
+    path: &str,
+    (yes, read): (bool, Option<&String>),
+    question: &str,
+) -> Result<Option<String>> {
+    if yes {
+        return Ok(read.cloned());
+    }
+    let shown = client.get(path).await?;
+    // The view goes to the person, not into the document that a program reads.
+    eprintln!("{}", plain(shown.get("view").and_then(Value::as_str).unwrap_or_default()).trim_end());
+    let digest = shown.get("shown_digest").and_then(Value::as_str).map(str::to_owned);
+    if read.is_some() && read != digest.as_ref() {
+        bail!("what waits is not what you read any more: read the view above and decide again");
+    }
+    if !confirm(&format!("\n{question}"), "--yes with --shown-digest")? {
+        bail!("nothing was decided");
+    }
+    Ok(digest)
+}
+
+async fn break_glass(client: &Client, id: &str, glass: &Glass, global: &Global) -> Result<()> {
+    let path = format!("/api/v1/gates/{}", segment(id)?);
+    let question = format!(
+        "Lift rule `{}` without its quorum? It is on record under your name, and another person reviews it.",
+        plain(&glass.rule)
+    );
+    let shown_digest = shown_digest(client, &path, (glass.yes, glass.shown_digest.as_ref()), &question).await?;
+    let mut body = json!({ "rule": glass.rule, "justification": glass.justification, "shown_digest": shown_digest });
+    for (key, value) in [("item", &glass.item), ("role", &glass.role)] {
+        if let (Some(value), Some(body)) = (value, body.as_object_mut()) {
+            body.insert(key.to_owned(), json!(value));
+        }
+    }
+    global.answer(&client.post(&format!("{path}/break-glass"), &body).await?)
 }

@@ -10,6 +10,7 @@ mod organization;
 mod people;
 mod policy;
 mod recover;
+mod review;
 mod server;
 mod tool;
 mod work;
@@ -117,6 +118,9 @@ enum Verb {
     /// Gates: what waits for people
     #[command(subcommand)]
     Gate(gate::Gate),
+    /// Reviews: what was lifted without its quorum, and who has looked at it
+    #[command(subcommand)]
+    Review(review::Review),
     /// Runs: what a runner carries out
     #[command(subcommand)]
     Run(work::Run),
@@ -198,6 +202,7 @@ async fn verb_with(verb: Verb, global: &Global) -> Result<ExitCode> {
         Verb::Instance(verb) => work::instance(verb, global).await?,
         Verb::Action(verb) => work::action(verb, global).await?,
         Verb::Gate(verb) => gate::gate(verb, global).await?,
+        Verb::Review(verb) => review::review(verb, global).await?,
         Verb::Run(verb) => work::run(verb, global).await?,
         Verb::Ledger(verb) => return ledger::ledger(verb, global).await,
         Verb::Policy(verb) => return policy::policy(verb, global).await,

@@ -33,6 +33,8 @@ impl Engine {
         if !self.begin_operation(org, &row, permit).await? {
             return self.fail_change(org, change, row, &[Step::Failed], "it was stopped, or not begun in time").await;
         }
+        // Whoever reads what came into force reads, too, that somebody lifted what stood before it.
+        row.break_glass |= !self.hold(org, row.instance).await?.fold()?.lifts().is_empty();
         if row.gate.is_none() && !self.still_allowed(org, &row).await? {
             let why = "policy asks for another person by now";
             return self.fail_change(org, change, row, &[Step::Failed], why).await;

@@ -16,6 +16,7 @@ mod counters;
 mod evaluations;
 mod gates;
 mod in_force;
+mod lifts;
 mod memory;
 mod organizations;
 mod queries;

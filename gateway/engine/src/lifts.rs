@@ -1,0 +1,334 @@
+//! A person lifts one rule of one item without its quorum: the glass is broken, on record, and a review is owed.
+//!
+//! Whether the rule may be lifted, and by whom, is its data: of the bundle that the gate was opened under and of the one in
+//! force, so that neither a change of policy nor an old gate opens a way. Policy is asked too. Weighing is as of a decision.
+//! Read next: `decisions`, `reviews`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use countersign_gateway_flow::rows::{LIFTS, LiftRow};
+use countersign_gateway_flow::{
+    Illegal, LiftRule, Lifting, Now, OpenGate, OpenItem, Proposal, SystemReject, decide, gate as counting,
+};
+use countersign_gateway_model::{DecisionId, Duration, GateId, Name, Principal, Pseudonym, Timestamp};
+use countersign_ledger_entry::body::Effect;
+use countersign_ledger_entry::{Entry, PayloadRole, payload};
+use countersign_policy_decide::rules::BreakGlass;
+use countersign_policy_decide::{EntityKind, EntityRef, Operation};
+use serde_json::{Value, json};
+
+use crate::api::{DecisionAnswer, Idempotency, LiftAnswer, LiftRequest};
+use crate::asking::{actor_of, ask, question};
+use crate::beside::Beside;
+use crate::counters::{REPEATS, Reading};
+use crate::decisions::{Deciding, Decision, Runs, decides, demands_met, expired_votes, rules_of};
+use crate::error::EngineError;
+use crate::gates::shown_digest;
+use crate::mint::MintExt as _;
+use crate::org::{Org, instance_stream};
+use crate::stream::{Held, four_eyes};
+use crate::{Engine, Snapshot};
+
+/// What the bundle says of lifting a rule.
+pub(crate) fn break_glass_of<'s>(snapshot: &'s Snapshot, rule: &Name) -> Option<&'s BreakGlass> {
+    snapshot.rules().get(rule.as_str())?.break_glass.as_ref()
+}
+
+/// A rule that may be lifted, by those whom both bundles name, under the shorter of both times.
+pub(crate) struct Liftable {
+    pinned: BreakGlass,
+    current: BreakGlass,
+}
+
+impl Liftable {
+    pub(crate) fn names(&self, who: &Principal, groups: &[Name]) -> bool {
+        let admits = |glass: &BreakGlass| glass.authority.admits(&who.roles, groups, &who.teams);
+        admits(&self.pinned) && admits(&self.current)
+    }
+
+    fn review_by(&self, now: Timestamp) -> Timestamp {
+        let within = self.pinned.review_within_s.min(self.current.review_within_s);
+        now + Duration::from_secs(within.max(1))
+    }
+
+    fn role(&self, who: &Principal) -> Option<Name> {
+        self.current.authority.roles.iter().find(|role| who.roles.contains(role)).cloned()
+    }
+}
+
+impl Engine {
+    /// A person lifts one rule of one item of an open gate.
+    ///
+    /// # Errors
+    /// [`EngineError::NotLiftable`] where the rule's data does not let anybody; [`EngineError::ReviewOverdue`] while an
+    /// earlier lift of the rule waits too long for its review; else as [`Engine::decide`].
+    pub async fn break_glass(
+        &self,
+        who: Arc<Principal>,
+        id: GateId,
+        request: LiftRequest,
+        key: Option<Idempotency>,
+    ) -> Result<LiftAnswer, EngineError> {
+        let this = self.clone();
+        Self::whole(async move { Box::pin(this.lift_whole(&who, id, request, key)).await }).await
+    }
+
+    async fn lift_whole(
+        &self,
+        who: &Principal,
+        id: GateId,
+        request: LiftRequest,
+        key: Option<Idempotency>,
+    ) -> Result<LiftAnswer, EngineError> {
+        let org = self.org(who.org)?;
+        let row = self.gate_row(&org, id).await?;
+        let held = self.hold(&org, row.instance).await?;
+        self.visible(&org, who, held.fold()?)?;
+        decides(&org, who)?;
+        if let Some(answer) = self.replayed(&org, instance_stream(row.instance), who, key.as_ref()).await? {
+            return self.lifted_before(&org, &held, &answer).await;
+        }
+        let Some(gate) = held.fold()?.gate().filter(|g| g.gate == id).cloned() else {
+            return Err(Illegal::GateClosed(id).into());
+        };
+        Box::pin(self.lift_at(&org, held, who, (gate, request), key)).await
+    }
+
+    /// Lifts a rule at a gate that is open, under the stream's lock.
+    pub(crate) async fn lift_at(
+        &self,
+        org: &Arc<Org>,
+        mut held: Held,
+        who: &Principal,
+        (gate, request): (OpenGate, LiftRequest),
+        key: Option<Idempotency>,
+    ) -> Result<LiftAnswer, EngineError> {
+        let snapshot = self.counted_snapshot(org).await?;
+        let item = chosen(&gate, &request)?;
+        let liftable = self.liftable(org, &snapshot, &held, &gate, &request.rule).await?;
+        if let Some(review) = self.overdue_review(org, &request.rule).await? {
+            return Err(EngineError::ReviewOverdue { rule: request.rule, review });
+        }
+        let opened = self.opened(org, &snapshot, &held, &gate).await?;
+        self.describe_gate(org, &held, gate.gate, gate.opened, gate.expires)?;
+        let (mut turn, mut attempt) = (None, 1);
+        let (now, review_by, done) = loop {
+            let now = self.now();
+            let work = Deciding { org, snapshot: &snapshot, who, gate: &gate, opened: &opened, now };
+            let reading = org.counting.reading(&snapshot, now, turn);
+            let lift = (item, &liftable, &request);
+            match Box::pin(self.lift_once(&work, &mut held, lift, reading, key.as_ref())).await {
+                // Others took from the same counters meanwhile. From now on they wait.
+                Err(EngineError::CountersBusy) if attempt < REPEATS => attempt += 1,
+                lifted => break (now, liftable.review_by(now), lifted?),
+            }
+            turn = Some(org.counting.turn().await);
+        };
+        let answer = self.decided(org, held, (&snapshot, &gate, now), done).await?;
+        let owed = matches!(answer.effect, Effect::Counted | Effect::Resolving);
+        if owed {
+            tracing::warn!(lift = %answer.decision, rule = %request.rule, gate = %gate.gate, "a rule was lifted without its quorum");
+        }
+        Ok(LiftAnswer { answer, review_by: owed.then_some(review_by) })
+    }
+
+    /// Weighs a lift and commits it. With [`EngineError::CountersBusy`] nothing has changed.
+    async fn lift_once(
+        &self,
+        work: &Deciding<'_>,
+        held: &mut Held,
+        lift: (&OpenItem, &Liftable, &LiftRequest),
+        mut reading: Reading,
+        key: Option<&Idempotency>,
+    ) -> Result<Decision, EngineError> {
+        let Deciding { org, snapshot, who, now, .. } = *work;
+        let mut beside = Beside::default();
+        let weighed = self.lift_proposal(work, held, lift, (&mut beside, &mut reading));
+        self.describe_instance(org, &held.live)?;
+        let (lift, runs) = weighed?;
+        let id = lift.lift;
+        let state = Now { at: now, frozen: org.is_frozen(held.live.team.as_ref()), by: actor_of(who) };
+        let decided = decide(held.live.fold.as_ref(), Proposal::Lift(Box::new(lift)), &state)?;
+        let reply = decided.reply.clone();
+        let stored = serde_json::to_vec(&json!({ "lift": id })).map_err(EngineError::damaged)?;
+        let stream = instance_stream(held.fold()?.id());
+        beside.idempotency = key.map(|k| crate::writing::idempotency(stream, who, k, stored));
+        beside.reading = Some(reading);
+        let appended = self.commit_held(org, held, decided, (beside, now, snapshot)).await?;
+        Ok((id, reply, runs, appended))
+    }
+
+    /// Everything that the state machine needs to weigh a lift.
+    fn lift_proposal(
+        &self,
+        work: &Deciding<'_>,
+        held: &Held,
+        (item, liftable, request): (&OpenItem, &Liftable, &LiftRequest),
+        (beside, reading): (&mut Beside, &mut Reading),
+    ) -> Result<(LiftRule, Runs), EngineError> {
+        let Deciding { org, snapshot, who, gate, opened, now } = *work;
+        if request.role.as_ref().is_some_and(|role| !who.roles.contains(role)) {
+            return Err(EngineError::invalid("role", "you do not hold this role: name one of yours, or none"));
+        }
+        demands_met(work, std::slice::from_ref(&request.rule))?;
+        let role = request.role.clone().or_else(|| liftable.role(who));
+        let id = Name::new(&item.item.to_string()).map_err(EngineError::damaged)?;
+        let mut asked = question(who, Operation::BreakGlass, EntityRef::new(org.id, EntityKind::Item, id), now);
+        asked.four_eyes = four_eyes(org);
+        asked.role.clone_from(&role);
+        let answered = ask(snapshot, org.facts(), vec![asked]);
+        let groups = org.known(who.pseudonym).map(|known| known.groups).unwrap_or_default();
+        let named = liftable.names(who, &groups);
+        // The questions themselves are asked for the state in which what they permit will be carried out.
+        self.describe_instance_in(org, &held.live, countersign_gateway_model::State::Running)?;
+        let mut lifting = Lifting {
+            item: item.item,
+            digest: item.digest,
+            rule: request.rule.clone(),
+            person: org.person_of(who.pseudonym),
+            role,
+            teams: who.teams.clone(),
+            groups,
+            current: Vec::new(),
+            lapsed: Vec::new(),
+        };
+        let stale = gate.live_items().any(|item| !opened.items.contains_key(&item.item));
+        let none = BTreeMap::new();
+        let (mut reasked, mut asked_again, mut met) = (Vec::new(), Vec::new(), false);
+        if answered.allowed() && named && !stale {
+            lifting.lapsed = expired_votes(work);
+            // Asked again and again while the current bundle names further rules; each round can only add some.
+            for _ in 0..16 {
+                lifting.current = self.current_forms(snapshot, gate, &none, &reasked)?;
+                let tally = counting::tally_lift(gate, &lifting)?;
+                met = tally.met;
+                let (again, ineligible) = if met { self.ask_counted(work, gate, &tally) } else { (vec![], vec![]) };
+                asked_again = again;
+                let gone: BTreeSet<Pseudonym> = lifting.lapsed.iter().copied().chain(ineligible).collect();
+                if gone.len() > lifting.lapsed.len() {
+                    lifting.lapsed = gone.into_iter().collect();
+                    continue;
+                }
+                let round = self.reask(work, gate, &none, &tally, reading)?;
+                let known: BTreeSet<Name> = reasked.iter().flat_map(rules_of).collect();
+                let grown = round
+                    .iter()
+                    .flat_map(rules_of)
+                    .any(|r| !known.contains(&r) && !gate.items.iter().any(|i| i.rules.iter().any(|f| f.rule == r)));
+                reasked = round;
+                if !grown {
+                    break;
+                }
+            }
+        }
+        let (mut grants, mut runs) = (Vec::new(), Vec::new());
+        if met {
+            (grants, runs) = self.grants(work, held, &none, &mut reasked, (&mut *beside, &mut *reading))?;
+        }
+        let bounds = snapshot.rules().get(request.rule.as_str()).map(|rule| rule.justification).unwrap_or_default();
+        let bound = |characters: u32| usize::try_from(characters).unwrap_or(usize::MAX);
+        let justification = counting::justification(&request.justification, bound(bounds.min), bound(bounds.max))?;
+        let action = json!({ "question": "breakGlass", "rule": request.rule, "item": item.item });
+        let action = serde_json::to_vec(&action).map_err(EngineError::damaged)?;
+        let (reference, _) = beside.add(answered.evidence(&self.mint().salt(), &action));
+        let mut asked = answered.asked(Some(reference));
+        let sealed = payload::seal(&self.mint().salt(), justification.as_bytes());
+        asked.payloads.push(beside.payload(PayloadRole::Justification, sealed));
+        asked.payloads.extend(runs.iter().map(|(_, run)| run.reference));
+        let lift = LiftRule {
+            lift: self.mint().decision(),
+            gate: gate.gate,
+            lifting,
+            asked,
+            named,
+            justification,
+            shown: request.shown_digest,
+            view: shown_digest(&opened.view),
+            assurance: who.assurance,
+            assertion: request.assertion.clone(),
+            review_by: liftable.review_by(now),
+            stale,
+            reasked: reasked.iter().map(|again| self.keep(again, beside)).collect(),
+            asked_again,
+            grants,
+            reject: SystemReject { decision: self.mint().decision() },
+        };
+        Ok((lift, runs))
+    }
+
+    /// What the bundle of the gate and the one in force say of lifting a rule. Where either does not let anybody, or is not
+    /// to be had, nobody does.
+    async fn liftable(
+        &self,
+        org: &Org,
+        snapshot: &Snapshot,
+        held: &Held,
+        gate: &OpenGate,
+        rule: &Name,
+    ) -> Result<Liftable, EngineError> {
+        let no = |why| EngineError::NotLiftable { rule: rule.clone(), why };
+        let current = break_glass_of(snapshot, rule).cloned();
+        let current = current.ok_or_else(|| no("the policy in force does not let anybody"))?;
+        let stored = org.log.stream_entries(instance_stream(held.fold()?.id()), gate.sequence, 1).await;
+        let stored = stored.map_err(EngineError::ledger)?;
+        let entry = stored.first().ok_or_else(|| EngineError::damaged("a gate without its entry"))?;
+        let digests = Entry::parse(&entry.leaf)?.header.policy;
+        let pinned = match digests {
+            Some(digests) if digests == snapshot.digests() => Some(Arc::clone(snapshot)),
+            Some(digests) => {
+                // It may have to be built from what the ledger keeps, which is long work and waits for readers of it.
+                let (policies, id) = (Arc::clone(self.policies()), org.id);
+                tokio::task::spawn_blocking(move || policies.past(id, &digests)).await.map_err(EngineError::damaged)?
+            }
+            None => None,
+        };
+        let pinned = pinned.ok_or_else(|| no("the policy that the gate was opened under is not to be had"))?;
+        let pinned = break_glass_of(&pinned, rule).cloned();
+        let pinned = pinned.ok_or_else(|| no("the policy that the gate was opened under does not let anybody"))?;
+        Ok(Liftable { pinned, current })
+    }
+
+    /// What was answered when the same key came first.
+    async fn lifted_before(&self, org: &Org, held: &Held, answer: &Value) -> Result<LiftAnswer, EngineError> {
+        let lift = answer.get("lift").and_then(Value::as_str).and_then(|id| id.parse().ok());
+        let lift: DecisionId = lift.ok_or_else(|| EngineError::damaged("a stored answer without its lift"))?;
+        let row = self.lift_row(org, LIFTS, lift).await?.ok_or(EngineError::NotFound("lift"))?;
+        let fold = held.fold()?;
+        let owed = matches!(row.effect, Effect::Counted | Effect::Resolving);
+        let receipt = self.receipt_of_last(org, fold.id(), row.sequence).await?;
+        let answer = DecisionAnswer {
+            decision: lift,
+            effect: row.effect,
+            state: fold.state(),
+            items: Vec::new(),
+            remaining: Vec::new(),
+            receipt,
+        };
+        Ok(LiftAnswer { answer, review_by: owed.then_some(row.review_by) })
+    }
+
+    pub(crate) async fn lift_row(
+        &self,
+        org: &Org,
+        table: &'static str,
+        lift: DecisionId,
+    ) -> Result<Option<LiftRow>, EngineError> {
+        let columns = org.log.view(table, lift.as_bytes()).await.map_err(EngineError::ledger)?;
+        columns.map(|columns| serde_json::from_slice(&columns).map_err(EngineError::damaged)).transpose()
+    }
+}
+
+/// The item whose rule is lifted.
+fn chosen<'g>(gate: &'g OpenGate, request: &LiftRequest) -> Result<&'g OpenItem, EngineError> {
+    if let Some(id) = request.item {
+        return gate.item(id).ok_or_else(|| Illegal::UnknownItem(id).into());
+    }
+    let asks = |item: &&OpenItem| item.rules.iter().any(|form| form.rule == request.rule);
+    let mut asking = gate.live_items().filter(asks);
+    match (asking.next(), asking.next()) {
+        (Some(item), None) => Ok(item),
+        (None, _) => Err(EngineError::invalid("rule", "no item of this gate asks for it: read the gate")),
+        (Some(_), Some(_)) => Err(EngineError::invalid("item", "several items ask for this rule: name one of them")),
+    }
+}
