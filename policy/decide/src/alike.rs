@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use cedar_policy::Policy;
 use serde_json::Value;
 
-use crate::entity::EntityKind;
+use crate::reference::EntityKind;
 use crate::schema::NAMESPACE;
 
 /// A text that two policies share only if strict validation treats them alike; `None` if there is no telling.

@@ -11,7 +11,7 @@ use countersign_gateway_model::{Digest, Name, SecretRef};
 use serde::{Deserialize, Serialize};
 
 use crate::detectors::Compiled;
-use crate::input::{Shape, ShapeError};
+use crate::shape::{Shape, ShapeError};
 use crate::json::{Json, JsonError};
 use crate::masks::Step;
 

@@ -9,10 +9,10 @@ use cedar_policy_core::ast::{Context, Value};
 use countersign_gateway_model::Name;
 
 use crate::counters::{self, CounterNow, Standing};
-use crate::entity::well_known;
+use crate::reference::{enum_uid, well_known};
 use crate::question::{Question, assurance_name};
 use crate::snapshot::PolicySnapshot;
-use crate::{schema, value};
+use crate::value;
 
 /// Why a question has no context, in words.
 pub(crate) type Unfit = String;
@@ -29,12 +29,12 @@ fn assurance(question: &Question) -> (Value, Value) {
     static MEMBERS: LazyLock<BTreeMap<&'static str, Value>> = LazyLock::new(|| {
         ["demo", "secret", "password", "mfa"]
             .into_iter()
-            .map(|name| (name, value::entity(schema::enum_uid("Assurance", &well_known(name)))))
+            .map(|name| (name, value::entity(enum_uid("Assurance", &well_known(name)))))
             .collect()
     });
     let (name, level) = assurance_name(question.assurance);
     let member =
-        MEMBERS.get(name).cloned().unwrap_or_else(|| value::entity(schema::enum_uid("Assurance", &well_known(name))));
+        MEMBERS.get(name).cloned().unwrap_or_else(|| value::entity(enum_uid("Assurance", &well_known(name))));
     (member, Value::from(level))
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn context(
     if let Some(role) = &question.role
         && snapshot.roles().contains(role)
     {
-        pairs.push(("role", value::entity(schema::enum_uid("Role", role))));
+        pairs.push(("role", value::entity(enum_uid("Role", role))));
     }
     pairs.push(("satisfied", rule_set(snapshot, satisfied)));
     pairs.push(("scopes", texts(question.scopes.iter().copied())));

@@ -13,7 +13,7 @@ use countersign_gateway_model::{Duration, Name};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::entity::EntityKind;
+use crate::reference::EntityKind;
 use crate::json::{Json, JsonError};
 
 /// What is said of a name, for people.

@@ -13,7 +13,8 @@ use cedar_policy_core::extensions::Extensions;
 use countersign_gateway_model::{Decision, Determining, Name, OrgId, Verdict};
 
 use crate::context::{context, satisfy};
-use crate::entity::{EntityError, EntityVersion, well_known};
+use crate::entity::{EntityError, EntityVersion};
+use crate::reference::well_known;
 use crate::question::{Question, QuestionError};
 use crate::shadow::{self, WouldBe};
 use crate::snapshot::{PolicySnapshot, Prepared};
@@ -456,7 +457,8 @@ mod tests {
 
     use super::*;
     use crate::catalogue::Catalogue;
-    use crate::entity::{AgentFacts, EntityKind, EntityRef, InstanceFacts, PersonFacts, Record, WorkflowFacts};
+    use crate::entity::{AgentFacts, InstanceFacts, PersonFacts, Record, WorkflowFacts};
+    use crate::reference::{EntityKind, EntityRef};
     use crate::masks::Masks;
     use crate::question::Operation;
     use crate::rules::Rules;

@@ -23,7 +23,7 @@ use regex::{RegexSet, RegexSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
-use crate::input::Shape;
+use crate::shape::Shape;
 use crate::json::Json;
 use crate::locate::{Pointer, ToolPattern, all_tools, each_open_member, each_text};
 

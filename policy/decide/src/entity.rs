@@ -7,187 +7,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::str::FromStr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use cedar_policy_core::ast::{Eid, Entity as CedarEntity, EntityType, EntityUID, Value};
+use cedar_policy_core::ast::{Entity as CedarEntity, Value};
 use cedar_policy_core::entities::conformance::EntitySchemaConformanceChecker;
 use cedar_policy_core::extensions::Extensions;
 use cedar_policy_core::validator::CoreSchema;
-use countersign_gateway_model::{Digest, Name, OrgId, PrincipalKind, State, Timestamp};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use countersign_gateway_model::{Digest, Name, OrgId, State, Timestamp};
 
 use crate::catalogue::{CompiledTool, RunnerKind};
 use crate::json::{Json, JsonError, shown};
+use crate::reference::{EntityKind, EntityRef, ReferenceError, enum_uid, well_known};
 use crate::{schema, value};
-
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident),+ $(,)?) => {
-        /// The entity types of the base schema that have records (enum types have none).
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum EntityKind {
-            $($(#[$doc])* $kind),+
-        }
-
-        impl EntityKind {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$kind),+];
-
-            /// The type's name, without namespace.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$kind => stringify!($kind)),+
-                }
-            }
-        }
-    };
-}
-
-kinds! {
-    /// A team; teams nest.
-    Team,
-    /// A group, as an identity provider knows them; groups nest.
-    Group,
-    /// A human being.
-    Person,
-    /// An AI agent.
-    Agent,
-    /// A program that is not an agent.
-    Service,
-    /// The gateway's own timers and sweeps; its id is `system`.
-    System,
-    /// What offers tools; made from the catalogue.
-    ToolServer,
-    /// A tool; made from the catalogue.
-    Tool,
-    /// A workflow, one version of it.
-    Workflow,
-    /// A governed execution.
-    Instance,
-    /// A pause for human authority.
-    Gate,
-    /// One proposed action in a gate.
-    Item,
-    /// A dispatched job.
-    Run,
-    /// A proposed or active policy bundle.
-    PolicyBundle,
-    /// A bounded advance approval.
-    TaskGrant,
-    /// The organization itself: what lists, settings and exports are asked about; its id is `self`.
-    Organization,
-}
-
-impl fmt::Display for EntityKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for EntityKind {
-    type Err = EntityError;
-
-    fn from_str(s: &str) -> Result<Self, EntityError> {
-        Self::ALL.iter().copied().find(|k| k.as_str() == s).ok_or_else(|| EntityError::Reference(shown(s)))
-    }
-}
-
-impl From<PrincipalKind> for EntityKind {
-    fn from(kind: PrincipalKind) -> Self {
-        match kind {
-            PrincipalKind::Person => Self::Person,
-            PrincipalKind::Agent => Self::Agent,
-            PrincipalKind::Service => Self::Service,
-            PrincipalKind::System => Self::System,
-        }
-    }
-}
-
-/// The Cedar type of a kind, made once.
-pub(crate) fn entity_type(kind: EntityKind) -> &'static EntityType {
-    static TYPES: LazyLock<Vec<EntityType>> =
-        LazyLock::new(|| EntityKind::ALL.iter().map(|k| schema::named_type(k.as_str())).collect());
-    static NEVER: LazyLock<EntityType> = LazyLock::new(|| schema::named_type("Organization"));
-    TYPES.get(kind as usize).unwrap_or(&NEVER)
-}
-
-/// The kind of a Cedar type; `None` for enum types, actions and a bundle's own types.
-pub(crate) fn kind_of(ty: &EntityType) -> Option<EntityKind> {
-    EntityKind::ALL.iter().copied().find(|kind| entity_type(*kind) == ty)
-}
-
-/// What names an entity: organization, type, id within the organization. Text form, where the organization is known
-/// from around it: `Person::alice`. In Cedar: `Countersign::Person::"<org>/alice"`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntityRef {
-    /// The organization.
-    pub org: OrgId,
-    /// The type.
-    pub kind: EntityKind,
-    /// The id within the organization.
-    pub id: Name,
-}
-
-impl EntityRef {
-    /// Names an entity.
-    pub fn new(org: OrgId, kind: EntityKind, id: Name) -> Self {
-        Self { org, kind, id }
-    }
-
-    /// From the text form.
-    pub fn parse(org: OrgId, text: &str) -> Result<Self, EntityError> {
-        let (kind, id) = text.split_once("::").ok_or_else(|| EntityError::Reference(shown(text)))?;
-        Ok(Self { org, kind: kind.parse()?, id: Name::new(id).map_err(|_| EntityError::Reference(shown(text)))? })
-    }
-
-    /// The organization itself.
-    pub fn organization(org: OrgId) -> Self {
-        Self { org, kind: EntityKind::Organization, id: well_known("self") }
-    }
-
-    /// The gateway's own timers and sweeps.
-    pub fn system(org: OrgId) -> Self {
-        Self { org, kind: EntityKind::System, id: well_known("system") }
-    }
-
-    pub(crate) fn uid(&self) -> Arc<EntityUID> {
-        let mut id = String::with_capacity(37 + self.id.as_str().len());
-        write_org(self.org, &mut id);
-        id.push('/');
-        id.push_str(self.id.as_str());
-        Arc::new(EntityUID::from_components(entity_type(self.kind).clone(), Eid::new(id), None))
-    }
-}
-
-/// The organization's text form. Questions name it several times each, and formatting machinery costs ten times as much.
-pub(crate) fn write_org(org: OrgId, out: &mut String) {
-    const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or('0');
-    out.push_str(OrgId::PREFIX);
-    for byte in org.as_bytes() {
-        out.push(digit(byte >> 4));
-        out.push(digit(byte & 15));
-    }
-}
-
-/// The text form, without the organization.
-impl fmt::Display for EntityRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}::{}", self.kind, self.id)
-    }
-}
-
-#[expect(clippy::expect_used, reason = "the texts are constants of this file, and a test makes each")]
-pub(crate) fn well_known(text: &str) -> Name {
-    Name::new(text).expect("a constant that is a name")
-}
 
 /// Why an entity cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum EntityError {
-    /// Not `<Type>::<id>` with a known type.
-    #[error("`{0}` is not an entity reference; write `<Type>::<id>`")]
-    Reference(String),
+    /// What should name an entity does not.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// A reference into another organization.
     #[error("`{entity}` refers to `{reference}` of another organization; nothing crosses organizations")]
     Foreign {
@@ -280,7 +118,7 @@ impl Attr {
                         .and_then(|n| u64::try_from(n).ok())
                         .map(|n| Self::Time(Timestamp(n)))
                         .ok_or_else(bad),
-                    ("ref", Json::Text(text)) => EntityRef::parse(org, text).map(Self::Ref),
+                    ("ref", Json::Text(text)) => Ok(Self::Ref(EntityRef::parse(org, text)?)),
                     ("enum", Json::Text(text)) => {
                         let (of, name) = text.split_once("::").ok_or_else(bad)?;
                         let of = ENUMS.into_iter().find(|e| *e == of).ok_or_else(bad)?;
@@ -301,7 +139,7 @@ impl Attr {
             Self::Text(s) => value::string(s),
             Self::Time(at) => value::datetime(*at)?,
             Self::Ref(entity) => value::entity(entity.uid()),
-            Self::Enum(of, name) => value::entity(schema::enum_uid(of, name)),
+            Self::Enum(of, name) => value::entity(enum_uid(of, name)),
             Self::Set(values) => value::set(values.iter().map(Self::to_cedar).collect::<Option<Vec<_>>>()?),
         })
     }
@@ -844,7 +682,7 @@ impl EntityVersion {
         let parents = ancestors
             .iter()
             .map(|a| Arc::unwrap_or_clone(a.uid()))
-            .chain(record.roles.iter().map(|r| Arc::unwrap_or_clone(schema::enum_uid("Role", r))));
+            .chain(record.roles.iter().map(|r| Arc::unwrap_or_clone(enum_uid("Role", r))));
         let cedar = CedarEntity::new_with_attr_partial_value(
             Arc::unwrap_or_clone(entity.uid()),
             attrs,
@@ -892,17 +730,5 @@ impl EntityVersion {
     /// Plain SHA-256 of the blob.
     pub fn digest(&self) -> Digest {
         self.digest
-    }
-}
-
-impl Serialize for EntityKind {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(self.as_str())
-    }
-}
-
-impl<'de> Deserialize<'de> for EntityKind {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        std::borrow::Cow::<'de, str>::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }
 }

@@ -15,6 +15,7 @@ mod explain;
 mod gate;
 mod locate;
 mod question;
+mod reference;
 mod shadow;
 mod snapshot;
 mod store;
@@ -33,16 +34,18 @@ pub mod mcp;
 pub mod registration;
 pub mod rules;
 pub mod schema;
+pub mod shape;
 
 pub use chain::{Decided, decide_chain};
 pub use decide::{Answer, Reason, ReplayError, combine, combine_would_be, decide, decide_by_full_walk, ground, replay};
 pub use entity::{
-    AgentFacts, Attr, BundleFacts, EntityError, EntityKind, EntityRef, EntityVersion, GateFacts, InstanceFacts,
-    PersonFacts, Record, ServiceFacts, WorkflowFacts,
+    AgentFacts, Attr, BundleFacts, EntityError, EntityVersion, GateFacts, InstanceFacts, PersonFacts, Record,
+    ServiceFacts, WorkflowFacts,
 };
 pub use explain::{Clause, Explained, Explanation, Outcome, explain};
 pub use locate::{Pointer, ToolPattern};
 pub use question::{Operation, Question, QuestionError, scope_name};
+pub use reference::{EntityKind, EntityRef, ReferenceError};
 pub use shadow::WouldBe;
 pub use snapshot::{BuildError, KERNEL, LEVEL, Place, PolicyParts, PolicySnapshot, Prepared, RECOVERY, kernel_digest};
 pub use store::{EntityStore, Slice, SliceProblem};

@@ -18,7 +18,7 @@ use countersign_gateway_model::Name;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
-use crate::input::{InputError, Reach, Shape};
+use crate::shape::{InputError, Reach, Shape};
 use crate::json::Json;
 use crate::locate::{Pointer, ToolPattern, all_tools};
 

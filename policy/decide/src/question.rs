@@ -11,8 +11,9 @@ use std::sync::Arc;
 use countersign_gateway_model::{Assurance, Digest, Name, OrgId, Scope, Timestamp};
 
 use crate::catalogue::CompiledTool;
-use crate::entity::{EntityError, EntityKind, EntityRef, write_org};
-use crate::input::{self, InputError, TypedInput};
+use crate::reference::{EntityKind, EntityRef, ReferenceError, write_org};
+use crate::input::{self, TypedInput};
+use crate::shape::InputError;
 use crate::json::{Json, JsonError, shown, write_text};
 use crate::masks;
 use crate::snapshot::PolicySnapshot;
@@ -252,7 +253,7 @@ pub enum QuestionError {
     Shape(String),
     /// A reference that is none.
     #[error("a question names no entity")]
-    Entity(#[from] EntityError),
+    Entity(#[from] ReferenceError),
     /// The input does not pass the tool's schema in this snapshot.
     #[error("the input does not pass the schema of tool `{tool}`")]
     Input {

@@ -10,7 +10,7 @@ use countersign_gateway_model::{Digest, Name};
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, CatalogueError, CompiledTool, DataClass, MAX_RISK, Tool, ToolRunner};
-use crate::input::Sight;
+use crate::shape::Sight;
 use crate::json::{Json, shown};
 use crate::schema::tool_action;
 

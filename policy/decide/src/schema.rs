@@ -7,18 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use cedar_policy::{Schema, SchemaFragment};
-use cedar_policy_core::ast::{Eid, EntityType, EntityUID};
+use cedar_policy_core::ast::EntityType;
 use cedar_policy_core::validator::ValidatorSchema;
 use countersign_gateway_model::{Digest, Name};
 
 use crate::catalogue::CompiledTool;
+pub use crate::reference::NAMESPACE;
+use crate::reference::named_type;
 use crate::value::write_cedar_string;
 
 /// The base schema, version 1, as it ships.
 pub const BASE: &str = include_str!("base.cedarschema");
-
-/// The namespace of the base schema.
-pub const NAMESPACE: &str = "Countersign";
 
 /// What stands in a generated enum that the data give no member: Cedar has no empty enum.
 pub(crate) const NO_MEMBER: &str = "none";
@@ -40,23 +39,6 @@ pub(crate) fn open() -> &'static Schema {
     static OPEN: LazyLock<Schema> =
         LazyLock::new(|| Schema::from_cedarschema_str(BASE).expect("the base schema parses").0);
     &OPEN
-}
-
-#[expect(clippy::expect_used, reason = "names are constants of this crate, and a test makes each")]
-pub(crate) fn named_type(name: &str) -> EntityType {
-    EntityType::from(format!("{NAMESPACE}::{name}").parse::<cedar_policy_core::ast::Name>().expect("a type name"))
-}
-
-/// The uid of a member of an enum type of the base schema.
-pub(crate) fn enum_uid(of: &'static str, member: &Name) -> Arc<EntityUID> {
-    static TYPES: LazyLock<BTreeMap<&'static str, EntityType>> = LazyLock::new(|| {
-        ["Role", "ApprovalRule", "State", "RunnerKind", "Environment", "DataClass", "Assurance"]
-            .into_iter()
-            .map(|name| (name, named_type(name)))
-            .collect()
-    });
-    let ty = TYPES.get(of).cloned().unwrap_or_else(|| named_type("Role"));
-    Arc::new(EntityUID::from_components(ty, Eid::new(member.as_str()), None))
 }
 
 /// The attribute of that name, if any type of the base schema has it.
@@ -279,7 +261,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-    use crate::entity::EntityKind;
+    use crate::reference::EntityKind;
 
     #[test]
     fn the_base_schema_stands_alone_and_has_every_kind_and_each_placeholder_once() {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use countersign_gateway_model::{Name, Verdict};
 
 use crate::decide::{Round, ground, sorted};
-use crate::entity::well_known;
+use crate::reference::well_known;
 use crate::snapshot::{PolicySnapshot, Prepared};
 
 /// The answer with the policies in shadow in force. Recorded beside the real one, never acted on.

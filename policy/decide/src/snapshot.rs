@@ -24,7 +24,8 @@ use crate::clauses;
 use crate::counters::{self, Counter, CounterError, CounterNow, Reservation};
 use crate::data::DataError;
 use crate::detectors::Detectors;
-use crate::entity::{self, EntityError, EntityKind, EntityRef, EntityVersion, Record};
+use crate::entity::{EntityError, EntityVersion, Record};
+use crate::reference::{self, EntityKind, EntityRef, enum_uid};
 use crate::gate::{self, Known};
 use crate::masks::{self, Masks, Rewrite};
 use crate::question::{Operation, Question};
@@ -396,7 +397,7 @@ impl PolicySnapshot {
             catalogue: parts.catalogue.as_ref().map_or(Digest([0; 32]), Catalogue::digest),
         };
         let rule_uids =
-            rule_names.into_iter().map(|name| (name.clone(), schema::enum_uid("ApprovalRule", &name))).collect();
+            rule_names.into_iter().map(|name| (name.clone(), enum_uid("ApprovalRule", &name))).collect();
         Ok(Self {
             org: parts.org,
             digests,
@@ -803,7 +804,7 @@ fn own_entities(
 /// Groups policies by action, principal type and resource type, and then by the entities in their scopes. The groups
 /// are exact: a policy stands in one if, and only if, its scopes hold for every question that finds it there.
 fn actions(schema: &Schema, policies: &[Arc<Prepared>]) -> HashMap<String, ActionSet> {
-    let kind_of = |ty: &cedar_policy::EntityTypeName| entity::kind_of(ty.as_ref());
+    let kind_of = |ty: &cedar_policy::EntityTypeName| reference::kind_of(ty.as_ref());
     let entities = schema.action_entities().unwrap_or_else(|_| cedar_policy::Entities::empty());
     let arc = |uid: &EntityUID| {
         let uid: cedar_policy::EntityUid = uid.clone().into();

@@ -13,7 +13,8 @@ use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use countersign_gateway_model::{OrgId, Timestamp};
 
-use crate::entity::{EntityError, EntityKind, EntityRef, EntityVersion, Record};
+use crate::entity::{EntityError, EntityVersion, Record};
+use crate::reference::{EntityKind, EntityRef};
 use crate::question::Question;
 use crate::snapshot::PolicySnapshot;
 

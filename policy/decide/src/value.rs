@@ -74,7 +74,7 @@ pub(crate) fn write_signature(value: &Value, out: &mut Vec<u8>) {
         ValueKind::Lit(Literal::Long(_)) => out.push(b'l'),
         ValueKind::Lit(Literal::String(_)) => out.push(b's'),
         ValueKind::Lit(Literal::EntityUID(uid)) => {
-            if let Some(kind) = crate::entity::kind_of(uid.entity_type()) {
+            if let Some(kind) = crate::reference::kind_of(uid.entity_type()) {
                 out.extend([b'e', kind as u8]);
             } else {
                 out.push(b'u');
