@@ -4,7 +4,7 @@ use countersign_gateway_flow::Illegal;
 use countersign_gateway_model::{DecisionId, Digest, GateId, Name};
 use countersign_ledger_entry::{EntryError, Receipt};
 use countersign_ledger_log::AppendError;
-use countersign_policy_decide::input::InputError;
+use countersign_policy_decide::shape::InputError;
 use countersign_policy_decide::registration::RegistrationError;
 
 /// A refusal that is on record.

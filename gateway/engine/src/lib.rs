@@ -67,7 +67,7 @@ pub use backtest::{BacktestProgress, BacktestTurn, BacktestWatch, BacktestWindow
 pub use counters::CounterRecord;
 pub use countersign_policy_bundle::{BacktestReport, Limits as BacktestLimits};
 pub use countersign_policy_decide::catalogue::{Catalogue, DataClass, ToolRunner};
-pub use countersign_policy_decide::input::{Blind, Seen};
+pub use countersign_policy_decide::shape::{Blind, Seen};
 pub use countersign_policy_decide::mcp::McpTools;
 pub use countersign_policy_decide::registration::{
     Change, Definition, Fault, RegistrationError, ToolChange, ToolReport, Words,
