@@ -22,6 +22,9 @@ use ed25519_dalek::SigningKey;
 /// First word of a key file: what it is, in which form.
 const FORM: &str = "countersign-key-v1";
 
+/// The same for a person's key, which is no gateway's and signs decisions alone.
+const PERSON_FORM: &str = "countersign-person-key-v1";
+
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeysError {
@@ -53,6 +56,9 @@ pub(crate) enum KeysError {
     /// Not a key file.
     #[error("`{0}` is not a key file: restore the key folder that belongs to this data folder")]
     Form(PathBuf),
+    /// Not a person's key.
+    #[error("`{0}` holds no signing key of a person: `countersign key create` makes one")]
+    NoPersonKey(PathBuf),
     /// A key is not there although the log that it belongs to is.
     #[error("`{0}` is missing: restore the key folder that belongs to this data folder")]
     Missing(PathBuf),
@@ -125,10 +131,26 @@ pub(crate) fn read_private(path: &Path) -> Result<Option<String>, KeysError> {
 
 fn read_seed(path: &Path) -> Result<Option<[u8; 32]>, KeysError> {
     let Some(text) = read_private(path)? else { return Ok(None) };
-    let form = || KeysError::Form(path.to_owned());
-    let encoded = text.trim().strip_prefix(FORM).map(str::trim).ok_or_else(form)?;
-    let bytes = STANDARD.decode(encoded).map_err(|_| form())?;
-    bytes.try_into().map(Some).map_err(|_| form())
+    parse_seed(&text, FORM).map(Some).ok_or_else(|| KeysError::Form(path.to_owned()))
+}
+
+fn parse_seed(text: &str, form: &str) -> Option<[u8; 32]> {
+    let encoded = text.trim().strip_prefix(form).map(str::trim)?;
+    STANDARD.decode(encoded).ok()?.try_into().ok()
+}
+
+/// Makes a person's key in a file that must not be there yet.
+pub(crate) fn create_person_key(path: &Path) -> Result<SigningKey, KeysError> {
+    let seed = crate::mint::secret()?;
+    write_new_private(path, format!("{PERSON_FORM} {}\n", STANDARD.encode(seed)).as_bytes())?;
+    Ok(SigningKey::from_bytes(&seed))
+}
+
+/// Reads a person's key.
+pub(crate) fn read_person_key(path: &Path) -> Result<SigningKey, KeysError> {
+    let text = read_private(path)?.ok_or_else(|| KeysError::NoPersonKey(path.to_owned()))?;
+    let seed = parse_seed(&text, PERSON_FORM).ok_or_else(|| KeysError::NoPersonKey(path.to_owned()))?;
+    Ok(SigningKey::from_bytes(&seed))
 }
 
 /// The key of a file. `make`: it is made where it is not there.

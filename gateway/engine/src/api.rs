@@ -9,6 +9,7 @@ use countersign_gateway_model::{
 };
 use countersign_ledger_entry::Receipt;
 use countersign_ledger_entry::body::{Assertion, DecisionKind, Effect, Finding, GateSubject, OnDeny};
+use countersign_ledger_entry::payload::Salt;
 
 /// An `Idempotency-Key` with the digest of the request that came with it.
 #[derive(Clone, Debug)]
@@ -348,7 +349,23 @@ pub struct DecisionRequest {
     /// The role used.
     pub role: Option<Name>,
     /// The approver's own signature.
-    pub assertion: Option<Assertion>,
+    pub assertion: Option<Signed>,
+}
+
+/// A decision's signature.
+#[derive(Clone)]
+pub struct Signed {
+    /// The signature, and by which key.
+    pub assertion: Assertion,
+    /// For OVERRIDE: the salt under which the change was signed.
+    pub delta_salt: Option<Salt>,
+}
+
+impl std::fmt::Debug for Signed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A salt is in no log.
+        f.debug_struct("Signed").field("assertion", &self.assertion).finish_non_exhaustive()
+    }
 }
 
 /// What became of a decision.

@@ -3,9 +3,10 @@
 //! Asked of the same policy, by the same questions, and held to the same exclusions as a vote: what is said here is what
 //! would become of one now. Nothing is recorded, and no agent may ask. Absent: votes. Read next: `decisions`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
-use countersign_gateway_flow::{OpenGate, OpenItem, UNNAMED_PERSON, WhyNot};
+use countersign_gateway_flow::{Instance, OpenGate, OpenItem, UNNAMED_PERSON, WhyNot};
 use countersign_gateway_model::{
     Assurance, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Scope, Timestamp,
 };
@@ -15,6 +16,7 @@ use countersign_policy_decide::{EntityKind, EntityRef, Operation, Outcome, expla
 use crate::api::GateRecord;
 use crate::asking::{ask, question};
 use crate::decisions::{admits, default_role};
+use crate::demands::why_not;
 use crate::error::EngineError;
 use crate::org::{Known, Org};
 use crate::stream::{Held, four_eyes};
@@ -67,12 +69,17 @@ pub struct Approvers {
     pub next: Option<Name>,
 }
 
-/// A gate on which a person is looked at.
-struct Looking<'a> {
-    org: &'a Org,
-    snapshot: &'a Snapshot,
-    held: &'a Held,
-    gate: &'a OpenGate,
+/// How often a gate is looked at that changes meanwhile.
+const LOOKS: usize = 3;
+
+/// A gate on which persons are looked at, as it stood when it was read.
+struct Looking {
+    org: Arc<Org>,
+    snapshot: Snapshot,
+    fold: Instance,
+    gate: OpenGate,
+    /// Who has a key that signs at it.
+    keyed: HashSet<Pseudonym>,
     now: Timestamp,
 }
 
@@ -90,27 +97,54 @@ impl Engine {
     ) -> Result<Approvers, EngineError> {
         let org = self.org(who.org)?;
         self.may_query(&org, who)?;
-        let gate = self.gate(who, id).await?.gate;
-        let held = self.hold(&org, gate.instance).await?;
-        let snapshot = self.counted_snapshot(&org).await?;
-        let mut answer = Approvers { gate, notes: Vec::new(), demands: Vec::new(), persons: Vec::new(), next: None };
-        let Some(open) = held.fold()?.gate().filter(|open| open.gate == id) else {
-            answer.notes.push("the gate is closed: nobody decides at it any more".to_owned());
-            return Ok(answer);
-        };
-        self.describe_gate_now(&org, &held, id)?;
-        answer.notes = self.everybody(&org, &snapshot, &held, open).await?;
-        answer.demands = demands(&snapshot, open);
-        let looking = Looking { org: &org, snapshot: &snapshot, held: &held, gate: open, now: self.now() };
         let mut persons = org.persons();
+        persons.retain(|person| after.is_none_or(|after| person > after));
         persons.sort();
-        let limit = limit.clamp(1, MAX_PERSONS);
-        let mut rest = persons.into_iter().filter(|person| after.is_none_or(|after| person > after)).peekable();
-        for person in rest.by_ref().take(limit) {
-            answer.persons.push(looking.person(person, !answer.notes.is_empty())?);
+        let rest = persons.split_off(limit.clamp(1, MAX_PERSONS).min(persons.len()));
+        let mut looks = 1;
+        loop {
+            let gate = self.gate(who, id).await?.gate;
+            let mut answer =
+                Approvers { gate, notes: Vec::new(), demands: Vec::new(), persons: Vec::new(), next: None };
+            let Some(looking) = self.look(&org, id, &mut answer).await? else {
+                answer.notes.push("the gate is closed: nobody decides at it any more".to_owned());
+                return Ok(answer);
+            };
+            let (sequence, instance) = (looking.fold.sequence(), looking.fold.id());
+            // On a thread of its own and without the stream's lock: many persons are many questions, and whoever decides
+            // meanwhile waits for none of them.
+            let (asked, barred) = (persons.clone(), !answer.notes.is_empty());
+            let look = move || asked.into_iter().map(|person| looking.person(person, barred)).collect();
+            let looked: Result<Vec<_>, EngineError> =
+                tokio::task::spawn_blocking(look).await.map_err(EngineError::damaged)?;
+            answer.persons = looked?;
+            answer.next = answer.persons.last().filter(|_| !rest.is_empty()).map(|last| last.person.clone());
+            // What policy is told of a gate changes with it: an answer from both sides of a change is none.
+            let unchanged = self.hold(&org, instance).await?.fold()?.sequence() == sequence;
+            if unchanged || looks == LOOKS {
+                if !unchanged {
+                    answer.notes.push("the gate changed each time that it was looked at: ask again".to_owned());
+                }
+                return Ok(answer);
+            }
+            looks += 1;
         }
-        answer.next = rest.peek().and_then(|_| answer.persons.last()).map(|last| last.person.clone());
-        Ok(answer)
+    }
+
+    /// Reads what is looked at, under the stream's lock; none if the gate is closed.
+    async fn look(&self, org: &Arc<Org>, id: GateId, answer: &mut Approvers) -> Result<Option<Looking>, EngineError> {
+        let held = self.hold(org, answer.gate.instance).await?;
+        let snapshot = self.counted_snapshot(org).await?;
+        let Some(open) = held.fold()?.gate().filter(|open| open.gate == id) else { return Ok(None) };
+        self.describe_gate_now(org, &held, id)?;
+        answer.notes = self.everybody(org, &snapshot, &held, open).await?;
+        answer.demands = demands(&snapshot, open);
+        let keys = org.person_keys.read().await;
+        let signs = keys.values().filter(|row| why_not(row, row.principal, open.opened).is_none());
+        let keyed = signs.map(|row| row.principal).collect();
+        drop(keys);
+        let (gate, fold) = (open.clone(), held.fold()?.clone());
+        Ok(Some(Looking { org: Arc::clone(org), snapshot, fold, gate, keyed, now: self.now() }))
     }
 
     /// What stands in everybody's way.
@@ -139,12 +173,12 @@ impl Engine {
     }
 }
 
-impl Looking<'_> {
+impl Looking {
     fn person(&self, id: Name, barred: bool) -> Result<Approver, EngineError> {
         let known = self.org.known_by_id(PrincipalKind::Person, &id);
         let Some((who, known)) = known else { return Ok(Approver { person: id, may: false, items: Vec::new() }) };
         let voter = self.voter(who, &known);
-        let role = default_role(&voter, self.gate, self.snapshot);
+        let role = default_role(&voter, &self.gate, &self.snapshot);
         let items: Result<Vec<_>, _> =
             self.gate.live_items().map(|item| self.item(&voter, &known, role.as_ref(), item)).collect();
         let mut items = items?;
@@ -186,33 +220,43 @@ impl Looking<'_> {
         let name = Name::new(&item.item.to_string()).map_err(EngineError::damaged)?;
         let resource = EntityRef::new(self.org.id, EntityKind::Item, name);
         let mut asked = question(voter, Operation::Approve, resource, self.now);
-        asked.four_eyes = four_eyes(self.org);
+        asked.four_eyes = four_eyes(&self.org);
         asked.role = role.cloned();
         let mut why_not = Vec::new();
         let person = self.org.person_of(voter.pseudonym);
-        let bars = self.held.fold()?.bars(voter.pseudonym, person, item.item);
+        let bars = self.fold.bars(voter.pseudonym, person, item.item);
         if let Some(why) = bars {
             why_not.push(self.involvement(why, person, item));
         }
-        let allowed = ask(self.snapshot, self.org.facts(), vec![asked.clone()]).allowed();
+        let allowed = ask(&self.snapshot, self.org.facts(), vec![asked.clone()]).allowed();
         if !allowed {
-            asked.counters = self.org.counting.reading(self.snapshot, self.now, None).counters();
-            let slice = self.org.entities.slice(self.snapshot, &asked);
-            let explanation = explain(self.snapshot, &slice, &asked);
+            asked.counters = self.org.counting.reading(&self.snapshot, self.now, None).counters();
+            let slice = self.org.entities.slice(&self.snapshot, &asked);
+            let explanation = explain(&self.snapshot, &slice, &asked);
             why_not.extend(policy_words(&explanation, bars.is_some()));
         }
         let mut rules = Vec::new();
+        let mut unsigned = false;
         for form in &item.rules {
             // As votes are counted: the rule's authority, and where it names roles alone, the one that is used.
             let used = form.roles.is_empty() || role.is_some_and(|role| form.roles.contains(role));
-            if used && admits(self.snapshot, self.gate, &form.rule, (voter, &known.groups), role) {
+            if used && admits(&self.snapshot, &self.gate, &form.rule, (voter, &known.groups), role) {
+                let rule = self.snapshot.rules().get(form.rule.as_str());
+                if rule.is_some_and(|rule| rule.demand.assertion) && !self.keyed.contains(&voter.pseudonym) {
+                    why_not.push(format!(
+                        "rule `{}`: demands their own signature, and they had registered no key when the gate opened",
+                        form.rule
+                    ));
+                    // A vote that does not meet one demand is refused whole.
+                    unsigned = true;
+                }
                 rules.push(form.rule.clone());
             } else {
                 why_not.push(authority_words(&form.rule, self.snapshot.rules().get(form.rule.as_str())));
             }
         }
         let voted = item.votes.iter().any(|vote| vote.person == person.unwrap_or(UNNAMED_PERSON));
-        let may = allowed && bars.is_none() && !rules.is_empty();
+        let may = allowed && bars.is_none() && !rules.is_empty() && !unsigned;
         if !may {
             rules.clear();
         }
@@ -270,8 +314,9 @@ fn demands(snapshot: &Snapshot, gate: &OpenGate) -> Vec<String> {
             words.push(format!("rule `{name}`: a login no older than {seconds} seconds"));
         }
         if rule.demand.assertion {
-            words
-                .push(format!("rule `{name}`: a signature by a key of the voter's own, which nobody can register yet"));
+            words.push(format!(
+                "rule `{name}`: a signature by a key of the voter's own, registered before the gate opened"
+            ));
         }
     }
     words

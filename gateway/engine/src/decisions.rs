@@ -13,8 +13,8 @@ use countersign_gateway_flow::{
     SystemReject, decide, gate as counting,
 };
 use countersign_gateway_model::{
-    ActionId, Assurance, DecisionId, Digest, Duration, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym,
-    Scope, State, Timestamp,
+    ActionId, Assurance, DecisionId, Digest, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Scope, State,
+    Timestamp,
 };
 use countersign_ledger_entry::PayloadRole;
 use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, QuestionKind, Reservation};
@@ -27,6 +27,7 @@ use crate::api::{ActionAnswer, DecisionAnswer, DecisionRequest, Idempotency, Rul
 use crate::asking::{Answered, actor_of, ask, ask_reading, ask_transforming, question, with_satisfied};
 use crate::beside::Beside;
 use crate::counters::{REPEATS, Reading};
+use crate::demands::{HeldKeys, check_signature, delta_bytes, demands_met, expired_votes, hold_keys};
 use crate::error::EngineError;
 use crate::gates::{Opened, Pending, circles, shown_digest};
 use crate::mint::MintExt as _;
@@ -77,11 +78,23 @@ impl Engine {
         };
         let opened = self.opened(&org, &snapshot, &held, &gate).await?;
         self.describe_gate(&org, &held, id, row.opened, row.expires)?;
+        let unsigned = self.unsigned_votes(&org, &snapshot, &gate).await?;
+        // Until the decision is durable.
+        let keys = hold_keys(&org.person_keys, request.assertion.is_some()).await;
         let mut turn = None;
         let mut attempt = 1;
         let (now, decision, reply, runs, appended) = loop {
             let now = self.now();
-            let work = Deciding { org: &org, snapshot: &snapshot, who, gate: &gate, opened: &opened, now };
+            let work = Deciding {
+                org: &org,
+                snapshot: &snapshot,
+                who,
+                gate: &gate,
+                opened: &opened,
+                now,
+                unsigned: &unsigned,
+                keys: keys.as_ref(),
+            };
             let reading = org.counting.reading(&snapshot, now, turn);
             match Box::pin(self.decide_once(&work, &mut held, request.clone(), reading, key.as_ref())).await {
                 // Others took from the same counters meanwhile. From now on they wait.
@@ -93,6 +106,7 @@ impl Engine {
             }
             turn = Some(org.counting.turn().await);
         };
+        drop(keys);
         self.decided(&org, held, (&snapshot, &gate, now), (decision, reply, runs, appended)).await
     }
 
@@ -271,7 +285,7 @@ impl Engine {
             let rules: Vec<Name> =
                 rules.into_iter().filter(|r| admits(snapshot, gate, r, (who, &ballot.groups), role.as_ref())).collect();
             if kind != DecisionKind::Reject {
-                demands_met(work, &rules)?;
+                demands_met(work, &rules, request.assertion.is_some())?;
             }
             ballot.items.push(BallotItem { item: item.item, digest: item.digest, rules, change });
         }
@@ -311,11 +325,16 @@ impl Engine {
         }
         let mut delta = None;
         if !request.delta.is_empty() {
-            let content = serde_json::to_vec(&kept_delta(&request.delta, &replaced)).map_err(EngineError::damaged)?;
-            let salt = self.mint().salt();
+            let kept = serde_json::to_value(kept_delta(&request.delta, &replaced)).map_err(EngineError::damaged)?;
+            let content = delta_bytes(kept).map_err(EngineError::damaged)?;
+            let salt = request.assertion.as_ref().and_then(|signed| signed.delta_salt);
+            let salt = salt.unwrap_or_else(|| self.mint().salt());
             delta = Some(payload::salted(payload::DELTA, &salt, &content));
             let reference = beside.payload(PayloadRole::Delta, payload::seal(&salt, &content));
             asked.push_payload(reference);
+        }
+        if let Some(signed) = &request.assertion {
+            check_signature(work, signed, &ballot, (delta, request.shown_digest))?;
         }
         if kind == DecisionKind::Override && !met && !stale {
             // Votes are missing: whoever decides next reads, and is asked about, what this makes of the gate.
@@ -352,7 +371,7 @@ impl Engine {
             view: shown_digest(&opened.view),
             delta,
             assurance: who.assurance,
-            assertion: request.assertion,
+            assertion: request.assertion.map(|signed| signed.assertion),
             stale,
             reasked,
             asked_again,
@@ -726,6 +745,10 @@ pub(crate) struct Deciding<'a> {
     pub(crate) gate: &'a OpenGate,
     pub(crate) opened: &'a Opened,
     pub(crate) now: Timestamp,
+    /// Votes without a signature, where a rule demands one.
+    pub(crate) unsigned: &'a BTreeSet<DecisionId>,
+    /// Persons' keys, where the decision is signed.
+    pub(crate) keys: Option<&'a HeldKeys<'a>>,
 }
 
 /// A changed input on its way.
@@ -832,34 +855,6 @@ pub(crate) fn admits(
         return role.is_some_and(|role| person.roles.contains(role));
     };
     circles(Some(gate), name, rule).any(|circle| circle.admits(&person.roles, groups, &person.teams))
-}
-
-/// Whether the login is what the rules demand of those whose votes count for them.
-pub(crate) fn demands_met(work: &Deciding<'_>, rules: &[Name]) -> Result<(), EngineError> {
-    for (name, rule) in rules.iter().filter_map(|name| Some((name, work.snapshot.rules().get(name.as_str())?))) {
-        let unmet = |demand| Err(EngineError::DemandUnmet { rule: name.clone(), demand });
-        let demand = &rule.demand;
-        if demand.assurance.is_some_and(|least| work.who.assurance < least) {
-            return unmet("a login with more than one factor");
-        }
-        if demand.fresh_s.is_some_and(|s| work.now.since(work.who.issued) > Duration::from_secs(s)) {
-            return unmet("a login that is not as old");
-        }
-        if demand.assertion {
-            // No bundle that demands it comes into force; one from before that was so meets nothing.
-            return unmet("a signature by a key of the voter's own, which nobody can register yet");
-        }
-    }
-    Ok(())
-}
-
-/// Persons one of whose votes no longer counts: it was cast longer ago than a rule that it counts for lets it.
-pub(crate) fn expired_votes(work: &Deciding<'_>) -> Vec<Pseudonym> {
-    let valid = |rule: &Name| work.snapshot.rules().get(rule.as_str()).and_then(|rule| rule.validity_s);
-    let votes = work.gate.live_items().flat_map(|item| &item.votes);
-    let expired = votes
-        .filter(|vote| vote.rules.iter().filter_map(valid).any(|s| work.now.since(vote.at) > Duration::from_secs(s)));
-    expired.map(|vote| vote.person).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 pub(crate) fn default_role(who: &Principal, gate: &OpenGate, snapshot: &Snapshot) -> Option<Name> {

@@ -113,6 +113,18 @@ pub enum EngineError {
     /// The review was closed before.
     #[error("review `{0}` is closed")]
     ReviewClosed(DecisionId),
+    /// A rule demands the voter's own signature, and there is none.
+    #[error("rule `{0}` demands your own signature: decide with `--sign-with`, and a key that was registered before")]
+    SignatureMissing(Name),
+    /// The signature that came with a decision does not hold.
+    #[error("the signature is not taken: {0}")]
+    SignatureRefused(String),
+    /// A signature or a key that is none.
+    #[error("the signature is not taken: {0}")]
+    Assertion(#[source] EntryError),
+    /// The key was registered before, by whomever.
+    #[error("this key was registered before: make a new one with `countersign key create`")]
+    KeyKnown,
     /// What others took from the same counters came between reading and taking, again and again.
     #[error("the counters that this takes from changed each time that it was decided: try again")]
     CountersBusy,
@@ -163,6 +175,9 @@ impl EngineError {
             Self::ReviewOverdue { .. } => "review-overdue",
             Self::OwnReview(_) => "review-own",
             Self::ReviewClosed(_) => "review-closed",
+            Self::SignatureMissing(_) => "signature-missing",
+            Self::SignatureRefused(_) | Self::Assertion(_) => "signature-refused",
+            Self::KeyKnown => "key-known",
             Self::CountersBusy => "counters-busy",
             Self::NoRunner(_) => "runner-unavailable",
             Self::Runner(_) => "runner-failed",

@@ -6,8 +6,10 @@ use countersign_gateway_model::Principal;
 use countersign_ledger_entry::key::VKey;
 
 pub use countersign_gateway_flow::Illegal;
+pub use countersign_ledger_entry::assertion::EDDSA;
 pub use countersign_ledger_entry::body::{Assertion, DecisionKind, Effect, Finding, GateSubject, OnDeny};
-pub use countersign_ledger_entry::{EntryError, Receipt};
+pub use countersign_ledger_entry::payload::Salt;
+pub use countersign_ledger_entry::{Bytes32, Bytes64, EntryError, Receipt};
 pub use countersign_ledger_log::AppendError;
 pub use countersign_ledger_verify::Report;
 pub use countersign_policy_decide::{EntityKind, EntityRef, Operation};

@@ -21,6 +21,7 @@ mod climbing;
 mod counted;
 mod counters;
 mod decisions;
+mod demands;
 mod error;
 mod evaluations;
 mod explanations;
@@ -34,6 +35,7 @@ mod org;
 mod own;
 mod permissions;
 mod permits;
+mod person_keys;
 mod policies;
 mod receipts;
 mod recording;
@@ -72,6 +74,7 @@ pub use countersign_policy_decide::mcp::McpTools;
 pub use countersign_policy_decide::registration::{
     Change, Definition, Fault, RegistrationError, ToolChange, ToolReport, Words,
 };
+pub use demands::delta_bytes;
 pub use error::{EngineError, Refused};
 pub use evaluations::*;
 pub use explanations::{MAX_SUPPOSED, QuestionExplained};
@@ -80,6 +83,7 @@ pub use mint::{Mint, MintExt};
 pub use org::Known;
 pub use own::{Allowed, OwnEntry};
 pub use permissions::{Permission, Permissions};
+pub use person_keys::{NewPersonKey, PersonKeyList, PersonKeyRecord};
 pub use policies::{Candidate, CatalogueCandidate, Electorate, Policies, PolicyProblem};
 pub use recording::Recording;
 pub use tools::{ToolDetail, ToolRecord, ToolsChanged, ToolsRequest};
@@ -172,6 +176,7 @@ impl Engine {
         let org = Org::new(id, log, authority);
         self.load_settings(&org).await?;
         self.load_changes(&org).await?;
+        self.load_person_keys(&org).await?;
         org.entities.put(changes::names::workflow_record(id, self.now())?).map_err(EngineError::damaged)?;
         for workflow in self.all_workflows(&org).await? {
             if let Some(team) = &workflow.spec.team {

@@ -22,7 +22,8 @@ use crate::api::{DecisionAnswer, Idempotency, LiftAnswer, LiftRequest};
 use crate::asking::{actor_of, ask, question};
 use crate::beside::Beside;
 use crate::counters::{REPEATS, Reading};
-use crate::decisions::{Deciding, Decision, Runs, decides, demands_met, expired_votes, rules_of};
+use crate::decisions::{Deciding, Decision, Runs, decides, rules_of};
+use crate::demands::{check_lift_signature, demands_met, expired_votes, hold_keys};
 use crate::error::EngineError;
 use crate::gates::shown_digest;
 use crate::mint::MintExt as _;
@@ -112,10 +113,22 @@ impl Engine {
         }
         let opened = self.opened(org, &snapshot, &held, &gate).await?;
         self.describe_gate(org, &held, gate.gate, gate.opened, gate.expires)?;
+        let unsigned = self.unsigned_votes(org, &snapshot, &gate).await?;
+        // Until the lift is durable.
+        let keys = hold_keys(&org.person_keys, request.assertion.is_some()).await;
         let (mut turn, mut attempt) = (None, 1);
         let (now, review_by, done) = loop {
             let now = self.now();
-            let work = Deciding { org, snapshot: &snapshot, who, gate: &gate, opened: &opened, now };
+            let work = Deciding {
+                org,
+                snapshot: &snapshot,
+                who,
+                gate: &gate,
+                opened: &opened,
+                now,
+                unsigned: &unsigned,
+                keys: keys.as_ref(),
+            };
             let reading = org.counting.reading(&snapshot, now, turn);
             let lift = (item, &liftable, &request);
             match Box::pin(self.lift_once(&work, &mut held, lift, reading, key.as_ref())).await {
@@ -125,6 +138,7 @@ impl Engine {
             }
             turn = Some(org.counting.turn().await);
         };
+        drop(keys);
         let answer = self.decided(org, held, (&snapshot, &gate, now), done).await?;
         let owed = matches!(answer.effect, Effect::Counted | Effect::Resolving);
         if owed {
@@ -167,11 +181,14 @@ impl Engine {
         (item, liftable, request): (&OpenItem, &Liftable, &LiftRequest),
         (beside, reading): (&mut Beside, &mut Reading),
     ) -> Result<(LiftRule, Runs), EngineError> {
-        let Deciding { org, snapshot, who, gate, opened, now } = *work;
+        let Deciding { org, snapshot, who, gate, opened, now, .. } = *work;
         if request.role.as_ref().is_some_and(|role| !who.roles.contains(role)) {
             return Err(EngineError::invalid("role", "you do not hold this role: name one of yours, or none"));
         }
-        demands_met(work, std::slice::from_ref(&request.rule))?;
+        demands_met(work, std::slice::from_ref(&request.rule), request.assertion.is_some())?;
+        if let Some(assertion) = &request.assertion {
+            check_lift_signature(work, assertion, item, request)?;
+        }
         let role = request.role.clone().or_else(|| liftable.role(who));
         let id = Name::new(&item.item.to_string()).map_err(EngineError::damaged)?;
         let mut asked = question(who, Operation::BreakGlass, EntityRef::new(org.id, EntityKind::Item, id), now);

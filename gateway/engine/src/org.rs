@@ -19,6 +19,7 @@ use countersign_policy_decide::{EntityError, EntityKind, EntityRef, EntityStore,
 use crate::changes::under_way::Changes;
 use crate::counters::Counting;
 use crate::ladders::Ladders;
+use crate::person_keys::PersonKeys;
 use crate::recording::{Evaluations, Recording};
 
 /// Who a pseudonym stands for, and what the exclusions need to know of them.
@@ -129,6 +130,7 @@ pub(crate) struct Org {
     pub(crate) counting: Counting,
     pub(crate) changes: Changes,
     pub(crate) ladders: Ladders,
+    pub(crate) person_keys: PersonKeys,
     recording: RwLock<Recording>,
     /// How long a candidate is compared with the past; none: what the authority mode says.
     shadow_window: RwLock<Option<Duration>>,
@@ -161,6 +163,7 @@ impl Org {
             changes: Changes::default(),
             shadow_window: RwLock::default(),
             ladders: Ladders::default(),
+            person_keys: PersonKeys::default(),
             recording: RwLock::default(),
             cells: Mutex::default(),
             names: RwLock::default(),

@@ -41,7 +41,7 @@ pub(crate) fn key_digest(key: &str) -> Digest {
 fn append_of(org: &Org, expected: u64, entries: Vec<SignedEntry>, mut beside: Beside) -> (Append, Vec<Digest>) {
     org.unstored(&mut beside.blobs);
     let blobs = beside.blobs.iter().map(|blob| blob.digest).collect();
-    let Beside { payloads, blobs: unstored, rows, idempotency, urgent, reading: _, policy: _ } = beside;
+    let Beside { payloads, blobs: unstored, rows, idempotency, urgent, reading: _, policy: _, dated: _ } = beside;
     (Append { expected, entries, payloads, blobs: unstored, rows, idempotency, erase: Vec::new(), urgent }, blobs)
 }
 
@@ -160,7 +160,7 @@ impl Engine {
         org: &Org,
         _turn: &MutexGuard<'_, ()>,
         drafts: Vec<Draft>,
-        beside: Beside,
+        mut beside: Beside,
         (now, policy): (Timestamp, PolicyDigests),
     ) -> Result<Appended, EngineError> {
         let stream = org.own_stream();
@@ -174,6 +174,7 @@ impl Engine {
             // The wait for the lock may have been long; what is claimed must not lie far behind.
             claimed: now.max(self.now()),
         };
+        beside.rows.extend(beside.dated.take().map(|row| row(sealing.claimed)));
         let entries = org.log.seal(&sealing, drafts).map_err(EngineError::ledger)?;
         let (append, blobs) = append_of(org, sealing.sequence, entries, beside);
         let appended = org.log.append(append).await?;

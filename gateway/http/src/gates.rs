@@ -183,8 +183,14 @@ pub(crate) struct NewAssertion {
     /// SHA-256 of the public key, hex.
     #[schema(value_type = String)]
     key_id: Digest,
-    /// The signature, base64.
+    /// The signature, base64: over `countersign/assertion/v1`, a zero byte, and the CBOR of `[log, gate, kind, [[item,
+    /// digest]…], delta, shown]`, items by id; the log's origin is in the list of the person's keys.
     signature: String,
+    /// For OVERRIDE: the salt of the change's digest, 32 bytes in hex. The digest is SHA-256 over `countersign/delta/v1`, a
+    /// zero byte, this salt, and the change as it stands here in canonical JSON (keys sorted, no white space).
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    delta_salt: Option<Digest>,
 }
 
 /// The signature as its bytes.
@@ -287,6 +293,10 @@ async fn decide(
     input: Input,
 ) -> Result<Response, Problem> {
     let body: NewDecision = input.read()?;
+    let assertion = body.assertion.as_ref().map(|given| {
+        let delta_salt = given.delta_salt.map(|salt| engine::Salt(salt.0));
+        Ok::<_, Problem>(engine::Signed { assertion: assertion(given)?, delta_salt })
+    });
     let request = engine::DecisionRequest {
         kind: body.decision,
         items: body.items,
@@ -294,7 +304,7 @@ async fn decide(
         shown_digest: body.shown_digest,
         delta: body.delta,
         role: body.role,
-        assertion: body.assertion.as_ref().map(assertion).transpose()?,
+        assertion: assertion.transpose()?,
     };
     let decided = app.engine.decide(who, id, request, input.key).await?;
     note_entry(decided.receipt.index);

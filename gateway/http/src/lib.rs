@@ -31,6 +31,7 @@ mod log;
 mod metrics;
 mod openapi;
 mod people;
+mod person_keys;
 mod policies;
 mod problem;
 mod proposals;
@@ -78,6 +79,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(evaluations::routes())
         .merge(log::routes())
         .merge(people::routes())
+        .merge(person_keys::routes())
         .merge(agents::routes())
         .merge(services::routes())
         .merge(service_accounts::routes())

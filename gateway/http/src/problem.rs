@@ -114,6 +114,9 @@ kinds! {
     APPROVAL_UNAVAILABLE { code: "approval-unavailable", status: 409, title: "People would have to approve" }
     DIFF_UNCONFIRMED { code: "diff-unconfirmed", status: 409, title: "The difference is not confirmed" }
     DEMAND_UNMET { code: "demand-unmet", status: 403, title: "A rule demands another login" }
+    SIGNATURE_MISSING { code: "signature-missing", status: 403, title: "A rule demands a signature" }
+    SIGNATURE_REFUSED { code: "signature-refused", status: 422, title: "The signature is not taken" }
+    KEY_KNOWN { code: "key-known", status: 409, title: "The key was registered before" }
     COUNTERS_BUSY { code: "counters-busy", status: 503, title: "The counters are busy" }
     RUNNER_UNAVAILABLE { code: "runner-unavailable", status: 503, title: "No runner takes this job" }
     RUNNER_FAILED { code: "runner-failed", status: 502, title: "The runner did not answer" }

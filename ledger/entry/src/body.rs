@@ -672,7 +672,8 @@ pub struct DecidedItem {
     pub instead: Option<Digest>,
 }
 
-/// The approver's own signature over gate id, item digests, kind, delta digest and shown digest.
+/// The approver's own signature over gate id, item digests, kind, delta digest and shown digest
+/// ([`crate::assertion::Statement`]). Held to be valid from semantics version 2 on.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct Assertion {
@@ -1166,6 +1167,31 @@ pub struct Review {
     pub assurance: Assurance,
 }
 
+/// A person's own key, with which they sign decisions, is registered or taken back. Semantics version 2.
+///
+/// In the organization's stream; signed by the gateway, with who did it as actor: registered by that person alone, taken back
+/// by them or by whom policy lets. It follows nothing, and once taken back a key is never registered again. A crash right
+/// after it loses nothing: keys are read from here.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
+#[cbor(array)]
+pub struct PersonKey {
+    /// The person's account: the actor of the decisions that the key signs.
+    #[n(0)]
+    pub principal: Pseudonym,
+    /// COSE algorithm number: -8.
+    #[n(1)]
+    pub alg: i32,
+    /// The public key.
+    #[n(2)]
+    pub key: Bytes32,
+    /// True where this entry takes the key back.
+    #[n(3)]
+    pub revoked: bool,
+    /// Signature by the key itself over [`crate::assertion::possession_bytes`]; none where it is taken back.
+    #[n(4)]
+    pub possession: Option<Bytes64>,
+}
+
 /// How entries are signed, for the life of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -1502,6 +1528,8 @@ bodies! {
     45 Recovery(Recovery) in Organization, "recovery", since 1;
     /// See [`Review`].
     46 Review(Review) in Organization, "review", since 2;
+    /// See [`PersonKey`].
+    47 PersonKey(PersonKey) in Organization, "person_key", since 2;
     /// See [`Genesis`].
     64 Genesis(Genesis) in Log, "genesis", since 1;
     /// See [`Boot`].
@@ -1560,6 +1588,7 @@ facts!(
     SinkGap,
     Recovery,
     Review,
+    PersonKey,
     Genesis,
     Boot,
     Key

@@ -58,6 +58,9 @@ pub enum EntryError {
     /// The signature does not verify under the key that must have made it.
     #[error("the signature on `{0}` does not verify")]
     Signature(&'static str),
+    /// Only Ed25519 signs for a person.
+    #[error("signature algorithm {0} is not taken: sign with Ed25519, which is COSE algorithm -8")]
+    Algorithm(i32),
     /// Not 32 bytes of a valid Ed25519 public key.
     #[error("`{0}` is not a valid Ed25519 public key")]
     PublicKey(String),

@@ -10,6 +10,7 @@
 //! work begin.
 
 pub mod append;
+pub mod assertion;
 pub mod body;
 mod codec;
 pub mod committed;

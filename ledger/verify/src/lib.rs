@@ -13,6 +13,7 @@ mod error;
 mod given;
 mod keys;
 mod pack;
+mod person_keys;
 mod report;
 mod reviews;
 mod streams;
@@ -25,7 +26,7 @@ pub use error::VerifyError;
 pub use given::{GivenError, MAX_TEXT, check_known, root_key};
 pub use pack::{Contents, write};
 pub use report::{
-    Counts, Facts, InstanceReport, Lifts, OpenReview, Payloads, PolicySeen, Population, Recovered, Report, Streams,
-    TimeRange, Verdict, Witnesses,
+    Counts, Facts, InstanceReport, Lifts, OpenReview, Payloads, PersonKeySeen, PolicySeen, Population, Recovered,
+    Report, Streams, TimeRange, Verdict, Witnesses,
 };
 pub use zip::MAX_PACK;

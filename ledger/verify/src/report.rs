@@ -1,6 +1,7 @@
 //! What a verification says, as data. Text: `text`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use serde::Serialize;
 
@@ -120,6 +121,9 @@ pub struct Facts {
     /// Rules lifted without their quorum.
     #[serde(skip_serializing_if = "Lifts::none")]
     pub lifts: Lifts,
+    /// Keys that persons registered to sign their decisions with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub person_keys: Vec<PersonKeySeen>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -152,6 +156,13 @@ impl Facts {
             "{judged} approval was of the very digests that the gate showed, met the rules pinned there, and was by \
              nobody in the acting chain and never by SYSTEM"
         ));
+        if self.counts.asserted > 0 {
+            out.push(format!(
+                "{} decisions are signed over gate, items, change and view, by keys that those who decided had registered \
+                 before the gate opened and that were not taken back",
+                self.counts.asserted
+            ));
+        }
         if let Some(size) = self.known {
             out.push(format!("the checkpoint that you hold, of size {size}, lies on this log"));
         }
@@ -172,13 +183,7 @@ impl Facts {
             }
         }
         out.push("that no request was left out: a log shows what was committed, not what was asked".to_owned());
-        out.push(match self.counts.asserted {
-            0 => "that an approval came from the person named: no approver signed with a key of their own".to_owned(),
-            n => format!(
-                "that an approval came from the person named: {n} approvers signed with keys of their own, which this \
-                 version does not check"
-            ),
-        });
+        out.push(self.unproven_approvers());
         out.push("that claimed times are true, beyond their order within 5 s".to_owned());
         out.push(
             "that verdicts follow from the policies: the gateway replays them from the stored questions".to_owned(),
@@ -209,6 +214,46 @@ impl Facts {
         }
         out
     }
+}
+
+impl Facts {
+    /// How far it is open who decided.
+    fn unproven_approvers(&self) -> String {
+        let (signed, unchecked) = (self.counts.asserted, self.counts.unchecked_signatures);
+        let mut words = "that an approval came from the person named: ".to_owned();
+        if signed == 0 {
+            words.push_str("no approver signed with a key of their own");
+        } else {
+            let rest = self.counts.by_people().saturating_sub(signed);
+            let _ = write!(
+                words,
+                "of {signed} decisions it is proven that the holder of a registered key signed them; that the key is that \
+                 person's own, only they can say (compare its id with theirs); for {rest} decisions the gateway's word is all \
+                 there is"
+            );
+        }
+        if unchecked > 0 {
+            let _ =
+                write!(words, "; {unchecked} signatures of semantics version 1 have no key here to check them with");
+        }
+        words
+    }
+}
+
+/// A key that a person registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PersonKeySeen {
+    /// The person's account.
+    pub principal: String,
+    /// SHA-256 of the key.
+    pub key: String,
+    /// The entry that registers it.
+    pub from: u64,
+    /// The entry that takes it back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<u64>,
+    /// Decisions signed with it.
+    pub signed: u64,
 }
 
 /// Which entries of the log a pack covers.
@@ -302,8 +347,11 @@ pub struct Counts {
     pub system_rejected: u64,
     /// Decisions that moved nothing: counted towards a quorum, or not effective.
     pub other_decisions: u64,
-    /// Decisions that carry the approver's own signature, which this version does not check.
+    /// Decisions that carry the approver's own signature, each checked against the key that they registered.
     pub asserted: u64,
+    /// Decisions of semantics version 1 with a signature that nobody checked.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unchecked_signatures: u64,
     /// Outcomes by name, sweeps counted as `unknown`.
     pub outcomes: BTreeMap<&'static str, u64>,
     /// Of the outcomes, those that replaced an earlier `unknown`.
@@ -314,6 +362,13 @@ pub struct Counts {
     pub objections: u64,
     /// Freezes and lifts.
     pub freezes: u64,
+}
+
+impl Counts {
+    /// Decisions that were a person's.
+    pub(crate) fn by_people(&self) -> u64 {
+        self.approved + self.overridden + self.rejected + self.other_decisions
+    }
 }
 
 /// The instances in the covered range.

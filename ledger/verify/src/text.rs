@@ -107,6 +107,12 @@ impl Lines {
         }
         self.streams(&facts.streams);
         self.counts(&facts.counts);
+        for key in facts.person_keys.iter().take(NAMED) {
+            let until = key.revoked.map(|entry| format!(" until entry {entry}")).unwrap_or_default();
+            let (id, person) = (&key.key, &key.principal);
+            self.line("person key", format!("{id} of {person}, from entry {}{until}: signed {}", key.from, key.signed));
+        }
+        self.more(facts.person_keys.len());
         let p = facts.payloads;
         let payloads = format!("{} named, {} disclosed and checked, {} erased", p.named, p.disclosed, p.erased);
         self.line("payloads", format!("{payloads}; {} blobs; {} erasures", p.blobs, p.erasures));
@@ -149,6 +155,10 @@ impl Lines {
         let Counts { approved, overridden, rejected, system_rejected, other_decisions, refused, .. } = counts;
         let by_people = format!("approved {approved}, overridden {overridden}, rejected {rejected}");
         self.line("gates", format!("{by_people}, rejected by SYSTEM {system_rejected}; other votes {other_decisions}"));
+        if counts.by_people() > 0 {
+            let words = format!("{}, {} with the approver's own signature", counts.by_people(), counts.asserted);
+            self.line("decisions", words);
+        }
         self.line(
             "refused",
             format!("{refused} by policy or freeze; ended against its objection {}", counts.objections),

@@ -13,6 +13,7 @@ use countersign_ledger_entry::{Entry, EntryError, Header, SEMANTICS, StreamKind,
 use countersign_ledger_merkle::{Hash, leaf_hash};
 
 use crate::keys::Keys;
+use crate::person_keys::PersonKeys;
 use crate::reviews::Reviews;
 use crate::streams::{Links, StreamsFold};
 use crate::{Counts, Facts, Payloads, PolicySeen, Population, Recovered, TimeRange, VerifyError, Witnesses};
@@ -50,6 +51,7 @@ pub(crate) struct Walk<'a> {
     recovery: Option<Recovered>,
     recoveries: u64,
     reviews: Reviews,
+    person_keys: PersonKeys,
 }
 
 impl<'a> Walk<'a> {
@@ -78,6 +80,7 @@ impl<'a> Walk<'a> {
             recovery: None,
             recoveries: 0,
             reviews: Reviews::default(),
+            person_keys: PersonKeys::default(),
         }
     }
 
@@ -137,6 +140,8 @@ impl<'a> Walk<'a> {
             self.lift(header, lift).map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
         }
         self.folds.apply(index, header, hash)?;
+        let origin = self.log.origin();
+        self.person_keys.entry(index, origin, header).map_err(|problem| VerifyError::Broken { index, problem })?;
         match &header.body {
             Body::Principal(known) if known.kind == PrincipalKind::Person => {
                 self.persons.insert(known.principal);
@@ -278,7 +283,6 @@ impl<'a> Walk<'a> {
         match &header.body {
             Body::Refusal(_) => counts.refused += 1,
             Body::Decision(decision) => {
-                counts.asserted += u64::from(decision.assertion.is_some());
                 *match (decision.effect, decision.kind) {
                     (Effect::Resolving, DecisionKind::Approve) => &mut counts.approved,
                     (Effect::Resolving, DecisionKind::Override) => &mut counts.overridden,
@@ -341,8 +345,10 @@ impl<'a> Walk<'a> {
     }
 
     /// All but what only the checkpoint and the parts can say.
-    pub(crate) fn into_facts(self) -> Facts {
+    pub(crate) fn into_facts(mut self) -> Facts {
         let log = self.log;
+        self.counts.asserted = self.person_keys.signed;
+        self.counts.unchecked_signatures = self.person_keys.unchecked;
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let erased = self.payloads.keys().filter(|digest| self.erased.contains(*digest)).count();
         Facts {
@@ -373,6 +379,7 @@ impl<'a> Walk<'a> {
             recovery: self.recovery,
             recoveries: self.recoveries,
             lifts: self.reviews.summary(self.latest),
+            person_keys: self.person_keys.into_seen(),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Gates: what waits for people, the view they are shown, and their word.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::{Global, Paging, confirm, out, query};
+use super::{Global, Paging, confirm, key, out, query};
 use crate::client::{Client, segment};
 use crate::text::plain;
 
@@ -109,6 +110,9 @@ pub(crate) struct Word {
     /// Digest of the view that was read.
     #[arg(long, value_name = "HEX")]
     shown_digest: Option<String>,
+    /// Sign the decision with your registered key.
+    #[arg(long, value_name = "FILE")]
+    sign_with: Option<PathBuf>,
 }
 
 /// What every lift carries.
@@ -132,6 +136,9 @@ pub(crate) struct Glass {
     /// Digest of the view that was read.
     #[arg(long, value_name = "HEX")]
     shown_digest: Option<String>,
+    /// Sign the lift with your registered key.
+    #[arg(long, value_name = "FILE")]
+    sign_with: Option<PathBuf>,
 }
 
 pub(crate) async fn gate(verb: Gate, global: &Global) -> Result<()> {
@@ -224,12 +231,27 @@ async fn decide(client: &Client, id: &str, kind: &str, delta: Value, word: &Word
     let shown_digest = shown_digest(client, &path, read, &format!("{kind} this?")).await?;
     let mut body = json!({
         "decision": kind, "items": word.items, "justification": word.justification, "shown_digest": shown_digest,
-        "delta": delta,
+        "delta": &delta,
     });
     if let Some(role) = &word.role {
         body.as_object_mut().map(|body| body.insert("role".to_owned(), json!(role)));
     }
+    if let Some(file) = &word.sign_with {
+        let shown = shown_again(client, &path, shown_digest.as_deref()).await?;
+        let work = key::ToSign { kind, shown: &shown, items: &word.items, delta: &delta };
+        let assertion = key::sign(client, file, &work).await?;
+        body.as_object_mut().map(|body| body.insert("assertion".to_owned(), assertion));
+    }
     global.answer(&client.post(&format!("{path}/decisions"), &body).await?)
+}
+
+/// The gate as it is shown now, for who signs: nobody signs for a view that they have not read.
+async fn shown_again(client: &Client, path: &str, read: Option<&str>) -> Result<Value> {
+    let shown = client.get(path).await?;
+    if shown.get("shown_digest").and_then(Value::as_str) != read {
+        bail!("what waits is not what you read any more: read it with `countersign gate show` and decide again");
+    }
+    Ok(shown)
 }
 
 /// Digest of the view that the person has read: shown here and confirmed, unless a script says that somebody has.
@@ -267,6 +289,11 @@ async fn break_glass(client: &Client, id: &str, glass: &Glass, global: &Global) 
         if let (Some(value), Some(body)) = (value, body.as_object_mut()) {
             body.insert(key.to_owned(), json!(value));
         }
+    }
+    if let Some(file) = &glass.sign_with {
+        let shown = shown_again(client, &path, shown_digest.as_deref()).await?;
+        let assertion = key::sign_lift(client, file, (&shown, &glass.rule, glass.item.as_deref())).await?;
+        body.as_object_mut().map(|body| body.insert("assertion".to_owned(), assertion));
     }
     global.answer(&client.post(&format!("{path}/break-glass"), &body).await?)
 }

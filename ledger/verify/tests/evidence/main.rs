@@ -12,4 +12,5 @@ mod lawful;
 mod lifted;
 mod notes;
 mod program;
+mod signed;
 mod world;

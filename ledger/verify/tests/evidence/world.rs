@@ -16,9 +16,10 @@ use countersign_gateway_model::{
     ActionId, Assurance, DecisionId, Digest, GateId, GatewayId, InstanceId, ItemId, LogId, Name, OrgId, Outcome,
     PermitId, PolicyDigests, PrincipalKind, Pseudonym, RunId, Timestamp, Verdict,
 };
+use countersign_ledger_entry::assertion::LiftStatement;
 use countersign_ledger_entry::body::{
-    AuthorityMode, Boot, CertifiedBy, Created, DecisionKind, Durability, Genesis, OnDeny, OnTimeout, QuestionKind,
-    RuleForm, SignatureMode,
+    Assertion, AuthorityMode, Boot, CertifiedBy, Created, DecisionKind, Durability, Genesis, OnDeny, OnTimeout,
+    QuestionKind, RuleForm, SignatureMode,
 };
 use countersign_ledger_entry::key::{self, VKey};
 use countersign_ledger_entry::note::{self, Checkpoint};
@@ -511,10 +512,26 @@ impl World {
 
     /// Opens a gate under a rule of two persons, which one person lifts.
     pub(crate) fn lifted(&mut self, person: Pseudonym) -> (InstanceId, DecisionId) {
+        self.lifted_with(person, |_| None)
+    }
+
+    /// The same, with a signature.
+    pub(crate) fn lifted_with(
+        &mut self,
+        person: Pseudonym,
+        sign: impl FnOnce(&LiftStatement) -> Option<Assertion>,
+    ) -> (InstanceId, DecisionId) {
         let instance = self.running();
         self.gated(instance);
         let open = self.instances[&instance].gate().unwrap().clone();
         let item = &open.items[0];
+        let assertion = sign(&LiftStatement {
+            origin: self.origin.clone(),
+            gate: open.gate,
+            item: (item.item, item.digest),
+            rule: item.rules[0].rule.clone(),
+            shown: digest(7),
+        });
         let lifting = Lifting {
             item: item.item,
             digest: item.digest,
@@ -548,7 +565,7 @@ impl World {
             shown: digest(7),
             view: digest(7),
             assurance: Assurance::Mfa,
-            assertion: None,
+            assertion,
             review_by: Timestamp(self.at.0 + 3_600_000),
             stale: false,
             reasked: vec![Reasked { item: item.item, asked: self.allow() }],

@@ -73,10 +73,6 @@ fn unsupported(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, 
     let mut say = |key: &str, message: String, next: &str| {
         findings.push(Finding::error(place(key), RuleId::Unsupported, message, next));
     };
-    if rule.demand.assertion {
-        let message = format!("rule `{name}` demands a signature of the voter's own, and no key of a person is known");
-        say("assertion", message, "leave `assertion` out; demand `assurance` or `fresh_s`");
-    }
     if !rule.veto {
         let message = format!("rule `{name}` lets a rejection not end the matter, and every rejection does");
         say("veto", message, "leave `veto` out");

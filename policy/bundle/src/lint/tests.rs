@@ -345,7 +345,6 @@ fn a_quorum_that_nobody_could_ever_meet_is_an_error() {
 fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
     let rule = |rest: &str| of_rules(&format!(r#"{{"authority":{{"roles":["A"]}},{rest}}}"#), GATE, r#"{"tools":[]}"#);
     for (bad, column) in [
-        (r#""demand":{"assertion":true}"#, 45),
         (r#""veto":false"#, 35),
         (r#""quorum":{"persons":3,"distinct_teams":2}"#, 57),
         (r#""quorum":{"persons":2,"distinct_teams":1}"#, 57),
@@ -355,7 +354,7 @@ fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
         assert_eq!(rule(bad), [(RuleId::Unsupported, Severity::Error, place)], "{bad}");
     }
     for good in [
-        r#""demand":{"assertion":false,"assurance":"mfa","fresh_s":60}"#,
+        r#""demand":{"assertion":true,"assurance":"mfa","fresh_s":60}"#,
         r#""veto":true"#,
         r#""break_glass":{"authority":{"roles":["B"]},"review_within_s":60}"#,
         r#""quorum":{"persons":3,"distinct_teams":3}"#,

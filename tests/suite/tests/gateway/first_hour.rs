@@ -7,19 +7,19 @@ use countersign_tests_testkit::{Gateway, PASSWORD, countersign};
 use serde_json::{Value, json};
 
 /// A person at a terminal: a home folder of their own.
-struct Person<'a> {
+pub(crate) struct Person<'a> {
     gateway: &'a Gateway,
-    home: tempfile::TempDir,
+    pub(crate) home: tempfile::TempDir,
 }
 
 impl<'a> Person<'a> {
-    fn new(gateway: &'a Gateway) -> Self {
+    pub(crate) fn new(gateway: &'a Gateway) -> Self {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("password"), PASSWORD).unwrap();
         Self { gateway, home }
     }
 
-    fn run(&self, arguments: &[&str]) -> (bool, String, String) {
+    pub(crate) fn run(&self, arguments: &[&str]) -> (bool, String, String) {
         let output = Command::new(countersign())
             .env_clear()
             .env("HOME", self.home.path())
@@ -33,7 +33,7 @@ impl<'a> Person<'a> {
     }
 
     #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let (ok, out, err) = self.run(&[&["--json"], arguments].concat());
         assert!(ok, "{arguments:?}: {out}{err}");
         serde_json::from_str(&out).unwrap_or_else(|_| panic!("{arguments:?} printed no JSON: {out}"))

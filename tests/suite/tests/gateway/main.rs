@@ -20,6 +20,7 @@ mod people;
 mod proving;
 mod queries;
 mod recovery;
+mod signing;
 mod stopping;
 mod tools;
 mod walks;

@@ -275,7 +275,12 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
             let action = json!({ "tool": "notes.append", "input": { "text": "a" } });
             Asked::Path("instance", json!({ "actions": [action] }))
         }
-        "getPerson" | "erasePerson" => Asked::Path("person", json!({})),
+        "registerPersonKey" => {
+            let body = json!({ "alg": -8, "key": "A".repeat(43) + "=", "possession": "A".repeat(86) + "==" });
+            Asked::Path("person", body)
+        }
+        "revokePersonKey" => Asked::Path("person", json!({ "key_id": "00".repeat(32) })),
+        "getPerson" | "erasePerson" | "listPersonKeys" => Asked::Path("person", json!({})),
         "changePerson" => Asked::Path("person", json!({ "display_name": "other" })),
         "setPassword" => Asked::Path("person", json!({ "password": PASSWORD })),
         "getRun" | "getRunLogs" => Asked::Path("run", json!({})),

@@ -163,6 +163,11 @@ fn act_on_accounts(gateway: &Gateway, id: &str, (dana, agent): (&str, &str)) -> 
         "createPerson" => ("POST", "/api/v1/people", json!({ "id": "eve", "display_name": "Eve" })),
         "changePerson" => ("PATCH", "/api/v1/people/dana", json!({ "display_name": "D" })),
         "setPassword" => ("PUT", "/api/v1/people/dana/password", json!({ "password": "another long password 7" })),
+        "registerPersonKey" => {
+            let body = json!({ "alg": -8, "key": "A".repeat(43) + "=", "possession": "A".repeat(86) + "==" });
+            ("POST", "/api/v1/people/dana/keys", body)
+        }
+        "revokePersonKey" => ("POST", "/api/v1/people/dana/keys/revoke", json!({ "key_id": "00".repeat(32) })),
         "erasePerson" => ("DELETE", "/api/v1/people/dana", json!({})),
         "createAgent" => ("POST", "/api/v1/agents", json!({ "id": "eve", "display_name": "Eve", "owner": "dana" })),
         "changeAgent" => ("PATCH", "/api/v1/agents/fixer", json!({ "display_name": "F" })),

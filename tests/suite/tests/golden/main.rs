@@ -17,6 +17,7 @@ use countersign_gateway_model::{
     Verdict as Said,
 };
 use countersign_ledger_entry::append::{Frame, seal};
+use countersign_ledger_entry::assertion::{self, LiftStatement, Statement};
 use countersign_ledger_entry::body::*;
 use countersign_ledger_entry::key::{self, VKey};
 use countersign_ledger_entry::note::{self, Checkpoint};
@@ -226,6 +227,27 @@ fn what_is_hashed_and_signed_beside_entries_is_that_of_format_1() {
     line("key id", &key::key_id(&gateway, &signing_key(3).verifying_key()));
     let mut golden = Golden::default();
     golden.text("digests.txt", &out);
+    golden.done(FORMAT);
+}
+
+#[test]
+fn what_an_approver_signs_is_that_of_version_1() {
+    let (mut out, key) = (String::new(), signing_key(4));
+    let Body::Decision(decision) = full(Kind::Decision) else { unreachable!() };
+    let statement = Statement::of(&origin(), &decision);
+    let bare = Statement { items: Vec::new(), delta: None, shown: None, ..statement.clone() };
+    let public = Bytes32(key.verifying_key().to_bytes());
+    let mut line = |what: &str, bytes: &[u8]| writeln!(out, "{what} {}", hex(bytes)).unwrap();
+    line("key id", &assertion::key_id(&public).0);
+    line("statement", &statement.bytes());
+    line("signature", &statement.sign(&key).signature);
+    line("bare statement", &bare.bytes());
+    let Body::Lift(lift) = full(Kind::Lift) else { unreachable!() };
+    line("lift statement", &LiftStatement::of(&origin(), &lift).bytes());
+    line("possession", &assertion::possession_bytes(&origin(), who(76), &public));
+    line("proof", &assertion::possess(&key, &origin(), who(76)).0);
+    let mut golden = Golden::default();
+    golden.text("assertion.txt", &out);
     golden.done(FORMAT);
 }
 

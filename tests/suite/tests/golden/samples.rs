@@ -212,6 +212,13 @@ pub(crate) fn full(kind: Kind) -> Body {
             finding: Finding::NotUpheld,
             assurance: Assurance::Mfa,
         }),
+        Kind::PersonKey => Body::PersonKey(PersonKey {
+            principal: who(76),
+            alg: -8,
+            key: Bytes32(digest(77).0),
+            revoked: false,
+            possession: Some(signature(78)),
+        }),
         Kind::Genesis => Body::Genesis(Genesis {
             org: OrgId::from_bytes(id(46)),
             log: LogId::from_bytes(id(47)),
@@ -330,6 +337,11 @@ pub(crate) fn lean() -> Vec<(&'static str, Body)> {
                 ..decision()
             }
             .into(),
+        ),
+        (
+            "person_key",
+            PersonKey { principal: who(76), alg: -8, key: Bytes32(digest(77).0), revoked: true, possession: None }
+                .into(),
         ),
         (
             "lift",

@@ -1,0 +1,190 @@
+//! What rules demand of a vote beside authority: a login that is sure and fresh, a signature of the voter's own, and that it
+//! is not too old when it is counted.
+//!
+//! A vote that a demand is not met for is refused before anything is recorded. A signature that is given is always checked.
+//! Absent: whose votes a rule counts (`decisions`), and registering keys (`person_keys`).
+
+use std::collections::BTreeSet;
+
+use tokio::sync::RwLockReadGuard;
+
+use countersign_gateway_flow::rows::{DECISIONS, DecisionRow};
+use countersign_gateway_flow::{Ballot, OpenGate, OpenItem};
+use countersign_gateway_model::{DecisionId, Digest, Duration, Name, Pseudonym, Timestamp};
+use countersign_ledger_entry::EntryError;
+use countersign_ledger_entry::assertion::{self, LiftStatement, Statement};
+use countersign_ledger_entry::body::Assertion;
+
+use crate::api::{LiftRequest, Signed};
+use crate::decisions::Deciding;
+use crate::error::EngineError;
+use crate::org::Org;
+use crate::person_keys::{KeyRow, PersonKeys};
+use crate::{Engine, Snapshot};
+
+/// The keys, kept from being taken back while a signed decision is on its way into the log.
+pub(crate) type HeldKeys<'a> = RwLockReadGuard<'a, std::collections::HashMap<Digest, KeyRow>>;
+
+/// Whether the login, and the signature, are what the rules demand of those whose votes count for them.
+pub(crate) fn demands_met(work: &Deciding<'_>, rules: &[Name], signed: bool) -> Result<(), EngineError> {
+    for (name, rule) in rules.iter().filter_map(|name| Some((name, work.snapshot.rules().get(name.as_str())?))) {
+        let unmet = |demand| Err(EngineError::DemandUnmet { rule: name.clone(), demand });
+        let demand = &rule.demand;
+        if demand.assurance.is_some_and(|least| work.who.assurance < least) {
+            return unmet("a login with more than one factor");
+        }
+        if demand.fresh_s.is_some_and(|s| work.now.since(work.who.issued) > Duration::from_secs(s)) {
+            return unmet("a login that is not as old");
+        }
+        if demand.assertion && !signed {
+            return Err(EngineError::SignatureMissing(name.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Persons one of whose votes no longer counts: it was cast longer ago than a rule that it counts for lets it, or without
+/// the signature that the rule demands by now.
+pub(crate) fn expired_votes(work: &Deciding<'_>) -> Vec<Pseudonym> {
+    let rule = |rule: &Name| work.snapshot.rules().get(rule.as_str());
+    let votes = work.gate.live_items().flat_map(|item| &item.votes);
+    let expired = votes.filter(|vote| {
+        let mut rules = vote.rules.iter().filter_map(rule);
+        let age = work.now.since(vote.at);
+        rules.any(|rule| {
+            rule.validity_s.is_some_and(|s| age > Duration::from_secs(s))
+                || rule.demand.assertion && work.unsigned.contains(&vote.decision)
+        })
+    });
+    expired.map(|vote| vote.person).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Whether a rule of the gate demands signatures.
+fn demands_signatures(snapshot: &Snapshot, gate: &OpenGate) -> bool {
+    let mut forms = gate.live_items().flat_map(|item| &item.rules);
+    forms.any(|form| snapshot.rules().get(form.rule.as_str()).is_some_and(|rule| rule.demand.assertion))
+}
+
+/// Why a key does not sign at a gate, if it does not.
+pub(crate) fn why_not(row: &KeyRow, who: Pseudonym, opened: Timestamp) -> Option<&'static str> {
+    if row.principal != who {
+        Some("the key is not yours")
+    } else if row.revoked.is_some() {
+        Some("the key was taken back")
+    } else if row.registered >= opened {
+        Some("the key was registered after the gate opened: it signs at gates that open from now on")
+    } else {
+        None
+    }
+}
+
+/// Checks the signature that came with a decision against what will be recorded.
+pub(crate) fn check_signature(
+    work: &Deciding<'_>,
+    signed: &Signed,
+    ballot: &Ballot,
+    (delta, shown): (Option<Digest>, Option<Digest>),
+) -> Result<(), EngineError> {
+    let refused = |why: &str| Err(EngineError::SignatureRefused(why.to_owned()));
+    let row = signing_key(work, &signed.assertion)?;
+    if delta.is_some() && signed.delta_salt.is_none() {
+        return refused("an OVERRIDE is signed with the salt of its change: give `delta_salt`");
+    }
+    let statement = Statement {
+        origin: work.org.log.trusted().origin().to_owned(),
+        gate: work.gate.gate,
+        kind: ballot.kind,
+        items: ballot.items.iter().map(|item| (item.item, item.digest)).collect(),
+        delta,
+        shown,
+    };
+    match statement.check(&signed.assertion, &row.key) {
+        Ok(()) => Ok(()),
+        Err(EntryError::Signature(_)) if delta.is_some() => refused(
+            "it does not hold for this gate, items, view and change; a change that a mask of the bundle rewrites cannot be \
+             signed",
+        ),
+        Err(EntryError::Signature(_)) => refused("it does not hold for this gate, decision, items and view"),
+        Err(other) => Err(EngineError::Assertion(other)),
+    }
+}
+
+/// Checks the signature that came with a lift.
+pub(crate) fn check_lift_signature(
+    work: &Deciding<'_>,
+    assertion: &Assertion,
+    item: &OpenItem,
+    request: &LiftRequest,
+) -> Result<(), EngineError> {
+    let row = signing_key(work, assertion)?;
+    let statement = LiftStatement {
+        origin: work.org.log.trusted().origin().to_owned(),
+        gate: work.gate.gate,
+        item: (item.item, item.digest),
+        rule: request.rule.clone(),
+        shown: request.shown_digest,
+    };
+    match statement.check(assertion, &row.key) {
+        Err(EntryError::Signature(_)) => {
+            Err(EngineError::SignatureRefused("it does not hold for this gate, item, rule and view".to_owned()))
+        }
+        checked => checked.map_err(EngineError::Assertion),
+    }
+}
+
+/// The key of a signature, if it is one that signs here.
+fn signing_key<'w>(work: &Deciding<'w>, assertion: &Assertion) -> Result<&'w KeyRow, EngineError> {
+    let refused = |why: &str| Err(EngineError::SignatureRefused(why.to_owned()));
+    assertion::check_algorithm(assertion.alg).map_err(EngineError::Assertion)?;
+    let Some(row) = work.keys.and_then(|keys| keys.get(&assertion.key_id)) else {
+        return refused(
+            "its key is not registered: `countersign key register`, and sign at gates that open after that",
+        );
+    };
+    match why_not(row, work.who.pseudonym, work.gate.opened) {
+        Some(why) => refused(why),
+        None => Ok(row),
+    }
+}
+
+impl Engine {
+    /// Votes at the gate that carry no signature, where a rule demands one by now.
+    pub(crate) async fn unsigned_votes(
+        &self,
+        org: &Org,
+        snapshot: &Snapshot,
+        gate: &OpenGate,
+    ) -> Result<BTreeSet<DecisionId>, EngineError> {
+        let mut unsigned = BTreeSet::new();
+        if !demands_signatures(snapshot, gate) {
+            return Ok(unsigned);
+        }
+        let votes: BTreeSet<DecisionId> =
+            gate.live_items().flat_map(|item| &item.votes).map(|vote| vote.decision).collect();
+        for vote in votes {
+            let row = org.log.view(DECISIONS, vote.as_bytes()).await.map_err(EngineError::ledger)?;
+            let row: Option<DecisionRow> =
+                row.map(|row| serde_json::from_slice(&row)).transpose().map_err(EngineError::damaged)?;
+            // What is not known to be signed is not.
+            if row.is_none_or(|row| !row.asserted) {
+                unsigned.insert(vote);
+            }
+        }
+        Ok(unsigned)
+    }
+}
+
+/// A change as it is kept and signed: JSON with sorted keys and no white space, so that whoever signs and the gateway make
+/// the same bytes of it.
+///
+/// # Errors
+/// Those of `serde_json`, which writes every value.
+pub fn delta_bytes(mut delta: serde_json::Value) -> Result<Vec<u8>, serde_json::Error> {
+    delta.sort_all_objects();
+    serde_json::to_vec(&delta)
+}
+
+/// Holds the keys where the decision is signed.
+pub(crate) async fn hold_keys(keys: &PersonKeys, signed: bool) -> Option<HeldKeys<'_>> {
+    if signed { Some(keys.read().await) } else { None }
+}

@@ -1,0 +1,253 @@
+//! Keys of persons, with which they sign what they decide: registered by themselves, taken back, listed.
+//!
+//! The public key stands in the ledger, so an auditor checks a signature without asking anybody; the private one never comes
+//! here. A key signs at gates that open after it was registered: whoever steals a login for an hour cannot register a key
+//! and sign with it what waits. Absent: what is signed (`ledger/entry`'s `assertion`), and votes. Read next: `demands`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use countersign_gateway_model::{Assurance, Digest, Name, Principal, PrincipalKind, Pseudonym, Scope, Timestamp};
+use countersign_ledger_entry::body::PersonKey;
+use countersign_ledger_entry::{Bytes32, Bytes64, Receipt, Row, assertion, key};
+use countersign_policy_decide::{EntityRef, Operation};
+
+use crate::Engine;
+use crate::error::EngineError;
+use crate::org::Org;
+use crate::own::{Allowed, OwnEntry};
+
+/// Table of persons' keys, by key id.
+const PERSON_KEYS: &str = "person_keys";
+
+/// Rows read at a time.
+const PAGE: usize = 512;
+
+/// Most keys of one person, those taken back counted in.
+const MAX_KEYS: usize = 100;
+
+/// The keys of an organization, by id.
+///
+/// Whoever commits a signed decision holds it for reading until that is durable, so that no key is taken back between the
+/// check and the entry.
+pub(crate) type PersonKeys = tokio::sync::RwLock<HashMap<Digest, KeyRow>>;
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct KeyRow {
+    pub(crate) principal: Pseudonym,
+    #[serde(with = "hex32")]
+    pub(crate) key: Bytes32,
+    /// The claimed time of its entry.
+    pub(crate) registered: Timestamp,
+    pub(crate) revoked: Option<Timestamp>,
+}
+
+mod hex32 {
+    //! 32 bytes as a digest is written.
+    use countersign_gateway_model::Digest;
+    use countersign_ledger_entry::Bytes32;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(key: &Bytes32, to: S) -> Result<S::Ok, S::Error> {
+        Digest(key.0).serialize(to)
+    }
+
+    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Bytes32, D::Error> {
+        Digest::deserialize(from).map(|digest| Bytes32(digest.0))
+    }
+}
+
+/// A key as it is listed.
+#[derive(Clone, Copy, Debug)]
+pub struct PersonKeyRecord {
+    /// SHA-256 of the key.
+    pub id: Digest,
+    /// The public key.
+    pub key: Bytes32,
+    /// From when on it signs.
+    pub registered: Timestamp,
+    /// When it was taken back.
+    pub revoked: Option<Timestamp>,
+}
+
+/// The keys of one person, and what the registration of another one signs.
+#[derive(Clone, Debug)]
+pub struct PersonKeyList {
+    /// Origin of the organization's log.
+    pub log: String,
+    /// What stands for the person in entries.
+    pub principal: Pseudonym,
+    /// Oldest first.
+    pub keys: Vec<PersonKeyRecord>,
+}
+
+/// A key to be registered.
+#[derive(Clone, Copy, Debug)]
+pub struct NewPersonKey {
+    /// COSE algorithm number: -8.
+    pub alg: i32,
+    /// The public key.
+    pub key: Bytes32,
+    /// Signature by the key over [`assertion::possession_bytes`].
+    pub possession: Bytes64,
+}
+
+fn record((id, row): (&Digest, &KeyRow)) -> PersonKeyRecord {
+    PersonKeyRecord { id: *id, key: row.key, registered: row.registered, revoked: row.revoked }
+}
+
+fn row_of(id: Digest, row: &KeyRow) -> Row {
+    // A struct of numbers and digests always serialises.
+    Row { table: PERSON_KEYS, key: id.as_bytes().to_vec(), columns: serde_json::to_vec(row).ok() }
+}
+
+impl Engine {
+    /// Reads the keys of an organization into memory.
+    pub(crate) async fn load_person_keys(&self, org: &Org) -> Result<(), EngineError> {
+        let mut keys = org.person_keys.write().await;
+        let mut after = None::<Vec<u8>>;
+        loop {
+            let page = org.log.scan(PERSON_KEYS, b"", after.as_deref(), PAGE, false).await;
+            let page = page.map_err(EngineError::ledger)?;
+            let whole = page.len() == PAGE;
+            for row in page {
+                let id: [u8; 32] = row.key.as_slice().try_into().map_err(EngineError::damaged)?;
+                keys.insert(Digest(id), serde_json::from_slice(&row.columns).map_err(EngineError::damaged)?);
+                after = Some(row.key);
+            }
+            if !whole {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The keys of a person, to themselves and to those who may list principals.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for everybody else, and for a person who is not there.
+    pub async fn person_keys(&self, who: &Principal, id: &Name) -> Result<PersonKeyList, EngineError> {
+        let org = self.org(who.org)?;
+        if !is_self(who, id) {
+            self.may_read(&org, who, Operation::ListPrincipals, EntityRef::organization(org.id), "person")?;
+        }
+        let (principal, _) = org.known_by_id(PrincipalKind::Person, id).ok_or(EngineError::NotFound("person"))?;
+        let held = org.person_keys.read().await;
+        let mut keys: Vec<_> = held.iter().filter(|(_, row)| row.principal == principal).map(record).collect();
+        keys.sort_by_key(|key| (key.registered, key.id));
+        Ok(PersonKeyList { log: org.log.trusted().origin().to_owned(), principal, keys })
+    }
+
+    /// Registers a key of the caller's own. `resource` is the person, as policy names them.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] by policy; [`EngineError::ScopeMissing`] without an interactive credential;
+    /// [`EngineError::Invalid`] for another's account; [`EngineError::Assertion`] for a key that is none, or whose holder did
+    /// not sign; [`EngineError::KeyKnown`] for one that was registered before.
+    pub async fn register_person_key(
+        &self,
+        who: Arc<Principal>,
+        (id, resource): (Name, EntityRef),
+        new: NewPersonKey,
+    ) -> Result<(PersonKeyRecord, Receipt), EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            let org = this.org(who.org)?;
+            let key_id = assertion::key_id(&new.key);
+            let details = json!({ "operation": "issueToken", "id": id, "what": "signing key", "key": key_id });
+            let allowed = this.authorize(&who, Operation::IssueToken, resource, &details).await?;
+            if !is_self(&who, &id) {
+                return Err(EngineError::invalid("id", "a key is registered by its person alone, in their own name"));
+            }
+            if !who.has(Scope::Decide) {
+                return Err(EngineError::ScopeMissing);
+            }
+            if who.assurance == Assurance::Demo && !org.log.is_demo() {
+                return Err(EngineError::DemoOnly);
+            }
+            let body = PersonKey {
+                principal: who.pseudonym,
+                alg: new.alg,
+                key: new.key,
+                revoked: false,
+                possession: Some(new.possession),
+            };
+            key::public_key(&new.key.0)?;
+            assertion::check_possession(org.log.trusted().origin(), &body).map_err(EngineError::Assertion)?;
+            let mut keys = org.person_keys.write().await;
+            if keys.contains_key(&key_id) {
+                return Err(EngineError::KeyKnown);
+            }
+            if keys.values().filter(|row| row.principal == who.pseudonym).count() >= MAX_KEYS {
+                return Err(EngineError::invalid("key", "you have registered 100 keys: go on with one of them"));
+            }
+            let dated = move |registered| {
+                row_of(key_id, &KeyRow { principal: body.principal, key: body.key, registered, revoked: None })
+            };
+            this.commit_key(&org, &who, allowed, &mut keys, (key_id, body, Box::new(dated))).await
+        })
+        .await
+    }
+
+    /// Takes a person's key back: it signs nothing from here on. What it signed before holds.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] by policy; [`EngineError::Invalid`] for a key that is not theirs or was taken back before, and for
+    /// those who are no persons.
+    pub async fn revoke_person_key(
+        &self,
+        who: Arc<Principal>,
+        (id, resource): (Name, EntityRef),
+        key_id: Digest,
+    ) -> Result<(PersonKeyRecord, Receipt), EngineError> {
+        let this = self.clone();
+        Self::whole(async move {
+            let org = this.org(who.org)?;
+            let details = json!({ "operation": "revokeToken", "id": id, "what": "signing key", "key": key_id });
+            let allowed = this.authorize(&who, Operation::RevokeToken, resource, &details).await?;
+            let owner = org.known_by_id(PrincipalKind::Person, &id).map(|(owner, _)| owner);
+            let person = who.kind == PrincipalKind::Person && who.on_behalf_of.is_empty();
+            let mut keys = org.person_keys.write().await;
+            let held = keys.get(&key_id).copied();
+            let held = held.filter(|row| person && Some(row.principal) == owner && row.revoked.is_none());
+            let none =
+                || EngineError::invalid("key_id", "this person has no such key that signs: `countersign key list`");
+            let held = held.ok_or_else(none)?;
+            let body = PersonKey {
+                principal: held.principal,
+                alg: assertion::EDDSA,
+                key: held.key,
+                revoked: true,
+                possession: None,
+            };
+            let dated = move |at| row_of(key_id, &KeyRow { revoked: Some(at), ..held });
+            this.commit_key(&org, &who, allowed, &mut keys, (key_id, body, Box::new(dated))).await
+        })
+        .await
+    }
+
+    async fn commit_key(
+        &self,
+        org: &Org,
+        who: &Principal,
+        mut allowed: Allowed,
+        keys: &mut HashMap<Digest, KeyRow>,
+        (id, body, dated): (Digest, PersonKey, crate::beside::Dated),
+    ) -> Result<(PersonKeyRecord, Receipt), EngineError> {
+        allowed.beside.dated = Some(dated);
+        let receipt = self.commit_own(who, allowed, OwnEntry::new(body)).await?;
+        // What memory says is what the next start will read.
+        let columns = org.log.view(PERSON_KEYS, id.as_bytes()).await.map_err(EngineError::ledger)?;
+        let columns = columns.ok_or_else(|| EngineError::damaged("a key's row"))?;
+        let row: KeyRow = serde_json::from_slice(&columns).map_err(EngineError::damaged)?;
+        keys.insert(id, row);
+        Ok((record((&id, &row)), receipt))
+    }
+}
+
+/// Whether `who` is the person `id`, in their own name.
+fn is_self(who: &Principal, id: &Name) -> bool {
+    who.kind == PrincipalKind::Person && who.on_behalf_of.is_empty() && who.id == *id
+}
