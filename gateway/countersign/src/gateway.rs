@@ -465,6 +465,7 @@ async fn open_runners(
         let mut process = ProcessConfig::new(held.place.runner(), Name::new("process")?);
         process.minimum = config.runner.min_level.and_then(level);
         process.user = RunUser { uid: config.runner.uid, gid: config.runner.uid };
+        process.refuse_unenforced = config.runner.refuse_unenforced;
         process.gateway = Some(GatewayEndpoint::Tcp(reachable(address)));
         let clock = Arc::clone(clock);
         let secrets = OrgSecrets::of(&config.secrets, held.place.org, opened.is_empty());

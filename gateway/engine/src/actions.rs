@@ -8,7 +8,9 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use countersign_gateway_flow::{Action, Actions, Begin, ItemTerms, Now, Proposal, Reply, Report, StartTerms, decide};
+use countersign_gateway_flow::{
+    Action, Actions, Begin, Force, ItemTerms, Now, Proposal, Reply, Report, StartTerms, decide,
+};
 use countersign_gateway_model::{ActionId, Decision, Digest, InstanceId, Name, PermitId, Principal, RunId, Timestamp};
 use countersign_ledger_entry::PayloadRole;
 use countersign_ledger_entry::body::{GateSubject, QuestionKind, Reservation};
@@ -30,7 +32,7 @@ use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
-use crate::permits::PreparedRun;
+use crate::permits::{PreparedRun, in_shadow};
 use crate::stream::{Held, instance_name};
 use crate::{Engine, Snapshot};
 
@@ -214,7 +216,7 @@ impl Engine {
             gate = Some(terms);
             let mut made = made.into_iter();
             for item in &mut items {
-                if item.asked.verdict.as_ref().is_some_and(|v| v.decision == Decision::NeedsApproval) {
+                if item.asked.effective() == Some(Decision::NeedsApproval) {
                     item.item = made.next();
                 }
             }
@@ -263,6 +265,7 @@ impl Engine {
         asked.four_eyes = crate::stream::four_eyes(org);
         asked.revision.clone_from(&request.revision);
         let answered = ask_transforming(snapshot, &org.entities, chain(who, asked), reading);
+        let answered = answered.in_shadow(in_shadow(snapshot, fold.created(), now));
         let input = answered.input().cloned();
         let allowed = answered.allowed().then(|| answered.questions().first()).flatten();
         let reservations = reading.reserve(snapshot, allowed)?;
@@ -308,7 +311,7 @@ impl Engine {
         let (reference, digest) = beside.add(evidence);
         let mut asked = one.answered.asked(Some(reference));
         asked.fields = fields;
-        let decision = one.answered.verdict.decision;
+        let decision = one.answered.decision();
         let mut permit = None;
         let mut pending = None;
         match decision {
@@ -317,7 +320,7 @@ impl Engine {
                     one.compiled.as_deref(),
                     input,
                     held,
-                    (begin, std::mem::take(&mut one.reservations)),
+                    (begin, one.answered.force() == Force::Enforced, std::mem::take(&mut one.reservations)),
                     now,
                     beside,
                 )?;

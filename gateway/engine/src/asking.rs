@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use countersign_gateway_flow::{Actor, Asked};
+use countersign_gateway_flow::{Actor, Asked, Force};
 use countersign_gateway_model::{Decision, Digest, Name, Principal, Timestamp, Verdict};
 use countersign_ledger_entry::payload::{self, Salt};
 use countersign_ledger_entry::{Blob, Payload, PayloadRef, PayloadRole};
@@ -65,6 +65,8 @@ pub(crate) struct Answered {
     versions: Vec<Arc<EntityVersion>>,
     /// The input before transforms, where policy asked for some.
     before: Option<Arc<TypedInput>>,
+    /// Its instance's workflow is in shadow.
+    shadow: bool,
 }
 
 /// Asks all of `questions` as they stand: where policy asks for a transform of the input, that is a denial.
@@ -123,12 +125,34 @@ fn answered(slices: &[Slice], decided: Decided) -> Answered {
     }
     let Decided { questions, answers, before } = decided;
     let (verdict, _) = combine(&answers);
-    Answered { verdict, answers, questions, versions, before }
+    Answered { verdict, answers, questions, versions, before, shadow: false }
 }
 
 impl Answered {
+    /// Whether it may go on: policy's yes, or an instance in shadow and a no that is not firm.
     pub(crate) fn allowed(&self) -> bool {
-        self.verdict.decision == Decision::Allow
+        self.decision() == Decision::Allow
+    }
+
+    /// What is done about the answer. The verdict stays what policy said, and is what is recorded.
+    pub(crate) fn decision(&self) -> Decision {
+        match self.force() {
+            Force::Shadow { firm: false } => Decision::Allow,
+            _ => self.verdict.decision,
+        }
+    }
+
+    /// Says whether the workflow of the instance is in shadow.
+    pub(crate) fn in_shadow(self, shadow: bool) -> Self {
+        Self { shadow, ..self }
+    }
+
+    pub(crate) fn force(&self) -> Force {
+        if !self.shadow {
+            return Force::Enforced;
+        }
+        let mut against = self.answers.iter().filter(|answer| answer.verdict.decision != Decision::Allow);
+        Force::Shadow { firm: self.verdict.error || against.any(|answer| answer.firm) }
     }
 
     /// The input that was decided on, after transforms.
@@ -163,7 +187,13 @@ impl Answered {
     /// The answer as the state machine takes it, with the payload that `evidence` made.
     pub(crate) fn asked(&self, evidence: Option<PayloadRef>) -> Asked {
         let (verdict, determining) = combine(&self.answers);
-        Asked { verdict: Some(verdict), determining, payloads: evidence.into_iter().collect(), fields: Vec::new() }
+        Asked {
+            verdict: Some(verdict),
+            determining,
+            payloads: evidence.into_iter().collect(),
+            fields: Vec::new(),
+            force: self.force(),
+        }
     }
 
     /// The payload from which the verdict can be computed again, the blobs that it names, and the digest of `action`

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use countersign_gateway_flow::{
-    Asked, Ballot, BallotItem, Change, Current, Decide, Grant, Now, OpenGate, OpenItem, Proposal, Reasked, Reply,
-    SystemReject, decide, gate as counting,
+    Asked, Ballot, BallotItem, Change, Current, Decide, Force, Grant, Now, OpenGate, OpenItem, Proposal, Reasked,
+    Reply, SystemReject, decide, gate as counting,
 };
 use countersign_gateway_model::{
     ActionId, Assurance, DecisionId, Digest, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Scope, State,
@@ -32,7 +32,7 @@ use crate::error::EngineError;
 use crate::gates::{Opened, Pending, circles, shown_digest};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
-use crate::permits::PreparedRun;
+use crate::permits::{PreparedRun, in_shadow};
 use crate::stream::{Held, four_eyes};
 use crate::{Engine, Snapshot};
 impl Engine {
@@ -666,7 +666,8 @@ impl Engine {
             return Ok(None);
         };
         let Some(input) = input else { return Ok(None) };
-        let (permit, run) = self.permit_terms(Some(&tool), &input, held, (false, reservations), work.now, beside)?;
+        let (permit, run) =
+            self.permit_terms(Some(&tool), &input, held, (false, true, reservations), work.now, beside)?;
         if let Some(run) = run {
             runs.push((item.action, run));
         }
@@ -709,13 +710,19 @@ impl Engine {
         let Some(tool) = tool else { return Ok(None) };
         let Some(input) = canonical_input(&stored.action) else { return Ok(None) };
         let questions = with_satisfied(&stored.questions, &BTreeSet::new(), &BTreeSet::new(), now);
-        let answered = ask_reading(snapshot, &org.entities, questions, reading);
+        let answered = ask_reading(snapshot, &org.entities, questions, reading).in_shadow(in_shadow(
+            snapshot,
+            held.fold()?.created(),
+            now,
+        ));
+        let enforced = answered.force() == Force::Enforced;
         let allowed = answered.allowed().then(|| answered.questions().first()).flatten();
         let reservations = reading.reserve(snapshot, allowed)?;
         let bytes = serde_json::to_vec(&stored.action).map_err(EngineError::damaged)?;
         let (reference, _) = beside.add(answered.evidence(&self.mint().salt(), &bytes));
         let dispatched = tool.tool.runner.is_some();
-        let (permit, run) = self.permit_terms(Some(&tool), &input, held, (false, reservations), now, beside)?;
+        let (permit, run) =
+            self.permit_terms(Some(&tool), &input, held, (false, enforced, reservations), now, beside)?;
         if let Some(run) = run {
             runs.push((action, run));
         }

@@ -23,6 +23,7 @@ use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
+use crate::permits::in_shadow;
 use crate::stream::{Description, Held, four_eyes, instance_name};
 
 /// Farthest deadline of an instance: ten years of 365 days.
@@ -68,14 +69,15 @@ impl Engine {
         let snapshot = self.counted_snapshot(&org).await?;
         let now = self.now();
         let workflow = self.stored_workflow(&org, &new.workflow).await?.ok_or(EngineError::NotFound("workflow"))?;
-        let created = self.parties(&org, who, &new, &workflow, now)?;
+        let mut created = self.parties(&org, who, &new, &workflow, now)?;
+        created.enforced = !snapshot.workflow_in_shadow(&new.workflow, now);
         let id = self.mint().instance();
         let action = self.mint().action();
 
         let resource = EntityRef::new(org.id, EntityKind::Workflow, new.workflow.clone());
         let mut asked = question(who, Operation::Start, resource, now);
         asked.four_eyes = four_eyes(&org);
-        let answered = ask(&snapshot, org.facts(), chain(who, asked));
+        let answered = ask(&snapshot, org.facts(), chain(who, asked)).in_shadow(in_shadow(&snapshot, &created, now));
         let details = json!({
             "question": "start", "instance": id, "action": action, "workflow": new.workflow,
             "workflow_version": workflow.digest, "workspace": new.workspace, "labels": new.labels,
@@ -94,24 +96,23 @@ impl Engine {
         let live = Arc::clone(&cell.live).lock_owned().await;
         let mut held = Held { cell, live };
         held.live.team.clone_from(&workflow.spec.team);
-        let (gate, item) =
-            if new.start && answered.verdict.decision == countersign_gateway_model::Decision::NeedsApproval {
-                let pending = Pending {
-                    what: format!("start an instance of workflow {}", new.workflow),
-                    tool: None,
-                    rules: answered.verdict.rules.clone(),
-                    input: details.clone(),
-                    revision: None,
-                    reasons: answered.reasons().map(str::to_owned).collect(),
-                    changed_by: None,
-                    found: Vec::new(),
-                };
-                let scene = self.gate_scene(&org, &snapshot, who, &created, id, now);
-                let (terms, mut items) = self.open_gate(&scene, GateSubject::Start, &[pending], &mut beside)?;
-                (Some(terms), items.pop())
-            } else {
-                (None, None)
+        let (gate, item) = if new.start && answered.decision() == countersign_gateway_model::Decision::NeedsApproval {
+            let pending = Pending {
+                what: format!("start an instance of workflow {}", new.workflow),
+                tool: None,
+                rules: answered.verdict.rules.clone(),
+                input: details.clone(),
+                revision: None,
+                reasons: answered.reasons().map(str::to_owned).collect(),
+                changed_by: None,
+                found: Vec::new(),
             };
+            let scene = self.gate_scene(&org, &snapshot, who, &created, id, now);
+            let (terms, mut items) = self.open_gate(&scene, GateSubject::Start, &[pending], &mut beside)?;
+            (Some(terms), items.pop())
+        } else {
+            (None, None)
+        };
         let proposal = Proposal::Create(Box::new(Create {
             instance: id,
             created,
@@ -336,12 +337,14 @@ impl Engine {
         asked.instance = Some(EntityRef::new(org.id, EntityKind::Instance, instance_name(id)?));
         asked.four_eyes = four_eyes(&org);
         asked.denials = u64::from(fold.denials());
-        let answered = ask(&snapshot, org.facts(), chain(who, asked));
+        // Whoever stops is asked as always: what is in shadow is what is started, done and completed.
+        let shadow = operation != Operation::Terminate && in_shadow(&snapshot, fold.created(), now);
+        let answered = ask(&snapshot, org.facts(), chain(who, asked)).in_shadow(shadow);
         let details = json!({ "question": operation.as_str(), "instance": id, "action": action });
         let bytes = serde_json::to_vec(&details).map_err(EngineError::damaged)?;
         let mut beside = Beside { urgent: operation == Operation::Terminate, ..Beside::default() };
         let (reference, digest) = beside.add(answered.evidence(&self.mint().salt(), &bytes));
-        let (gate, item) = if answered.verdict.decision == countersign_gateway_model::Decision::NeedsApproval {
+        let (gate, item) = if answered.decision() == countersign_gateway_model::Decision::NeedsApproval {
             let pending = Pending {
                 what: format!("{} instance {id}", operation.as_str()),
                 tool: None,

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use countersign_gateway_flow::{Instance, PermitTerms, RunTerms, StartTerms};
 use countersign_gateway_model::{Digest, Duration, Name, PermitId, RunId, Timestamp};
-use countersign_ledger_entry::body::Reservation;
+use countersign_ledger_entry::body::{Created, Reservation};
 use countersign_ledger_entry::payload;
 use countersign_ledger_entry::{PayloadRef, PayloadRole};
+use countersign_policy_decide::PolicySnapshot;
 use countersign_policy_decide::catalogue::{CompiledTool, ToolRunner};
 use countersign_runners_contract::{Input, Job, JobSalt, JobSpec, NetworkMode, TreePath, external_name};
 
@@ -39,7 +40,7 @@ impl Engine {
         tool: Option<&CompiledTool>,
         input: &[u8],
         held: &Held,
-        (begin, reservations): (bool, Vec<Reservation>),
+        (begin, enforced, reservations): (bool, bool, Vec<Reservation>),
         now: Timestamp,
         beside: &mut Beside,
     ) -> Result<(PermitTerms, Option<PreparedRun>), EngineError> {
@@ -49,7 +50,7 @@ impl Engine {
         let mut run = None;
         let start = match runner {
             Some((tool, runner)) => {
-                let prepared = self.prepare_run(tool, runner, input, held, permit, beside)?;
+                let prepared = self.prepare_run((tool, runner), input, held, (permit, enforced), beside)?;
                 let terms = StartTerms {
                     // Long enough to reach the runner; the run's own length is bounded by its job.
                     not_after: expires,
@@ -73,11 +74,10 @@ impl Engine {
     /// Builds the job of a dispatch. The command is the registrar's; the input reaches it as read-only files.
     pub(crate) fn prepare_run(
         &self,
-        tool: &CompiledTool,
-        runner: &ToolRunner,
+        (tool, runner): (&CompiledTool, &ToolRunner),
         input: &[u8],
         held: &Held,
-        permit: PermitId,
+        (permit, enforced): (PermitId, bool),
         beside: &mut Beside,
     ) -> Result<PreparedRun, EngineError> {
         let kind = runner.kind.as_str();
@@ -89,6 +89,7 @@ impl Engine {
         spec.resources.wall = runner.deadline_s.map_or(longest, |s| Duration::from_secs(s).min(longest));
         spec.inputs = inputs(input)?;
         spec.secrets.clone_from(&runner.secrets);
+        spec.enforced = enforced;
         let job = Job::new(spec).map_err(EngineError::damaged)?;
         let salt = self.mint().salt();
         let job_salt = JobSalt::from_bytes(salt.0);
@@ -104,6 +105,13 @@ impl Engine {
     pub(crate) fn permit_ttl(&self) -> Duration {
         self.options().permit_ttl
     }
+}
+
+/// Whether policy is judged and not enforced for an instance now: it began in shadow, and the shadow has not ended.
+///
+/// One that began before its workflow was put in shadow goes on being held to policy.
+pub(crate) fn in_shadow(snapshot: &PolicySnapshot, created: &Created, now: Timestamp) -> bool {
+    !created.enforced && snapshot.workflow_in_shadow(&created.workflow, now)
 }
 
 /// The fold of an instance says what has become of an action's permit.

@@ -29,9 +29,9 @@ pub use gate::{
     Ballot, BallotItem, Change, Current, Lifted, Lifting, OpenGate, OpenItem, Tally, TallyItem, UNNAMED_PERSON, Vote,
 };
 pub use proposal::{
-    Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Decide, Expire, GateNote, GateTerms, Grant,
-    ItemTerms, LiftRule, Now, PermitTerms, Proposal, Reasked, Report, RunTerms, StartInstance, StartTerms, SweepStart,
-    SystemReject, Terminate,
+    Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Decide, Expire, Force, GateNote, GateTerms,
+    Grant, ItemTerms, LiftRule, Now, PermitTerms, Proposal, Reasked, Report, RunTerms, StartInstance, StartTerms,
+    SweepStart, SystemReject, Terminate,
 };
 pub use propose::decide;
 pub use reply::{ActionAnswer, Decided, Place, Reply, WhyNot};

@@ -5,8 +5,8 @@
 //! What each becomes: `propose`, `decision` and `lift`.
 
 use countersign_gateway_model::{
-    ActionId, Assurance, DecisionId, Determining, Digest, GateId, InstanceId, ItemId, Name, Outcome, PermitId,
-    Pseudonym, RunId, Timestamp, Verdict,
+    ActionId, Assurance, Decision as Answer, DecisionId, Determining, Digest, GateId, InstanceId, ItemId, Name,
+    Outcome, PermitId, Pseudonym, RunId, Timestamp, Verdict,
 };
 use countersign_ledger_entry::PayloadRef;
 use countersign_ledger_entry::body::{
@@ -51,9 +51,33 @@ pub struct Asked {
     pub payloads: Vec<PayloadRef>,
     /// Salted commitments to single fields.
     pub fields: Vec<Digest>,
+    /// Whether the instance is held to it.
+    pub force: Force,
+}
+
+/// Whether an instance is held to what policy says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Force {
+    /// It is.
+    #[default]
+    Enforced,
+    /// Its workflow is in shadow: what is not a yes is on record and stops nothing.
+    Shadow {
+        /// The no is of a kind that holds in shadow too: of the kernel, of a policy that is never in shadow, an error.
+        firm: bool,
+    },
 }
 
 impl Asked {
+    /// What is done about the answer: policy's word, or for a workflow in shadow a yes, unless the no is a firm one.
+    pub fn effective(&self) -> Option<Answer> {
+        let verdict = self.verdict.as_ref()?;
+        match self.force {
+            Force::Shadow { firm: false } if !verdict.error => Some(Answer::Allow),
+            _ => Some(verdict.decision),
+        }
+    }
+
     /// Nothing was asked and nothing travels beside.
     pub fn nothing() -> Self {
         Self::default()
@@ -61,7 +85,7 @@ impl Asked {
 
     /// An answer without payloads.
     pub fn answer(verdict: Verdict, determining: Determining) -> Self {
-        Self { verdict: Some(verdict), determining, payloads: Vec::new(), fields: Vec::new() }
+        Self { verdict: Some(verdict), determining, ..Self::default() }
     }
 }
 

@@ -173,7 +173,7 @@ fn create_instance(create: Create, now: &Now) -> Result<Decided, Illegal> {
         return refused(RefusalReason::Frozen, &subject);
     }
     if !start {
-        return match asked.verdict.as_ref().map(|v| v.decision) {
+        return match asked.effective() {
             None | Some(Answer::Allow) => {
                 Ok(Decided { drafts: vec![draft_with(created, by, &asked)], place, reply: Reply::Queued })
             }
@@ -347,7 +347,7 @@ impl Scene<'_> {
         let mut actions = Vec::with_capacity(items.len());
         let mut ended_by: Option<&Action> = None;
         for action in items {
-            if action.asked.verdict.as_ref().is_some_and(|v| v.decision == Answer::Deny) {
+            if action.asked.effective() == Some(Answer::Deny) {
                 actions.push(self.refuse(action, &mut drafts));
                 ended_by = ended_by.or(Some(action));
             } else {
@@ -368,7 +368,7 @@ impl Scene<'_> {
         let mut items = Vec::new();
         let mut cleared = Vec::new();
         let asked = strictest(
-            batch.iter().map(|a| &a.asked).filter(|a| a.verdict.as_ref().is_some_and(|v| v.decision != Answer::Deny)),
+            batch.iter().map(|a| &a.asked).filter(|a| a.effective().is_some_and(|answer| answer != Answer::Deny)),
         );
         let mut payloads = Vec::new();
         let mut fields = Vec::new();

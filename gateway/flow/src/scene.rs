@@ -13,7 +13,7 @@ use countersign_ledger_entry::{Body, Draft};
 use crate::error::Illegal;
 use crate::fold::Instance;
 use crate::gate::OpenGate;
-use crate::proposal::{Actor, Asked, Now, PermitTerms, StartTerms, SystemReject};
+use crate::proposal::{Actor, Asked, Force, Now, PermitTerms, StartTerms, SystemReject};
 use crate::reply::{ActionAnswer, Reply};
 
 /// Drafts and answer of one row.
@@ -101,7 +101,7 @@ impl Scene<'_> {
             expires,
             mutable_target,
             reservations,
-            enforced: self.instance.created().enforced,
+            enforced: asked.force == Force::Enforced,
         };
         let sequence = self.sequence_after(drafts);
         drafts.push(draft_with(body, by, asked));
@@ -174,7 +174,7 @@ pub(crate) fn draft_with(body: impl Into<Body>, by: &Actor, asked: &Asked) -> Dr
 }
 
 pub(crate) fn answer(asked: &Asked) -> Result<Answer, Illegal> {
-    asked.verdict.as_ref().map(|v| v.decision).ok_or(Illegal::Incomplete("the verdict"))
+    asked.effective().ok_or(Illegal::Incomplete("the verdict"))
 }
 
 pub(crate) fn edge(from: State, to: State, cause: Cause, action: Option<ActionId>, objection: bool) -> Edge {
@@ -209,7 +209,7 @@ pub(crate) fn strictest<'a>(all: impl Iterator<Item = &'a Asked>) -> Asked {
         policies.dedup();
     }
     let verdict = asked_at_all.then_some(Verdict { decision, rules, error });
-    Asked { verdict, determining, payloads: Vec::new(), fields: Vec::new() }
+    Asked { verdict, determining, ..Asked::default() }
 }
 
 /// SYSTEM's REJECT of a gate.

@@ -149,8 +149,17 @@ impl Facts {
         });
         let judged = if self.counts.later.is_empty() { "every" } else { "every judged" };
         out.push(format!("{judged} transition replays through the state machine"));
+        let (unenforced, against) = (self.counts.unenforced_permits, self.counts.unenforced_against);
+        let but = if unenforced == 0 {
+            String::new()
+        } else {
+            format!(
+                ", but for {unenforced} of workflows in shadow, which say themselves that policy was not enforced: {against} \
+                 of them it had not allowed"
+            )
+        };
         out.push(format!(
-            "{judged} start consumed a permit of its own, once and in time; every permit had policy's yes"
+            "{judged} start consumed a permit of its own, once and in time; every permit had policy's yes{but}"
         ));
         out.push(format!(
             "{judged} approval was of the very digests that the gate showed, met the rules pinned there, and was by \
@@ -188,6 +197,13 @@ impl Facts {
         out.push(
             "that verdicts follow from the policies: the gateway replays them from the stored questions".to_owned(),
         );
+        if self.counts.shadow_instances > 0 {
+            out.push(format!(
+                "that {} instances of workflows in shadow were held to policy: only a no of the kernel, of a policy marked hard, \
+                 or by an error stops there, and which no was of that kind is not in these bytes",
+                self.counts.shadow_instances
+            ));
+        }
         if let Some(open) = &self.recovery {
             out.push(format!(
                 "that anybody has reviewed the recovery at entry {}: what was decided since then rests on a bundle that \
@@ -352,6 +368,15 @@ pub struct Counts {
     /// Decisions of semantics version 1 with a signature that nobody checked.
     #[serde(skip_serializing_if = "is_zero")]
     pub unchecked_signatures: u64,
+    /// Instances of workflows that were in shadow when they began: policy is judged there, and not enforced.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub shadow_instances: u64,
+    /// Permits that say that policy was not enforced.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unenforced_permits: u64,
+    /// Of these, the ones that policy did not allow.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unenforced_against: u64,
     /// Outcomes by name, sweeps counted as `unknown`.
     pub outcomes: BTreeMap<&'static str, u64>,
     /// Of the outcomes, those that replaced an earlier `unknown`.

@@ -155,6 +155,11 @@ impl Lines {
         let Counts { approved, overridden, rejected, system_rejected, other_decisions, refused, .. } = counts;
         let by_people = format!("approved {approved}, overridden {overridden}, rejected {rejected}");
         self.line("gates", format!("{by_people}, rejected by SYSTEM {system_rejected}; other votes {other_decisions}"));
+        if counts.shadow_instances > 0 {
+            let words =
+                format!("{} instances, {} unenforced permits", counts.shadow_instances, counts.unenforced_permits);
+            self.line("shadow", format!("{words}, {} against policy's word", counts.unenforced_against));
+        }
         if counts.by_people() > 0 {
             let words = format!("{}, {} with the approver's own signature", counts.by_people(), counts.asserted);
             self.line("decisions", words);

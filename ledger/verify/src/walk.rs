@@ -281,6 +281,12 @@ impl<'a> Walk<'a> {
         let counts = &mut self.counts;
         *counts.kinds.entry(header.body.kind().as_str()).or_default() += 1;
         match &header.body {
+            Body::Permit(permit) if !permit.enforced => {
+                counts.unenforced_permits += 1;
+                let allowed = header.verdict.as_ref().is_some_and(|verdict| verdict.decision == Answer::Allow);
+                counts.unenforced_against += u64::from(!allowed);
+            }
+            Body::Created(created) if !created.enforced => counts.shadow_instances += 1,
             Body::Refusal(_) => counts.refused += 1,
             Body::Decision(decision) => {
                 *match (decision.effect, decision.kind) {

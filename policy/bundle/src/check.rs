@@ -1,7 +1,7 @@
 //! Everything that is asked of a bundle before it may become active: text, types, reach, lint, data, its own tests.
 //!
 //! All findings are gathered, each with file, line, column, rule and next step; one error stands in the way. What this
-//! program would not apply (workflows in shadow) is refused, never ignored. Absent: signatures (`bundle`), who may
+//! program would not apply is refused, never ignored. Absent: signatures (`bundle`), who may
 //! activate (the active bundle decides). Read next: `lint`, `cases`, `lockout`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -139,7 +139,6 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
     let mut findings = Vec::new();
     let policies = read_policies(bundle, &mut findings);
     let data = Data::read(bundle, &mut findings);
-    unsupported(bundle, &mut findings);
     let additions = additions(bundle, &mut findings);
 
     let rules = data.rules.as_ref().map(|r| r.rules.keys().cloned().collect::<BTreeSet<Name>>());
@@ -176,6 +175,7 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
             transforms: bundle.manifest().transforms.clone(),
             detectors,
             shadow: bundle.manifest().shadow.policies.iter().map(|s| (s.id.clone(), s.until)).collect(),
+            shadow_workflows: bundle.manifest().shadow.workflows.iter().map(|s| (s.id.clone(), s.until)).collect(),
             catalogue: catalogue.cloned(),
         };
         // The snapshot is built by the code that decides: what it refuses is refused, whatever is found here. It stops
@@ -281,18 +281,6 @@ impl Data {
                 None
             }
         }
-    }
-}
-
-/// Parts of the format that this program does not apply are refused: what is ignored must not be relied on.
-fn unsupported(bundle: &Bundle, findings: &mut Vec<Finding>) {
-    if !bundle.manifest().shadow.workflows.is_empty() {
-        findings.push(Finding::error(
-            Place::start(crate::MANIFEST_FILE),
-            RuleId::Unsupported,
-            "`shadow.workflows` is not applied by this program",
-            "empty it, or shadow the policies",
-        ));
     }
 }
 

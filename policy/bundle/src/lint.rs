@@ -20,6 +20,9 @@ use crate::source::SourcePolicy;
 pub(crate) const REQUIRES: &str = "requires_approval";
 /// The annotation that makes a forbid wait for a transform.
 pub(crate) const TRANSFORM: &str = "transform";
+/// Workflows of these names are the gateway's own.
+const RESERVED_WORKFLOWS: &str = "countersign.";
+
 /// The annotation that keeps a policy out of shadow.
 pub(crate) const SEVERITY: &str = "severity";
 
@@ -537,6 +540,16 @@ fn shadowed(policies: &[SourcePolicy], shadow: &Shadow, findings: &mut Vec<Findi
                 .of(id),
             ),
             Some(_) => {}
+        }
+    }
+    for Shadowed { id, .. } in &shadow.workflows {
+        if id.as_str().starts_with(RESERVED_WORKFLOWS) {
+            findings.push(Finding::error(
+                place(),
+                RuleId::Shadow,
+                format!("`shadow.workflows` names `{id}`, which is the gateway's own and is never in shadow"),
+                "remove it from `shadow.workflows`",
+            ));
         }
     }
 }

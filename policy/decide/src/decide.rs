@@ -45,6 +45,9 @@ pub struct Answer {
     pub transforms: Vec<Name>,
     /// What the answer would be with the policies in shadow in force, where they would matter.
     pub would_be: Option<WouldBe>,
+    /// Whether what is not a yes holds for a workflow in shadow too: by the kernel, by a policy that is never in shadow, by an
+    /// error, or because the question itself is not in order.
+    pub firm: bool,
     /// How often policies were evaluated.
     pub rounds: u32,
 }
@@ -64,6 +67,8 @@ impl Answer {
             reasons: vec![Reason { policy, text }],
             transforms: Vec::new(),
             would_be: None,
+            // That nothing permits it is the one ground that is a judgement of the bundle's.
+            firm: ground != ground::DEFAULT,
             rounds,
         }
     }
@@ -239,6 +244,8 @@ fn transform(snapshot: &PolicySnapshot, question: &Question, round: &Round<'_>, 
     }
     let asking = round.transforms.iter().map(|(p, _)| *p);
     let mut answer = said(Verdict::deny(), asking, &[], &round.broken_permits, rounds);
+    // What may not be seen is not let through for a rollout's sake.
+    answer.firm = true;
     answer.transforms = snapshot.transforms(&missing).map(|(name, _)| name.clone()).collect();
     answer
 }
@@ -352,6 +359,7 @@ fn said<'p>(
     rounds: u32,
 ) -> Answer {
     let determining = sorted(determining);
+    let firm = verdict.error || determining.iter().any(|p| p.is_firm());
     let agent_message = sorted(speaking.iter().copied()).into_iter().find_map(|p| p.agent_message.clone());
     let told = |p: &&Prepared| Reason { policy: p.id.clone(), text: p.title.clone().unwrap_or_default() };
     let mut reasons: Vec<Reason> = determining.iter().map(told).collect();
@@ -363,6 +371,7 @@ fn said<'p>(
         reasons,
         transforms: Vec::new(),
         would_be: None,
+        firm,
         rounds,
     }
 }
@@ -380,6 +389,7 @@ fn broken(round: &Round<'_>, rounds: u32) -> Answer {
 
 fn default_deny(gates: &[&Prepared], round: &Round<'_>, rounds: u32) -> Answer {
     let mut answer = Answer::refused(ground::DEFAULT, "no policy permits it".to_owned(), rounds);
+    answer.firm = gates.iter().any(|p| p.is_firm());
     answer.reasons.extend(
         sorted(gates.iter().copied()).into_iter().map(|p| Reason {
             policy: p.id.clone(),

@@ -71,6 +71,8 @@ pub struct PolicyParts {
     pub detectors: Detectors,
     /// Policies that are judged and not enforced, each until an instant.
     pub shadow: BTreeMap<Name, Timestamp>,
+    /// Workflows whose instances are judged and not held to it, each until an instant.
+    pub shadow_workflows: BTreeMap<Name, Timestamp>,
     /// How old an entity version may be where a person is asked or decides; absent: any age.
     pub ages: BTreeMap<EntityKind, Duration>,
     /// The tool catalogue.
@@ -92,6 +94,7 @@ impl PolicyParts {
             transforms: Vec::new(),
             detectors: Detectors::default(),
             shadow: BTreeMap::new(),
+            shadow_workflows: BTreeMap::new(),
             ages: BTreeMap::new(),
             catalogue: None,
         }
@@ -282,6 +285,11 @@ impl Prepared {
         self.shadow_until.is_some_and(|until| now < until)
     }
 
+    /// Whether it holds for workflows in shadow too: the kernel's, and whatever is `@severity`-marked.
+    pub(crate) fn is_firm(&self) -> bool {
+        self.severity.is_some() || self.id.as_str().starts_with("kernel:")
+    }
+
     /// The policy itself, for lint and tools.
     pub fn cedar(&self) -> &Policy {
         &self.policy
@@ -332,6 +340,7 @@ pub struct PolicySnapshot {
     rule_uids: BTreeMap<Name, Arc<EntityUID>>,
     roles: BTreeSet<Name>,
     counters: BTreeMap<Name, Counter>,
+    shadow_workflows: BTreeMap<Name, Timestamp>,
     transforms: Vec<(Name, Rewrite)>,
     ages: BTreeMap<EntityKind, Duration>,
     catalogue: Catalogue,
@@ -407,6 +416,7 @@ impl PolicySnapshot {
             rule_uids,
             roles: parts.roles,
             counters: parts.counters,
+            shadow_workflows: parts.shadow_workflows,
             transforms,
             ages: parts.ages,
             catalogue: parts.catalogue.unwrap_or_default(),
@@ -453,6 +463,11 @@ impl PolicySnapshot {
     /// The roles.
     pub fn roles(&self) -> &BTreeSet<Name> {
         &self.roles
+    }
+
+    /// Whether a workflow's instances are judged and not held to it at that time.
+    pub fn workflow_in_shadow(&self, workflow: &Name, now: Timestamp) -> bool {
+        self.shadow_workflows.get(workflow).is_some_and(|until| now < *until)
     }
 
     /// The counters whose values every question carries, whatever it asks.

@@ -94,3 +94,27 @@ fn what_must_always_hold_cannot_be_put_into_shadow() {
         assert!(matches!(error, BuildError::Shadow { .. }), "{id}: {error}");
     }
 }
+
+#[test]
+fn a_no_is_firm_if_it_holds_for_workflows_in_shadow_too() {
+    let hard = HARD.replace("@id", r#"@severity("hard") @id"#);
+    let hard_gate = gate("g", "a", "").replace("@id", r#"@severity("hard") @id"#);
+    let broken = r#"@id("broken") forbid (principal is Countersign::Agent, action in Countersign::Action::"callTool", resource)
+        when { principal.autonomy * 9223372036854775807 > 5 };"#;
+    for (policies, decision, firm) in [
+        (PERMIT.to_owned(), Decision::Allow, false),
+        (format!("{PERMIT}{HARD}"), Decision::Deny, false),
+        (format!("{PERMIT}{hard}"), Decision::Deny, true),
+        (format!("{PERMIT}{}", gate("g", "a", "")), Decision::NeedsApproval, false),
+        (format!("{PERMIT}{hard_gate}"), Decision::NeedsApproval, true),
+        // A soft no hides no hard gate.
+        (format!("{PERMIT}{HARD}{hard_gate}"), Decision::Deny, true),
+        (hard_gate.clone(), Decision::Deny, true),
+        (format!("{PERMIT}{broken}"), Decision::Deny, true),
+        // That nothing permits it is a judgement of the bundle's.
+        (gate("g", "a", ""), Decision::Deny, false),
+    ] {
+        let answer = asked(&PolicySnapshot::build(parts(&policies)).unwrap());
+        assert_eq!((answer.decision(), answer.firm), (decision, firm), "{policies}");
+    }
+}

@@ -176,6 +176,19 @@ pub struct JobSpec {
     pub resources: Resources,
     /// Stop the run when nobody has followed it for so long. None: the deadline alone stops it.
     pub lease: Option<Duration>,
+    /// False where policy was judged and not enforced, because the workflow is in shadow: a runner may refuse it. Left out of
+    /// the canonical form where it is true.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub enforced: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_yes(enforced: &bool) -> bool {
+    *enforced
 }
 
 impl JobSpec {
@@ -193,6 +206,7 @@ impl JobSpec {
             network: NetworkMode::None,
             resources: Resources::default(),
             lease: None,
+            enforced: true,
         }
     }
 }
@@ -235,7 +249,7 @@ impl Job {
     }
 
     /// The bytes that are hashed and stored: compact JSON, fields in the order they are declared, maps sorted by key,
-    /// nothing left out.
+    /// nothing left out but `enforced` where it is true.
     pub fn canonical(&self) -> &[u8] {
         &self.canonical
     }

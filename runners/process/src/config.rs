@@ -30,6 +30,8 @@ pub struct ProcessConfig {
     pub read_only: Vec<PathBuf>,
     /// A delegated control group (cgroup v2). None: this process' own, if it may be divided.
     pub cgroup: Option<PathBuf>,
+    /// Whether jobs of workflows in shadow, which policy was not enforced for, are refused.
+    pub refuse_unenforced: bool,
     /// Caps of a workspace.
     pub caps: Caps,
     /// The program that branches into stages; none is this one.
@@ -48,6 +50,7 @@ impl ProcessConfig {
             gateway: None,
             read_only: Vec::new(),
             cgroup: None,
+            refuse_unenforced: true,
             caps: Caps::default(),
             program: None,
         }

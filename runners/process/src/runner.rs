@@ -251,6 +251,11 @@ impl Inner {
         if job.image.is_some() {
             return Err(self.unsupported("it runs no images: leave `image` out, or send the job to another runner"));
         }
+        if !job.enforced && self.config.refuse_unenforced {
+            return Err(self.unsupported(
+                "its workflow is in shadow, so policy was not enforced: set `runner.refuse_unenforced` to false to run it all the same",
+            ));
+        }
         let level = self.level_now()?;
         if !self.networks(level).contains(&job.network) {
             let mode = job.network.as_str();

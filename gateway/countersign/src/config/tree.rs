@@ -112,6 +112,8 @@ pub(crate) struct Runner {
     pub deadline_s: u64,
     /// Days for which a workspace is kept after nothing names it any more; 0: for ever.
     pub keep_workspaces_days: u64,
+    /// Refuse jobs of workflows in shadow, for which policy is judged and not enforced.
+    pub refuse_unenforced: bool,
 }
 
 /// Where the values behind `secret://…` references of tools come from. No value stands in the configuration.
@@ -188,7 +190,14 @@ impl Default for Policy {
 
 impl Default for Runner {
     fn default() -> Self {
-        Self { process: true, min_level: None, uid: 65_534, deadline_s: 600, keep_workspaces_days: 30 }
+        Self {
+            process: true,
+            min_level: None,
+            uid: 65_534,
+            deadline_s: 600,
+            keep_workspaces_days: 30,
+            refuse_unenforced: true,
+        }
     }
 }
 

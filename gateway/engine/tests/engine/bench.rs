@@ -9,10 +9,10 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 use countersign_gateway_engine::{
     Candidate, Catalogue, CatalogueCandidate, Electorate, Policies, PolicyProblem, Snapshot,
 };
-use countersign_gateway_model::{Digest, OrgId, PolicyDigests};
+use countersign_gateway_model::{Digest, Name, OrgId, PolicyDigests, Timestamp};
 use countersign_ledger_entry::Blob;
 use countersign_ledger_entry::body::SignedBy;
-use countersign_policy_bundle::{Bundle, Draft, Lineage, People, check, check_draft, locked_out, sha256};
+use countersign_policy_bundle::{Bundle, Draft, Lineage, People, Shadowed, check, check_draft, locked_out, sha256};
 use countersign_policy_store::{default_catalogue, default_draft};
 
 /// Files of a bundle, by path.
@@ -74,6 +74,19 @@ impl Bench {
     pub(crate) fn install(&self, org: OrgId, files: &Files) {
         let ready = Self::ready(self.seal(org, files.clone()).unwrap(), self.catalogue(org)).unwrap();
         self.swap(org, ready);
+    }
+
+    /// Puts a bundle in force under which these workflows are in shadow until an instant.
+    pub(crate) fn install_shadowed(&self, org: OrgId, files: &Files, workflows: &[&str], until: Timestamp) {
+        let lineage = match self.in_force.read().unwrap().get(&org) {
+            Some(now) => now.ready.bundle.next_lineage(),
+            None => Lineage { organization: org, version: 1, predecessor: None, root_version: 1 },
+        };
+        let raw = files.clone().into_iter().map(|(path, text)| (path, text.into_bytes()));
+        let mut draft = Draft::from_files(raw).unwrap();
+        let shadowed = |id: &&str| Shadowed { id: Name::new(id).unwrap(), until };
+        draft.settings.shadow.workflows = workflows.iter().map(shadowed).collect();
+        self.swap(org, Self::ready(draft.seal(lineage).unwrap(), self.catalogue(org)).unwrap());
     }
 
     /// Holds every check, or lets them go.

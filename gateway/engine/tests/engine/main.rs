@@ -23,6 +23,7 @@ mod queries;
 mod rules;
 mod runner;
 mod runs;
+mod shadow;
 mod signatures;
 mod tools;
 mod transforms;

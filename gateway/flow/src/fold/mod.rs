@@ -216,8 +216,10 @@ impl Instance {
         let Body::Created(created) = &header.body else {
             return Err(now.unlawful("an instance begins with `created`"));
         };
+        let error = header.verdict.as_ref().is_some_and(|verdict| verdict.error);
+        let shadow = header.semantics > 1 && !created.enforced && !error;
         now.ensure(
-            matches!(now.answer(), None | Some(Answer::Allow | Answer::NeedsApproval)),
+            shadow || matches!(now.answer(), None | Some(Answer::Allow | Answer::NeedsApproval)),
             "a refused start makes no instance",
         )?;
         let mut chain = vec![created.acting];

@@ -28,7 +28,12 @@ impl Instance {
 
     pub(super) fn permit(&mut self, now: Reading<'_>, permit: &Permit) -> Result<Fresh, EvolveError> {
         now.ensure(self.core.state == State::Running, "permits are given in RUNNING")?;
-        now.allowed()?;
+        if permit.enforced {
+            now.allowed()?;
+        } else {
+            now.ensure(!self.created.enforced, "it is enforced otherwise than its instance")?;
+            self.passes(now)?;
+        }
         let dispatch = match permit.question {
             QuestionKind::CallTool | QuestionKind::Operation => false,
             QuestionKind::Dispatch => true,
@@ -40,7 +45,9 @@ impl Instance {
             || self.unknown.contains_key(&id)
             || self.settled.contains_key(&id);
         now.ensure(!seen, "the permit was given before")?;
-        now.ensure(permit.enforced == self.created.enforced, "it is enforced otherwise than its instance")?;
+        // Under version 1 no workflow was in shadow; from version 2 on a shadow may end while an instance lives.
+        let fits = now.header.semantics > 1 || permit.enforced == self.created.enforced;
+        now.ensure(fits, "it is enforced otherwise than its instance")?;
         now.ensure(permit.expires > now.at, "it has expired")?;
         let operation = permit.question == QuestionKind::Operation;
         let reserved = self.reserve(now, permit)?;

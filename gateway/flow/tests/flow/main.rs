@@ -18,6 +18,7 @@ mod histories;
 mod lifting;
 mod projections;
 mod reservations;
+mod shadow;
 mod stopping;
 mod table;
 mod world;

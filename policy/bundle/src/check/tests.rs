@@ -238,8 +238,10 @@ fn a_policy_without_a_test_is_named_and_does_not_stand_in_the_way() {
 
 #[test]
 fn shadow_transforms_and_detectors_reach_what_decides() {
-    let shadow =
-        Shadow { policies: vec![Shadowed { id: Name::new("gate").unwrap(), until: Timestamp(9) }], workflows: vec![] };
+    let shadow = Shadow {
+        policies: vec![Shadowed { id: Name::new("gate").unwrap(), until: Timestamp(9) }],
+        workflows: vec![Shadowed { id: Name::new("trial").unwrap(), until: Timestamp(9) }],
+    };
     let settings = Settings { shadow, transforms: vec![Name::new("cut").unwrap()], ..Settings::default() };
     let files = [
         ("masks.json", r#"{"transforms":{"cut":{"steps":[{"at":["/x"],"with":"drop"}]}}}"#),
@@ -250,14 +252,19 @@ fn shadow_transforms_and_detectors_reach_what_decides() {
     let snapshot = checked.built().unwrap();
     let gate = snapshot.policies().iter().find(|p| p.id.as_str() == "gate").unwrap();
     assert_eq!(gate.shadow_until, Some(Timestamp(9)));
+    let trial = |at| snapshot.workflow_in_shadow(&Name::new("trial").unwrap(), Timestamp(at));
+    assert!(trial(8) && !trial(9), "until its instant and no longer");
 }
 
 #[test]
-fn what_the_manifest_orders_must_be_there_and_workflows_in_shadow_are_refused() {
+fn what_the_manifest_orders_must_be_there_and_the_gateways_own_workflows_are_never_in_shadow() {
     let until = Timestamp(9);
-    let workflow = Shadow { policies: vec![], workflows: vec![Shadowed { id: Name::new("w").unwrap(), until }] };
+    let workflow = Shadow {
+        policies: vec![],
+        workflows: vec![Shadowed { id: Name::new("countersign.policy-change").unwrap(), until }],
+    };
     for (settings, rule) in [
-        (Settings { shadow: workflow, ..Settings::default() }, RuleId::Unsupported),
+        (Settings { shadow: workflow, ..Settings::default() }, RuleId::Shadow),
         (Settings { transforms: vec![Name::new("gone").unwrap()], ..Settings::default() }, RuleId::Snapshot),
     ] {
         assert_eq!(first_error(&Draft { settings, ..with(&[]) }).0, rule);
