@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use countersign_gateway_engine::{
-    Candidate, CatalogueCandidate, Electorate, OwnEntry, Policies, PolicyProblem, Snapshot,
+    Candidate, CatalogueCandidate, Electorate, InvariantOutcome, OwnEntry, Policies, PolicyProblem, Snapshot,
 };
 use countersign_gateway_model::{Clock, Digest, OrgId, PolicyDigests};
 use countersign_ledger_log::LogHandle;
@@ -473,6 +473,8 @@ fn candidate(
         restores,
         transport,
         blobs: blobs(bundle).map_err(|e| problem(&e))?,
+        proofs: InvariantOutcome::of(&prepared.report().invariants),
+        counters: next.snapshot.counters().clone(),
         prepared: Box::new(prepared),
     })
 }

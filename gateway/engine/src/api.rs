@@ -602,6 +602,8 @@ pub struct PolicyProposal {
     pub steps: Vec<ProposalStep>,
     /// What it would have said to the questions of its shadow window.
     pub compared: Option<Compared>,
+    /// What is known of its invariants.
+    pub proofs: Vec<crate::changes::InvariantOutcome>,
     /// SHA-256 of the difference in words.
     pub diff_digest: Digest,
     /// The difference to the bundle that it follows, in words; in lists absent.
@@ -611,7 +613,7 @@ pub struct PolicyProposal {
 /// One step of a proposal.
 #[derive(Clone, Debug)]
 pub struct ProposalStep {
-    /// `proposed`, `checked`, `tested`, `shadowed`, `approved`, `activated`, `failed` or `withdrawn`.
+    /// `proposed`, `checked`, `tested`, `invariants`, `shadowed`, `approved`, `activated`, `failed` or `withdrawn`.
     pub step: &'static str,
     /// When.
     pub at: Timestamp,

@@ -6,14 +6,17 @@
 //! too. A row says how far a change is; what it says next is done by `drive`, from wherever a crash left it.
 //!
 //! Absent: what policy or a gate makes of it (`gateway/flow`, `policy/decide`), checks of a bundle (the program's door),
-//! lifting a rule without its quorum (break-glass), proofs of invariants.
+//! lifting a rule without its quorum (break-glass), the solver that invariants are proved by.
 //! Read next: `row` (how far a change is), `propose`, `drive`, `carry`.
 
 mod carry;
 mod drive;
 pub(crate) mod names;
+mod proofs;
 mod propose;
 pub(crate) mod row;
 mod shown;
 mod stored;
 pub(crate) mod under_way;
+
+pub use proofs::InvariantOutcome;

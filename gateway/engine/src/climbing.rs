@@ -10,7 +10,7 @@ use serde_json::json;
 
 use countersign_gateway_flow::rows::{self, GateRow, OpenGateRow};
 use countersign_gateway_flow::{Actor, GateNote, Now, Proposal, Reply, decide};
-use countersign_gateway_model::{GateId, InstanceId, Name, Timestamp};
+use countersign_gateway_model::{GateId, InstanceId, Name, PolicyDigests, Timestamp};
 use countersign_ledger_entry::body::GateEventKind;
 use countersign_policy_decide::{EntityKind, EntityRef, Operation, PolicySnapshot, Question};
 
@@ -43,6 +43,7 @@ impl Engine {
                     let row: OpenGateRow = serde_json::from_slice(&row.columns).map_err(EngineError::damaged)?;
                     if let Err(error) = self.climb_gate(org, &snapshot, (row.instance, gate), now).await {
                         tracing::warn!(%error, %gate, "a gate's next step could not be taken yet");
+                        org.ladders.fail(gate, now);
                     }
                 }
                 after = Some(row.key);
@@ -68,49 +69,49 @@ impl Engine {
         let row: GateRow = serde_json::from_slice(&row).map_err(EngineError::damaged)?;
         let rules = row.items.iter().filter(|item| !item.dropped).flat_map(|item| &item.rules).map(|rule| &rule.rule);
         let steps = steps(snapshot, rules, (row.opened, row.expires));
-        let before = org.ladders.refused(gate);
-        let due = steps.iter().filter(|(due, step)| *due <= now && !before.contains(step));
+        let policy = snapshot.digests();
+        let due = steps.iter().filter(|(due, step)| *due <= now && org.ladders.asks(gate, step, policy, now));
         let due: Vec<Step> = due.map(|(_, step)| step.clone()).collect();
-        let mut refused = Vec::new();
         if !due.is_empty() && row.expires.is_none_or(|expires| expires > now) {
             let (this, org) = (self.clone(), Arc::clone(org));
-            refused = Self::whole(async move { this.take_steps(&org, instance, gate, due).await }).await?;
+            Self::whole(async move { this.take_steps(&org, instance, gate, due).await }).await?;
         }
         let next = steps.iter().map(|(due, _)| *due).find(|due| *due > now);
-        org.ladders.rest(gate, (snapshot.digests(), next), refused);
+        org.ladders.rest(gate, policy, next);
         Ok(())
     }
 
-    /// Takes those of the steps that were not taken before. Gives those that policy refused.
+    /// Takes those of the steps that were not taken before.
     async fn take_steps(
         &self,
         org: &Arc<Org>,
         instance: InstanceId,
         gate: GateId,
         due: Vec<Step>,
-    ) -> Result<Vec<Step>, EngineError> {
+    ) -> Result<(), EngineError> {
         let mut held = self.hold(org, instance).await?;
-        let mut refused = Vec::new();
         for (event, rule, step) in due {
             let open = held.fold()?.gate().filter(|open| open.gate == gate);
             let Some(open) = open else { break };
             if open.has_fired(event, &rule, step) {
                 continue;
             }
-            if !self.take_step(org, &mut held, gate, (event, &rule, step)).await? {
-                refused.push((event, rule, step));
+            if let Some((policy, at)) = self.take_step(org, &mut held, gate, (event, &rule, step)).await? {
+                // Before the next one, which may fail: a refusal is recorded once.
+                org.ladders.refuse(gate, (event, rule, step), policy, at);
             }
         }
-        Ok(refused)
+        Ok(())
     }
 
+    /// Takes a step. Gives the policy that refused it, and when, if one did.
     async fn take_step(
         &self,
         org: &Arc<Org>,
         held: &mut Held,
         gate: GateId,
         (event, rule, step): (GateEventKind, &Name, u16),
-    ) -> Result<bool, EngineError> {
+    ) -> Result<Option<(PolicyDigests, Timestamp)>, EngineError> {
         let now = self.now();
         let snapshot = self.counted_snapshot(org).await?;
         let operation = if event == GateEventKind::Escalation { Operation::Escalate } else { Operation::Remind };
@@ -131,6 +132,6 @@ impl Engine {
         let taken = matches!(decided.reply, Reply::Noted(_));
         self.commit_held(org, held, decided, (beside, now, &snapshot)).await?;
         tracing::info!(%gate, %rule, step, taken, "{}", operation.as_str());
-        Ok(taken)
+        Ok((!taken).then(|| (snapshot.digests(), now)))
     }
 }

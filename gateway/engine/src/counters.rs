@@ -221,18 +221,22 @@ impl Counting {
         let known = self.book().windows();
         let newest = self.log.newest();
         let mut book = Book::under(known.into_iter().chain(windows));
-        for row in self.all(COUNTERS, None).await? {
+        self.each(COUNTERS, None, |row| {
             let name = std::str::from_utf8(&row.key).map_err(EngineError::damaged)?;
             let name = Name::new(name).map_err(EngineError::damaged)?;
             let row: CounterRow = serde_json::from_slice(&row.columns).map_err(EngineError::damaged)?;
             book.accounts.entry(name).or_default().version = row.version;
-        }
+            Ok(())
+        })
+        .await?;
         let before = book.reach(newest).0.checked_sub(1);
         let before = before.map(|before| rows::timer_key(Timestamp(before), &[0xff; 16]));
-        for row in self.all(RESERVATIONS, before).await? {
+        self.each(RESERVATIONS, before, |row| {
             let key = rows::reservation_of(&row.key).ok_or_else(|| EngineError::damaged("a reservation's key"))?;
             book.put(key, &serde_json::from_slice(&row.columns).map_err(EngineError::damaged)?);
-        }
+            Ok(())
+        })
+        .await?;
         book.prune(newest);
         book.lapse(newest);
         tracing::debug!(held = book.holds.len(), "counters read from the ledger");
@@ -240,16 +244,20 @@ impl Counting {
         Ok(())
     }
 
-    async fn all(&self, table: &str, mut after: Option<Vec<u8>>) -> Result<Vec<ViewRow>, EngineError> {
-        let mut rows = Vec::new();
+    /// Every row of a table, a page at a time: years of reservations are never in memory at once.
+    async fn each(
+        &self,
+        table: &str,
+        mut after: Option<Vec<u8>>,
+        mut take: impl FnMut(&ViewRow) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
         loop {
             let page = self.log.scan(table, b"", after.as_deref(), PAGE, false).await.map_err(EngineError::ledger)?;
-            let whole = page.len() == PAGE;
-            rows.extend(page);
-            if !whole {
-                return Ok(rows);
+            page.iter().try_for_each(&mut take)?;
+            if page.len() < PAGE {
+                return Ok(());
             }
-            after = rows.last().map(|row: &ViewRow| row.key.clone());
+            after = page.into_iter().next_back().map(|row| row.key);
         }
     }
 

@@ -17,40 +17,57 @@ pub(crate) type Step = (GateEventKind, Name, u16);
 #[derive(Default)]
 pub(crate) struct Ladders(Mutex<HashMap<GateId, Rung>>);
 
+/// How long after a step was refused, or could not be taken, anything of the kind is tried again at the earliest.
+const AGAIN: Duration = Duration::from_secs(60);
+
 /// One gate.
 #[derive(Default)]
 struct Rung {
     /// Under which policy the next step was found.
     policy: Option<PolicyDigests>,
     next: Option<Timestamp>,
-    /// Steps that policy refused: they are on record, and not asked about again by this process.
-    refused: HashSet<Step>,
+    /// Steps that policy refused, by which and when: they are on record, and asked about again under another policy alone.
+    refused: HashMap<Step, (PolicyDigests, Timestamp)>,
+    /// When a step could not be taken, and it is not known why.
+    failed: Option<Timestamp>,
 }
 
 impl Ladders {
     /// Whether nothing is due yet.
     pub(crate) fn rests(&self, gate: GateId, policy: PolicyDigests, now: Timestamp) -> bool {
         let rungs = self.lock();
-        let rung = rungs.get(&gate).filter(|rung| rung.policy == Some(policy));
-        rung.is_some_and(|rung| rung.next.is_none_or(|next| next > now))
+        let Some(rung) = rungs.get(&gate) else { return false };
+        if rung.failed.is_some_and(|at| now < at + AGAIN) {
+            return true;
+        }
+        rung.policy == Some(policy) && rung.next.is_none_or(|next| next > now)
     }
 
-    /// What was refused at a gate.
-    pub(crate) fn refused(&self, gate: GateId) -> HashSet<Step> {
-        self.lock().get(&gate).map(|rung| rung.refused.clone()).unwrap_or_default()
+    /// Whether policy is asked about a step that is due: not if it was refused under this policy, nor a moment ago.
+    pub(crate) fn asks(&self, gate: GateId, step: &Step, policy: PolicyDigests, now: Timestamp) -> bool {
+        let rungs = self.lock();
+        let refused = rungs.get(&gate).and_then(|rung| rung.refused.get(step));
+        refused.is_none_or(|(under, at)| *under != policy && now >= *at + AGAIN)
+    }
+
+    /// Policy refused a step. Known at once, whatever becomes of those after it.
+    pub(crate) fn refuse(&self, gate: GateId, step: Step, policy: PolicyDigests, now: Timestamp) {
+        self.lock().entry(gate).or_default().refused.insert(step, (policy, now));
+    }
+
+    /// A step could not be taken.
+    pub(crate) fn fail(&self, gate: GateId, now: Timestamp) {
+        self.lock().entry(gate).or_default().failed = Some(now);
     }
 
     /// What was due has been taken, but for what policy refused.
-    pub(crate) fn rest(
-        &self,
-        gate: GateId,
-        (policy, next): (PolicyDigests, Option<Timestamp>),
-        refused: impl IntoIterator<Item = Step>,
-    ) {
+    pub(crate) fn rest(&self, gate: GateId, policy: PolicyDigests, next: Option<Timestamp>) {
         let mut rungs = self.lock();
         let rung = rungs.entry(gate).or_default();
-        (rung.policy, rung.next) = (Some(policy), next);
-        rung.refused.extend(refused);
+        // What an earlier policy refused a moment ago is asked of this one as soon as it may be.
+        let again = rung.refused.values().filter(|(under, _)| *under != policy).map(|(_, at)| *at + AGAIN);
+        rung.next = again.chain(next).min();
+        (rung.policy, rung.failed) = (Some(policy), None);
     }
 
     /// Forgets every gate that is not open.
@@ -85,4 +102,62 @@ pub(crate) fn steps<'r>(
     }
     steps.sort_by_key(|(due, _)| *due);
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_gateway_model::Digest;
+
+    use super::*;
+
+    const GATE: GateId = GateId::from_bytes([1; 16]);
+
+    fn policy(n: u8) -> PolicyDigests {
+        PolicyDigests {
+            kernel: Digest([0; 32]),
+            schema: Digest([0; 32]),
+            bundle: Digest([n; 32]),
+            catalogue: Digest([0; 32]),
+        }
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp(seconds * 1000)
+    }
+
+    fn step(n: u16) -> Option<Step> {
+        Some((GateEventKind::Reminder, Name::new("merge").ok()?, n))
+    }
+
+    #[test]
+    fn a_refused_step_is_asked_again_under_another_policy_and_not_within_a_minute() {
+        let (ladders, Some(first)) = (Ladders::default(), step(0)) else { return };
+        assert!(ladders.asks(GATE, &first, policy(1), at(0)));
+        ladders.refuse(GATE, first.clone(), policy(1), at(0));
+        ladders.rest(GATE, policy(1), None);
+        assert!(!ladders.asks(GATE, &first, policy(1), at(9_999)), "the same policy has said no");
+        assert!(ladders.rests(GATE, policy(1), at(9_999)));
+        // Another policy: looked at again, and asked once the minute is over.
+        assert!(!ladders.rests(GATE, policy(2), at(10)));
+        assert!(!ladders.asks(GATE, &first, policy(2), at(59)));
+        ladders.rest(GATE, policy(2), None);
+        assert!(ladders.rests(GATE, policy(2), at(59)));
+        assert!(!ladders.rests(GATE, policy(2), at(60)));
+        assert!(ladders.asks(GATE, &first, policy(2), at(60)));
+    }
+
+    #[test]
+    fn a_step_that_cannot_be_taken_is_tried_once_a_minute_and_keeps_what_was_refused_before_it() {
+        let (ladders, Some(first), Some(second)) = (Ladders::default(), step(0), step(1)) else { return };
+        ladders.refuse(GATE, first.clone(), policy(1), at(0));
+        ladders.fail(GATE, at(0));
+        assert!(ladders.rests(GATE, policy(1), at(59)) && ladders.rests(GATE, policy(2), at(59)));
+        assert!(!ladders.rests(GATE, policy(1), at(60)));
+        assert!(!ladders.asks(GATE, &first, policy(1), at(60)), "it is on record as refused");
+        assert!(ladders.asks(GATE, &second, policy(1), at(60)));
+        ladders.rest(GATE, policy(1), Some(at(100)));
+        assert!(ladders.rests(GATE, policy(1), at(99)) && !ladders.rests(GATE, policy(1), at(100)));
+        ladders.keep(&HashSet::new());
+        assert!(!ladders.rests(GATE, policy(1), at(99)), "what is closed is forgotten");
+    }
 }

@@ -66,6 +66,7 @@ pub use api::*;
 pub use approvers::{Approver, Approvers, ItemApprover};
 pub use audit::pack_of;
 pub use backtest::{BacktestProgress, BacktestTurn, BacktestWatch, BacktestWindow, all_threads, backtest_log};
+pub use changes::InvariantOutcome;
 pub use counters::CounterRecord;
 pub use countersign_policy_bundle::{BacktestReport, Limits as BacktestLimits};
 pub use countersign_policy_decide::catalogue::{Catalogue, DataClass, ToolRunner};

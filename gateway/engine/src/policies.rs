@@ -4,6 +4,7 @@
 //! committed, and only then carried out. What takes a shadow window or another person is proposed instead: `changes`.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
@@ -13,9 +14,11 @@ use countersign_ledger_entry::body::{AuthorityMode, PolicyStep, SignedBy, Step};
 use countersign_ledger_entry::{Blob, Body, Receipt};
 use countersign_policy_bundle::sha256;
 use countersign_policy_decide::catalogue::Catalogue;
+use countersign_policy_decide::counters::Counter;
 use countersign_policy_decide::{BundleFacts, EntityKind, EntityRef, EntityStore, Operation, Record};
 
 use crate::api::PolicyRecord;
+use crate::changes::InvariantOutcome;
 use crate::changes::row::InForce;
 use crate::error::EngineError;
 use crate::org::Org;
@@ -46,6 +49,10 @@ pub struct Candidate {
     pub transport: Vec<u8>,
     /// What must be kept so that verdicts under it can be computed again.
     pub blobs: Vec<Blob>,
+    /// What is known of its invariants.
+    pub proofs: Vec<InvariantOutcome>,
+    /// Its counters: they are counted before it is in force.
+    pub counters: BTreeMap<Name, Counter>,
     /// The prepared activation, for [`Policies::activate`].
     pub prepared: Box<dyn Any + Send>,
 }
@@ -308,12 +315,14 @@ impl Engine {
             entry.blobs.append(&mut candidate.blobs);
             entry.rows.push(InForce::row(candidate.digest, candidate.predecessor, now)?);
             entry.description = Some(json!({ "diff": candidate.diff }));
+            // Before it is in force: nobody who asks under it waits for years of reservations to be read, and where they
+            // cannot be read nothing has changed.
+            org.counting.count_under(&candidate.counters).await?;
             let receipt = this.commit_own(&who, allowed, entry).await?;
             // Durable: a crash here leaves an entry whose bundle is not active. The next start activates the bundle of
             // the newest such entry, so the swap below is only the first of two ways to the same state.
             let prepared = std::mem::replace(&mut candidate.prepared, Box::new(()));
             this.policies().activate(org.id, prepared)?;
-            this.counted_snapshot(&org).await?;
             Ok((candidate, receipt))
         })
         .await

@@ -19,11 +19,20 @@ use crate::error::EngineError;
 use crate::org::Org;
 use crate::own::OwnEntry;
 
-/// Table of the recovery whose review is open: one row, or none.
+/// Table of the recoveries whose reviews are open, by when they were: each owes one of its own.
 const RECOVERY: &str = "recovery";
 
-fn row(open: Option<Digest>) -> Row {
-    Row { table: RECOVERY, key: Vec::new(), columns: open.map(|bundle| bundle.to_string().into_bytes()) }
+/// Most open recoveries that are read: each is an operator's act on a stopped gateway.
+const MAX_OPEN: usize = 1_000;
+
+/// A recovery whose review is open.
+struct OpenRecovery {
+    key: Vec<u8>,
+    bundle: Digest,
+}
+
+fn row(key: Vec<u8>, open: Option<Digest>) -> Row {
+    Row { table: RECOVERY, key, columns: open.map(|bundle| bundle.to_string().into_bytes()) }
 }
 
 impl Engine {
@@ -39,7 +48,9 @@ impl Engine {
     ) -> Result<Receipt, EngineError> {
         let org = self.org(org)?;
         let policy = self.snapshot(org.id).digests();
-        let mut beside = Beside { rows: vec![row(Some(bundle))], urgent: true, ..Beside::default() };
+        // Versions of bundles ascend, so no two recoveries are of the same one; time puts them in order.
+        let key = [self.now().0.to_be_bytes().as_slice(), bundle.as_bytes()].concat();
+        let mut beside = Beside { rows: vec![row(key, Some(bundle))], urgent: true, ..Beside::default() };
         let mut drafts = vec![Draft::new(Recovery { bundle, reviewed: false }, Pseudonym::SYSTEM)];
         for entry in in_force {
             beside.rows.extend(entry.rows);
@@ -51,22 +62,27 @@ impl Engine {
         first.map(|entry| entry.receipt).ok_or_else(|| EngineError::damaged("an append without entries"))
     }
 
-    /// The bundle of a recovery whose review is open.
+    /// The bundles of recoveries whose reviews are open, the oldest first.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] for an unknown organization, [`EngineError::Ledger`] if it cannot be read.
-    pub async fn open_recovery(&self, org: OrgId) -> Result<Option<Digest>, EngineError> {
+    /// [`EngineError::NotFound`] for an unknown organization, [`EngineError::Ledger`] if they cannot be read.
+    pub async fn open_recoveries(&self, org: OrgId) -> Result<Vec<Digest>, EngineError> {
         let org = self.org(org)?;
-        self.recovery_of(&org).await
+        Ok(self.recoveries_of(&org).await?.into_iter().map(|open| open.bundle).collect())
     }
 
-    async fn recovery_of(&self, org: &Org) -> Result<Option<Digest>, EngineError> {
-        let held = org.log.view(RECOVERY, b"").await.map_err(EngineError::ledger)?;
-        let held = held.map(|bytes| String::from_utf8(bytes).map_err(EngineError::damaged)).transpose()?;
-        held.map(|text| text.parse().map_err(|_| EngineError::damaged("a recovery's bundle"))).transpose()
+    async fn recoveries_of(&self, org: &Org) -> Result<Vec<OpenRecovery>, EngineError> {
+        let held = org.log.scan(RECOVERY, b"", None, MAX_OPEN, false).await.map_err(EngineError::ledger)?;
+        let read = |row: countersign_ledger_log::ViewRow| {
+            let bundle = std::str::from_utf8(&row.columns).ok().and_then(|text| text.parse().ok());
+            let bundle = bundle.ok_or_else(|| EngineError::damaged("a recovery's bundle"))?;
+            Ok(OpenRecovery { key: row.key, bundle })
+        };
+        held.into_iter().map(read).collect()
     }
 
-    /// Closes the review of a recovery: a person has looked at what happened, and says so under their own name.
+    /// Closes the review of the oldest recovery that is open: a person has looked at what happened, and says so under their
+    /// own name.
     ///
     /// # Errors
     /// [`EngineError::Refused`] by policy; [`EngineError::NotFound`] where none is open, and for those who are no persons.
@@ -75,13 +91,13 @@ impl Engine {
         Self::whole(async move {
             let org = this.org(who.org)?;
             let _one_at_a_time = org.in_force.lock().await;
-            let open = this.recovery_of(&org).await?;
-            let details = json!({ "operation": "recover", "reviewed": open });
+            let open = this.recoveries_of(&org).await?.into_iter().next();
+            let details = json!({ "operation": "recover", "reviewed": open.as_ref().map(|open| open.bundle) });
             let allowed = this.authorize(&who, Operation::Recover, EntityRef::organization(org.id), &details).await?;
             let person = who.kind == PrincipalKind::Person && who.on_behalf_of.is_empty();
-            let bundle = open.filter(|_| person).ok_or(EngineError::NotFound("open recovery"))?;
+            let OpenRecovery { key, bundle } = open.filter(|_| person).ok_or(EngineError::NotFound("open recovery"))?;
             let mut entry = OwnEntry::new(Body::Recovery(Recovery { bundle, reviewed: true }));
-            entry.rows.push(row(None));
+            entry.rows.push(row(key, None));
             let receipt = this.commit_own(&who, allowed, entry).await?;
             Ok((bundle, receipt))
         })

@@ -57,7 +57,7 @@ pub(crate) struct Policy {
     /// Names of its policies.
     #[schema(value_type = Vec<String>)]
     policies: Vec<Name>,
-    /// The bundle of a recovery whose review is open.
+    /// The bundle of the oldest recovery whose review is open.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     recovery: Option<Digest>,
@@ -183,7 +183,7 @@ pub(crate) struct Confirmed {
 )]
 async fn get_policy(State(app): State<AppState>, Auth(who): Auth) -> Result<Response, Problem> {
     let record = app.engine.policy(&who)?;
-    let recovery = app.engine.open_recovery(who.org).await?;
+    let recovery = app.engine.open_recoveries(who.org).await?.into_iter().next();
     reply::ok(&Policy {
         kernel: record.digests.kernel,
         schema: record.digests.schema,

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use countersign_gateway_engine as engine;
-use countersign_gateway_model::{Digest, GateId, InstanceId, Timestamp};
+use countersign_gateway_model::{Digest, GateId, InstanceId, Name, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -105,6 +105,9 @@ pub(crate) struct PolicyProposal {
     /// What its shadow window showed.
     #[serde(skip_serializing_if = "Option::is_none")]
     compared: Option<Compared>,
+    /// What is known of its invariants; absent where it has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    proofs: Vec<InvariantOutcome>,
     /// Digest of the difference.
     #[schema(value_type = String)]
     diff_digest: Digest,
@@ -136,9 +139,29 @@ impl From<engine::PolicyProposal> for PolicyProposal {
                 changed: c.changed,
                 not_computable: c.not_computable,
             }),
+            proofs: record.proofs.into_iter().map(Into::into).collect(),
             diff_digest: record.diff_digest,
             diff: record.diff,
         }
+    }
+}
+
+/// One invariant of a candidate, and what is known of it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct InvariantOutcome {
+    /// Its id.
+    #[schema(value_type = String)]
+    invariant: Name,
+    /// `proved` or `not_proved`. A candidate with one that is refuted, or unproved where it must be proved, is not taken.
+    outcome: String,
+    /// Why it is not proved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+impl From<engine::InvariantOutcome> for InvariantOutcome {
+    fn from(known: engine::InvariantOutcome) -> Self {
+        Self { invariant: known.invariant, outcome: known.outcome, why: known.why }
     }
 }
 

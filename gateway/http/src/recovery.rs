@@ -33,8 +33,8 @@ pub(crate) struct RecoveryReviewed {
 
 /// Close the review of a recovery
 ///
-/// A person says that they have looked at what happened. Until then every pack of the log says that the review is open. Where
-/// none is open the answer is `not-found`.
+/// A person says that they have looked at what happened. Until then every pack of the log says that the review is open. Each
+/// recovery owes one of its own; the oldest is closed first. Where none is open the answer is `not-found`.
 #[utoipa::path(
     post, path = "/api/v1/policies/recovery/review", operation_id = "reviewRecovery", tag = "policies",
     responses((status = 200, description = "The review is closed", body = RecoveryReviewed)),

@@ -949,6 +949,9 @@ pub enum Step {
     /// Withdrawn by its author.
     #[n(7)]
     Withdrawn,
+    /// Its invariants were tried: none is refuted, and none is unproved that must be proved. Semantics version 2.
+    #[n(8)]
+    Invariants,
 }
 
 /// Who signed a bundle.

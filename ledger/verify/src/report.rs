@@ -112,9 +112,10 @@ pub struct Facts {
     pub witnesses: Witnesses,
     /// Size of the checkpoint that the auditor holds and that lies on this log.
     pub known: Option<u64>,
-    /// A shipped bundle that was put in force with the root threshold, and whose review is open at the end of the range.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub recovery: Option<Recovered>,
+    /// Shipped bundles that were put in force with the root threshold, and whose reviews are open at the end of the range: the
+    /// oldest first.
+    #[serde(rename = "recovery", skip_serializing_if = "Vec::is_empty")]
+    pub open_recoveries: Vec<Recovered>,
     /// How often that was done, reviewed or not.
     #[serde(skip_serializing_if = "is_zero")]
     pub recoveries: u64,
@@ -204,7 +205,7 @@ impl Facts {
                 self.counts.shadow_instances
             ));
         }
-        if let Some(open) = &self.recovery {
+        for open in &self.open_recoveries {
             out.push(format!(
                 "that anybody has reviewed the recovery at entry {}: what was decided since then rests on a bundle that \
                  the root threshold put in force past the policy of then",

@@ -83,13 +83,12 @@ impl Lines {
         if facts.demo {
             self.line("demo", "this log is a demonstration: its human is a stand-in");
         }
-        match &facts.recovery {
-            Some(open) => {
-                let words = format!("the review of the one at entry {} is OPEN: {}", open.from, open.bundle);
-                self.line("recovery", words);
-            }
-            None if facts.recoveries > 0 => self.line("recovery", format!("{}, reviewed", facts.recoveries)),
-            None => {}
+        for open in &facts.open_recoveries {
+            let words = format!("the review of the one at entry {} is OPEN: {}", open.from, open.bundle);
+            self.line("recovery", words);
+        }
+        if facts.recoveries > 0 && facts.open_recoveries.is_empty() {
+            self.line("recovery", format!("{}, reviewed", facts.recoveries));
         }
         self.lifts(facts);
         self.line("time", format!("{} to {}, as gateways claim", facts.claimed.first, facts.claimed.latest));

@@ -7,7 +7,9 @@ use countersign_gateway_model::{
     Assurance, Decision as Answer, Digest, GatewayId, Name, Outcome, PolicyDigests, PrincipalKind, Pseudonym, State,
     Timestamp,
 };
-use countersign_ledger_entry::body::{AuthorityMode, Body, Decision, DecisionKind, Effect, Lift, Permit, Recovery};
+use countersign_ledger_entry::body::{
+    AuthorityMode, Body, Decision, DecisionKind, Effect, Lift, Permit, Recovery, Step,
+};
 use countersign_ledger_entry::entry::UnknownEntry;
 use countersign_ledger_entry::{Entry, EntryError, Header, SEMANTICS, StreamKind, TrustedLog};
 use countersign_ledger_merkle::{Hash, leaf_hash};
@@ -47,8 +49,8 @@ pub(crate) struct Walk<'a> {
     versions: BTreeMap<Name, u64>,
     /// Who was made known as a person.
     persons: HashSet<Pseudonym>,
-    /// The recovery whose review is open.
-    recovery: Option<Recovered>,
+    /// The recoveries whose reviews are open.
+    recovery: Vec<Recovered>,
     recoveries: u64,
     reviews: Reviews,
     person_keys: PersonKeys,
@@ -77,7 +79,7 @@ impl<'a> Walk<'a> {
             erasures: 0,
             versions: BTreeMap::new(),
             persons: HashSet::new(),
-            recovery: None,
+            recovery: Vec::new(),
             recoveries: 0,
             reviews: Reviews::default(),
             person_keys: PersonKeys::default(),
@@ -138,6 +140,13 @@ impl<'a> Walk<'a> {
         }
         if let Body::Lift(lift) = &header.body {
             self.lift(header, lift).map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
+        }
+        if let Body::Policy(step) | Body::Catalogue(step) = &header.body
+            && step.step == Step::Invariants
+            && header.semantics < 2
+        {
+            let problem = "semantics version 1 knows no step of invariants".to_owned();
+            return Err(VerifyError::Broken { index, problem });
         }
         self.folds.apply(index, header, hash)?;
         let origin = self.log.origin();
@@ -263,12 +272,15 @@ impl<'a> Walk<'a> {
         let bundle = recovery.bundle.to_string();
         if !recovery.reviewed {
             self.recoveries += 1;
-            self.recovery = Some(Recovered { bundle, from: index });
+            self.recovery.push(Recovered { bundle, from: index });
             return;
         }
         let allowed = header.verdict.as_ref().is_some_and(|verdict| verdict.decision == Answer::Allow);
         if allowed && header.on_behalf_of.is_empty() && self.persons.contains(&header.actor) {
-            self.recovery = self.recovery.take().filter(|open| open.bundle != bundle);
+            // The oldest of that bundle: another that is open stays so.
+            if let Some(at) = self.recovery.iter().position(|open| open.bundle == bundle) {
+                self.recovery.remove(at);
+            }
         }
     }
 
@@ -382,7 +394,7 @@ impl<'a> Walk<'a> {
             },
             witnesses: Witnesses::default(),
             known: None,
-            recovery: self.recovery,
+            open_recoveries: self.recovery,
             recoveries: self.recoveries,
             lifts: self.reviews.summary(self.latest),
             person_keys: self.person_keys.into_seen(),

@@ -52,6 +52,8 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
+        // Before it is in force: nobody who asks under it waits for that, and where it fails nothing has changed.
+        org.counting.count_under(&candidate.counters).await?;
         let mut beside = Beside { blobs: std::mem::take(&mut candidate.blobs), ..Beside::default() };
         let asked = self.permitted(org, row.instance, permit, &mut beside).await?;
         row.stage = Stage::Activated;

@@ -229,9 +229,13 @@ impl Engine {
         }
         let bundle = self.bundle_of(org, &row).await?;
         // Asked again now, so that nobody is bothered with what cannot come into force any more.
-        let checked = self.checked(org, bundle).await.map(|candidate| candidate.diff);
+        let checked = self.checked(org, bundle).await.map(|candidate| (candidate.diff, candidate.proofs));
         let diff = match checked {
-            Ok(diff) => diff,
+            Ok((diff, proofs)) => {
+                // Under the policy and the tools in force by now, and with the solver that is there by now.
+                row.proofs = proofs;
+                diff
+            }
             Err(EngineError::Bundle(why) | EngineError::LockedOut(why)) => {
                 return self.fail(org, change, row, &format!("it does not fit what is in force now: {why}")).await;
             }

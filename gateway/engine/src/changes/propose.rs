@@ -133,6 +133,7 @@ impl Engine {
             action: None,
             gate: None,
             compared: None,
+            proofs: std::mem::take(&mut candidate.proofs),
             stage: Stage::Proposed,
             reason: None,
             steps: Vec::new(),
@@ -158,8 +159,16 @@ impl Engine {
         let mut drafts = vec![draft_of(who, Body::Policy(row.body(Step::Proposed)), &asked)];
         row.stepped(Step::Proposed, now);
         let window = (row.window_ends > now).then_some(Step::Shadowed);
-        for step in [Step::Checked, Step::Tested].into_iter().chain(window) {
-            drafts.push(Draft::new(Body::Policy(row.body(step)), countersign_gateway_model::Pseudonym::SYSTEM));
+        let tried = (!row.proofs.is_empty()).then_some(Step::Invariants);
+        for step in [Step::Checked, Step::Tested].into_iter().chain(tried).chain(window) {
+            let mut draft = Draft::new(Body::Policy(row.body(step)), countersign_gateway_model::Pseudonym::SYSTEM);
+            if step == Step::Invariants {
+                // What is known of each: the entry says that they were tried, and its payload what came of it.
+                let content = serde_json::to_vec(&json!({ "invariants": row.proofs })).map_err(EngineError::damaged)?;
+                let sealed = payload::seal(&self.mint().salt(), &content);
+                draft.payloads.push(beside.payload(PayloadRole::Description, sealed));
+            }
+            drafts.push(draft);
             row.stepped(step, now);
         }
         beside.blobs.append(&mut candidate.blobs);
@@ -291,6 +300,7 @@ impl Engine {
             reason: row.reason,
             steps: row.steps.iter().map(|s| ProposalStep { step: word_of(s.step), at: s.at }).collect(),
             compared,
+            proofs: row.proofs,
             diff_digest: row.diff,
             diff: None,
         }
@@ -302,6 +312,7 @@ fn word_of(step: Step) -> &'static str {
         Step::Proposed => "proposed",
         Step::Checked => "checked",
         Step::Tested => "tested",
+        Step::Invariants => "invariants",
         Step::Shadowed => "shadowed",
         Step::Approved => "approved",
         Step::Activated => "activated",

@@ -14,6 +14,7 @@ use countersign_policy_decide::{BundleFacts, Record};
 use serde::{Deserialize, Serialize};
 
 use crate::changes::names::name;
+use crate::changes::proofs::InvariantOutcome;
 use crate::error::EngineError;
 
 /// Table of changes: instance to row.
@@ -89,6 +90,9 @@ pub(crate) struct ChangeRow {
     pub(crate) action: Option<ActionId>,
     pub(crate) gate: Option<GateId>,
     pub(crate) compared: Option<Compared>,
+    /// What is known of its invariants.
+    #[serde(default)]
+    pub(crate) proofs: Vec<InvariantOutcome>,
     pub(crate) stage: Stage,
     /// Why it failed, in words.
     pub(crate) reason: Option<String>,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
+use crate::changes::proofs;
 use crate::changes::row::{ChangeRow, Compared};
 
 /// Most lines of a difference that an approval view shows; the digest covers all of them.
@@ -39,6 +40,7 @@ impl ChangeRow {
             "Checks:    strict validation, lint and its own tests passed; nobody is locked out".to_owned(),
             format!("Weakens:   {}", if self.weakens { "YES, or it may" } else { "nothing that can be told" }),
         ];
+        lines.extend(proofs::words(&self.proofs));
         if self.rollback {
             lines.push("Rollback:  the content of the bundle that was in force before".to_owned());
         }

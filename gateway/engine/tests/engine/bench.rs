@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use countersign_gateway_engine::{
-    Candidate, Catalogue, CatalogueCandidate, Electorate, Policies, PolicyProblem, Snapshot,
+    Candidate, Catalogue, CatalogueCandidate, Electorate, InvariantOutcome, Policies, PolicyProblem, Snapshot,
 };
 use countersign_gateway_model::{Digest, Name, OrgId, PolicyDigests, Timestamp};
 use countersign_ledger_entry::Blob;
@@ -204,6 +204,13 @@ impl Policies for Bench {
             None => (None, false),
         };
         let diff = format!("{} files", ready.bundle.files().len());
+        let tried = ready.bundle.files().iter().any(|(path, _)| path.as_str().starts_with("invariants/"));
+        // Without a solver none is proved.
+        let proofs = if tried {
+            InvariantOutcome::of(&check(&ready.bundle, Some(&ready.catalogue)).report.invariants)
+        } else {
+            Vec::new()
+        };
         nobody_locked_out(&ready.snapshot, electorate)?;
         Ok(Candidate {
             digest: ready.bundle.digest(),
@@ -217,6 +224,8 @@ impl Policies for Bench {
             restores,
             transport: ready.bundle.to_bytes().unwrap(),
             blobs: Vec::new(),
+            proofs,
+            counters: ready.snapshot.counters().clone(),
             prepared: Box::new(ready),
         })
     }
@@ -279,6 +288,7 @@ impl Policies for Bench {
     fn activate(&self, org: OrgId, prepared: Box<dyn Any + Send>) -> Result<(), PolicyProblem> {
         let ready =
             prepared.downcast::<Ready>().map_err(|_| PolicyProblem::Rejected("not prepared here".to_owned()))?;
+        tracing::info!("a bundle comes into force");
         if self.cut.swap(false, std::sync::atomic::Ordering::SeqCst) {
             *self.lost.lock().unwrap() = Some(*ready);
             return Err(PolicyProblem::Rejected("cut off".to_owned()));

@@ -227,6 +227,48 @@ async fn nobody_but_the_gateway_carries_an_approved_change_out() {
     assert_eq!(code(engine.register_workflow(Arc::clone(&office.ada), spec).await), "parameter-invalid");
 }
 
+/// The bundle that ships, with an invariant that nobody proves here.
+fn with_invariant(annotation: &str) -> Files {
+    let mut files = default_files();
+    let never = format!(
+        "@id(\"no-agent-reads-policy\")\n{annotation}permit (principal is Countersign::Agent, action == \
+         Countersign::Action::\"readPolicy\", resource);\n"
+    );
+    files.insert("invariants/agents.cedar".to_owned(), never);
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_invariants_of_a_candidate_are_a_step_of_its_own_between_tests_and_window() {
+    let office = Office::four_eyes().await;
+    let refused = office.propose(&with_invariant("@unproved(\"refuse\")\n"), None).await;
+    assert_eq!(code(refused), "bundle-rejected", "not proved, where it must be");
+    let proposed = office.propose(&with_invariant(""), None).await.unwrap();
+    assert_eq!(words(&proposed), ["proposed", "checked", "tested", "invariants", "shadowed"]);
+    let known = |proposal: &PolicyProposal| {
+        let [one] = &proposal.proofs[..] else { panic!("{:?}", proposal.proofs) };
+        (one.invariant.to_string(), one.outcome.clone(), one.why.clone())
+    };
+    let unproved = known(&proposed);
+    assert_eq!((unproved.0.as_str(), unproved.1.as_str()), ("no-agent-reads-policy", "not_proved"));
+    office.world.clock.forward(DAY);
+    let waiting = office.until(proposed.id, "waiting").await;
+    assert_eq!(known(&waiting), unproved);
+    let view = office.world.engine.gate(&office.grace, waiting.gate.unwrap()).await.unwrap().view;
+    assert!(view.contains("0 of 1 invariants are proved; NOT no-agent-reads-policy: no solver was asked"), "{view}");
+    // On record: the step is an entry, and what came of it is its payload.
+    let query = EntryQuery { instance: None, from: 0, limit: 500 };
+    let entries = office.world.engine.entries(&office.ada, query).await.unwrap().items;
+    let steps: Vec<_> = entries.iter().filter(|entry| entry.kind == "policy").map(|e| e.body["step"].clone()).collect();
+    assert!(steps.contains(&json!("invariants")), "{steps:?}");
+    let pack = office.world.engine.pack(&office.ada, true).await.unwrap();
+    let report = verify_evidence(&office.world.root_vkey(org(1)), &pack).unwrap();
+    assert_eq!(report.verdict.as_str(), "VALID", "{report:?}");
+    // Without invariants there is no such step.
+    let plain = Office::four_eyes().await.propose(&other(2), None).await.unwrap();
+    assert!(plain.proofs.is_empty() && !words(&plain).contains(&"invariants"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_candidate_in_its_shadow_window_is_not_activated_by_anybody() {
     let office = Office::four_eyes().await;

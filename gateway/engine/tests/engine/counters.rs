@@ -462,3 +462,57 @@ async fn a_policy_with_other_windows_counts_what_was_taken_before_it() {
     at.can_be_proven().await;
     at.restarts_equal().await;
 }
+
+/// What this thread says to its log, in order.
+#[derive(Clone, Default)]
+struct Said(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl tracing::field::Visit for Said {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.0.lock().unwrap().push(format!("{value:?}"));
+        }
+    }
+}
+
+impl tracing::Subscriber for Said {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test]
+async fn the_counters_of_a_bundle_are_counted_before_it_comes_into_force() {
+    let world = World::new().await;
+    let dana = world.person("dana", &["ADMIN", "POLICY_ADMIN", "STOP", "OPERATOR"]);
+    let files = files_of("2.0", DAY);
+    let confirmed = countersign_policy_bundle::sha256(format!("{} files", files.len()).as_bytes());
+    let said = Said::default();
+    // Beside a second one: where there is just one, the first thread to pass a place says for all whether it is heard.
+    let _second = tracing::Dispatch::new(Said::default());
+    let listening = tracing::subscriber::set_default(said.clone());
+    let bundle = serde_json::to_vec(&files).unwrap();
+    world.engine.activate_policy(Arc::clone(&dana), bundle, Some(confirmed)).await.map(drop).unwrap();
+    drop(listening);
+    let said = said.0.lock().unwrap().clone();
+    let at =
+        |words: &str| said.iter().position(|line| line.contains(words)).unwrap_or_else(|| panic!("{words}: {said:?}"));
+    assert!(at("counters read from the ledger") < at("a bundle comes into force"), "{said:?}");
+    assert_eq!(said.iter().filter(|line| line.contains("counters read")).count(), 1, "once: {said:?}");
+}

@@ -216,6 +216,12 @@ async fn a_step_that_policy_refuses_is_on_record_once() {
     at.until_steps(0).await;
     at.until_steps(0).await;
     assert_eq!(at.entries("refusal").await.len(), 1);
+    // Another policy is asked again, without a restart, once a minute has passed.
+    at.world.policies.install(org(1), &merge_under(|rule| rule["reminders_s"] = json!([60])));
+    at.until_steps(0).await;
+    at.forward(60);
+    at.until_steps(1).await;
+    assert_eq!(at.entries("refusal").await.len(), 1);
     at.verifies().await;
 }
 

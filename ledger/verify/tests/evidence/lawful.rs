@@ -130,7 +130,7 @@ fn a_recovery_is_told_until_a_person_has_closed_its_review() {
     world.put(world.org_stream(), recovery(false), |_| {});
     world.put(world.org_stream(), Freeze { lift: false, team: None }, |_| {});
     let report = world.verify();
-    let open = facts(&report).recovery.clone().unwrap();
+    let open = facts(&report).open_recoveries[0].clone();
     assert_eq!((open.from, open.bundle), (at, digest(7).to_string()));
     let text = report.render();
     assert!(text.contains(&format!("the review of the one at entry {at} is OPEN")), "{text}");
@@ -138,7 +138,7 @@ fn a_recovery_is_told_until_a_person_has_closed_its_review() {
     known(&mut world, ALICE, PrincipalKind::Person);
     world.put(world.org_stream(), recovery(true), by(ALICE));
     let report = world.verify();
-    assert_eq!((facts(&report).recovery.clone(), facts(&report).recoveries), (None, 1));
+    assert_eq!((facts(&report).open_recoveries.clone(), facts(&report).recoveries), (vec![], 1));
     let text = report.render();
     assert!(text.contains("1, reviewed") && !text.contains("OPEN"), "{text}");
 }
@@ -150,7 +150,7 @@ fn a_review_by_system_of_another_recovery_or_of_none_closes_nothing() {
     known(&mut world, ALICE, PrincipalKind::Person);
     known(&mut world, AGENT, PrincipalKind::Agent);
     world.put(world.org_stream(), recovery(7, true), by(ALICE));
-    assert_eq!((facts(&world.verify()).recovery.clone(), facts(&world.verify()).recoveries), (None, 0));
+    assert_eq!((facts(&world.verify()).open_recoveries.clone(), facts(&world.verify()).recoveries), (vec![], 0));
     world.put(world.org_stream(), recovery(7, false), |_| {});
     world.put(world.org_stream(), recovery(7, true), |_| {});
     world.put(world.org_stream(), recovery(8, true), by(ALICE));
@@ -160,9 +160,31 @@ fn a_review_by_system_of_another_recovery_or_of_none_closes_nothing() {
         by(ALICE)(header);
         header.on_behalf_of = vec![AGENT];
     });
-    assert!(facts(&world.verify()).recovery.is_some(), "only a person in their own name, whom policy let, closes it");
+    assert!(
+        !facts(&world.verify()).open_recoveries.is_empty(),
+        "only a person in their own name, whom policy let, closes it"
+    );
     world.put(world.org_stream(), recovery(7, true), by(ALICE));
-    assert_eq!(facts(&world.verify()).recovery, None);
+    assert_eq!(facts(&world.verify()).open_recoveries, []);
+}
+
+#[test]
+fn a_second_recovery_hides_no_review_that_the_first_one_owes() {
+    let recovery = |bundle, reviewed| Recovery { bundle: digest(bundle), reviewed };
+    let (mut world, _) = World::small();
+    known(&mut world, ALICE, PrincipalKind::Person);
+    world.put(world.org_stream(), recovery(7, false), |_| {});
+    world.put(world.org_stream(), recovery(8, false), |_| {});
+    let open = |world: &World| {
+        let report = world.verify();
+        facts(&report).open_recoveries.iter().map(|open| open.bundle.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(open(&world), [digest(7).to_string(), digest(8).to_string()]);
+    assert_eq!(world.verify().render().matches("is OPEN").count(), 2);
+    world.put(world.org_stream(), recovery(8, true), by(ALICE));
+    assert_eq!(open(&world), [digest(7).to_string()], "the first one's stays open");
+    world.put(world.org_stream(), recovery(7, true), by(ALICE));
+    assert!(open(&world).is_empty());
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn an_organization_without_a_readable_policy_is_recovered_and_every_pack_says_so
     assert_eq!((&active()["version"], &active()["recovery"]), (&json!(2), &recovered["bundle"]));
     let (code, report) = gateway.verify(&gateway.pack(&dana));
     assert_eq!(code, 0, "{report:#}");
-    assert_eq!(report["recovery"]["from"], recovered["entry"]);
+    assert_eq!(report["recovery"][0]["from"], recovered["entry"]);
     assert!(report["not_proven"].to_string().contains("reviewed the recovery at entry"), "{report:#}");
     let pack = gateway.pack(&dana);
     let (ok, said) = run(&["verify", pack.to_str().unwrap(), "--key", &gateway.root_vkey()]);
@@ -126,7 +126,7 @@ fn a_recovery_needs_nothing_to_be_broken_and_takes_the_place_of_what_is_in_force
     assert_eq!(after["version"], 3);
     assert_ne!(after["bundle"], before["bundle"]);
     assert_eq!(after["recovery"], after["bundle"]);
-    // A second one, before the first was looked at, leaves one review open: that of what is in force.
+    // A second one, before the first was looked at, leaves two reviews open: each is closed by itself.
     assert!(gateway.stop());
     let (ok, said) = gateway.operate(&["recover", "--yes"]);
     assert!(ok, "{said}");
@@ -135,5 +135,13 @@ fn a_recovery_needs_nothing_to_be_broken_and_takes_the_place_of_what_is_in_force
     let (code, report) = gateway.verify(&gateway.pack(&dana));
     assert_eq!((code, &report["recoveries"]), (0, &json!(2)), "{report:#}");
     let active = gateway.get("/api/v1/policies/active", &dana).expect_status(200).json();
-    assert_eq!(report["recovery"]["bundle"], active["bundle"]);
+    let of = |at: usize| report["recovery"][at]["bundle"].clone();
+    assert_eq!((of(0), of(1)), (after["bundle"].clone(), active["bundle"].clone()), "{report:#}");
+    assert_eq!(active["recovery"], after["bundle"], "the oldest");
+    for bundle in [of(0), of(1)] {
+        let reviewed = gateway.post("/api/v1/policies/recovery/review", &dana, &json!({})).expect_status(200).json();
+        assert_eq!(reviewed["bundle"], bundle);
+    }
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["recovery"], &report["recoveries"]), (0, &Value::Null, &json!(2)), "{report:#}");
 }

@@ -44,7 +44,7 @@ pub(crate) fn numbers() -> String {
         DecisionKind { Approve, Reject, Override }
         Effect { Counted, Resolving, NotEligible, Stale, HardDenied, PolicyError }
         PrincipalChange { Created, Updated, CredentialIssued, CredentialRevoked, Deactivated }
-        Step { Proposed, Checked, Tested, Shadowed, Approved, Activated, Failed, Withdrawn }
+        Step { Proposed, Checked, Tested, Shadowed, Approved, Activated, Failed, Withdrawn, Invariants }
         SignedBy { Local, Threshold }
         SignatureMode { PerEntry, CheckpointOnly }
         Durability { Journal, JournalObjects, JournalClickhouse, All }
