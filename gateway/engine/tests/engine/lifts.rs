@@ -13,7 +13,7 @@ use countersign_ledger_entry::body::{Body, Principal as Recorded, PrincipalChang
 use serde_json::{Value, json};
 
 use crate::bench::{Files, with_rule};
-use crate::world::{Deciding, World, name, org};
+use crate::world::{Deciding, Of, World, name, org};
 
 const HOUR: u64 = 3600;
 
@@ -284,4 +284,27 @@ async fn neither_a_change_of_policy_nor_an_old_gate_opens_a_way() {
     let sara = at.world.person("sara", &["SECURITY"]);
     at.world.policies.install(org(1), &closed);
     assert_eq!(code(at.lift(&sara, "merge").await), "rule-not-liftable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_review_of_another_organization_is_one_of_nobodys() {
+    let world = World::with(&[org(1), org(2)]).await;
+    for one in [org(1), org(2)] {
+        world.policies.install(one, &liftable("merge", |_| ()));
+    }
+    let olga = world.person("olga", &["OPERATOR", "ADMIN"]);
+    let other = world.person_of(org(2), "otto", Of { roles: &["ADMIN"], ..Of::default() });
+    let (agent, auditor) = (world.agent("robot", &olga), world.person("august", &["AUDITOR"]));
+    world.workflow(&olga, "fix").await;
+    let instance = world.instance(&olga, "fix", &agent).await.instance.id;
+    let gate = world.propose(&agent, instance, &[merge()]).await.unwrap().gate.unwrap();
+    let at = Gated { world, olga, agent, auditor, instance, gate };
+    let sara = at.world.person("sara", &["SECURITY"]);
+    let request = at.request(&sara, gate, "merge").await;
+    let theirs = at.world.engine.break_glass(Arc::clone(&other), gate, request, None).await;
+    assert_eq!(code(theirs), "not-found");
+    let lift = at.lift(&sara, "merge").await.unwrap().answer.decision;
+    assert!(at.world.engine.reviews(&other, false, None, 10).await.unwrap().items.is_empty());
+    let said = (Finding::Upheld, "not mine".to_owned());
+    assert_eq!(code(at.world.engine.close_review(other, lift, said, None).await), "not-found");
 }

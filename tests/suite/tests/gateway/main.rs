@@ -14,6 +14,7 @@ mod demo;
 mod figures;
 mod first_hour;
 mod folder;
+mod glass;
 mod lockout;
 mod organizations;
 mod people;

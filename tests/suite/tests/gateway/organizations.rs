@@ -269,6 +269,10 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "changeAgent" => Asked::Path("agent", json!({ "display_name": "other" })),
         "getGate" | "listApprovers" => Asked::Path("gate", json!({})),
         "decide" => Asked::Path("gate", json!({ "decision": "REJECT", "justification": "no" })),
+ "breakGlass" => {
+            let shown = "0".repeat(64);
+            Asked::Path("gate", json!({ "rule": "merge", "justification": "no", "shown_digest": shown }))
+        }
         "getInstance" | "completeInstance" | "terminateInstance" => Asked::Path("instance", json!({})),
         "startInstance" => Asked::Path("unstarted", json!({})),
         "proposeActions" => {
@@ -357,6 +361,7 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         | "listTools"
         | "listWorkflows"
         | "listPolicyProposals"
+        | "listReviews"
         | "getEntry"
         | "getReceipt"
         | "replayVerdict"
@@ -393,6 +398,8 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         | "checkPolicy"
         | "activatePolicy"
         | "reviewRecovery"
+        // Nothing is lifted under the bundle that ships; the engine's own test has two organizations.
+        | "closeReview"
         | "proposePolicy"
         | "rollbackPolicy"
         | "login"

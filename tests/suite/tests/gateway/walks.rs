@@ -26,6 +26,7 @@ fn filled(path: &str) -> String {
         p if p.contains("/instances/") => format!("inst_{zero}"),
         p if p.contains("/actions/") => format!("act_{zero}"),
         p if p.contains("/gates/") => format!("gate_{zero}"),
+        p if p.contains("/reviews/") => format!("dec_{zero}"),
         p if p.contains("/runs/") => format!("run_{zero}"),
         p if p.contains("/log/") => format!("log_{zero}"),
         _ => "nobody".to_owned(),
@@ -133,6 +134,15 @@ fn act(gateway: &Gateway, id: &str, (dana, decider, agent): (&str, &str, &str)) 
         "decide" => {
             let gate = gate();
             post(&format!("/api/v1/gates/{gate}/decisions"), decider, json!({ "decision": "REJECT" }))
+        }
+        "breakGlass" => {
+            crate::glass::broken(gateway, dana, "sara");
+            return true;
+        }
+        "closeReview" => {
+            let (lift, _) = crate::glass::broken(gateway, dana, "saul");
+            let body = json!({ "finding": "upheld", "justification": "looked at it" });
+            post(&format!("/api/v1/reviews/{lift}"), decider, body)
         }
         "registerWorkflow" => post("/api/v1/workflows", dana, json!({ "id": "other", "version": "1" })),
         "evaluate" => {
