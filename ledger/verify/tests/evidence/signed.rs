@@ -93,7 +93,10 @@ fn signed(change: impl FnOnce(&mut Decision)) -> World {
     world
 }
 
-fn refused(cases: &[(&str, fn() -> World, &str)]) {
+/// What is forged, the world that has it, and words of the refusal.
+type Case = (&'static str, fn() -> World, &'static str);
+
+fn refused(cases: &[Case]) {
     for (what, build, why) in cases {
         let world = build();
         let report = world.verify();
