@@ -11,9 +11,9 @@ use countersign_gateway_model::{Digest, Name, SecretRef};
 use serde::{Deserialize, Serialize};
 
 use crate::detectors::Compiled;
-use crate::shape::{Shape, ShapeError};
 use crate::json::{Json, JsonError};
 use crate::masks::Step;
+use crate::shape::{Shape, ShapeError};
 
 /// The highest risk, and what a tool without a word about it has.
 pub const MAX_RISK: u8 = 4;

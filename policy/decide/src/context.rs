@@ -9,8 +9,8 @@ use cedar_policy_core::ast::{Context, Value};
 use countersign_gateway_model::Name;
 
 use crate::counters::{self, CounterNow, Standing};
-use crate::reference::{enum_uid, well_known};
 use crate::question::{Question, assurance_name};
+use crate::reference::{enum_uid, well_known};
 use crate::snapshot::PolicySnapshot;
 use crate::value;
 
@@ -33,8 +33,7 @@ fn assurance(question: &Question) -> (Value, Value) {
             .collect()
     });
     let (name, level) = assurance_name(question.assurance);
-    let member =
-        MEMBERS.get(name).cloned().unwrap_or_else(|| value::entity(enum_uid("Assurance", &well_known(name))));
+    let member = MEMBERS.get(name).cloned().unwrap_or_else(|| value::entity(enum_uid("Assurance", &well_known(name))));
     (member, Value::from(level))
 }
 

@@ -13,8 +13,8 @@ use countersign_gateway_model::{Duration, Name};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::reference::EntityKind;
 use crate::json::{Json, JsonError};
+use crate::reference::EntityKind;
 
 /// What is said of a name, for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,8 +14,8 @@ use countersign_gateway_model::{Decision, Determining, Name, OrgId, Verdict};
 
 use crate::context::{context, satisfy};
 use crate::entity::{EntityError, EntityVersion};
-use crate::reference::well_known;
 use crate::question::{Question, QuestionError};
+use crate::reference::well_known;
 use crate::shadow::{self, WouldBe};
 use crate::snapshot::{PolicySnapshot, Prepared};
 use crate::store::{Slice, SliceProblem};
@@ -468,9 +468,9 @@ mod tests {
     use super::*;
     use crate::catalogue::Catalogue;
     use crate::entity::{AgentFacts, InstanceFacts, PersonFacts, Record, WorkflowFacts};
-    use crate::reference::{EntityKind, EntityRef};
     use crate::masks::Masks;
     use crate::question::Operation;
+    use crate::reference::{EntityKind, EntityRef};
     use crate::rules::Rules;
     use crate::snapshot::BuildError;
     use crate::snapshot::PolicyParts;

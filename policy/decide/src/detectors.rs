@@ -23,9 +23,9 @@ use regex::{RegexSet, RegexSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
-use crate::shape::Shape;
 use crate::json::Json;
 use crate::locate::{Pointer, ToolPattern, all_tools, each_open_member, each_text};
+use crate::shape::Shape;
 
 /// How many detectors a bundle may have.
 const MAX_DETECTORS: usize = 128;

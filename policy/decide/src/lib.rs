@@ -35,6 +35,7 @@ pub mod registration;
 pub mod rules;
 pub mod schema;
 pub mod shape;
+pub mod terms;
 
 pub use chain::{Decided, decide_chain};
 pub use decide::{Answer, Reason, ReplayError, combine, combine_would_be, decide, decide_by_full_walk, ground, replay};

@@ -18,9 +18,9 @@ use countersign_gateway_model::Name;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
-use crate::shape::{InputError, Reach, Shape};
 use crate::json::Json;
 use crate::locate::{Pointer, ToolPattern, all_tools};
+use crate::shape::{InputError, Reach, Shape};
 
 /// How many masks and transforms a bundle may have, each.
 const MAX_RULES: usize = 64;

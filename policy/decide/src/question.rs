@@ -11,11 +11,11 @@ use std::sync::Arc;
 use countersign_gateway_model::{Assurance, Digest, Name, OrgId, Scope, Timestamp};
 
 use crate::catalogue::CompiledTool;
-use crate::reference::{EntityKind, EntityRef, ReferenceError, write_org};
 use crate::input::{self, TypedInput};
-use crate::shape::InputError;
 use crate::json::{Json, JsonError, shown, write_text};
 use crate::masks;
+use crate::reference::{EntityKind, EntityRef, ReferenceError, write_org};
+use crate::shape::InputError;
 use crate::snapshot::PolicySnapshot;
 
 macro_rules! operations {

@@ -10,9 +10,9 @@ use countersign_gateway_model::{Digest, Name};
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Catalogue, CatalogueError, CompiledTool, DataClass, MAX_RISK, Tool, ToolRunner};
-use crate::shape::Sight;
 use crate::json::{Json, shown};
 use crate::schema::tool_action;
+use crate::shape::Sight;
 
 /// Most tools of one catalogue.
 pub const MAX_TOOLS: usize = 2000;

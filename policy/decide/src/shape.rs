@@ -114,18 +114,18 @@ pub enum ShapeError {
 /// A tool's input schema, ready to check and convert.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
-    fields: BTreeMap<String, Field>,
+    pub(crate) fields: BTreeMap<String, Field>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Field {
-    kind: Kind,
-    required: bool,
-    nullable: bool,
+pub(crate) struct Field {
+    pub(crate) kind: Kind,
+    pub(crate) required: bool,
+    pub(crate) nullable: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Kind {
+pub(crate) enum Kind {
     Bool,
     Long {
         span: Span,
@@ -152,7 +152,7 @@ enum Kind {
 
 /// Where a number may lie.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Span {
+pub(crate) struct Span {
     min: Option<f64>,
     max: Option<f64>,
     above: Option<f64>,
@@ -319,7 +319,12 @@ impl Kind {
     }
 
     /// `None`: passed, and opaque.
-    fn convert(&self, value: &Json, path: &str, opaque: &mut BTreeSet<String>) -> Result<Option<Value>, InputError> {
+    pub(crate) fn convert(
+        &self,
+        value: &Json,
+        path: &str,
+        opaque: &mut BTreeSet<String>,
+    ) -> Result<Option<Value>, InputError> {
         let listed = |among: &Option<Vec<Json>>| among.as_ref().is_none_or(|list| list.contains(value));
         match (self, value) {
             (Self::Bool, Json::Bool(b)) => Ok(Some(Value::from(*b))),
@@ -392,7 +397,7 @@ impl Kind {
 }
 
 /// Decimal text with at most four places, if the double is exactly that within Cedar's `decimal`.
-fn decimal(n: f64) -> Option<String> {
+pub(crate) fn decimal(n: f64) -> Option<String> {
     let Digits { digits, exponent } = Digits::shortest(n);
     let count = i64::try_from(digits.len()).ok()?;
     let places = (count - exponent).max(0);
@@ -427,7 +432,7 @@ fn wrong_type(path: &str, expected: &str) -> InputError {
 }
 
 /// RFC 6901.
-fn below(path: &str, name: &str) -> String {
+pub(crate) fn below(path: &str, name: &str) -> String {
     format!("{path}/{}", shown(name).replace('~', "~0").replace('/', "~1"))
 }
 

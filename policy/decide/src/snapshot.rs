@@ -25,10 +25,10 @@ use crate::counters::{self, Counter, CounterError, CounterNow, Reservation};
 use crate::data::DataError;
 use crate::detectors::Detectors;
 use crate::entity::{EntityError, EntityVersion, Record};
-use crate::reference::{self, EntityKind, EntityRef, enum_uid};
 use crate::gate::{self, Known};
 use crate::masks::{self, Masks, Rewrite};
 use crate::question::{Operation, Question};
+use crate::reference::{self, EntityKind, EntityRef, enum_uid};
 use crate::rules::Rules;
 use crate::schema::{self, SchemaError};
 use crate::store::Slice;
@@ -405,8 +405,7 @@ impl PolicySnapshot {
             bundle: parts.bundle,
             catalogue: parts.catalogue.as_ref().map_or(Digest([0; 32]), Catalogue::digest),
         };
-        let rule_uids =
-            rule_names.into_iter().map(|name| (name.clone(), enum_uid("ApprovalRule", &name))).collect();
+        let rule_uids = rule_names.into_iter().map(|name| (name.clone(), enum_uid("ApprovalRule", &name))).collect();
         Ok(Self {
             org: parts.org,
             digests,

@@ -14,8 +14,8 @@ use cedar_policy_core::extensions::Extensions;
 use countersign_gateway_model::{OrgId, Timestamp};
 
 use crate::entity::{EntityError, EntityVersion, Record};
-use crate::reference::{EntityKind, EntityRef};
 use crate::question::Question;
+use crate::reference::{EntityKind, EntityRef};
 use crate::snapshot::PolicySnapshot;
 
 /// Entity versions of any number of organizations: the latest one of each entity. Shared between threads.

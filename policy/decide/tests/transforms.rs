@@ -86,7 +86,10 @@ fn a_mask_that_fails_drops_the_field_and_says_so_and_never_passes_it_raw() {
     };
     let s = snapshot(PERMIT, &on("/amount"), &[]);
     let error = input::parse(s.tool("pay.refund").unwrap(), br#"{"amount":98765}"#).unwrap_err();
-    assert!(matches!(&error, countersign_policy_decide::shape::InputError::Unmaskable { mask } if mask == "m"), "{error:?}");
+    assert!(
+        matches!(&error, countersign_policy_decide::shape::InputError::Unmaskable { mask } if mask == "m"),
+        "{error:?}"
+    );
     assert!(!format!("{error:?} {error}").contains("98765"));
     let constant = r#"{"masks":{"m":{"steps":[{"tools":["pay.refund"],"at":["/currency"],"with":{"constant":7}}]}}}"#;
     let s = snapshot(PERMIT, constant, &[]);

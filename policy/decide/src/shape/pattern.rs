@@ -15,7 +15,7 @@ const MAX_AUTOMATON: usize = 64 << 10;
 
 /// A pattern that is ready. Two are equal if their texts are.
 #[derive(Clone, Debug)]
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     text: String,
     regex: Regex,
 }
