@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use countersign_gateway_flow::{
     Action, Actions, Begin, Force, ItemTerms, Now, Proposal, Reply, Report, StartTerms, decide,
 };
-use countersign_gateway_model::{ActionId, Decision, Digest, InstanceId, Name, PermitId, Principal, RunId, Timestamp};
+use countersign_gateway_model::{
+    ActionId, Decision, Digest, GrantId, InstanceId, Name, PermitId, Principal, RunId, Timestamp,
+};
 use countersign_ledger_entry::PayloadRole;
 use countersign_ledger_entry::body::{GateSubject, QuestionKind, Reservation};
 use countersign_ledger_entry::payload;
@@ -30,6 +32,7 @@ use crate::beside::Beside;
 use crate::counters::{REPEATS, Reading};
 use crate::error::EngineError;
 use crate::gates::Pending;
+use crate::grants::{Resting, Usable};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::permits::{PreparedRun, in_shadow};
@@ -53,6 +56,8 @@ struct Asking {
     reservations: Vec<Reservation>,
     run: Option<PreparedRun>,
     revision: Option<String>,
+    /// What it rests on, where people said yes in advance.
+    grants: Vec<GrantId>,
 }
 
 /// A batch as it is proposed, at one moment.
@@ -64,6 +69,8 @@ struct Proposing<'a> {
     requests: &'a [ActionRequest],
     begin: bool,
     now: Timestamp,
+    /// What people said yes to in advance.
+    usable: &'a [Usable],
 }
 
 /// Canonical JSON of what a permit is bound to. The order of its members is part of the format.
@@ -149,13 +156,16 @@ impl Engine {
         if let Some(gate) = fold.gate() {
             return Err(EngineError::Waiting(gate.gate));
         }
+        let usable = self.usable_grants(&org, &snapshot, &held).await?;
         let single = requests.len() == 1;
         let mut turn = None;
         let mut attempt = 1;
         let (mut asking, answers, reply, appended) = loop {
             let now = self.now();
             let reading = org.counting.reading(&snapshot, now, turn);
-            let proposal = Proposing { org: &org, snapshot: &snapshot, who, id, requests: &requests, begin, now };
+            let usable = usable.as_slice();
+            let proposal =
+                Proposing { org: &org, snapshot: &snapshot, who, id, requests: &requests, begin, now, usable };
             match Box::pin(self.propose_once(&proposal, &mut held, reading, key.as_ref())).await {
                 // Others took from the same counters meanwhile. From now on they wait.
                 Err(EngineError::CountersBusy) if attempt < REPEATS => attempt += 1,
@@ -197,17 +207,15 @@ impl Engine {
         mut reading: Reading,
         key: Option<&Idempotency>,
     ) -> Result<(Vec<Asking>, Vec<ActionAnswer>, Reply, Appended), EngineError> {
-        let Proposing { org, snapshot, who, id, requests, begin, now } = *proposal;
+        let Proposing { org, snapshot, who, id, requests, begin, now, .. } = *proposal;
         let mut beside = Beside::default();
-        let mut asking = Vec::with_capacity(requests.len());
+        let mut asking = self.ask_batch(proposal, held, &mut reading)?;
         let mut items = Vec::with_capacity(requests.len());
         let mut pending = Vec::new();
-        for request in requests {
-            let mut one = self.ask_action(proposal, held, &mut reading, request)?;
-            let (action, waits) = self.action_of(who, held, &mut one, begin, (id, now), &mut beside)?;
+        for one in &mut asking {
+            let (action, waits) = self.action_of(who, held, one, begin, (id, now), &mut beside)?;
             pending.extend(waits);
             items.push(action);
-            asking.push(one);
         }
         let mut gate = None;
         if !pending.is_empty() {
@@ -230,6 +238,36 @@ impl Engine {
         beside.reading = Some(reading);
         let appended = self.commit_held(org, held, decided, (beside, now, snapshot)).await?;
         Ok((asking, answers, reply, appended))
+    }
+
+    /// Asks about every action of a batch; about those that people said yes to in advance, with that. Where anybody must be
+    /// asked all the same, they are asked about all: what was said in advance is kept for when it spares them a gate.
+    fn ask_batch(
+        &self,
+        proposal: &Proposing<'_>,
+        held: &Held,
+        reading: &mut Reading,
+    ) -> Result<Vec<Asking>, EngineError> {
+        let Proposing { org, snapshot, requests, now, usable, .. } = *proposal;
+        let mut resting = Resting::on(usable, now.max(held.fold()?.latest()));
+        let mut asking = Vec::with_capacity(requests.len());
+        for request in requests {
+            let mut one = self.ask_action(proposal, held, reading, request)?;
+            if let Some(input) = one.input.as_ref().filter(|_| !usable.is_empty()) {
+                let facts = (&**snapshot, &org.entities);
+                let met = resting.ask(facts, &one.answered, (input, one.revision.as_deref()), reading)?;
+                if let Some(met) = met {
+                    (one.answered, one.grants, one.reservations) = (met.answered, met.grants, met.reservations);
+                }
+            }
+            asking.push(one);
+        }
+        let waits = asking.iter().any(|one| one.answered.decision() == Decision::NeedsApproval);
+        if waits && asking.iter().any(|one| !one.grants.is_empty()) {
+            reading.forget_taken();
+            return requests.iter().map(|request| self.ask_action(proposal, held, reading, request)).collect();
+        }
+        Ok(asking)
     }
 
     /// Reads one action strictly, and asks policy.
@@ -278,6 +316,7 @@ impl Engine {
             reservations,
             run: None,
             revision: request.revision.clone(),
+            grants: Vec::new(),
         })
     }
 
@@ -340,6 +379,7 @@ impl Engine {
                     reasons: one.answered.reasons().map(str::to_owned).collect(),
                     changed_by: None,
                     found: Vec::new(),
+                    terms: Vec::new(),
                 });
             }
             Decision::Deny => {}
@@ -354,6 +394,7 @@ impl Engine {
             asked,
             permit,
             item: None::<ItemTerms>,
+            grants: one.grants.clone(),
         };
         Ok((action, pending))
     }

@@ -18,6 +18,7 @@ use crate::asking::{ask, question};
 use crate::decisions::{admits, default_role};
 use crate::demands::why_not;
 use crate::error::EngineError;
+use crate::grants::supposed;
 use crate::org::{Known, Org};
 use crate::stream::{Held, four_eyes};
 use crate::{Engine, Snapshot};
@@ -163,7 +164,7 @@ impl Engine {
             notes.push("the gate has expired".to_owned());
         }
         let opened = self.opened(org, snapshot, held, gate).await?;
-        if gate.live_items().any(|item| !opened.items.contains_key(&item.item)) {
+        if opened.is_stale(snapshot, gate) {
             notes.push(
                 "an item cannot be asked about under the policy and the tools in force: the gate can only be rejected"
                     .to_owned(),
@@ -218,8 +219,13 @@ impl Looking {
         item: &OpenItem,
     ) -> Result<ItemApprover, EngineError> {
         let name = Name::new(&item.item.to_string()).map_err(EngineError::damaged)?;
-        let resource = EntityRef::new(self.org.id, EntityKind::Item, name);
-        let mut asked = question(voter, Operation::Approve, resource, self.now);
+        let (operation, resource) = match &self.gate.offer {
+            Some(offer) => {
+                (Operation::GrantTask, supposed(&self.org, &self.fold, offer, (voter.pseudonym, &known.id), self.now)?)
+            }
+            None => (Operation::Approve, EntityRef::new(self.org.id, EntityKind::Item, name)),
+        };
+        let mut asked = question(voter, operation, resource, self.now);
         asked.four_eyes = four_eyes(&self.org);
         asked.role = role.cloned();
         let mut why_not = Vec::new();
@@ -234,6 +240,9 @@ impl Looking {
             let slice = self.org.entities.slice(&self.snapshot, &asked);
             let explanation = explain(&self.snapshot, &slice, &asked);
             why_not.extend(policy_words(&explanation, bars.is_some()));
+        }
+        if self.gate.offer.is_some() {
+            self.org.entities.forget(&asked.resource);
         }
         let mut rules = Vec::new();
         let mut unsigned = false;

@@ -129,6 +129,12 @@ fn answered(slices: &[Slice], decided: Decided) -> Answered {
 }
 
 impl Answered {
+    /// People may still lift what stands in the way, and nothing else does.
+    pub(crate) fn waits_for_people(&self) -> bool {
+        let waits = self.decision() == Decision::NeedsApproval && !self.shadow;
+        waits && !self.verdict.error && !self.wants_transforms()
+    }
+
     /// Whether it may go on: policy's yes, or an instance in shadow and a no that is not firm.
     pub(crate) fn allowed(&self) -> bool {
         self.decision() == Decision::Allow
@@ -286,6 +292,7 @@ pub(crate) fn with_satisfied(
             q.now = now;
             q.satisfied.clone_from(satisfied);
             q.overridden.clone_from(overridden);
+            q.granted = BTreeSet::new();
             q
         })
         .collect()

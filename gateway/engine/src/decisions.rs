@@ -150,7 +150,9 @@ impl Engine {
         // Released before the runner is called: a run that ends at once takes the stream's lock for its outcome.
         drop(held);
         self.dispatch_started(org, instance, &appended, runs.into_iter().map(|(_, run)| run).collect()).await;
-        if gate.items.iter().any(|item| item.question == QuestionKind::Operation) && effect == Effect::Resolving {
+        let operation = gate.subject == GateSubject::Actions
+            && gate.items.iter().any(|item| item.question == QuestionKind::Operation);
+        if operation && effect == Effect::Resolving {
             // What was decided is durable. What it permits is carried out now, or by the timers if this fails.
             match Box::pin(self.advance(org, instance)).await {
                 Ok(()) => state = org.peek(instance).map_or(state, |(now, _)| now),
@@ -228,6 +230,9 @@ impl Engine {
         if request.role.as_ref().is_some_and(|role| !who.roles.contains(role)) {
             return Err(EngineError::invalid("role", "you do not hold this role: name one of yours, or none"));
         }
+        if kind == DecisionKind::Override && gate.subject == GateSubject::Grant {
+            return Err(countersign_gateway_flow::Illegal::GrantOverride.into());
+        }
         if kind == DecisionKind::Override && request.delta.is_empty() {
             return Err(countersign_gateway_flow::Illegal::OverrideWithoutDelta.into());
         }
@@ -245,13 +250,14 @@ impl Engine {
                 .map(|id| gate.item(*id).ok_or(countersign_gateway_flow::Illegal::UnknownItem(*id)))
                 .collect::<Result<_, _>>()?,
         };
-        let mut asked = self.ask_decider(work, kind, &chosen, request.role.as_ref());
+        let offer = self.describe_offer(org, held, gate, who.id.clone())?;
+        let mut asked = self.ask_decider(work, kind, (&chosen, offer), request.role.as_ref());
         let eligible = asked.iter().all(Answered::allowed);
         // The questions themselves are asked for the state in which what they permit will be carried out.
         self.describe_instance_in(org, &held.live, State::Running)?;
         let role = request.role.clone().or_else(|| default_role(who, gate, snapshot));
 
-        let stale = gate.live_items().any(|item| !opened.items.contains_key(&item.item));
+        let stale = opened.is_stale(snapshot, gate);
 
         // OVERRIDE: a new typed input, decided from the first round.
         let mut replaced: BTreeMap<ItemId, Replaced> = BTreeMap::new();
@@ -300,7 +306,7 @@ impl Engine {
                 let tally = counting::tally(gate, &ballot, who.pseudonym)?;
                 met = tally.met;
                 let (again, ineligible) =
-                    if tally.met { self.ask_counted(work, gate, &tally) } else { (vec![], vec![]) };
+                    if tally.met { self.ask_counted(work, held, gate, &tally)? } else { (vec![], vec![]) };
                 asked_again = again;
                 let gone: BTreeSet<Pseudonym> = ballot.lapsed.iter().copied().chain(ineligible).collect();
                 if gone.len() > ballot.lapsed.len() {
@@ -386,17 +392,20 @@ impl Engine {
         &self,
         work: &Deciding<'_>,
         kind: DecisionKind,
-        items: &[&OpenItem],
+        (items, offer): (&[&OpenItem], Option<EntityRef>),
         role: Option<&Name>,
     ) -> DeciderAnswers {
         let Deciding { org, snapshot, who, gate, now, .. } = *work;
         let operation = match kind {
+            DecisionKind::Approve if offer.is_some() => Operation::GrantTask,
             DecisionKind::Approve => Operation::Approve,
             DecisionKind::Reject => Operation::Reject,
             DecisionKind::Override => Operation::Override,
         };
         let resources: Vec<EntityRef> = if items.is_empty() {
             Self::gate_entity(org, gate.gate).into_iter().collect()
+        } else if let Some(offer) = offer {
+            vec![offer]
         } else {
             items
                 .iter()
@@ -449,35 +458,52 @@ impl Engine {
     pub(crate) fn ask_counted(
         &self,
         work: &Deciding<'_>,
+        held: &Held,
         gate: &OpenGate,
         tally: &counting::Tally,
-    ) -> (Vec<Pseudonym>, Vec<Pseudonym>) {
+    ) -> Result<(Vec<Pseudonym>, Vec<Pseudonym>), EngineError> {
         let (mut asked, mut lapsed) = (BTreeSet::new(), BTreeSet::new());
         let votes = gate.live_items().flat_map(|i| i.votes.iter().map(move |v| (i.item, v)));
         for (item, vote) in votes.filter(|(_, vote)| tally.counted.contains(&vote.person)) {
             // An author may not approve what they made; whether they may still override is what their vote rests on.
             let operation = if vote.author { Operation::Override } else { Operation::Approve };
+            let of = Self::item_entity(work.org, item)?;
+            // A grant is given in one's own name: it is described as theirs whose vote it is.
+            let giver = work.org.known(vote.actor).map(|known| known.id);
+            let offer = giver.map(|giver| self.describe_offer(work.org, held, gate, giver)).transpose()?.flatten();
+            let on = offer.map_or((operation, of), |offer| (Operation::GrantTask, offer));
             // One vote of a person says whether they may still decide at this gate.
-            if asked.insert(vote.person) && !Self::still(work, vote.actor, operation, item, vote.role.as_ref()) {
+            if asked.insert(vote.person) && !Self::still(work, vote.actor, on, vote.role.as_ref()) {
                 lapsed.insert(vote.person);
             }
         }
         let lifts = gate.live_items().flat_map(|i| i.lifted.iter().map(move |l| (i.item, l)));
         for (item, lifted) in lifts.filter(|(_, lifted)| tally.lifters.contains(&lifted.person)) {
             asked.insert(lifted.person);
-            if !Self::still(work, lifted.actor, Operation::BreakGlass, item, lifted.role.as_ref()) {
+            let on = (Operation::BreakGlass, Self::item_entity(work.org, item)?);
+            if !Self::still(work, lifted.actor, on, lifted.role.as_ref()) {
                 lapsed.insert(lifted.person);
             }
         }
-        (asked.into_iter().collect(), lapsed.into_iter().collect())
+        Ok((asked.into_iter().collect(), lapsed.into_iter().collect()))
     }
 
-    /// Whether policy still lets an account do what it did at an item.
-    fn still(work: &Deciding<'_>, actor: Pseudonym, operation: Operation, item: ItemId, role: Option<&Name>) -> bool {
+    /// An item as policy names it.
+    fn item_entity(org: &Org, item: ItemId) -> Result<EntityRef, EngineError> {
+        let id = Name::new(&item.to_string()).map_err(EngineError::damaged)?;
+        Ok(EntityRef::new(org.id, EntityKind::Item, id))
+    }
+
+    /// Whether policy still lets an account do what it did.
+    fn still(
+        work: &Deciding<'_>,
+        actor: Pseudonym,
+        (operation, resource): (Operation, EntityRef),
+        role: Option<&Name>,
+    ) -> bool {
         let Deciding { org, snapshot, who, now, .. } = *work;
-        let (Some(known), Ok(id)) = (org.known(actor), Name::new(&item.to_string())) else { return false };
-        let mut again =
-            Question::new(known.entity(org.id), operation, EntityRef::new(org.id, EntityKind::Item, id), now);
+        let Some(known) = org.known(actor) else { return false };
+        let mut again = Question::new(known.entity(org.id), operation, resource, now);
         // It was done with an interactive credential; what is asked now is whether the person may still.
         again.scopes = [Scope::Act, Scope::Decide].into_iter().map(countersign_policy_decide::scope_name).collect();
         again.assurance = who.assurance;
@@ -499,6 +525,10 @@ impl Engine {
         let mut out = Vec::new();
         // Each is asked with what those before it take.
         reading.forget_taken();
+        if gate.subject == GateSubject::Grant {
+            // Nothing waits for a grant: what it is good for is asked about when it comes.
+            return Ok(out);
+        }
         for item in &tally.items {
             let open = gate.item(item.item).ok_or(countersign_gateway_flow::Illegal::UnknownItem(item.item))?;
             let (questions, action, changed, salt) = if let Some(new) = replaced.get(&item.item) {

@@ -4,8 +4,9 @@ use countersign_gateway_flow::Illegal;
 use countersign_gateway_model::{DecisionId, Digest, GateId, Name};
 use countersign_ledger_entry::{EntryError, Receipt};
 use countersign_ledger_log::AppendError;
-use countersign_policy_decide::shape::InputError;
 use countersign_policy_decide::registration::RegistrationError;
+use countersign_policy_decide::shape::InputError;
+use countersign_policy_decide::terms::TermsError;
 
 /// A refusal that is on record.
 #[derive(Clone, Debug)]
@@ -125,6 +126,22 @@ pub enum EngineError {
     /// The key was registered before, by whomever.
     #[error("this key was registered before: make a new one with `countersign key create`")]
     KeyKnown,
+    /// The rule's data does not let it be met in advance.
+    #[error("rule `{0}` cannot be met in advance: propose each action, and people are asked about each")]
+    NotGrantable(Name),
+    /// More than the rule's data lets be granted.
+    #[error("rule `{rule}` can be met in advance for at most {most} {what}: ask for less")]
+    GrantTooWide {
+        /// The rule.
+        rule: Name,
+        /// `uses` or `seconds`.
+        what: &'static str,
+        /// How many.
+        most: u64,
+    },
+    /// Terms that a tool's schema cannot hold.
+    #[error("the terms cannot be those of a grant")]
+    GrantTerms(#[from] TermsError),
     /// What others took from the same counters came between reading and taking, again and again.
     #[error("the counters that this takes from changed each time that it was decided: try again")]
     CountersBusy,
@@ -178,6 +195,9 @@ impl EngineError {
             Self::SignatureMissing(_) => "signature-missing",
             Self::SignatureRefused(_) | Self::Assertion(_) => "signature-refused",
             Self::KeyKnown => "key-known",
+            Self::NotGrantable(_) => "grant-not-grantable",
+            Self::GrantTooWide { .. } => "grant-too-wide",
+            Self::GrantTerms(_) => "grant-terms-invalid",
             Self::CountersBusy => "counters-busy",
             Self::NoRunner(_) => "runner-unavailable",
             Self::Runner(_) => "runner-failed",

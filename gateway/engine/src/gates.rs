@@ -24,6 +24,7 @@ use crate::api::GateDetail;
 use crate::asking::StoredEvidence;
 use crate::beside::Beside;
 use crate::error::EngineError;
+use crate::grants::{GrantTerms, offer_stands};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::stream::{Held, instance_name};
@@ -42,6 +43,8 @@ pub(crate) struct Pending {
     pub(crate) changed_by: Option<String>,
     /// Of an operation that the gateway itself carries out: what it found, line by line.
     pub(crate) found: Vec<String>,
+    /// What is asked for in advance, field by field.
+    pub(crate) terms: Vec<(&'static str, String)>,
 }
 
 /// Who proposes what in which instance: what every item of a gate shares.
@@ -62,6 +65,8 @@ pub(crate) struct Opened {
     pub(crate) items: BTreeMap<ItemId, OpenedItem>,
     /// Per action of the same batch that needs nobody.
     pub(crate) cleared: BTreeMap<ActionId, OpenedItem>,
+    /// Of a grant: its terms, unless they were erased.
+    pub(crate) terms: Option<GrantTerms>,
 }
 
 pub(crate) struct OpenedItem {
@@ -218,7 +223,11 @@ impl Engine {
                 cleared.insert(action.action, found);
             }
         }
-        Ok(Opened { view: (salt, text), items, cleared })
+        let terms = match &gate.offer {
+            Some(offer) => self.grant_terms(org, held, offer.sequence, &offer.body.scope).await?,
+            None => None,
+        };
+        Ok(Opened { view: (salt, text), items, cleared, terms })
     }
 
     /// A gate with its approval view.
@@ -351,6 +360,17 @@ impl Pending {
             reasons,
             changed_by: text("overridden_by"),
             found: Vec::new(),
+            terms: Vec::new(),
+        }
+    }
+}
+
+impl Opened {
+    /// Whether something cannot be asked about under the policy and the tools in force.
+    pub(crate) fn is_stale(&self, snapshot: &Snapshot, gate: &OpenGate) -> bool {
+        match gate.subject {
+            GateSubject::Grant => !offer_stands(snapshot, self.terms.as_ref()),
+            _ => gate.live_items().any(|item| !self.items.contains_key(&item.item)),
         }
     }
 }
@@ -375,7 +395,7 @@ impl OpenedItem {
     }
 }
 
-fn form_of(name: &Name, rule: &ApprovalRule) -> RuleForm {
+pub(crate) fn form_of(name: &Name, rule: &ApprovalRule) -> RuleForm {
     // Where groups or teams also give authority, a role is one way among several, and eligibility is Cedar's to say. Who
     // is asked later only votes later: that, too, is said there.
     let circles = || std::iter::once(&rule.authority).chain(rule.escalation.iter().map(|further| &further.authority));
@@ -455,6 +475,7 @@ fn gate_view(
         GateSubject::Start => "the instance starts",
         GateSubject::Complete => "the instance completes",
         GateSubject::Terminate => "the instance ends",
+        GateSubject::Grant => "the agent's calls within these terms get permits without anybody being asked",
     };
     GateView {
         gate: gate.to_string(),
@@ -510,6 +531,7 @@ fn item_view(
         why,
         changed_by: one.changed_by.clone(),
         found: one.found.clone(),
+        terms: one.terms.clone(),
         input: one.input.clone(),
     }
 }

@@ -106,6 +106,7 @@ impl Engine {
                 reasons: answered.reasons().map(str::to_owned).collect(),
                 changed_by: None,
                 found: Vec::new(),
+                terms: Vec::new(),
             };
             let scene = self.gate_scene(&org, &snapshot, who, &created, id, now);
             let (terms, mut items) = self.open_gate(&scene, GateSubject::Start, &[pending], &mut beside)?;
@@ -354,6 +355,7 @@ impl Engine {
                 reasons: answered.reasons().map(str::to_owned).collect(),
                 changed_by: None,
                 found: Vec::new(),
+                terms: Vec::new(),
             };
             let scene = self.gate_scene(&org, &snapshot, who, fold.created(), id, now);
             let (terms, mut items) = self.open_gate(&scene, subject, &[pending], &mut beside)?;

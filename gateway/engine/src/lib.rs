@@ -27,6 +27,7 @@ mod evaluations;
 mod explanations;
 mod face;
 mod gates;
+mod grants;
 mod instances;
 mod ladders;
 mod lifts;
@@ -70,16 +71,18 @@ pub use changes::InvariantOutcome;
 pub use counters::CounterRecord;
 pub use countersign_policy_bundle::{BacktestReport, Limits as BacktestLimits};
 pub use countersign_policy_decide::catalogue::{Catalogue, DataClass, ToolRunner};
-pub use countersign_policy_decide::shape::{Blind, Seen};
 pub use countersign_policy_decide::mcp::McpTools;
 pub use countersign_policy_decide::registration::{
     Change, Definition, Fault, RegistrationError, ToolChange, ToolReport, Words,
 };
+pub use countersign_policy_decide::shape::{Blind, Seen};
+pub use countersign_policy_decide::terms::{Bound, ToolTerms};
 pub use demands::delta_bytes;
 pub use error::{EngineError, Refused};
 pub use evaluations::*;
 pub use explanations::{MAX_SUPPOSED, QuestionExplained};
 pub use face::*;
+pub use grants::{GrantAsked, GrantBudget, GrantRecord, GrantRequest, GrantRevoked, GrantTool};
 pub use mint::{Mint, MintExt};
 pub use org::Known;
 pub use own::{Allowed, OwnEntry};

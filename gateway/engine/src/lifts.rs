@@ -220,7 +220,8 @@ impl Engine {
                 lifting.current = self.current_forms(snapshot, gate, &none, &reasked)?;
                 let tally = counting::tally_lift(gate, &lifting)?;
                 met = tally.met;
-                let (again, ineligible) = if met { self.ask_counted(work, gate, &tally) } else { (vec![], vec![]) };
+                let (again, ineligible) =
+                    if met { self.ask_counted(work, held, gate, &tally)? } else { (vec![], vec![]) };
                 asked_again = again;
                 let gone: BTreeSet<Pseudonym> = lifting.lapsed.iter().copied().chain(ineligible).collect();
                 if gone.len() > lifting.lapsed.len() {

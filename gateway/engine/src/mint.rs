@@ -1,6 +1,8 @@
 //! Where new ids and salts come from. The engine asks; the program (or a seeded test) answers.
 
-use countersign_gateway_model::{ActionId, DecisionId, GateId, InstanceId, ItemId, PermitId, Pseudonym, RunId};
+use countersign_gateway_model::{
+    ActionId, DecisionId, GateId, GrantId, InstanceId, ItemId, PermitId, Pseudonym, RunId,
+};
 use countersign_ledger_entry::payload::Salt;
 
 /// A source of ids that sort by time, and of secret randomness.
@@ -47,4 +49,5 @@ minted!(
     decision -> DecisionId,
     permit -> PermitId,
     run -> RunId,
+    grant -> GrantId,
 );

@@ -93,6 +93,11 @@ fn questions_behind(append: &[&Header], at: usize) -> Vec<(usize, Digest)> {
     if !found.is_empty() {
         return found;
     }
+    if matches!(append.get(at).map(|h| &h.body), Some(Body::TaskGrantUse(_))) {
+        // A use stands before the permit that rests on it, which carries the question.
+        let permit = (at..append.len()).find(|of| matches!(append.get(*of).map(|h| &h.body), Some(Body::Permit(_))));
+        return permit.map(own).unwrap_or_default();
+    }
     let is_edge = |cause: Cause| matches!(append.get(at).map(|h| &h.body), Some(Body::Edge(e)) if e.cause == cause);
     if is_edge(Cause::Denial) {
         let refused = (0..at).find(|of| matches!(append.get(*of).map(|h| &h.body), Some(Body::Refusal(_))));

@@ -48,6 +48,8 @@ pub(crate) struct ItemView {
     pub(crate) input: Value,
     /// What the gateway itself found, line by line, of what it would carry out itself.
     pub(crate) found: Vec<String>,
+    /// What is asked for in advance, field by field; values are escaped.
+    pub(crate) terms: Vec<(&'static str, String)>,
 }
 
 /// What a gate shows: head, items, what happens next.
@@ -85,13 +87,11 @@ impl GateView {
             let whom = if item.for_whom.is_empty() { "itself".to_owned() } else { item.for_whom.join(", for ") };
             field(&mut out, "For whom:", &whom);
             field(&mut out, "What:", &item.what);
-            let target = item.target.as_ref().map_or_else(|| "none named".to_owned(), quote);
-            let _ = writeln!(out, "{:<11}{target}", "Target:");
-            field(&mut out, "Revision:", item.revision.as_deref().unwrap_or("mutable: the tool cannot say which"));
-            let amount = item.amount.as_ref().map_or_else(|| "none".to_owned(), quote);
-            let _ = writeln!(out, "{:<11}{amount}", "Amount:");
-            if let Some(risk) = &item.risk {
-                field(&mut out, "Risk:", risk);
+            for (name, words) in &item.terms {
+                let _ = writeln!(out, "{name:<11}{words}");
+            }
+            if item.terms.is_empty() {
+                act(&mut out, item);
             }
             for why in &item.why {
                 field(&mut out, "Why gated:", why);
@@ -133,6 +133,20 @@ impl GateView {
     }
 }
 
+/// What one action acts on, and how much is at stake.
+fn act(out: &mut String, item: &ItemView) {
+    // Writing to a string cannot fail.
+    let target = item.target.as_ref().map_or_else(|| "none named".to_owned(), quote);
+    let _ = writeln!(out, "{:<11}{target}", "Target:");
+    let revision = item.revision.as_deref().unwrap_or("mutable: the tool cannot say which");
+    let _ = writeln!(out, "{:<11}{}", "Revision:", escape(revision, 2000));
+    let amount = item.amount.as_ref().map_or_else(|| "none".to_owned(), quote);
+    let _ = writeln!(out, "{:<11}{amount}", "Amount:");
+    if let Some(risk) = &item.risk {
+        let _ = writeln!(out, "{:<11}{}", "Risk:", escape(risk, 2000));
+    }
+}
+
 /// One line a leaf: `path = quoted value`.
 fn flatten(lines: &mut Vec<String>, path: &str, value: &Value, depth: usize) {
     match value {
@@ -151,7 +165,7 @@ fn flatten(lines: &mut Vec<String>, path: &str, value: &Value, depth: usize) {
 }
 
 /// A value in quotes, escaped and bounded; the full length is said where it is cut.
-fn quote(value: &Value) -> String {
+pub(crate) fn quote(value: &Value) -> String {
     let text = match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -228,6 +242,7 @@ mod tests {
                 why: vec!["rule r".into()],
                 changed_by: None,
                 found: Vec::new(),
+                terms: Vec::new(),
                 input: serde_json::json!({ "long": "x".repeat(1000), "many": (0..100).collect::<Vec<_>>() }),
             }],
         };

@@ -50,7 +50,9 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
         return Ok(not_effective(scene, &decide, Effect::Stale, WhyNot::Stale));
     }
     // The question itself is asked again: a denial by now is nothing that people can lift.
-    for voted in ballot.items.iter().filter(|v| v.change != Change::Drop) {
+    // Of a grant nothing is asked but whether each may give it: there is no question that waits.
+    let waits = |change| change != Change::Drop && gate.subject != GateSubject::Grant;
+    for voted in ballot.items.iter().filter(|v| waits(v.change)) {
         let asked = reasked(&decide.reasked, voted.item).ok_or(Illegal::Incomplete("the question, asked again"))?;
         if answer(asked)? == Answer::Deny {
             return Ok(overruled(scene, asked, &decide));
@@ -86,6 +88,9 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
 /// What a request must have to be a decision at all.
 fn check_form(gate: &OpenGate, decide: &Decide, actor: Pseudonym) -> Result<(), Illegal> {
     let Ballot { kind, .. } = decide.ballot;
+    if kind == DecisionKind::Override && gate.subject == GateSubject::Grant {
+        return Err(Illegal::GrantOverride);
+    }
     if actor == Pseudonym::SYSTEM || decide.ballot.person() == Pseudonym::SYSTEM {
         return Err(Illegal::NotAPerson);
     }
@@ -211,13 +216,13 @@ pub(crate) fn resolve(scene: &Scene<'_>, after: &OpenGate, first: Draft, followi
     let by = &scene.now.by;
     let Following { decided, reasked: again, grants } = following;
     let mut answers = Vec::new();
-    for item in after.live_items() {
+    for item in after.live_items().filter(|_| after.subject != GateSubject::Grant) {
         let asked = reasked(again, item.item)
             .filter(|a| a.verdict.as_ref().is_some_and(|v| v.decision == Answer::Allow))
             .ok_or(Illegal::Incomplete("the question of every item, asked again"))?;
         answers.push(asked);
     }
-    // Where every item was dropped, nothing is left to ask about: the edges follow from the decision.
+    // Where every item was dropped, or a grant is given, nothing is left to ask about: the edges follow from the decision.
     let follows = if answers.is_empty() {
         Asked::answer(decided.verdict.clone().unwrap_or_else(Verdict::deny), decided.determining.clone())
     } else {
@@ -247,6 +252,10 @@ pub(crate) fn resolve(scene: &Scene<'_>, after: &OpenGate, first: Draft, followi
             let end = edge(State::Running, State::Terminated, Cause::Terminate, Some(action), false);
             drafts.push(draft(end, by, &follows));
             Ok((drafts, resolved(State::Terminated, Vec::new(), scene.cancel())))
+        }
+        (GateSubject::Grant, _) => {
+            drafts.push(draft(scene.given(after)?, by, &follows));
+            Ok((drafts, resolved(State::Running, Vec::new(), Vec::new())))
         }
         (GateSubject::Start | GateSubject::Complete | GateSubject::Terminate, _) => {
             Ok((drafts, resolved(State::Running, Vec::new(), Vec::new())))

@@ -1,6 +1,6 @@
 //! Why a proposal is illegal, and why a history is unlawful.
 
-use countersign_gateway_model::{Digest, GateId, ItemId, Name, PermitId, State};
+use countersign_gateway_model::{Digest, GateId, GrantId, ItemId, Name, PermitId, State};
 
 /// A proposal that changes nothing and leaves no entry. [`Illegal::code`] is stable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +134,18 @@ pub enum Illegal {
     /// A timer's step fired before.
     #[error("this step of the gate's timer has fired before")]
     AlreadyFired,
+    /// The stream knows no such grant.
+    #[error("grant `{0}` is not of this instance")]
+    UnknownGrant(GrantId),
+    /// A permit cannot rest on the grant: a bug in the caller, who looked before.
+    #[error("grant `{0}` cannot be used: {1}")]
+    GrantUnusable(GrantId, &'static str),
+    /// What people gave in advance is what was asked for, or nothing.
+    #[error("a grant cannot be overridden: reject it, and let one be asked for within other terms")]
+    GrantOverride,
+    /// A grant is what its rule's own quorum gives.
+    #[error("nobody gives a grant alone: lift the rule at the gate of an action, and a review is owed")]
+    GrantLift,
     /// Batch outside 1 to 16.
     #[error("a batch has 1 to 16 actions, this one {0}")]
     BatchSize(usize),
@@ -187,6 +199,10 @@ impl Illegal {
             Self::NotAPerson => "decider-not-a-person",
             Self::AskAgain => "verdict-stale",
             Self::AlreadyFired => "timer-fired",
+            Self::UnknownGrant(_) => "grant-unknown",
+            Self::GrantUnusable(..) => "grant-unusable",
+            Self::GrantLift => "grant-not-liftable",
+            Self::GrantOverride => "grant-not-overridable",
             Self::BatchSize(_) => "batch-size",
             Self::Duplicate(_) => "duplicate-id",
             Self::Incomplete(_) => "incomplete",

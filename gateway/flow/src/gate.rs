@@ -14,6 +14,7 @@ use countersign_ledger_entry::body::{
 };
 
 use crate::error::Illegal;
+use crate::grant::Offer;
 use crate::reply::WhyNot;
 
 /// The person behind every account whose human being is not known: such accounts count as the same person.
@@ -47,6 +48,8 @@ pub struct OpenGate {
     pub items: Vec<OpenItem>,
     /// Actions of the same batch that need nobody.
     pub cleared: Vec<ClearedItem>,
+    /// The grant that is asked for, where that is what it stands in front of.
+    pub offer: Option<Box<Offer>>,
     /// Steps of reminders and escalations that have fired.
     pub(crate) fired: BTreeSet<(bool, Option<Name>, Option<u16>)>,
 }
@@ -708,7 +711,7 @@ fn merge(pinned: &mut Vec<RuleForm>, forms: &[RuleForm]) {
 }
 
 /// Whether the votes meet the rule: persons, teams and groups.
-fn is_met(rule: &RuleForm, votes: &[Vote]) -> bool {
+pub(crate) fn is_met(rule: &RuleForm, votes: &[Vote]) -> bool {
     let counting: Vec<&Vote> = counting(rule, votes).collect();
     // A rule that asks for nobody would be no rule.
     let quorum = usize::from(rule.quorum.max(1));
@@ -718,7 +721,7 @@ fn is_met(rule: &RuleForm, votes: &[Vote]) -> bool {
 }
 
 /// The votes that count for a rule.
-fn counting<'v>(rule: &'v RuleForm, votes: &'v [Vote]) -> impl Iterator<Item = &'v Vote> {
+pub(crate) fn counting<'v>(rule: &'v RuleForm, votes: &'v [Vote]) -> impl Iterator<Item = &'v Vote> {
     votes
         .iter()
         .filter(|v| v.rules.contains(&rule.rule))

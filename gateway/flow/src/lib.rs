@@ -8,7 +8,8 @@
 //! Policy is the signal, this is the authority: a verdict never moves a state, [`decide`] does.
 //!
 //! Read next: `edges` (the eleven), `proposal` (the rows of the table), `propose`, `decision` and `lift` (what they become),
-//! `gate` (votes and counting), `fold` (the authority fold), `rows` (projections), `apply` (both, for one append).
+//! `gate` (votes and counting), `grant` (rules met in advance), `fold` (the authority fold), `rows` (projections), `apply`
+//! (both, for one append).
 
 mod apply;
 mod decision;
@@ -16,6 +17,7 @@ pub mod edges;
 mod error;
 mod fold;
 pub mod gate;
+mod grant;
 mod lift;
 mod proposal;
 mod propose;
@@ -28,6 +30,7 @@ pub use fold::{Instance, LivePermit, OpenStart, Reserved, Settled};
 pub use gate::{
     Ballot, BallotItem, Change, Current, Lifted, Lifting, OpenGate, OpenItem, Tally, TallyItem, UNNAMED_PERSON, Vote,
 };
+pub use grant::{AskGrant, HeldGrant, MAX_TOOLS, MAX_USES, OPERATION as GRANT_OPERATION, Offer, RevokeGrant};
 pub use proposal::{
     Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Decide, Expire, Force, GateNote, GateTerms,
     Grant, ItemTerms, LiftRule, Now, PermitTerms, Proposal, Reasked, Report, RunTerms, StartInstance, StartTerms,

@@ -5,7 +5,7 @@
 //! data lets it be lifted, and the review that is owed, which are the caller's to say and to keep.
 
 use countersign_gateway_model::{Decision as Answer, Pseudonym};
-use countersign_ledger_entry::body::{DecisionKind, Effect, Lift};
+use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, Lift};
 use countersign_ledger_entry::{Draft, PayloadRole};
 
 use crate::decision::{Following, check_reasked, denied, reasked, resolve};
@@ -78,6 +78,9 @@ fn check_form(scene: &Scene<'_>, gate: &OpenGate, lift: &LiftRule) -> Result<(),
     let person = by.actor != Pseudonym::SYSTEM && lift.lifting.person() != Pseudonym::SYSTEM;
     if !person || !by.on_behalf_of.is_empty() {
         return Err(Illegal::NotAPerson);
+    }
+    if gate.subject == GateSubject::Grant {
+        return Err(Illegal::GrantLift);
     }
     if lift.shown != lift.view {
         return Err(Illegal::StaleView);

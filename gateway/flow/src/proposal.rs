@@ -5,8 +5,8 @@
 //! What each becomes: `propose`, `decision` and `lift`.
 
 use countersign_gateway_model::{
-    ActionId, Assurance, Decision as Answer, DecisionId, Determining, Digest, GateId, InstanceId, ItemId, Name,
-    Outcome, PermitId, Pseudonym, RunId, Timestamp, Verdict,
+    ActionId, Assurance, Decision as Answer, DecisionId, Determining, Digest, GateId, GrantId, InstanceId, ItemId,
+    Name, Outcome, PermitId, Pseudonym, RunId, Timestamp, Verdict,
 };
 use countersign_ledger_entry::PayloadRef;
 use countersign_ledger_entry::body::{
@@ -14,6 +14,7 @@ use countersign_ledger_entry::body::{
 };
 
 use crate::gate::{Ballot, Lifting};
+use crate::grant::{AskGrant, RevokeGrant};
 
 /// Who proposes, as entries say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +119,10 @@ pub enum Proposal {
     Sweep(SweepStart),
     /// Something happened at a gate without moving it.
     GateEvent(Box<GateNote>),
+    /// Ask people to meet a rule in advance.
+    AskGrant(Box<AskGrant>),
+    /// Take back what was given in advance.
+    RevokeGrant(Box<RevokeGrant>),
 }
 
 /// A new instance.
@@ -187,6 +192,8 @@ pub struct Action {
     pub permit: Option<PermitTerms>,
     /// For `needs_approval`.
     pub item: Option<ItemTerms>,
+    /// For `allow`: the task grants without which policy would not allow it.
+    pub grants: Vec<GrantId>,
 }
 
 /// Terms of a permit.

@@ -17,6 +17,7 @@ use crate::decision;
 use crate::error::Illegal;
 use crate::fold::{Instance, Settled};
 use crate::gate::{OpenGate, distinct, is_action};
+use crate::grant::Uses;
 use crate::lift;
 use crate::proposal::{
     Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Expire, GateNote, GateTerms, ItemTerms, Now,
@@ -59,6 +60,8 @@ pub fn decide(instance: Option<&Instance>, mut proposal: Proposal, now: &Now) ->
         Proposal::Outcome(report) => scene.outcome(*report)?,
         Proposal::Sweep(sweep) => scene.sweep(sweep)?,
         Proposal::GateEvent(note) => scene.gate_event(*note)?,
+        Proposal::AskGrant(ask) => scene.ask_grant(*ask)?,
+        Proposal::RevokeGrant(revoke) => scene.revoke_grant(&revoke)?,
     };
     Ok(Decided { drafts, place: Place::Instance(instance.id()), reply })
 }
@@ -216,7 +219,7 @@ impl Scene<'_> {
     }
 
     /// RUNNING, or why not.
-    fn running(&self) -> Result<(), Illegal> {
+    pub(crate) fn running(&self) -> Result<(), Illegal> {
         match (self.instance.state(), self.instance.gate()) {
             (State::Running, _) => Ok(()),
             (State::WaitingForHuman, Some(gate)) => Err(Illegal::Waiting(gate.gate)),
@@ -294,16 +297,18 @@ impl Scene<'_> {
         }
         let mut drafts = Vec::with_capacity(items.len() * 2);
         let mut replies = Vec::with_capacity(items.len());
+        let mut uses = Uses::of(self);
         for action in items {
             if answer(&action.asked)? == Answer::Deny {
                 replies.push(self.refuse(&action, &mut drafts));
                 continue;
             }
-            let Action { action, question, tool, tool_version, digest, mutable_target, asked, permit, item: _ } =
+            let Action { action, question, tool, tool_version, digest, mutable_target, asked, permit, item: _, grants } =
                 action;
             let tool_version = tool_version.ok_or(Illegal::Incomplete("the version of a tool that policy allows"))?;
             let terms = permit.ok_or(Illegal::Incomplete("the permit's terms"))?;
             let by = &self.now.by;
+            uses.by(action, &grants, (&tool, &terms.reservations), (by, &asked), &mut drafts)?;
             let permitted = Permitted {
                 action,
                 item: None,
@@ -475,6 +480,19 @@ impl Scene<'_> {
                 Ok((self.wait_alone(body, view, action, &asked), Reply::Waiting { gate, actions: Vec::new() }))
             }
         }
+    }
+
+    /// The gate of one item, where nothing is open that it must not hold up.
+    pub(crate) fn gate_of(
+        &self,
+        mut terms: GateTerms,
+        subject: GateSubject,
+        item: GateItem,
+    ) -> Result<(GateId, Gate, Vec<PayloadRef>), Illegal> {
+        forget_ended_caller(self.instance, &mut terms);
+        let made = gate_of(Some(terms), subject, vec![item], Vec::new(), self.at)?;
+        self.no_open_starts(made.1.caller)?;
+        Ok(made)
     }
 
     /// A gate that opens an append, with the question's payloads.

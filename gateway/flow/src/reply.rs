@@ -1,6 +1,6 @@
 //! What a proposal is answered with.
 
-use countersign_gateway_model::{ActionId, GateId, InstanceId, ItemId, Outcome, PermitId, State};
+use countersign_gateway_model::{ActionId, GateId, GrantId, InstanceId, ItemId, Outcome, PermitId, State};
 use countersign_ledger_entry::Draft;
 use countersign_ledger_entry::body::{Effect, RefusalReason};
 
@@ -104,6 +104,8 @@ pub enum Reply {
     },
     /// The start has its final outcome already: the claim is on record and changes nothing.
     Conflict(PermitId),
+    /// The grant is taken back.
+    Revoked(GrantId),
     /// The gate event is recorded.
     Noted(GateId),
     /// Nothing to do and nothing recorded: the instance is terminal, or the start has its outcome.

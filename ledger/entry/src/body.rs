@@ -394,6 +394,9 @@ pub enum GateSubject {
     /// Termination by someone whose work it is not.
     #[n(3)]
     Terminate,
+    /// A task grant: a rule to be met in advance. Semantics version 2.
+    #[n(4)]
+    Grant,
 }
 
 /// What silence does at a gate.
@@ -690,7 +693,11 @@ pub struct Assertion {
     pub signature: Vec<u8>,
 }
 
-/// A person's bounded advance approval.
+/// A person's bounded advance approval. Written from semantics version 2 on, in three places.
+///
+/// Asked for, by whoever's work the instance is: nobody has approved it, and its gate follows in the same append; `until` is
+/// how long it would last if it were given at once. Given: after the last vote and its edges, equal but for the approvers
+/// and for `until`, which counts from then. Taken back: equal to what was given but for `revoked`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct TaskGrant {
@@ -723,7 +730,7 @@ pub struct TaskGrant {
     pub revoked: bool,
 }
 
-/// One use of a task grant.
+/// One use of a task grant: it stands right before the permit of its action, which rests on it. Semantics version 2.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct TaskGrantUse {

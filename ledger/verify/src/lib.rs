@@ -26,7 +26,7 @@ pub use error::VerifyError;
 pub use given::{GivenError, MAX_TEXT, check_known, root_key};
 pub use pack::{Contents, write};
 pub use report::{
-    Counts, Facts, InstanceReport, Lifts, OpenReview, Payloads, PersonKeySeen, PolicySeen, Population, Recovered,
-    Report, Streams, TimeRange, Verdict, Witnesses,
+    Counts, Facts, Grants, InstanceReport, Lifts, OpenReview, Payloads, PersonKeySeen, PolicySeen, Population,
+    Recovered, Report, Streams, TimeRange, Verdict, Witnesses,
 };
 pub use zip::MAX_PACK;

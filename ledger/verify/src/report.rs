@@ -173,6 +173,13 @@ impl Facts {
                 self.counts.asserted
             ));
         }
+        if self.counts.grants.used > 0 {
+            out.push(format!(
+                "each of {} uses of what people gave in advance was counted, within the count, the time, the tools and the \
+                 budget that stood at its gate, and before it was taken back",
+                self.counts.grants.used
+            ));
+        }
         if let Some(size) = self.known {
             out.push(format!("the checkpoint that you hold, of size {size}, lies on this log"));
         }
@@ -194,6 +201,12 @@ impl Facts {
         }
         out.push("that no request was left out: a log shows what was committed, not what was asked".to_owned());
         out.push(self.unproven_approvers());
+        if self.counts.grants.used > 0 {
+            out.push(
+                "that the inputs which rested on grants are within their terms: the entries hold digests of both"
+                    .to_owned(),
+            );
+        }
         out.push("that claimed times are true, beyond their order within 5 s".to_owned());
         out.push(
             "that verdicts follow from the policies: the gateway replays them from the stored questions".to_owned(),
@@ -388,6 +401,28 @@ pub struct Counts {
     pub objections: u64,
     /// Freezes and lifts.
     pub freezes: u64,
+    /// Rules that people met in advance.
+    #[serde(skip_serializing_if = "Grants::is_empty")]
+    pub grants: Grants,
+}
+
+/// Task grants: what people gave in advance, and what rests on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Grants {
+    /// Asked for.
+    pub asked: u64,
+    /// Given by their rule's quorum.
+    pub given: u64,
+    /// Uses: permits that rest on one, once for each that they rest on.
+    pub used: u64,
+    /// Taken back.
+    pub revoked: u64,
+}
+
+impl Grants {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Counts {

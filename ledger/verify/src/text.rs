@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
-use crate::{Counts, Facts, Lifts, Report, Streams, Verdict};
+use crate::{Counts, Facts, Grants, Lifts, Report, Streams, Verdict};
 
 /// Instances named in the text; JSON names all.
 const NAMED: usize = 20;
@@ -162,6 +162,11 @@ impl Lines {
         if counts.by_people() > 0 {
             let words = format!("{}, {} with the approver's own signature", counts.by_people(), counts.asserted);
             self.line("decisions", words);
+        }
+        let grants = counts.grants;
+        if grants != Grants::default() {
+            let Grants { asked, given, used, revoked } = grants;
+            self.line("grants", format!("asked {asked}, given {given}, used {used} times, taken back {revoked}"));
         }
         self.line(
             "refused",

@@ -320,6 +320,10 @@ impl<'a> Walk<'a> {
             // An objection stands on every edge of the row; the last one ends the instance.
             Body::Edge(edge) if edge.objection && edge.to == State::Terminated => counts.objections += 1,
             Body::Freeze(_) => counts.freezes += 1,
+            Body::TaskGrant(grant) if grant.revoked => counts.grants.revoked += 1,
+            Body::TaskGrant(grant) if grant.approvers.is_empty() => counts.grants.asked += 1,
+            Body::TaskGrant(_) => counts.grants.given += 1,
+            Body::TaskGrantUse(_) => counts.grants.used += 1,
             Body::Boot(boot) => {
                 self.boots += 1;
                 self.gateways.insert(boot.gateway);

@@ -283,6 +283,7 @@ impl Engine {
                 reasons: answered.reasons().map(str::to_owned).collect(),
                 changed_by: None,
                 found: row.findings(&org.label(row.author), &diff),
+                terms: Vec::new(),
             };
             let scene = self.gate_scene(org, &snapshot, &author, &created, row.instance, now);
             let (terms, mut items) = self.open_gate(&scene, GateSubject::Actions, &[pending], &mut beside)?;
@@ -299,6 +300,7 @@ impl Engine {
             asked: answered.asked(Some(reference)),
             permit: Some(self.operation_terms(now)),
             item,
+            grants: Vec::new(),
         };
         let state = Now { at: now, frozen: false, by: actor_of(&author) };
         let proposal = Proposal::Actions(Actions { items: vec![action], gate });

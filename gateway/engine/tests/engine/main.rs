@@ -15,6 +15,7 @@ mod changes;
 mod counters;
 mod evaluations;
 mod gates;
+mod grants;
 mod in_force;
 mod lifts;
 mod memory;

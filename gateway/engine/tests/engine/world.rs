@@ -16,7 +16,7 @@ use countersign_ledger_entry::body::{AuthorityMode, Durability, SignatureMode};
 use countersign_ledger_entry::key::{VKey, origin, root_name};
 use countersign_ledger_log::{KeyError, KeyRing, Logs, LogsConfig, NewLog};
 use countersign_ledger_sql::{SqlJournal, SqlOptions};
-use countersign_policy_decide::{AgentFacts, PersonFacts, Record};
+use countersign_policy_decide::{AgentFacts, Attr, PersonFacts, Record};
 use countersign_runners_contract::Runner;
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
@@ -232,6 +232,14 @@ impl World {
     fn introduce(&self, one: Introduced) {
         self.tell(&one);
         self.people.lock().unwrap().push(one);
+    }
+
+    /// Somebody's account is closed, at this start and every later one.
+    pub(crate) fn deactivate(&self, who: &Principal) {
+        let mut people = self.people.lock().unwrap();
+        let one = people.iter_mut().find(|one| one.who == who.pseudonym).unwrap();
+        one.record.attrs.insert("active", Attr::Bool(false));
+        self.tell(one);
     }
 
     fn pseudonym(&self) -> Pseudonym {

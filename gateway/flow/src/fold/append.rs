@@ -9,6 +9,9 @@ use crate::MAX_ITEMS;
 use crate::edges::{is_edge, may_rest};
 use crate::error::EvolveError;
 use crate::gate::{OpenGate, is_action};
+use crate::grant::Offer;
+
+use super::grants::Resting;
 
 /// Where in a row of the table an append is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,10 @@ pub(super) enum Step {
     Carry { to: State, action: ActionId, verdict: Option<Verdict> },
     /// What was approved is permitted.
     Grant(Grants),
+    /// After what is asked for in advance: its gate follows.
+    Offer(Box<Offer>),
+    /// After the edge to RUNNING from a grant's gate: what was given follows.
+    Given { gate: Box<OpenGate>, verdict: Option<Verdict> },
 }
 
 /// Who rejects.
@@ -66,6 +73,8 @@ pub(super) struct Batch {
     pub(super) denied: bool,
     pub(super) denial: Option<Verdict>,
     pub(super) fresh: Option<Fresh>,
+    /// Uses of grants on which the next permit rests.
+    pub(super) uses: Option<Box<Resting>>,
 }
 
 /// Permits of a resolved gate so far.
@@ -194,6 +203,7 @@ impl Instance {
                     || !self.created.enforced && header.semantics > 1;
                 (!queued).then_some("a start that needs approval was left out")
             }
+            Step::Batch(batch) if batch.uses.is_some() => Some("no permit rests on a grant's use"),
             Step::Batch(batch) if batch.fresh.as_ref().is_some_and(|f| f.dispatch) => {
                 Some("a dispatch is started in its permit's append")
             }
@@ -229,6 +239,9 @@ impl Instance {
             Body::Edge(edge) => self.first_edge(now, edge),
             Body::Refusal(refusal) => self.first_refusal(now, refusal),
             Body::Permit(permit) => self.batch_permit(now, permit, Batch::default()),
+            Body::TaskGrantUse(used) => self.grant_use(now, used, Batch::default()),
+            Body::TaskGrant(grant) if grant.revoked => self.revoke_grant(now, grant),
+            Body::TaskGrant(grant) => self.ask_grant(now, grant),
             Body::Start(start) => {
                 now.ensure(now.header.verdict.is_none(), "a start of its own asks nobody")?;
                 self.start(now, start, false)?;
@@ -238,7 +251,7 @@ impl Instance {
             Body::Gate(gate) => {
                 now.ensure(state == State::Running, "a gate opens in RUNNING")?;
                 now.ensure(gate.subject != GateSubject::Start, "a start is gated in its own append")?;
-                self.open_gate(now, gate, 0)
+                self.open_gate(now, gate, 0, None)
             }
             Body::GateEvent(event) => self.gate_event(now, event),
             Body::Decision(decision) => self.decision(now, decision),
@@ -258,7 +271,7 @@ impl Instance {
             (Step::Gate { subject, verdict }, Body::Gate(gate)) => {
                 now.same(verdict.as_ref())?;
                 now.ensure(gate.subject == subject, "the gate stands in front of something else")?;
-                self.open_gate(now, gate, 0)
+                self.open_gate(now, gate, 0, None)
             }
             (Step::Wait { verdict }, Body::Edge(edge)) => {
                 now.same(verdict.as_ref())?;
@@ -314,6 +327,14 @@ impl Instance {
                 self.edge(now, edge, to, cause, false)
             }
             (Step::Grant(grants), body) => self.next_of_grants(now, body, grants),
+            (Step::Offer(offer), Body::Gate(gate)) => {
+                now.same(None)?;
+                self.open_gate(now, gate, 0, Some(offer))
+            }
+            (Step::Given { gate, verdict }, Body::TaskGrant(grant)) => {
+                now.same(verdict.as_ref())?;
+                self.given(now, &gate, grant)
+            }
             _ => Err(now.unlawful("it does not follow from the entry before")),
         }
     }
@@ -420,6 +441,7 @@ impl Instance {
             (GateSubject::Terminate, Some(action)) => Step::Carry { to: State::Terminated, action, verdict },
             (GateSubject::Start | GateSubject::Complete | GateSubject::Terminate, _) => Step::Whole,
             (GateSubject::Actions, _) => Step::Grant(Grants { gate, given: Vec::new(), fresh: None }),
+            (GateSubject::Grant, _) => Step::Given { gate, verdict },
         };
         Ok(())
     }
@@ -474,7 +496,12 @@ impl Instance {
                 _ => now.ensure(!fresh.dispatch, "a dispatch is started in its permit's append")?,
             }
         }
+        now.ensure(
+            batch.uses.is_none() || matches!(body, Body::Permit(_) | Body::TaskGrantUse(_)),
+            "no permit rests on a grant's use",
+        )?;
         match body {
+            Body::TaskGrantUse(used) => self.grant_use(now, used, batch),
             Body::Permit(permit) => self.batch_permit(now, permit, batch),
             Body::Refusal(refusal) => {
                 now.ensure(is_action(refusal.question), "it does not belong to a batch of actions")?;
@@ -491,7 +518,7 @@ impl Instance {
                 now.ensure(batch.permits == 0, "a gated batch is permitted when its gate resolves")?;
                 let ends = batch.denied && self.created.on_deny == OnDeny::Terminate;
                 now.ensure(!ends, "a denial ends this instance")?;
-                self.open_gate(now, gate, batch.items)
+                self.open_gate(now, gate, batch.items, None)
             }
             Body::Edge(edge) => {
                 let ends = batch.denied && self.created.on_deny == OnDeny::Terminate;

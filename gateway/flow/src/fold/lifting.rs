@@ -5,7 +5,7 @@
 
 use countersign_gateway_model::{Decision as Answer, Pseudonym};
 use countersign_ledger_entry::PayloadRole;
-use countersign_ledger_entry::body::{DecisionKind, Effect, Lift};
+use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, Lift};
 
 use super::Instance;
 use super::append::{Reading, Step};
@@ -61,6 +61,7 @@ fn check_form(now: Reading<'_>, gate: &OpenGate, lift: &Lift) -> Result<(), Evol
     let Some(item) = gate.item(lift.item).filter(|i| !i.dropped) else {
         return Err(now.unlawful("the gate has no such item"));
     };
+    now.ensure(gate.subject != GateSubject::Grant, "a grant is what its rule's own quorum gives")?;
     now.ensure(item.digest == lift.digest, "it lifts a rule from something else")?;
     let form = item.rules.iter().find(|form| form.rule == lift.rule);
     let Some(form) = form else { return Err(now.unlawful("the item does not ask for the rule")) };

@@ -10,6 +10,7 @@
 //! Read next: `propose` for who writes these rows.
 
 mod append;
+mod grants;
 mod lifting;
 mod permits;
 mod waiting;
@@ -18,14 +19,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use countersign_gateway_model::{
-    Decision as Answer, DecisionId, Digest, GatewayId, InstanceId, ItemId, Name, Outcome as OutcomeKind, PermitId,
-    Pseudonym, State, Timestamp,
+    Decision as Answer, DecisionId, Digest, GatewayId, GrantId, InstanceId, ItemId, Name, Outcome as OutcomeKind,
+    PermitId, Pseudonym, State, Timestamp,
 };
 use countersign_ledger_entry::body::{Created, DecisionKind, Reservation, RunStart};
 use countersign_ledger_entry::{Body, Header};
 
 use crate::error::EvolveError;
 use crate::gate::{OpenGate, UNNAMED_PERSON};
+use crate::grant::HeldGrant;
 use crate::reply::WhyNot;
 
 use append::{Reading, Step, check_header};
@@ -98,6 +100,8 @@ pub struct Instance {
     settled: BTreeMap<PermitId, Settled>,
     /// By counter, the version that the stream's last reservation read: each reads a later one.
     versions: BTreeMap<Name, u64>,
+    /// What people gave in advance, taken back, used up and expired or not.
+    grants: BTreeMap<GrantId, HeldGrant>,
     gate: Option<Box<OpenGate>>,
     /// Rules lifted without their quorum, in order: what was done under a gate that is gone stays said.
     lifts: Vec<DecisionId>,
@@ -158,6 +162,7 @@ enum Change {
     Unknown(PermitId, Option<OpenStart>),
     Settled(PermitId, Option<Settled>),
     Version(Name, Option<u64>),
+    Grant(GrantId, Option<Box<HeldGrant>>),
 }
 
 impl Instance {
@@ -193,6 +198,7 @@ impl Instance {
                 Change::Unknown(id, was) => restore(&mut instance.unknown, id, was),
                 Change::Settled(id, was) => restore(&mut instance.settled, id, was),
                 Change::Version(counter, was) => restore(&mut instance.versions, counter, was),
+                Change::Grant(id, was) => restore(&mut instance.grants, id, was.map(|was| *was)),
             }
         }
         if let GateBefore::Was(gate) = std::mem::take(&mut instance.undo.gate) {
@@ -248,6 +254,7 @@ impl Instance {
             unknown: BTreeMap::new(),
             settled: BTreeMap::new(),
             versions: BTreeMap::new(),
+            grants: BTreeMap::new(),
             gate: None,
             lifts: Vec::new(),
             step: Step::Created { verdict: header.verdict.clone() },
@@ -480,6 +487,7 @@ impl PartialEq for Instance {
             && self.unknown == other.unknown
             && self.settled == other.settled
             && self.versions == other.versions
+            && self.grants == other.grants
             && self.gate == other.gate
             && self.lifts == other.lifts
             && (self.is_whole() || self.step == other.step)

@@ -18,6 +18,9 @@ impl Instance {
         mut batch: Batch,
     ) -> Result<(), EvolveError> {
         now.ensure(permit.item.is_none(), "it names a gate that it did not come through")?;
+        if let Some(resting) = batch.uses.take() {
+            self.rest_on(now, permit, &resting)?;
+        }
         batch.items += 1;
         batch.permits += 1;
         now.ensure(batch.items <= MAX_ITEMS, "a batch has at most 16 actions")?;

@@ -12,6 +12,7 @@ use super::{GateBefore, Instance};
 use crate::MAX_ITEMS;
 use crate::error::EvolveError;
 use crate::gate::{Cast, OpenGate, OpenItem, distinct, is_action};
+use crate::grant::{Offer, is_item};
 
 impl Instance {
     pub(super) fn rejected_edge(&mut self, now: Reading<'_>, edge: &Edge, by: Rejecting) -> Result<(), EvolveError> {
@@ -40,7 +41,7 @@ impl Instance {
         now.allowed()?;
         let Some(gate) = &self.gate else { return Err(now.unlawful("no gate is open")) };
         let to = if gate.is_overridden() { State::Overridden } else { State::Approved };
-        if gate.live_items().next().is_none() {
+        if gate.live_items().next().is_none() || gate.subject == GateSubject::Grant {
             // Nothing is left to be asked about: the edge follows from the decision itself.
             now.same(decided)?;
         }
@@ -50,11 +51,27 @@ impl Instance {
     }
 
     /// Opens a gate; `answered` actions of the same batch stand before it in the append.
-    pub(super) fn open_gate(&mut self, now: Reading<'_>, gate: &Gate, answered: usize) -> Result<(), EvolveError> {
+    pub(super) fn open_gate(
+        &mut self,
+        now: Reading<'_>,
+        gate: &Gate,
+        answered: usize,
+        offer: Option<Box<Offer>>,
+    ) -> Result<(), EvolveError> {
         now.ensure(self.gate.is_none(), "a gate is open")?;
-        let Some(verdict) = now.header.verdict.as_ref().filter(|v| v.decision == Answer::NeedsApproval) else {
-            return Err(now.unlawful("policy asked nobody"));
+        let asks = now.header.verdict.as_ref().filter(|v| v.decision == Answer::NeedsApproval);
+        // A grant is asked for: whose rule that is stands before the gate, and policy is asked of those who answer.
+        let rules = match (&offer, asks) {
+            (Some(offer), _) => std::slice::from_ref(&offer.body.rule),
+            (None, Some(verdict)) => verdict.rules.as_slice(),
+            (None, None) => return Err(now.unlawful("policy asked nobody")),
         };
+        now.ensure((gate.subject == GateSubject::Grant) == offer.is_some(), "no grant is asked for before it")?;
+        let scope = offer.as_ref().map(|offer| offer.body.scope);
+        now.ensure(
+            scope.is_none_or(|scope| gate.items.iter().all(|item| item.digest == scope)),
+            "its item is not the grant that is asked for",
+        )?;
         let count = gate.items.len() + gate.cleared.len();
         now.ensure(!gate.items.is_empty() && count + answered <= MAX_ITEMS, "a gate has 1 to 16 items")?;
         now.ensure(distinct(gate.items.iter().map(|i| i.item)), "an item stands twice")?;
@@ -64,8 +81,8 @@ impl Instance {
         let single = gate.subject == GateSubject::Actions || (gate.items.len() == 1 && gate.cleared.is_empty());
         now.ensure(single, "only actions come in batches")?;
         now.ensure(gate.items.iter().all(rules_are_sound), "an item has no rules, or not in order")?;
-        let named = gate.items.iter().flat_map(|i| &i.rules).all(|r| verdict.rules.contains(&r.rule));
-        let covered = verdict.rules.iter().all(|n| gate.items.iter().any(|i| i.rules.iter().any(|r| r.rule == *n)));
+        let named = gate.items.iter().flat_map(|i| &i.rules).all(|r| rules.contains(&r.rule));
+        let covered = rules.iter().all(|n| gate.items.iter().any(|i| i.rules.iter().any(|r| r.rule == *n)));
         now.ensure(named && covered, "its rules are not those of the verdict")?;
         let expiry = match gate.on_timeout {
             OnTimeout::Reject => gate.expires.is_some_and(|expires| expires > now.at),
@@ -87,6 +104,7 @@ impl Instance {
             chain: now.header.on_behalf_of.clone(),
             items: gate.items.iter().map(|item| open_item(item, now.header.sequence)).collect(),
             cleared: gate.cleared.clone(),
+            offer,
             fired: std::collections::BTreeSet::new(),
         }));
         self.step = Step::Wait { verdict: now.verdict() };
@@ -284,6 +302,10 @@ impl Instance {
 /// What can be told of a decision's form from its entry.
 fn check_form(now: Reading<'_>, gate: &OpenGate, decision: &Decision) -> Result<(), EvolveError> {
     let reject = decision.kind == DecisionKind::Reject;
+    now.ensure(
+        decision.kind != DecisionKind::Override || gate.subject != GateSubject::Grant,
+        "a grant is given as it was asked for",
+    )?;
     now.ensure(reject == decision.items.is_empty(), "APPROVE and OVERRIDE name items, REJECT is of the gate")?;
     now.ensure(
         (decision.kind == DecisionKind::Override) == decision.delta.is_some(),
@@ -320,6 +342,7 @@ fn item_fits(subject: GateSubject, item: &GateItem) -> bool {
         GateSubject::Complete => item.question == QuestionKind::Complete && item.tool.is_none(),
         GateSubject::Terminate => item.question == QuestionKind::Terminate && item.tool.is_none(),
         GateSubject::Actions => is_action(item.question) && item.tool.is_some(),
+        GateSubject::Grant => is_item(item),
     }
 }
 

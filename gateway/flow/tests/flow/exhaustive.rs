@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use countersign_gateway_flow::*;
 use countersign_gateway_model::{
-    Decision as Answer, Digest, ItemId, Name, Outcome, PermitId, Pseudonym, State, Timestamp,
+    Decision as Answer, Digest, GrantId, ItemId, Name, Outcome, PermitId, Pseudonym, State, Timestamp,
 };
 use countersign_ledger_entry::PayloadRole;
-use countersign_ledger_entry::body::{Body, DecisionKind, Effect, GateEventKind, QuestionKind, RuleForm};
+use countersign_ledger_entry::body::{Body, DecisionKind, Effect, GateEventKind, GateSubject, QuestionKind, RuleForm};
 
 use crate::world::*;
 
@@ -39,6 +39,8 @@ enum Move {
     Comment,
     Begin(PermitId, Pseudonym),
     Complete,
+    Use(u64),
+    Revoke(Pseudonym, Answer),
 }
 
 const PERSONS: [Pseudonym; 4] = [ALICE, BOB, OWNER, AGENT];
@@ -53,6 +55,12 @@ fn moves(w: &World, quorum: u8) -> Vec<Move> {
     let hands = |operation: bool| if operation { &[AGENT, Pseudonym::SYSTEM][..] } else { &[AGENT] };
     out.extend(the.open_starts().flat_map(|(p, s)| hands(s.operation).iter().map(move |by| Move::Outcome(p, *by))));
     out.extend(the.startable(w.at).flat_map(|(p, l)| hands(l.operation).iter().map(move |by| Move::Begin(p, *by))));
+    if let Some(held) = the.grants().next() {
+        out.extend([Move::Use(1), Move::Use(2)]);
+        out.extend([ALICE, OWNER].map(|by| Move::Revoke(by, Answer::Deny)));
+        out.push(Move::Revoke(STRANGER, Answer::Allow));
+        assert_eq!(held.body.grant, grant(1));
+    }
     let Some(open) = the.gate() else { return out };
     out.extend([Move::Expire, Move::Comment]);
     let live: Vec<u64> = (1..).zip(&open.items).filter(|(_, i)| !i.dropped).map(|(n, _)| n).collect();
@@ -171,6 +179,13 @@ fn take(w: &mut World, step: &Move) -> Result<Reply, Illegal> {
         }
         Move::Begin(permit, by) => w.begin_as(*by, *permit),
         Move::Complete => w.complete(allow()),
+        Move::Use(actions) => {
+            // The same names again and again: what matters is how often.
+            let next = w.fresh() * 10;
+            let batch = (0..*actions).map(|n| w.resting(next + n, &[1])).collect();
+            w.act(batch)
+        }
+        Move::Revoke(by, answer) => w.revoke(*by, 1, if *answer == Answer::Allow { allow() } else { deny() }),
     }
 }
 
@@ -190,7 +205,8 @@ fn key(w: &World) -> String {
     });
     let subject = the.gate().map(|g| g.subject);
     let starts: Vec<_> = the.open_starts().map(|(p, _)| p).collect();
-    format!("{:?}", (the.state(), subject, items, starts, the.startable(w.at).count(), w.at))
+    let grants: Vec<_> = the.grants().map(|g| (g.body.count, g.used, g.revoked)).collect();
+    format!("{:?}", (the.state(), subject, items, starts, the.startable(w.at).count(), w.at, grants))
 }
 
 /// The oracle's view of one item.
@@ -214,6 +230,10 @@ fn judge(w: &World) {
     let mut started: BTreeSet<PermitId> = BTreeSet::new();
     let mut operations: BTreeSet<PermitId> = BTreeSet::new();
     let mut state = State::Created;
+    let mut granting = false;
+    // How often each may still be used.
+    let mut grants: BTreeMap<GrantId, u32> = BTreeMap::new();
+    let mut resting: Vec<GrantId> = Vec::new();
     for entry in w.appends.iter().flat_map(|a| a.iter()) {
         let header = &entry.header;
         match &header.body {
@@ -222,6 +242,7 @@ fn judge(w: &World) {
                 state = edge.to;
             }
             Body::Gate(gate) => {
+                granting = gate.subject == GateSubject::Grant;
                 cleared = gate.cleared.iter().map(|c| c.digest).collect();
                 items = gate
                     .items
@@ -243,6 +264,10 @@ fn judge(w: &World) {
                     continue;
                 }
                 assert!(![AGENT, OWNER, Pseudonym::SYSTEM].contains(&decision.person), "who may never approve");
+                assert!(
+                    !granting || decision.kind == DecisionKind::Approve,
+                    "what is asked for in advance is not changed"
+                );
                 for judged in &mut items {
                     for gone in &decision.lapsed {
                         judged.approvers.remove(gone);
@@ -280,6 +305,10 @@ fn judge(w: &World) {
                 assert_eq!(state, State::Running);
                 assert_eq!(header.verdict.as_ref().unwrap().decision, Answer::Allow);
                 assert!(permits.insert(permit.permit));
+                for grant in std::mem::take(&mut resting) {
+                    let left = grants.get_mut(&grant).unwrap();
+                    *left = left.checked_sub(1).unwrap();
+                }
                 if permit.question == QuestionKind::Operation {
                     operations.insert(permit.permit);
                 }
@@ -294,10 +323,22 @@ fn judge(w: &World) {
                         let own = usize::from(*counts && judged.author.is_some());
                         assert!(judged.approvers.len() + own >= usize::from(*quorum), "a permit without its rules met");
                     }
-                } else if !items.is_empty() {
+                } else if !items.is_empty() && !granting {
                     assert!(cleared.contains(&permit.digest));
                 }
             }
+            Body::TaskGrant(grant) if grant.revoked => {
+                assert!(grants.remove(&grant.grant).is_some(), "what was not given is not taken back");
+            }
+            Body::TaskGrant(grant) if !grant.approvers.is_empty() => {
+                let [judged] = &items[..] else { panic!("a grant has one item") };
+                assert!(granting && judged.digest == grant.scope);
+                assert_eq!(judged.approvers, grant.approvers.iter().copied().collect());
+                let quorum = judged.quorums.iter().map(|(_, quorum, _)| usize::from(*quorum)).max().unwrap();
+                assert!(judged.approvers.len() >= quorum, "a grant without its quorum");
+                assert!(grants.insert(grant.grant, grant.count).is_none());
+            }
+            Body::TaskGrantUse(used) => resting.push(used.grant),
             Body::Start(start) => {
                 assert_eq!(state, State::Running);
                 let by_gateway = header.actor == Pseudonym::SYSTEM;
@@ -311,6 +352,7 @@ fn judge(w: &World) {
             _ => {}
         }
     }
+    assert!(resting.is_empty(), "every use has its permit");
     assert!(edges::may_rest(state));
     assert_eq!(state, w.state());
 }
@@ -334,7 +376,7 @@ fn explore(mut start: World, quorum: u8) -> (usize, usize, BTreeSet<(State, Stat
                     continue;
                 }
                 Ok(Reply::Nothing(state)) => {
-                    assert!(state.is_terminal());
+                    assert!(state.is_terminal() || matches!(step, Move::Revoke(..)), "or it was taken back before");
                     continue;
                 }
                 Ok(_) => moved += 1,
@@ -409,5 +451,16 @@ fn every_path_through_the_gate_of_a_start_a_completion_or_a_stop_keeps_the_law()
     stop.terminate(STRANGER, needs(&["r"])).unwrap();
     for world in [start, complete, stop] {
         explore(world, 2);
+    }
+}
+
+#[test]
+fn every_path_through_the_gate_of_a_grant_keeps_the_law() {
+    for quorum in [1, 2] {
+        let mut world = World::running();
+        world.ask_grant(1, rule("r", quorum), 3, 5_000).unwrap();
+        let (states, moved, edges) = explore(world, 2);
+        assert!(states > 20 && moved > states, "{states} {moved}");
+        assert_eq!(edges.len(), 10, "{edges:?}");
     }
 }

@@ -45,6 +45,7 @@ fn a_gate(subject: GateSubject) -> Gate {
         GateSubject::Complete => (QuestionKind::Complete, None),
         GateSubject::Terminate => (QuestionKind::Terminate, None),
         GateSubject::Actions => (QuestionKind::CallTool, Some(name("repo/write"))),
+        GateSubject::Grant => (QuestionKind::Operation, Some(name("grantTask"))),
     };
     let item = body::GateItem {
         item: item(70),

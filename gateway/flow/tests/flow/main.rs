@@ -14,6 +14,7 @@
 mod counting;
 mod exhaustive;
 mod forgeries;
+mod grants;
 mod histories;
 mod lifting;
 mod projections;

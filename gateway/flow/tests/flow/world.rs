@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use countersign_gateway_flow::*;
 use countersign_gateway_model::{
-    ActionId, Assurance, Decision as Answer, DecisionId, Digest, GateId, GatewayId, InstanceId, ItemId, Name, Outcome,
-    PermitId, PrincipalKind, Pseudonym, RunId, State, Timestamp, Verdict,
+    ActionId, Assurance, Decision as Answer, DecisionId, Digest, Duration, GateId, GatewayId, GrantId, InstanceId,
+    ItemId, Name, Outcome, PermitId, PrincipalKind, Pseudonym, RunId, State, Timestamp, Verdict,
 };
 use countersign_ledger_entry::append::{Frame, seal};
 use countersign_ledger_entry::body::{
@@ -54,6 +54,9 @@ pub(crate) fn gate(n: u64) -> GateId {
 }
 pub(crate) fn item(n: u64) -> ItemId {
     ItemId::from_bytes(bytes(n))
+}
+pub(crate) fn grant(n: u64) -> GrantId {
+    GrantId::from_bytes(bytes(n))
 }
 pub(crate) fn decision(n: u64) -> DecisionId {
     DecisionId::from_bytes(bytes(n))
@@ -369,6 +372,7 @@ impl World {
             mutable_target: false,
             permit: Some(self.permit_terms(begin)),
             item: Some(ItemTerms { item: item(n), rules: forms(&asked), involved: vec![OWNER] }),
+            grants: Vec::new(),
             asked,
         }
     }
@@ -639,6 +643,37 @@ impl World {
             asked: Asked::nothing(),
         };
         self.propose(by, Proposal::Outcome(Box::new(report)))
+    }
+
+    /// Asks for grant `n`, good for `count` uses of `repo/write` within `lasts` milliseconds, at gate 1.
+    pub(crate) fn ask_grant(&mut self, n: u64, form: RuleForm, count: u32, lasts: u64) -> Result<Reply, Illegal> {
+        let ask = self.grant_terms(n, form, count, lasts);
+        self.propose(AGENT, Proposal::AskGrant(Box::new(ask)))
+    }
+
+    pub(crate) fn grant_terms(&self, n: u64, form: RuleForm, count: u32, lasts: u64) -> AskGrant {
+        AskGrant {
+            grant: grant(n),
+            action: action(700 + n),
+            rule: form.rule.clone(),
+            tools: vec![name("repo/write")],
+            scope: digest(700 + n),
+            count,
+            budget: None,
+            lasts: Duration(lasts),
+            payloads: vec![payload(PayloadRole::Description)],
+            gate: self.gate_terms(1),
+            item: ItemTerms { item: item(1), rules: vec![form], involved: vec![OWNER] },
+        }
+    }
+
+    /// An allowed action that rests on grants.
+    pub(crate) fn resting(&mut self, n: u64, grants: &[u64]) -> Action {
+        Action { grants: grants.iter().map(|n| grant(*n)).collect(), ..self.action(n, allow(), None) }
+    }
+
+    pub(crate) fn revoke(&mut self, by: Pseudonym, n: u64, asked: Asked) -> Result<Reply, Illegal> {
+        self.propose(by, Proposal::RevokeGrant(Box::new(RevokeGrant { grant: grant(n), asked })))
     }
 
     pub(crate) fn sweep(&mut self, permit: PermitId) -> Result<Reply, Illegal> {

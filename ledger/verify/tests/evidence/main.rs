@@ -8,6 +8,7 @@
 mod bits;
 mod container;
 mod forged;
+mod granted;
 mod lawful;
 mod lifted;
 mod notes;

@@ -8,13 +8,13 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use sha2::{Digest as _, Sha256};
 
 use countersign_gateway_flow::{
-    Action, Actions, Actor, Asked, Ballot, BallotItem, Change, Complete, Create, Decide, GateTerms, Grant, Instance,
-    ItemTerms, LiftRule, Lifting, Now, PermitTerms, Place, Proposal, Reasked, Reply, Report as OutcomeReport, RunTerms,
-    StartTerms, SweepStart, SystemReject, Terminate, decide, gate,
+    Action, Actions, Actor, AskGrant, Asked, Ballot, BallotItem, Change, Complete, Create, Decide, GateTerms, Grant,
+    Instance, ItemTerms, LiftRule, Lifting, Now, PermitTerms, Place, Proposal, Reasked, Reply, Report as OutcomeReport,
+    RevokeGrant, RunTerms, StartTerms, SweepStart, SystemReject, Terminate, decide, gate,
 };
 use countersign_gateway_model::{
-    ActionId, Assurance, DecisionId, Digest, GateId, GatewayId, InstanceId, ItemId, LogId, Name, OrgId, Outcome,
-    PermitId, PolicyDigests, PrincipalKind, Pseudonym, RunId, Timestamp, Verdict,
+    ActionId, Assurance, DecisionId, Digest, Duration, GateId, GatewayId, GrantId, InstanceId, ItemId, LogId, Name,
+    OrgId, Outcome, PermitId, PolicyDigests, PrincipalKind, Pseudonym, RunId, Timestamp, Verdict,
 };
 use countersign_ledger_entry::assertion::LiftStatement;
 use countersign_ledger_entry::body::{
@@ -383,6 +383,7 @@ impl World {
             digest: digest(6),
             mutable_target: false,
             permit: Some(self.permit_terms(begin)),
+            grants: Vec::new(),
             item: Some(ItemTerms { item: ItemId::from_bytes(bytes(self.fresh())), rules, involved: vec![OWNER] }),
             asked,
         }
@@ -434,6 +435,46 @@ impl World {
             Reply::Waiting { gate, .. } => gate,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Asks for a grant under a rule that needs two persons, good for `count` calls within a minute.
+    pub(crate) fn ask_grant(&mut self, instance: InstanceId, count: u32) -> GrantId {
+        let gate = GateTerms {
+            gate: GateId::from_bytes(bytes(self.fresh())),
+            expires: Some(Timestamp(self.at.0 + 100_000)),
+            on_timeout: OnTimeout::Reject,
+            caller: None,
+            payloads: vec![self.payload(PayloadRole::Shown, "what is asked")],
+        };
+        let item = ItemId::from_bytes(bytes(self.fresh()));
+        let ask = AskGrant {
+            grant: GrantId::from_bytes(bytes(self.fresh())),
+            action: ActionId::from_bytes(bytes(self.fresh())),
+            rule: name("two-eyes"),
+            tools: vec![name("repo/write")],
+            scope: digest(9),
+            count,
+            budget: None,
+            lasts: Duration(60_000),
+            payloads: vec![self.payload(PayloadRole::Description, "the terms")],
+            gate,
+            item: ItemTerms { item, rules: vec![rule("two-eyes", 2)], involved: vec![OWNER] },
+        };
+        let grant = ask.grant;
+        self.propose(instance, AGENT, Proposal::AskGrant(Box::new(ask)));
+        grant
+    }
+
+    /// A call that rests on a grant.
+    pub(crate) fn call_on(&mut self, instance: InstanceId, grant: GrantId) {
+        let asked = self.allow();
+        let action = Action { grants: vec![grant], ..self.action(asked, None) };
+        self.act(instance, action);
+    }
+
+    pub(crate) fn revoke(&mut self, instance: InstanceId, grant: GrantId) {
+        let asked = self.allow();
+        self.propose(instance, OWNER, Proposal::RevokeGrant(Box::new(RevokeGrant { grant, asked })));
     }
 
     pub(crate) fn ballot(&self, instance: InstanceId, kind: DecisionKind, person: Pseudonym) -> Ballot {

@@ -38,7 +38,7 @@ pub(crate) fn numbers() -> String {
         OnDeny { Refuse, Terminate }
         Cause { Start, Complete, Terminate, Expiry, Deadline, Gate, Decision, Follow, Denial }
         RefusalReason { Policy, PolicyError, UnknownTool, Frozen }
-        GateSubject { Start, Actions, Complete, Terminate }
+        GateSubject { Start, Actions, Complete, Terminate, Grant }
         OnTimeout { Reject, Never }
         GateEventKind { Reminder, Comment, Reassign, Escalation, InformationRequested }
         DecisionKind { Approve, Reject, Override }
