@@ -63,7 +63,8 @@ pub(crate) struct Gate {
     /// The instance that waits.
     #[schema(value_type = String)]
     instance: InstanceId,
-    /// What it stands in front of: `start`, `actions`, `complete` or `terminate`.
+    /// What it stands in front of: `start`, `actions`, `complete`, `terminate` or `grant` (a rule to be met in
+    /// advance). More words may come.
     #[schema(value_type = String, example = "actions")]
     subject: GateSubject,
     /// Whether it is undecided.

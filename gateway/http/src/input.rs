@@ -170,6 +170,30 @@ impl<S: Send + Sync, T: FromStr<Err: fmt::Display>> FromRequestParts<S> for Id<T
     }
 }
 
+/// Two ids of a path, in their order.
+pub(crate) struct Ids<A, B>(pub(crate) A, pub(crate) B);
+
+impl<S, A, B> FromRequestParts<S> for Ids<A, B>
+where
+    S: Send + Sync,
+    A: FromStr<Err: fmt::Display>,
+    B: FromStr<Err: fmt::Display>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let wrong = |error: String| Problem::new(PARAMETER_INVALID, error);
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|error| wrong(error.to_string()))?;
+        let mut params = params.iter();
+        let (Some((_, first)), Some((_, second)), None) = (params.next(), params.next(), params.next()) else {
+            return Err(wrong("the path has another number of parts".to_owned()));
+        };
+        let first = first.parse().map_err(|error: A::Err| wrong(error.to_string()))?;
+        let second = second.parse().map_err(|error: B::Err| wrong(error.to_string()))?;
+        Ok(Self(first, second))
+    }
+}
+
 /// Query parameters; unknown ones, and ones that stand twice, are refused.
 pub(crate) struct Params<T>(pub(crate) T);
 

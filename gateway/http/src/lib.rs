@@ -22,6 +22,7 @@ mod enrolments;
 mod evaluations;
 mod gates;
 mod governed;
+mod grants;
 mod health;
 mod input;
 mod instances;
@@ -64,6 +65,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(instances::routes())
         .merge(actions::routes())
         .merge(gates::routes())
+        .merge(grants::routes())
         .merge(runs::routes())
         .merge(workspaces::routes())
         .merge(tools::routes())

@@ -117,6 +117,13 @@ kinds! {
     SIGNATURE_MISSING { code: "signature-missing", status: 403, title: "A rule demands a signature" }
     SIGNATURE_REFUSED { code: "signature-refused", status: 422, title: "The signature is not taken" }
     KEY_KNOWN { code: "key-known", status: 409, title: "The key was registered before" }
+    GRANT_NOT_GRANTABLE { code: "grant-not-grantable", status: 422, title: "The rule cannot be met in advance" }
+    GRANT_TOO_WIDE { code: "grant-too-wide", status: 422, title: "The rule lets less be granted" }
+    GRANT_TERMS_INVALID { code: "grant-terms-invalid", status: 422, title: "The terms do not fit a tool" }
+    GRANT_UNKNOWN { code: "grant-unknown", status: 404, title: "The instance has no such grant" }
+    GRANT_UNUSABLE { code: "grant-unusable", status: 409, title: "The grant cannot be used" }
+    GRANT_NOT_LIFTABLE { code: "grant-not-liftable", status: 422, title: "Nobody gives a grant alone" }
+    GRANT_NOT_OVERRIDABLE { code: "grant-not-overridable", status: 422, title: "A grant is given as it was asked for" }
     COUNTERS_BUSY { code: "counters-busy", status: 503, title: "The counters are busy" }
     RUNNER_UNAVAILABLE { code: "runner-unavailable", status: 503, title: "No runner takes this job" }
     RUNNER_FAILED { code: "runner-failed", status: 502, title: "The runner did not answer" }
@@ -302,6 +309,10 @@ impl From<EngineError> for Problem {
             EngineError::Input { source, .. } => {
                 // What is wrong with the caller's own input is no secret from the caller.
                 let errors = json!([{ "detail": chain(&source) }]);
+                problem.with("errors", errors)
+            }
+            EngineError::GrantTerms(error) => {
+                let errors = json!([{ "pointer": error.pointer, "detail": error.to_string() }]);
                 problem.with("errors", errors)
             }
             EngineError::Tools(RegistrationError(faults)) => {

@@ -429,6 +429,19 @@ async fn bodies_are_judged_before_anything_is_asked() {
     ] {
         assert_eq!(world.post("/api/v1/instances", token, body).await.problem(), code, "{body}");
     }
+    let grants = "/api/v1/instances/inst_00000000000000000000000000000001/grants";
+    for (body, code) in [
+        (r#"{"rule":"r","tools":[],"uses":1,"for_s":1,"reason":"x","forever":true}"#, "body-unknown-field"),
+        (r#"{"rule":"r","tools":[],"uses":-1,"for_s":1,"reason":"x"}"#, "body-type-mismatch"),
+        (
+            r#"{"rule":"r","tools":[{"tool":"a.b","input":{"/x":"all"}}],"uses":1,"for_s":1,"reason":"x"}"#,
+            "body-value-invalid",
+        ),
+        (r#"{"rule":"r","tools":[{"tool":"a.b","input":{"/x":"any"}}],"uses":1,"for_s":1,"reason":"x"}"#, "not-found"),
+    ] {
+        assert_eq!(world.post(grants, token, body).await.problem(), code, "{body}");
+    }
+    assert_eq!(world.post(&format!("{grants}/grant_1/revoke"), token, "{}").await.problem(), "parameter-invalid");
     let large = format!("{{\"workflow\":\"{}\"}}", "a".repeat(1000));
     let large = world.post("/api/v1/instances", token, large).await;
     assert_eq!((large.problem().as_str(), large.json()["limit"].as_u64()), ("body-too-large", Some(1000)));
@@ -464,6 +477,7 @@ async fn what_policy_refuses_is_in_the_ledger_and_the_problem_proves_it() {
         "/api/v1/policies/active",
         "/api/v1/counters",
         "/api/v1/instances/inst_00000000000000000000000000000001",
+        "/api/v1/instances/inst_00000000000000000000000000000001/grants",
         "/api/v1/gates/gate_00000000000000000000000000000001",
         "/api/v1/runs/run_00000000000000000000000000000001",
         "/api/v1/actions/act_00000000000000000000000000000001",

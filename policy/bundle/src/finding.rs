@@ -85,6 +85,8 @@ rules! {
     Quorum = "quorum",
     /// An overridable key that no tool has.
     Overridable = "overridable",
+    /// A rule that can be met in advance by nobody, or never.
+    Grantable = "grantable",
     /// A permit that a forbid covers whole.
     Unreachable = "unreachable",
     /// A policy that another one makes superfluous.

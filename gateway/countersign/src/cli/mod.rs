@@ -1,10 +1,11 @@
 //! What the program can be told: verbs by noun, each with `--json`, an example, and errors that say what to do next.
 //!
 //! Exit codes: 0 done, 1 not done (the error says why), 2 inconclusive (`verify` alone), 64 wrong usage. Read next:
-//! `server` (up, doctor), `organization`, `people`, `work`, `tool`, `gate`, `key`, `policy`, `ledger`, `generate`.
+//! `server` (up, doctor), `organization`, `people`, `work`, `tool`, `gate`, `grant`, `key`, `policy`, `ledger`, `generate`.
 
 mod gate;
 mod generate;
+mod grant;
 mod key;
 mod ledger;
 mod organization;
@@ -125,6 +126,9 @@ enum Verb {
     /// Your own signing key, for decisions that must be signed
     #[command(subcommand)]
     Key(key::Key),
+    /// Task grants: rules met in advance
+    #[command(subcommand)]
+    Grant(grant::Grant),
     /// Runs: what a runner carries out
     #[command(subcommand)]
     Run(work::Run),
@@ -208,6 +212,7 @@ async fn verb_with(verb: Verb, global: &Global) -> Result<ExitCode> {
         Verb::Gate(verb) => gate::gate(verb, global).await?,
         Verb::Review(verb) => review::review(verb, global).await?,
         Verb::Key(verb) => key::key(verb, global).await?,
+        Verb::Grant(verb) => grant::grant(verb, global).await?,
         Verb::Run(verb) => work::run(verb, global).await?,
         Verb::Ledger(verb) => return ledger::ledger(verb, global).await,
         Verb::Policy(verb) => return policy::policy(verb, global).await,

@@ -234,6 +234,7 @@ fn examples_of_requests_are_accepted() {
     example_of::<crate::enrolments::ServiceAccountEnrolment>();
     example_of::<crate::enrolments::ServiceAccountInvitation>();
     example_of::<crate::gates::NewDecision>();
+    example_of::<crate::grants::NewGrant>();
     example_of::<crate::instances::NewInstance>();
     example_of::<crate::people::NewPassword>();
     example_of::<crate::people::PersonToChange>();

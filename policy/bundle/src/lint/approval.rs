@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use cedar_policy::Effect;
 use countersign_gateway_model::Name;
 use countersign_policy_decide::catalogue::{Catalogue, Tool};
 use countersign_policy_decide::rules::{ApprovalRule, Authority, Rules};
@@ -31,6 +32,7 @@ pub(crate) fn lint(
         unmet(name, rule, &place, findings);
         unsupported(name, rule, &place, findings);
         reviewed(name, rule, &place, findings);
+        grantable(name, rule, policies, &place, findings);
         if let Some(catalogue) = catalogue {
             overridable(name, rule, policies, catalogue, text, findings);
         }
@@ -105,6 +107,28 @@ fn reviewed(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, fin
     }
 }
 
+/// What can be met in advance by nobody, or never.
+fn grantable(
+    name: &Name,
+    rule: &ApprovalRule,
+    policies: &[SourcePolicy],
+    place: &dyn Fn(&str) -> Place,
+    findings: &mut Vec<Finding>,
+) {
+    let Some(bounds) = rule.grantable else { return };
+    if bounds.max_uses == 0 || bounds.max_s == 0 {
+        let message = format!("rule `{name}` can be met in advance for no use, or for no time");
+        let next = "give `max_uses` and `max_s` of at least 1, or leave `grantable` out";
+        findings.push(Finding::error(place("grantable"), RuleId::Grantable, message, next));
+    }
+    let permits = policies.iter().filter(|policy| policy.effect() == Effect::Permit);
+    if !permits.clone().any(|policy| acts_in(policy, &["grantTask", "decide"])) {
+        let message = format!("rule `{name}` can be met in advance, and no policy lets anybody do so");
+        let next = "permit `grantTask` to those who vote for it, or leave `grantable` out";
+        findings.push(Finding::warning(place("grantable"), RuleId::Grantable, message, next));
+    }
+}
+
 /// Everybody who may vote once every circle is asked.
 fn circles(rule: &ApprovalRule) -> impl Iterator<Item = &Authority> {
     std::iter::once(&rule.authority).chain(rule.escalation.iter().map(|circle| &circle.authority))
@@ -166,16 +190,19 @@ fn overridable(
 
 /// Whether a gate's action scope may match a tool: it names the tool's action, a group, or none.
 fn may_be_about(gate: &SourcePolicy, tool: &Tool) -> bool {
-    let Some(scope) = gate.est.get("action") else { return true };
+    let operation = if tool.runner.is_some() { "dispatch" } else { "callTool" };
+    acts_in(gate, &[operation, &format!("{operation}:{}", tool.name)])
+}
+
+/// Whether a policy's action scope names one of these, or none at all.
+fn acts_in(policy: &SourcePolicy, actions: &[&str]) -> bool {
+    let Some(scope) = policy.est.get("action") else { return true };
     let ids = |v: &Value| match v.get("entities") {
         Some(Value::Array(list)) => list.clone(),
         _ => v.get("entity").cloned().into_iter().collect(),
     };
     let named: Vec<Value> = ids(scope);
-    let operation = if tool.runner.is_some() { "dispatch" } else { "callTool" };
-    let own = format!("{operation}:{}", tool.name);
-    named.is_empty()
-        || named.iter().filter_map(|entity| entity.get("id")?.as_str()).any(|id| id == operation || id == own)
+    named.is_empty() || named.iter().filter_map(|entity| entity.get("id")?.as_str()).any(|id| actions.contains(&id))
 }
 
 /// Whether a JSON Schema has a place for what a pointer names. A part that says nothing of its members may hold any.

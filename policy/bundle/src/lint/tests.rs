@@ -379,6 +379,26 @@ fn a_lifted_rule_is_reviewed_in_a_time_in_which_people_can_and_will() {
 }
 
 #[test]
+fn a_rule_that_can_be_met_in_advance_is_met_by_somebody_and_for_something() {
+    let found = |bounds: &str, permit: &str| {
+        let rule = format!(r#"{{"authority":{{"roles":["A"]}},"grantable":{bounds}}}"#);
+        of_rules(&rule, &format!("{GATE}\n{permit}"), r#"{"tools":[]}"#)
+    };
+    let permit = |action: &str| format!("@id(\"p\") permit(principal, {action}, resource);");
+    let grants = permit(r#"action == Countersign::Action::"grantTask""#);
+    let at = |severity| vec![(RuleId::Grantable, severity, "rules.json:2:35".to_owned())];
+    let good = r#"{"max_s":1,"max_uses":1}"#;
+    assert_eq!(found(good, &grants), []);
+    assert_eq!(found(good, &permit(r#"action in Countersign::Action::"decide""#)), []);
+    assert_eq!(found(good, &permit("action")), []);
+    assert_eq!(found(good, ""), at(Severity::Warning));
+    assert_eq!(found(good, &permit(r#"action == Countersign::Action::"approve""#)), at(Severity::Warning));
+    for nothing in [r#"{"max_s":0,"max_uses":1}"#, r#"{"max_s":1,"max_uses":0}"#] {
+        assert_eq!(found(nothing, &grants), at(Severity::Error), "{nothing}");
+    }
+}
+
+#[test]
 fn an_overridable_key_is_one_of_a_tool_that_the_rule_gates() {
     let gate = |action: &str| {
         format!(

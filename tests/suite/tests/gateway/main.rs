@@ -15,6 +15,7 @@ mod figures;
 mod first_hour;
 mod folder;
 mod glass;
+mod grants;
 mod lockout;
 mod organizations;
 mod people;

@@ -29,10 +29,11 @@ struct Side {
 const VERDICT: &str = "12";
 
 /// Kinds of things that have ids.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
     "instance",
     "unstarted",
     "gate",
+    "grant",
     "action",
     "begun",
     "run",
@@ -53,6 +54,7 @@ fn nobody(kind: &str) -> String {
         "instance" | "unstarted" | "proposal" => format!("inst_{hex}"),
         "action" | "begun" => format!("act_{hex}"),
         "client" => format!("client_{hex}"),
+        "grant" => format!("inst_{hex}/grant_{hex}"),
         "gate" | "run" | "log" => format!("{kind}_{hex}"),
         _ => "nobody-at-all".to_owned(),
     }
@@ -156,6 +158,11 @@ impl Side {
                 let merge = json!({ "branch": "main", "message": "fix" });
                 let instance = self.instance(gateway, &json!({}));
                 text(&self.propose(gateway, &instance, "repo.merge", &merge, false), "/gate/id")
+            }
+            "grant" => {
+                let instance = self.instance(gateway, &json!({}));
+                let made = crate::grants::granted(gateway, &instance, self.token("agent"), self.token("decider"));
+                format!("{}/{}", made.0, made.1)
             }
             "action" | "begun" => {
                 let instance = self.instance(gateway, &json!({}));
@@ -269,12 +276,14 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         "changeAgent" => Asked::Path("agent", json!({ "display_name": "other" })),
         "getGate" | "listApprovers" => Asked::Path("gate", json!({})),
         "decide" => Asked::Path("gate", json!({ "decision": "REJECT", "justification": "no" })),
- "breakGlass" => {
+        "breakGlass" => {
             let shown = "0".repeat(64);
             Asked::Path("gate", json!({ "rule": "merge", "justification": "no", "shown_digest": shown }))
         }
-        "getInstance" | "completeInstance" | "terminateInstance" => Asked::Path("instance", json!({})),
+        "getInstance" | "completeInstance" | "terminateInstance" | "listGrants" => Asked::Path("instance", json!({})),
         "startInstance" => Asked::Path("unstarted", json!({})),
+        "requestGrant" => Asked::Path("instance", crate::grants::mailing(1)),
+        "revokeGrant" => Asked::Path("grant", json!({})),
         "proposeActions" => {
             let action = json!({ "tool": "notes.append", "input": { "text": "a" } });
             Asked::Path("instance", json!({ "actions": [action] }))
@@ -414,8 +423,10 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
 
 /// The path with an id where one stands, else with what each organization has.
 fn filled(path: &str, id: &str) -> String {
-    let mut path =
-        path.replace("{name}", id).replace("{id}", id).replace("{client_id}", id).replace("{index}", VERDICT);
+    // A grant is one of its instance.
+    let (id, grant) = id.split_once('/').unwrap_or((id, ""));
+    let mut path = path.replace("{grant}", grant);
+    path = path.replace("{name}", id).replace("{id}", id).replace("{client_id}", id).replace("{index}", VERDICT);
     path = path.replace("{code}", "not-found");
     path.replace("{path}", "entries/000.p/1")
 }

@@ -27,6 +27,7 @@ fn filled(path: &str) -> String {
         p if p.contains("/actions/") => format!("act_{zero}"),
         p if p.contains("/gates/") => format!("gate_{zero}"),
         p if p.contains("/reviews/") => format!("dec_{zero}"),
+        p if p.contains("/a-grant/") => format!("grant_{zero}"),
         p if p.contains("/runs/") => format!("run_{zero}"),
         p if p.contains("/log/") => format!("log_{zero}"),
         _ => "nobody".to_owned(),
@@ -39,6 +40,7 @@ fn filled(path: &str) -> String {
         out.push_str(&match name {
             "index" => "0".to_owned(),
             "code" => "not-found".to_owned(),
+            "grant" => kind("/a-grant/"),
             "path" | "*path" => "0/000".to_owned(),
             _ => kind(path),
         });
@@ -143,6 +145,11 @@ fn act(gateway: &Gateway, id: &str, (dana, decider, agent): (&str, &str, &str)) 
             let (lift, _) = crate::glass::broken(gateway, dana, "saul");
             let body = json!({ "finding": "upheld", "justification": "looked at it" });
             post(&format!("/api/v1/reviews/{lift}"), decider, body)
+        }
+        "requestGrant" => post(&format!("/api/v1/instances/{}/grants", instance()), agent, crate::grants::mailing(1)),
+        "revokeGrant" => {
+            let (instance, grant) = crate::grants::granted(gateway, &instance(), agent, decider);
+            post(&format!("/api/v1/instances/{instance}/grants/{grant}/revoke"), agent, json!({}))
         }
         "registerWorkflow" => post("/api/v1/workflows", dana, json!({ "id": "other", "version": "1" })),
         "evaluate" => {
