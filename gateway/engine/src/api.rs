@@ -402,6 +402,19 @@ pub struct LiftRequest {
     pub assertion: Option<Assertion>,
 }
 
+/// A rule that one person lifts, and the shadow window that they cut short for it.
+#[derive(Clone, Debug)]
+pub struct PolicyGlass {
+    /// The rule.
+    pub rule: Name,
+    /// Why.
+    pub justification: String,
+    /// The difference that was read.
+    pub diff_digest: Digest,
+    /// The role used.
+    pub role: Option<Name>,
+}
+
 /// What became of a lift.
 #[derive(Clone, Debug)]
 pub struct LiftAnswer {

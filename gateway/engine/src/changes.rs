@@ -6,11 +6,12 @@
 //! too. A row says how far a change is; what it says next is done by `drive`, from wherever a crash left it.
 //!
 //! Absent: what policy or a gate makes of it (`gateway/flow`, `policy/decide`), checks of a bundle (the program's door),
-//! lifting a rule without its quorum (break-glass), the solver that invariants are proved by.
-//! Read next: `row` (how far a change is), `propose`, `drive`, `carry`.
+//! the solver that invariants are proved by.
+//! Read next: `row` (how far a change is), `propose`, `drive`, `carry`, `glass` (a window cut short).
 
 mod carry;
 mod drive;
+mod glass;
 pub(crate) mod names;
 mod proofs;
 mod propose;

@@ -155,7 +155,8 @@ impl Engine {
         if operation && effect == Effect::Resolving {
             // What was decided is durable. What it permits is carried out now, or by the timers if this fails.
             match Box::pin(self.advance(org, instance)).await {
-                Ok(()) => state = org.peek(instance).map_or(state, |(now, _)| now),
+                // It may have ended, and been forgotten, by now.
+                Ok(()) => state = self.hold(org, instance).await?.fold()?.state(),
                 Err(error) => {
                     tracing::warn!(%error, change = %instance, "an approved operation waits to be carried out");
                 }
@@ -291,7 +292,7 @@ impl Engine {
             let rules: Vec<Name> =
                 rules.into_iter().filter(|r| admits(snapshot, gate, r, (who, &ballot.groups), role.as_ref())).collect();
             if kind != DecisionKind::Reject {
-                demands_met(work, &rules, request.assertion.is_some())?;
+                demands_met(snapshot, (who, work.now), &rules, request.assertion.is_some())?;
             }
             ballot.items.push(BallotItem { item: item.item, digest: item.digest, rules, change });
         }

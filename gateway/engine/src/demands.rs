@@ -10,7 +10,7 @@ use tokio::sync::RwLockReadGuard;
 
 use countersign_gateway_flow::rows::{DECISIONS, DecisionRow};
 use countersign_gateway_flow::{Ballot, OpenGate, OpenItem};
-use countersign_gateway_model::{DecisionId, Digest, Duration, Name, Pseudonym, Timestamp};
+use countersign_gateway_model::{DecisionId, Digest, Duration, Name, Principal, Pseudonym, Timestamp};
 use countersign_ledger_entry::EntryError;
 use countersign_ledger_entry::assertion::{self, LiftStatement, Statement};
 use countersign_ledger_entry::body::Assertion;
@@ -26,14 +26,19 @@ use crate::{Engine, Snapshot};
 pub(crate) type HeldKeys<'a> = RwLockReadGuard<'a, std::collections::HashMap<Digest, KeyRow>>;
 
 /// Whether the login, and the signature, are what the rules demand of those whose votes count for them.
-pub(crate) fn demands_met(work: &Deciding<'_>, rules: &[Name], signed: bool) -> Result<(), EngineError> {
-    for (name, rule) in rules.iter().filter_map(|name| Some((name, work.snapshot.rules().get(name.as_str())?))) {
+pub(crate) fn demands_met(
+    snapshot: &Snapshot,
+    (who, now): (&Principal, Timestamp),
+    rules: &[Name],
+    signed: bool,
+) -> Result<(), EngineError> {
+    for (name, rule) in rules.iter().filter_map(|name| Some((name, snapshot.rules().get(name.as_str())?))) {
         let unmet = |demand| Err(EngineError::DemandUnmet { rule: name.clone(), demand });
         let demand = &rule.demand;
-        if demand.assurance.is_some_and(|least| work.who.assurance < least) {
+        if demand.assurance.is_some_and(|least| who.assurance < least) {
             return unmet("a login with more than one factor");
         }
-        if demand.fresh_s.is_some_and(|s| work.now.since(work.who.issued) > Duration::from_secs(s)) {
+        if demand.fresh_s.is_some_and(|s| now.since(who.issued) > Duration::from_secs(s)) {
             return unmet("a login that is not as old");
         }
         if demand.assertion && !signed {

@@ -185,7 +185,7 @@ impl Engine {
         if request.role.as_ref().is_some_and(|role| !who.roles.contains(role)) {
             return Err(EngineError::invalid("role", "you do not hold this role: name one of yours, or none"));
         }
-        demands_met(work, std::slice::from_ref(&request.rule), request.assertion.is_some())?;
+        demands_met(snapshot, (who, now), std::slice::from_ref(&request.rule), request.assertion.is_some())?;
         if let Some(assertion) = &request.assertion {
             check_lift_signature(work, assertion, item, request)?;
         }
@@ -244,9 +244,7 @@ impl Engine {
         if met {
             (grants, runs) = self.grants(work, held, &none, &mut reasked, (&mut *beside, &mut *reading))?;
         }
-        let bounds = snapshot.rules().get(request.rule.as_str()).map(|rule| rule.justification).unwrap_or_default();
-        let bound = |characters: u32| usize::try_from(characters).unwrap_or(usize::MAX);
-        let justification = counting::justification(&request.justification, bound(bounds.min), bound(bounds.max))?;
+        let justification = reason(snapshot, &request.rule, &request.justification)?;
         let action = json!({ "question": "breakGlass", "rule": request.rule, "item": item.item });
         let action = serde_json::to_vec(&action).map_err(EngineError::damaged)?;
         let (reference, _) = beside.add(answered.evidence(&self.mint().salt(), &action));
@@ -308,7 +306,12 @@ impl Engine {
     }
 
     /// What was answered when the same key came first.
-    async fn lifted_before(&self, org: &Org, held: &Held, answer: &Value) -> Result<LiftAnswer, EngineError> {
+    pub(crate) async fn lifted_before(
+        &self,
+        org: &Org,
+        held: &Held,
+        answer: &Value,
+    ) -> Result<LiftAnswer, EngineError> {
         let lift = answer.get("lift").and_then(Value::as_str).and_then(|id| id.parse().ok());
         let lift: DecisionId = lift.ok_or_else(|| EngineError::damaged("a stored answer without its lift"))?;
         let row = self.lift_row(org, LIFTS, lift).await?.ok_or(EngineError::NotFound("lift"))?;
@@ -335,6 +338,13 @@ impl Engine {
         let columns = org.log.view(table, lift.as_bytes()).await.map_err(EngineError::ledger)?;
         columns.map(|columns| serde_json::from_slice(&columns).map_err(EngineError::damaged)).transpose()
     }
+}
+
+/// Why a rule is lifted, as long as it lets it be.
+pub(crate) fn reason(snapshot: &Snapshot, rule: &Name, text: &str) -> Result<String, EngineError> {
+    let bounds = snapshot.rules().get(rule.as_str()).map(|rule| rule.justification).unwrap_or_default();
+    let bound = |characters: u32| usize::try_from(characters).unwrap_or(usize::MAX);
+    Ok(counting::justification(text, bound(bounds.min), bound(bounds.max))?)
 }
 
 /// The item whose rule is lifted.

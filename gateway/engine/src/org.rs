@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
 
 use countersign_gateway_flow::Instance;
-use countersign_gateway_model::{Digest, Duration, InstanceId, Name, OrgId, PrincipalKind, Pseudonym, State, StreamId};
+use countersign_gateway_model::{
+    Digest, Duration, InstanceId, Name, OrgId, PrincipalKind, Pseudonym, State, StreamId, Timestamp,
+};
 use countersign_ledger_entry::body::AuthorityMode;
 use countersign_ledger_entry::{Stream, StreamKind};
 use countersign_ledger_log::LogHandle;
@@ -132,12 +134,21 @@ pub(crate) struct Org {
     pub(crate) ladders: Ladders,
     pub(crate) person_keys: PersonKeys,
     recording: RwLock<Recording>,
-    /// How long a candidate is compared with the past; none: what the authority mode says.
-    shadow_window: RwLock<Option<Duration>>,
+    /// How long a candidate is compared with the past.
+    shadow_window: RwLock<ShadowWindow>,
     cells: Mutex<HashMap<InstanceId, Arc<Cell>>>,
     names: RwLock<Names>,
     stored: Mutex<HashSet<Digest>>,
     authority: RwLock<AuthorityMode>,
+}
+
+/// The shadow window as it is set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ShadowWindow {
+    /// None: what the authority mode says.
+    pub(crate) set: Option<Duration>,
+    /// Until then it is no shorter than this.
+    pub(crate) held: Option<(Timestamp, Duration)>,
 }
 
 /// The shadow window under `four_eyes`, where no setting says another.
@@ -195,15 +206,26 @@ impl Org {
     }
 
     /// How long a proposed policy is compared with the past before anybody is asked.
-    pub(crate) fn shadow_window(&self) -> Duration {
-        let set = *self.shadow_window.read().unwrap_or_else(PoisonError::into_inner);
-        set.unwrap_or(match self.authority() {
+    pub(crate) fn shadow_window(&self, now: Timestamp) -> Duration {
+        let ShadowWindow { set, held } = *self.shadow_window.read().unwrap_or_else(PoisonError::into_inner);
+        let window = set.unwrap_or(match self.authority() {
             AuthorityMode::Solo => Duration(0),
             AuthorityMode::FourEyes => SHADOW_WINDOW,
-        })
+        });
+        held.filter(|(until, _)| now < *until).map_or(window, |(_, before)| window.max(before))
     }
 
-    pub(crate) fn set_shadow_window(&self, window: Option<Duration>) {
+    /// What a window of this length would be from `now` on. Where nobody changes policy alone, a shorter one counts once the
+    /// one before it has passed: else one person would shorten it, and propose.
+    pub(crate) fn shadow_window_of(&self, set: Duration, now: Timestamp) -> ShadowWindow {
+        let before = self.shadow_window(now);
+        let held =
+            self.shadow_window.read().unwrap_or_else(PoisonError::into_inner).held.filter(|(until, _)| now < *until);
+        let shorter = self.authority() == AuthorityMode::FourEyes && set < before;
+        ShadowWindow { set: Some(set), held: if shorter { Some((now + before, before)) } else { held } }
+    }
+
+    pub(crate) fn set_shadow_window(&self, window: ShadowWindow) {
         *self.shadow_window.write().unwrap_or_else(PoisonError::into_inner) = window;
     }
 

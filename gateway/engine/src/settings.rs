@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
-use countersign_gateway_model::{Duration, Name, Principal};
+use countersign_gateway_model::{Duration, Name, Principal, Timestamp};
 use countersign_ledger_entry::body::{AuthorityMode, Freeze, SettingValue, Settings};
 use countersign_ledger_entry::{Receipt, Row};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::Engine;
 use crate::error::EngineError;
-use crate::org::Org;
+use crate::org::{Org, ShadowWindow};
 use crate::own::OwnEntry;
 use crate::policies::Electorate;
 use crate::recording::Recording;
@@ -65,10 +65,10 @@ impl Engine {
         }
         let window = org.log.view(SETTINGS, SHADOW_WINDOW.as_bytes()).await.map_err(EngineError::ledger)?;
         let window = window.map(|text| {
-            let seconds = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-            seconds.ok_or_else(|| EngineError::damaged("a setting's value"))
+            let window = std::str::from_utf8(&text).ok().and_then(read_window);
+            window.ok_or_else(|| EngineError::damaged("a setting's value"))
         });
-        org.set_shadow_window(window.transpose()?.map(Duration::from_secs));
+        org.set_shadow_window(window.transpose()?.unwrap_or_default());
         let rows = org.log.scan(FREEZES, b"", None, 10_000, false).await.map_err(EngineError::ledger)?;
         let mut frozen = org.frozen.write().unwrap_or_else(PoisonError::into_inner);
         for row in rows {
@@ -91,7 +91,7 @@ impl Engine {
         Ok(vec![
             (PUBLIC_READ.to_owned(), json!(org.public_read.load(Ordering::Acquire))),
             (EVALUATIONS_RECORD.to_owned(), json!(org.recording().as_str())),
-            (SHADOW_WINDOW.to_owned(), json!(org.shadow_window().0 / 1000)),
+            (SHADOW_WINDOW.to_owned(), json!(org.shadow_window(self.now()).0 / 1000)),
             (AUTHORITY.to_owned(), json!(org.authority().as_str())),
             ("frozen".to_owned(), json!({ "all": frozen.all, "teams": frozen.teams })),
         ])
@@ -143,7 +143,7 @@ impl Engine {
     }
 
     /// Changes for how long a proposed policy is compared with the past before anybody is asked. What was proposed
-    /// before keeps its window.
+    /// before keeps its window; under `four_eyes` a shorter one counts once the one before it has passed.
     ///
     /// # Errors
     /// [`EngineError::Invalid`] beyond 90 days; [`EngineError::Refused`] by policy.
@@ -155,14 +155,16 @@ impl Engine {
             }
             let org = this.org(who.org)?;
             let _one_at_a_time = org.in_force.lock().await;
+            let now = this.now();
+            let window = org.shadow_window_of(Duration::from_secs(seconds), now);
             let change = Change {
                 setting: SHADOW_WINDOW,
-                old: SettingValue::Number(org.shadow_window().0 / 1000),
+                old: SettingValue::Number(org.shadow_window(now).0 / 1000),
                 new: SettingValue::Number(seconds),
-                text: seconds.to_string(),
+                text: window_text(seconds, &window),
             };
             let receipt = this.change_setting(&org, &who, change).await?;
-            org.set_shadow_window(Some(Duration::from_secs(seconds)));
+            org.set_shadow_window(window);
             Ok(receipt)
         })
         .await
@@ -281,4 +283,23 @@ impl Engine {
         })
         .await
     }
+}
+
+/// The row of a shadow window: its seconds; and where a longer one still counts, until when and how long, in milliseconds.
+fn window_text(seconds: u64, window: &ShadowWindow) -> String {
+    match window.held {
+        Some((until, before)) => format!("{seconds} {} {}", until.0, before.0),
+        None => seconds.to_string(),
+    }
+}
+
+fn read_window(text: &str) -> Option<ShadowWindow> {
+    let mut words = text.split(' ').map(|word| word.parse::<u64>().ok());
+    let set = Some(Duration::from_secs(words.next()??));
+    let held = match (words.next(), words.next(), words.next()) {
+        (None, ..) => None,
+        (Some(until), Some(before), None) => Some((Timestamp(until?), Duration(before?))),
+        _ => return None,
+    };
+    Some(ShadowWindow { set, held })
 }

@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::Auth;
-use crate::context::note_entry;
+use crate::context::{note_entry, note_instance};
 use crate::gates::{NewAssertion, assertion};
 use crate::input::{Id, Input, Paging, Params};
 use crate::problem::Problem;
@@ -23,7 +23,11 @@ use crate::state::AppState;
 use crate::wire::{Answer, Page, Receipt, Rule, Time};
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(break_glass)).routes(routes!(list_reviews)).routes(routes!(close_review))
+    OpenApiRouter::new()
+        .routes(routes!(break_glass))
+        .routes(routes!(break_glass_policy))
+        .routes(routes!(list_reviews))
+        .routes(routes!(close_review))
 }
 
 /// One rule that is to be lifted without its quorum.
@@ -53,6 +57,28 @@ pub(crate) struct NewLift {
     /// The person's own signature over what was lifted.
     #[serde(default)]
     assertion: Option<NewAssertion>,
+}
+
+/// One rule that is to be lifted, and the shadow window that ends with it.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "rule": "policy-change", "justification": "The rule in force stops every refund",
+    "diff_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+}))]
+pub(crate) struct NewPolicyLift {
+    /// The rule.
+    #[schema(value_type = String)]
+    rule: Name,
+    /// Why. Required, and not blank. Kept as a payload.
+    justification: String,
+    /// Digest of the difference that was read.
+    #[schema(value_type = String)]
+    diff_digest: Digest,
+    /// The role used, where the person holds several.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    role: Option<Name>,
 }
 
 /// What a lift did.
@@ -220,7 +246,39 @@ async fn break_glass(
         role: body.role,
         assertion: body.assertion.as_ref().map(assertion).transpose()?,
     };
-    let engine::LiftAnswer { answer, review_by } = app.engine.break_glass(who, id, request, input.key).await?;
+    lifted(app.engine.break_glass(who, id, request, input.key).await?)
+}
+
+/// Break the glass at a policy proposal
+///
+/// While the shadow window of a proposal runs: the window ends at once, the gate opens, and one rule of it is lifted, where the
+/// rule's data names who may and policy agrees. Checks, tests and who would be locked out are held to all the same. If the lift
+/// has no effect, the proposal fails. Once its gate is open the glass is broken there (`instance-waiting` names it).
+#[utoipa::path(
+    post, path = "/api/v1/policies/proposals/{id}/break-glass", operation_id = "breakGlassPolicy", tag = "policies",
+    params(("id" = String, Path, description = "The proposal")),
+    request_body = NewPolicyLift,
+    responses((status = 200, description = "It is on record", body = LiftDone)),
+)]
+async fn break_glass_policy(
+    State(app): State<AppState>,
+    Auth(who): Auth,
+    Id(id): Id<InstanceId>,
+    input: Input,
+) -> Result<Response, Problem> {
+    note_instance(id);
+    let body: NewPolicyLift = input.read()?;
+    let request = engine::PolicyGlass {
+        rule: body.rule,
+        justification: body.justification,
+        diff_digest: body.diff_digest,
+        role: body.role,
+    };
+    lifted(app.engine.break_glass_policy(who, id, request, input.key).await?)
+}
+
+fn lifted(done: engine::LiftAnswer) -> Result<Response, Problem> {
+    let engine::LiftAnswer { answer, review_by } = done;
     note_entry(answer.receipt.index);
     reply::ok(&LiftDone {
         lift: answer.decision,

@@ -136,7 +136,8 @@ async fn set_evaluations_record(
 
 /// Say for how long a proposed policy is compared with what is asked
 ///
-/// What was proposed before keeps its window. Without a setting: nothing in `solo`, a day under `four_eyes`.
+/// What was proposed before keeps its window. Without a setting: nothing in `solo`, a day under `four_eyes`; there a shorter
+/// one counts once the one before it has passed.
 #[utoipa::path(
     put, path = "/api/v1/settings/policy.shadow_window_s", operation_id = "setShadowWindow", tag = "settings",
     request_body = ShadowWindow,

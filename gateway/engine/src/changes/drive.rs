@@ -43,9 +43,17 @@ const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// Whether another step can be taken at once.
 #[derive(PartialEq, Eq)]
-enum Turn {
+pub(super) enum Turn {
     Further,
     Wait,
+}
+
+/// What became of asking the policy in force for an activation.
+pub(super) enum AskedFor {
+    /// It is on record; the stream is held still.
+    Held(Box<Held>),
+    /// There was nothing to ask.
+    Not(Turn),
 }
 
 impl Engine {
@@ -75,6 +83,8 @@ impl Engine {
                 // Unless somebody ended it before its time.
                 org.peek(row.instance).is_none_or(|(state, _)| state.is_terminal())
             }
+            // A window was cut short for a lift, of which a crash may have left nothing.
+            Stage::Asked if row.cut => true,
             // While people are asked, of the change or of a stop, there is nothing to do.
             Stage::Shadowing | Stage::Asked => org.peek(row.instance).is_none_or(|(_, waits)| !waits),
             _ => true,
@@ -217,7 +227,7 @@ impl Engine {
     }
 
     /// At the end of the window: what it showed, then the question itself.
-    async fn end_window(&self, org: &Arc<Org>, change: &UnderWay, mut row: ChangeRow) -> Result<Turn, EngineError> {
+    async fn end_window(&self, org: &Arc<Org>, change: &UnderWay, row: ChangeRow) -> Result<Turn, EngineError> {
         if self.ended_early(org, &row).await? {
             return self.end_by_gate(org, change, row).await;
         }
@@ -227,6 +237,19 @@ impl Engine {
         if self.hold(org, row.instance).await?.fold()?.state() != State::Running {
             return Ok(Turn::Wait);
         }
+        match self.ask_for(org, change, row).await? {
+            AskedFor::Held(_) => Ok(Turn::Further),
+            AskedFor::Not(turn) => Ok(turn),
+        }
+    }
+
+    /// Asks the policy in force for the activation, and people where it says so.
+    pub(super) async fn ask_for(
+        &self,
+        org: &Arc<Org>,
+        change: &UnderWay,
+        mut row: ChangeRow,
+    ) -> Result<AskedFor, EngineError> {
         let bundle = self.bundle_of(org, &row).await?;
         // Asked again now, so that nobody is bothered with what cannot come into force any more.
         let checked = self.checked(org, bundle).await.map(|candidate| (candidate.diff, candidate.proofs));
@@ -237,7 +260,8 @@ impl Engine {
                 diff
             }
             Err(EngineError::Bundle(why) | EngineError::LockedOut(why)) => {
-                return self.fail(org, change, row, &format!("it does not fit what is in force now: {why}")).await;
+                let why = format!("it does not fit what is in force now: {why}");
+                return self.fail(org, change, row, &why).await.map(AskedFor::Not);
             }
             Err(error) => return Err(error),
         };
@@ -248,9 +272,9 @@ impl Engine {
         let mut held = self.hold(org, row.instance).await?;
         match held.fold()?.state() {
             State::Running => {}
-            state if state.is_terminal() => return Ok(Turn::Further),
+            state if state.is_terminal() => return Ok(AskedFor::Not(Turn::Further)),
             // Somebody asked for it to be stopped, and people are asked about that.
-            _ => return Ok(Turn::Wait),
+            _ => return Ok(AskedFor::Not(Turn::Wait)),
         }
         self.describe_row(org, &row)?;
         let snapshot = self.counted_snapshot(org).await?;
@@ -310,7 +334,7 @@ impl Engine {
         beside.rows.push(row.to_row()?);
         self.commit_held(org, &mut held, decided, (beside, now, &snapshot)).await?;
         change.set(row);
-        Ok(Turn::Further)
+        Ok(AskedFor::Held(Box::new(held)))
     }
 
     /// What the candidate would have said to everything that was asked since it was proposed. Nothing waits for it: it
@@ -336,6 +360,10 @@ impl Engine {
     async fn answered_change(&self, org: &Arc<Org>, change: &UnderWay, row: ChangeRow) -> Result<Turn, EngineError> {
         let held = self.hold(org, row.instance).await?;
         let fold = held.fold()?;
+        if row.cut && fold.lifts().is_empty() && !fold.state().is_terminal() {
+            drop(held);
+            return self.fail(org, change, row, "its window was cut short, and no rule was lifted").await;
+        }
         if fold.gate().is_some() {
             return Ok(Turn::Wait);
         }
@@ -470,7 +498,7 @@ impl Engine {
             beside.rows.push(row.to_row()?);
             // Crash before this: the row says how it ended, and the next start reports it.
             self.commit_outcome(org, &mut held, proposal, Actor::SYSTEM, beside).await?;
-        } else if held.fold()?.state() == State::Running {
+        } else if held.fold()?.state() == State::Running || row.cut && !row.settled {
             row.settled = true;
             // Crash before this: the outcome is on record, and the next start ends the instance.
             self.end_instance(org, &mut held, &row, permit.filter(|_| activated)).await?;

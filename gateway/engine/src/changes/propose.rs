@@ -130,6 +130,7 @@ impl Engine {
             weakens: candidate.weakens,
             rollback: candidate.restores,
             break_glass: false,
+            cut: false,
             action: None,
             gate: None,
             compared: None,
@@ -203,7 +204,7 @@ impl Engine {
                 return Ok(now);
             }
         }
-        Ok(now + org.shadow_window())
+        Ok(now + org.shadow_window(now))
     }
 
     /// Withdraws a proposal: its instance is terminated. Its author cannot be vetoed.

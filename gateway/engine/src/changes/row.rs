@@ -87,6 +87,10 @@ pub(crate) struct ChangeRow {
     pub(crate) weakens: bool,
     pub(crate) rollback: bool,
     pub(crate) break_glass: bool,
+    /// Its shadow window was cut short by one who breaks the glass: without the lift nothing comes of it. Rows that were
+    /// written before there was such a thing say no.
+    #[serde(default)]
+    pub(crate) cut: bool,
     pub(crate) action: Option<ActionId>,
     pub(crate) gate: Option<GateId>,
     pub(crate) compared: Option<Compared>,

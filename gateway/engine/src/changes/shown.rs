@@ -49,6 +49,9 @@ impl ChangeRow {
             None if self.window_ends <= self.proposed => "Shadow:    no window was asked for".to_owned(),
             None => format!("Shadow:    from {} to {}", self.proposed, self.window_ends),
         });
+        if self.cut {
+            lines.push("Window:    cut short by one who breaks the glass".to_owned());
+        }
         lines.push("What changes:".to_owned());
         let all: Vec<&str> = diff.lines().collect();
         lines.extend(all.iter().take(MAX_LINES).map(|line| format!("  {line}")));

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration as Span;
 
 use countersign_gateway_engine::{
-    DecisionKind, DecisionRequest, Effect, EngineError, EntryQuery, Idempotency, PolicyProposal, verify_evidence,
+    DecisionKind, DecisionRequest, Effect, EngineError, EntryQuery, Idempotency, LiftRequest, PolicyGlass,
+    PolicyProposal, verify_evidence,
 };
 use countersign_gateway_model::{Digest, Duration, GateId, InstanceId, Principal, State};
 use countersign_policy_bundle::sha256;
@@ -63,6 +64,17 @@ impl Office {
 
     async fn window(&self, seconds: u64) {
         self.world.engine.set_shadow_window(Arc::clone(&self.ada), seconds).await.unwrap();
+        // Where nobody changes policy alone, a shorter one counts once the one before it has passed.
+        let still = self.window_now();
+        if still > seconds {
+            self.world.clock.forward(Duration::from_secs(still));
+        }
+        assert_eq!(self.window_now(), seconds);
+    }
+
+    fn window_now(&self) -> u64 {
+        let settings = self.world.engine.settings(&self.ada).unwrap();
+        settings.iter().find(|(name, _)| name == "policy.shadow_window_s").unwrap().1.as_u64().unwrap()
     }
 
     /// Lets the gateway's clock loop run until a proposal is as far as this.
@@ -565,4 +577,157 @@ async fn a_change_is_the_gateways_to_complete_and_rests_while_people_are_asked_t
     tokio::time::sleep(Span::from_millis(1500)).await;
     timers.abort();
     assert_eq!((office.world.policies.checks(), office.read(proposal.id).await.state), (checks, "shadowing"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shorter_window_counts_once_the_one_before_it_has_passed() {
+    let mut office = Office::four_eyes().await;
+    let shorten = |office: &Office, seconds| {
+        let (engine, ada) = (office.world.engine.clone(), Arc::clone(&office.ada));
+        async move { engine.set_shadow_window(ada, seconds).await.unwrap() }
+    };
+    shorten(&office, 0).await;
+    let proposed = office.propose(&other(2), None).await.unwrap();
+    assert_eq!((proposed.state, proposed.window_ends), ("shadowing", proposed.proposed + DAY));
+    // Neither a restart, nor a longer one in between, nor doing it twice makes it count sooner.
+    office.world.restart().await;
+    assert_eq!(office.window_now(), 86_400);
+    office.world.clock.forward(Duration::from_secs(86_399));
+    assert_eq!(office.window_now(), 86_400);
+    shorten(&office, 3600).await;
+    office.world.clock.forward(Duration::from_secs(2));
+    assert_eq!(office.window_now(), 86_400);
+    shorten(&office, 90_000).await;
+    assert_eq!(office.window_now(), 90_000, "a longer one counts at once");
+    // One person alone changes it at once, as they change policy at once.
+    let solo = Office::solo().await;
+    shorten(&solo, 3600).await;
+    shorten(&solo, 0).await;
+    assert_eq!(solo.window_now(), 0);
+}
+
+/// The bundle that ships, under which two must agree to a change of policy, or SECURITY lifts that.
+fn liftable() -> Files {
+    let mut files = with_rule("policy-change", |rule| {
+        rule["quorum"]["persons"] = 2.into();
+        rule["break_glass"] = json!({ "authority": { "roles": ["SECURITY"] }, "review_within_s": 3600 });
+    });
+    files.get_mut("policies.cedar").unwrap().push_str(
+        r#"
+@id("security-breaks-glass")
+permit (principal is Countersign::Person, action == Countersign::Action::"breakGlass", resource is Countersign::Item)
+when { principal in Countersign::Role::"SECURITY" && resource.open };
+"#,
+    );
+    files
+}
+
+/// A later one: a merge takes so many persons.
+fn later(persons: u32) -> Files {
+    let mut files = liftable();
+    let mut rules: serde_json::Value = serde_json::from_str(&files["rules.json"]).unwrap();
+    rules["rules"]["merge"]["quorum"]["persons"] = persons.into();
+    files.insert("rules.json".to_owned(), serde_json::to_string(&rules).unwrap());
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_gate_is_lifted_open_says_so_in_its_entry() {
+    let office = Office::four_eyes().await;
+    office.world.policies.install(org(1), &liftable());
+    office.window(0).await;
+    let sara = office.world.person("sara", &["SECURITY"]);
+    let proposed = office.propose(&later(2), None).await.unwrap();
+    let gate = proposed.gate.unwrap();
+    let request = LiftRequest {
+        rule: crate::world::name("policy-change"),
+        item: None,
+        justification: "the rule in force stops every refund".to_owned(),
+        shown_digest: office.world.engine.gate(&sara, gate).await.unwrap().shown_digest,
+        role: None,
+        assertion: None,
+    };
+    let own = office.world.engine.break_glass(Arc::clone(&office.ada), gate, request.clone(), None).await.unwrap();
+    assert_eq!(own.answer.effect, Effect::NotEligible, "whoever proposes it does not lift it");
+    let lifted = office.world.engine.break_glass(Arc::clone(&sara), gate, request, None).await.unwrap();
+    assert_eq!((lifted.answer.effect, lifted.answer.state), (Effect::Resolving, State::Completed));
+    let done = office.read(proposed.id).await;
+    assert_eq!((done.state, done.break_glass, office.in_force()), ("activated", true, proposed.bundle));
+    let query = EntryQuery { limit: 500, ..EntryQuery::default() };
+    let entries = office.world.engine.entries(&office.ada, query).await.unwrap().items;
+    let activated = entries.iter().rfind(|entry| entry.kind == "policy").unwrap();
+    assert_eq!((&activated.body["step"], &activated.body["break_glass"]), (&json!("activated"), &json!(true)));
+    assert_eq!(office.world.engine.reviews(&sara, false, None, 10).await.unwrap().items.len(), 1);
+    // The next one, approved by two, says nothing of the kind.
+    let next = office.propose(&later(3), None).await.unwrap();
+    for who in [&office.grace, &sara] {
+        office.world.decide(who, next.gate.unwrap(), Deciding::Approve).await.unwrap();
+    }
+    let next = office.read(next.id).await;
+    assert_eq!((next.state, next.break_glass), ("activated", false));
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_is_cut_short_by_breaking_the_glass_and_in_no_other_way() {
+    let office = Office::four_eyes().await;
+    office.world.policies.install(org(1), &liftable());
+    let sara = office.world.person("sara", &["SECURITY"]);
+    let proposed = office.propose(&later(2), None).await.unwrap();
+    assert_eq!(proposed.state, "shadowing");
+    let glass = |rule: &str, diff_digest| PolicyGlass {
+        rule: crate::world::name(rule),
+        justification: "the rule in force stops every refund".to_owned(),
+        diff_digest,
+        role: None,
+    };
+    let cut = |who: &Arc<Principal>, glass, key| {
+        let (engine, who) = (office.world.engine.clone(), Arc::clone(who));
+        async move { engine.break_glass_policy(who, proposed.id, glass, key).await }
+    };
+    let right = || glass("policy-change", proposed.diff_digest);
+    assert_eq!(code(cut(&sara, glass("policy-change", Digest([7; 32])), None).await), "diff-unconfirmed");
+    assert_eq!(code(cut(&office.grace, right(), None).await), "rule-not-liftable", "its data names others");
+    assert_eq!(code(cut(&sara, glass("merge", proposed.diff_digest), None).await), "rule-not-liftable");
+    let blank = PolicyGlass { justification: " ".to_owned(), ..right() };
+    assert_eq!(code(cut(&sara, blank, None).await), "justification-blank");
+    assert_eq!(office.read(proposed.id).await.state, "shadowing", "nothing of that ends the window");
+
+    office.world.clock.forward(Duration::from_secs(60));
+    let key = Some(Idempotency { key: "once".to_owned(), request: Digest([1; 32]) });
+    let lifted = cut(&sara, right(), key.clone()).await.unwrap();
+    assert_eq!(lifted.answer.effect, Effect::Resolving);
+    let again = cut(&sara, right(), key).await.unwrap();
+    assert_eq!(again.answer.decision, lifted.answer.decision);
+    let done = office.read(proposed.id).await;
+    assert_eq!((done.state, done.break_glass, office.in_force()), ("activated", true, proposed.bundle));
+    assert!(done.compared.is_some(), "what the window has shown so far is told");
+    assert_eq!(code(cut(&sara, right(), None).await), "parameter-invalid");
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_cut_short_for_nothing_fails_the_proposal() {
+    let office = Office::four_eyes().await;
+    // The data names SECURITY; policy permits it to nobody.
+    let mut files = liftable();
+    let policies = files.get_mut("policies.cedar").unwrap();
+    *policies = policies.replace("Role::\"SECURITY\" && resource.open };", "Role::\"STOP\" && resource.open };");
+    office.world.policies.install(org(1), &files);
+    let before = office.in_force();
+    let sara = office.world.person("sara", &["SECURITY"]);
+    let proposed = office.propose(&later(2), None).await.unwrap();
+    let glass = PolicyGlass {
+        rule: crate::world::name("policy-change"),
+        justification: "the rule in force stops every refund".to_owned(),
+        diff_digest: proposed.diff_digest,
+        role: None,
+    };
+    let lifted = office.world.engine.break_glass_policy(sara, proposed.id, glass, None).await.unwrap();
+    assert_eq!(lifted.answer.effect, Effect::NotEligible);
+    let failed = office.until(proposed.id, "failed").await;
+    assert_eq!(failed.reason.as_deref(), Some("its window was cut short, and no rule was lifted"));
+    office.ended(&failed, State::Terminated).await;
+    assert_eq!(office.in_force(), before);
+    office.holds().await;
 }

@@ -91,9 +91,9 @@ fn two_people_change_policy_and_go_back_and_neither_can_alone() {
     assert!(!ok && err.contains("bundle-locks-out"), "nobody else could approve: {out}{err}");
     mia(&gateway, &dana);
     let mia = gateway.login("mia", "act decide");
+    json_of(&gateway, &dana, &["policy", "window", "0"]);
     json_of(&gateway, &dana, &["policy", "four-eyes", "--yes"]);
     assert_eq!(active(&gateway, &dana)["authority"], "four_eyes");
-    json_of(&gateway, &dana, &["policy", "window", "0"]);
 
     let at = tempfile::tempdir().unwrap();
     let bundle = folder(at.path(), "reviewed by two");
@@ -146,8 +146,8 @@ fn a_shadow_window_ends_by_itself_and_shows_what_it_saw() {
     let agent = gateway.agent(&dana, "fixer");
     gateway.workflow(&dana, "repair");
     let instance = gateway.instance(&dana, "repair", "fixer");
-    json_of(&gateway, &dana, &["policy", "four-eyes", "--yes"]);
     json_of(&gateway, &dana, &["policy", "window", "1"]);
+    json_of(&gateway, &dana, &["policy", "four-eyes", "--yes"]);
     let at = tempfile::tempdir().unwrap();
     let bundle = folder(at.path(), "compared with the past");
     let proposed = json_of(&gateway, &dana, &["policy", "propose", bundle.to_str().unwrap()]);

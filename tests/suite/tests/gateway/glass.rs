@@ -29,6 +29,53 @@ pub(crate) fn liftable(bundle: &Path) {
     std::fs::write(&policies, text + PERMIT).unwrap();
 }
 
+/// A weakening of policy takes another person although one changes policy alone, or one of SECURITY and a review.
+fn liftable_change(bundle: &Path) {
+    let rules = bundle.join("rules.json");
+    let mut data: Value = serde_json::from_str(&std::fs::read_to_string(&rules).unwrap()).unwrap();
+    let glass = json!({ "authority": { "roles": ["SECURITY"] }, "review_within_s": 3600 });
+    data["rules"]["policy-change"]["break_glass"] = glass;
+    std::fs::write(&rules, serde_json::to_string_pretty(&data).unwrap()).unwrap();
+    let gate = r#"
+@id("gate-weakening")
+@requires_approval("policy-change")
+@title("What weakens policy needs another person")
+forbid (principal, action == Countersign::Action::"activatePolicy", resource is Countersign::PolicyBundle)
+when { resource.weakens && !context.fourEyes }
+unless { context.satisfied.contains(Countersign::ApprovalRule::"policy-change") };
+"#;
+    let policies = bundle.join("policies.cedar");
+    let text = std::fs::read_to_string(&policies).unwrap();
+    std::fs::write(&policies, text + PERMIT + gate).unwrap();
+}
+
+/// A proposal in its window that lifts take out of it, and who may: its id, the digest of its difference, the token.
+fn proposed(gateway: &Gateway, dana: &str, who: &str) -> (String, String, String) {
+    let sara = person(gateway, dana, who, "SECURITY");
+    window(gateway, dana, 0);
+    activate_edited(gateway, dana, liftable_change);
+    window(gateway, dana, 3600);
+    let draft = crate::changes::draft(&format!("after {who}"));
+    let proposal = crate::changes::propose(gateway, dana, "/api/v1/policies/proposals", &draft);
+    assert_eq!((&proposal["state"], &proposal["weakens"]), (&json!("shadowing"), &json!(true)), "{proposal}");
+    let text = |key: &str| proposal[key].as_str().unwrap().to_owned();
+    (text("id"), text("diff_digest"), sara)
+}
+
+/// For the walk over all operations: a window is cut short. What is in force then lets nobody break anything.
+pub(crate) fn cut(gateway: &Gateway, dana: &str, who: &str) {
+    let (id, diff, sara) = proposed(gateway, dana, who);
+    let body = json!({ "rule": "policy-change", "justification": "it stops every refund", "diff_digest": diff });
+    let lifted = gateway.post(&format!("/api/v1/policies/proposals/{id}/break-glass"), &sara, &body);
+    assert_eq!(lifted.expect_status(200).json()["effect"], "resolving");
+    window(gateway, dana, 0);
+}
+
+fn window(gateway: &Gateway, dana: &str, seconds: u32) {
+    let body = json!({ "value": seconds }).to_string().into_bytes();
+    gateway.send("PUT", "/api/v1/settings/policy.shadow_window_s", dana, &[], Some(body)).expect_status(200);
+}
+
 /// A person with a role, with a token for deciding.
 fn person(gateway: &Gateway, dana: &str, id: &str, role: &str) -> String {
     let invited = gateway.post("/api/v1/enrolments/people", dana, &json!({ "roles": [role] }));
@@ -134,4 +181,30 @@ fn one_person_breaks_the_glass_another_reviews_it_and_the_pack_tells_both() {
         let again = gateway.get(&format!("/api/v1/replay/{}", entry["index"]), &dana).expect_status(200).json();
         assert_eq!(again["matches"], true, "{again} for {entry}");
     }
+}
+
+#[test]
+fn a_shadow_window_is_cut_short_by_breaking_the_glass_and_the_entry_says_so() {
+    let gateway = Gateway::start();
+    let (dana, dana_decides) = gateway.enrol();
+    let (id, diff, sara) = proposed(&gateway, &dana, "sara");
+    let words = ["--rule", "policy-change", "--justification", "it stops every refund", "--yes", "--confirmed-diff"];
+    let cut = |token: &str, diff: &str| {
+        run(&gateway, token, &[&["policy", "break-glass", &id], &words[..], &[diff]].concat())
+    };
+    let (ok, said) = cut(&dana_decides, &diff);
+    assert!(!ok && said.contains("rule-not-liftable"), "whoever proposes it does not lift it: {said}");
+    let (ok, said) = cut(&sara, &"0".repeat(64));
+    assert!(!ok && said.contains("diff-unconfirmed"), "{said}");
+    let (ok, said) = cut(&sara, &diff);
+    assert!(ok && said.contains("COMPLETED"), "{said}");
+    let now = gateway.get(&format!("/api/v1/policies/proposals/{id}"), &dana).expect_status(200).json();
+    assert_eq!((&now["state"], &now["break_glass"]), (&json!("activated"), &json!(true)), "{now}");
+    let entries = gateway.entries(&dana);
+    let activated = entries.iter().rfind(|entry| entry["kind"] == "policy").unwrap();
+    assert_eq!((&activated["body"]["step"], &activated["body"]["break_glass"]), (&json!("activated"), &json!(true)));
+    let listed = json_of(&gateway, &dana, &["review", "list"]);
+    assert_eq!(listed["items"][0]["tool"], "policy.activate", "{listed}");
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["lifts"]["open"][0]["rule"]), (0, &json!("policy-change")), "{report}");
 }

@@ -280,6 +280,10 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
             let shown = "0".repeat(64);
             Asked::Path("gate", json!({ "rule": "merge", "justification": "no", "shown_digest": shown }))
         }
+        "breakGlassPolicy" => {
+            let diff = "0".repeat(64);
+            Asked::Path("proposal", json!({ "rule": "policy-change", "justification": "no", "diff_digest": diff }))
+        }
         "getInstance" | "completeInstance" | "terminateInstance" | "listGrants" => Asked::Path("instance", json!({})),
         "startInstance" => Asked::Path("unstarted", json!({})),
         "requestGrant" => Asked::Path("instance", crate::grants::mailing(1)),

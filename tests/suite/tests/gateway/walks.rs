@@ -141,6 +141,10 @@ fn act(gateway: &Gateway, id: &str, (dana, decider, agent): (&str, &str, &str)) 
             crate::glass::broken(gateway, dana, "sara");
             return true;
         }
+        "breakGlassPolicy" => {
+            crate::glass::cut(gateway, dana, "sven");
+            return true;
+        }
         "closeReview" => {
             let (lift, _) = crate::glass::broken(gateway, dana, "saul");
             let body = json!({ "finding": "upheld", "justification": "looked at it" });

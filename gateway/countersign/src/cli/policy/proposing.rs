@@ -43,6 +43,27 @@ pub(crate) enum Proposing {
         /// The proposal.
         id: String,
     },
+    /// Break the glass: end a proposal's shadow window, and lift one rule of its gate; another person must review it
+    #[command(
+        name = "break-glass",
+        after_help = "Only where the rule's data names who may (`break_glass`), and policy agrees. If the lift has no effect, the \
+        proposal fails. Once its gate is open: `countersign gate break-glass`.\n\nExample:\n  countersign policy break-glass inst_0192… --rule policy-change --justification \"The rule in force stops every refund\""
+    )]
+    BreakGlass {
+        /// The proposal.
+        id: String,
+        /// The rule.
+        #[arg(long)]
+        rule: String,
+        /// Why; kept with the lift.
+        #[arg(long)]
+        justification: String,
+        /// The role that you use, where you hold several.
+        #[arg(long)]
+        role: Option<String>,
+        #[command(flatten)]
+        confirmed: Confirmed,
+    },
     /// Propose to go back to the policy that the one in force replaced
     #[command(
         after_help = "Example:\n  countersign policy rollback\n\nWithin a day of the replacement it needs no shadow \
@@ -56,7 +77,8 @@ pub(crate) enum Proposing {
     /// Say for how long a proposed policy is compared with what is asked before anybody is asked
     #[command(
         after_help = "Example:\n  countersign policy window 86400\n\nUnless it was said: nothing while one person \
-        changes policy alone (`solo`), a day where two must (`four_eyes`)."
+        changes policy alone (`solo`), a day where two must (`four_eyes`). There a shorter one counts once the one before \
+        it has passed."
     )]
     Window {
         /// Seconds, at most 7776000 (90 days).
@@ -119,6 +141,28 @@ pub(crate) async fn proposing(verb: Proposing, global: &Global) -> Result<()> {
         Proposing::Withdraw { id } => {
             let path = format!("/api/v1/policies/proposals/{}/withdraw", segment(&id)?);
             global.answer(&client.post(&path, &json!({})).await?)
+        }
+        Proposing::BreakGlass { id, rule, justification, role, confirmed } => {
+            let path = format!("/api/v1/policies/proposals/{}", segment(&id)?);
+            let digest = if confirmed.yes {
+                confirmed.confirmed_diff.unwrap_or_default()
+            } else {
+                let proposal = client.get(&path).await?;
+                eprintln!("What changes:\n{}\n", plain(text(&proposal, "diff")).trim_end());
+                let question = format!(
+                    "End its window and lift rule `{}`? It is on record under your name, and another person reviews it.",
+                    plain(&rule)
+                );
+                if !confirm(&question, "--yes with --confirmed-diff")? {
+                    bail!("nothing was lifted");
+                }
+                text(&proposal, "diff_digest").to_owned()
+            };
+            let mut body = json!({ "rule": rule, "justification": justification, "diff_digest": digest });
+            if let (Some(role), Some(body)) = (role, body.as_object_mut()) {
+                body.insert("role".to_owned(), json!(role));
+            }
+            global.answer(&client.post(&format!("{path}/break-glass"), &body).await?)
         }
         Proposing::Window { seconds } => {
             let set = client.put("/api/v1/settings/policy.shadow_window_s", &json!({ "value": seconds })).await?;
