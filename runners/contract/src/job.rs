@@ -398,6 +398,20 @@ mod tests {
     }
 
     #[test]
+    fn that_policy_was_enforced_is_not_written_and_that_it_was_not_is() {
+        let job = |enforced| Job::new(JobSpec { enforced, ..full() }).unwrap();
+        let text = |job: &Job| String::from_utf8(job.canonical().to_vec()).unwrap();
+        assert!(!text(&job(true)).contains("enforced"), "jobs are named as they ever were");
+        assert!(text(&job(false)).contains("\"enforced\":false"));
+        for enforced in [true, false] {
+            let made = job(enforced);
+            assert_eq!(Job::from_canonical(made.canonical()).unwrap(), made);
+        }
+        let spelt = text(&job(false)).replacen("\"enforced\":false", "\"enforced\":true", 1);
+        assert!(Job::from_canonical(spelt.as_bytes()).is_err(), "another spelling of the same job");
+    }
+
+    #[test]
     fn the_digest_is_the_published_one_and_moves_with_salt_and_job() {
         let job = Job::new(JobSpec::command(["true"])).unwrap();
         let salt = JobSalt::from_bytes([9; 32]);

@@ -55,6 +55,7 @@ cases![
     a_run_reaches_the_gateway_where_its_order_says_so,
     a_program_that_does_not_branch_off_is_found_out,
     a_tree_is_removed_only_when_no_run_and_no_caller_needs_it,
+    a_job_that_policy_was_not_enforced_for_is_refused_unless_the_operator_says_otherwise,
 ];
 
 fn sh(script: &str) -> JobSpec {
@@ -63,6 +64,20 @@ fn sh(script: &str) -> JobSpec {
 
 async fn submit(place: &Place, runner: &ProcessRunner, job: JobSpec) -> Handle {
     runner.submit(place.ledger.order(Wanted::job(job)).unwrap()).await.unwrap()
+}
+
+async fn a_job_that_policy_was_not_enforced_for_is_refused_unless_the_operator_says_otherwise(place: Place) {
+    let job = JobSpec { enforced: false, ..sh("echo done") };
+    let runner = place.open(place.config());
+    let refused = runner.submit(place.ledger.order(Wanted::job(job.clone())).unwrap()).await.unwrap_err();
+    assert!(matches!(refused, RunnerError::Unsupported { .. }), "{refused}");
+    assert!(refused.to_string().contains("runner.refuse_unenforced"), "{refused}");
+    drop(runner);
+    let mut config = place.config();
+    config.refuse_unenforced = false;
+    let runner = place.open(config);
+    let (_, out, _) = whole(&place, &runner, job).await;
+    assert_eq!(out, "done\n");
 }
 
 async fn finish(runner: &ProcessRunner, handle: &Handle) -> Observation {
