@@ -104,6 +104,35 @@ async fn who_has_voted_what_is_closed_and_what_stands_in_everybodys_way_is_said(
     assert!(closed.persons.is_empty() && closed.notes[0].contains("closed"));
 }
 
+#[test]
+fn who_may_approve_is_worked_out_beside_the_runtime_and_without_the_streams_lock() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let world = World::new().await;
+        let dana = world.person("dana", &["ADMIN", "OPERATOR", "AUDITOR", "APPROVER"]);
+        let agent = world.agent("fixer", &dana);
+        world.workflow(&dana, "work").await;
+        let gate = gate(&world, &dana, &agent, ("repo.merge", json!({ "branch": "main", "message": "fix" }))).await;
+        let instance = world.engine.gate(&dana, gate).await.unwrap().gate.instance;
+        // The one thread beside the runtime is busy: the answer has to wait for it, and nobody else does.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || held.recv().is_ok());
+        let (engine, asks) = (world.engine.clone(), Arc::clone(&dana));
+        let asking = tokio::spawn(async move { engine.approvers(&asks, gate, None, 200).await });
+        for _ in 0..200 {
+            // Takes the stream's lock.
+            let read = tokio::time::timeout(std::time::Duration::from_secs(20), world.engine.instance(&dana, instance));
+            read.await.unwrap().unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert!(!asking.is_finished(), "it was worked out on the runtime's own thread");
+        release.send(()).unwrap();
+        assert!(busy.await.unwrap());
+        let answer = asking.await.unwrap().unwrap();
+        assert!(said(&answer, &dana).0, "{answer:?}");
+    });
+}
+
 /// The questions about tools that the default bundle's own tests ask.
 fn tool_cases(files: &Files) -> Vec<(String, String, Value, Option<String>)> {
     let mut found = Vec::new();
