@@ -432,7 +432,7 @@ async fn bodies_are_judged_before_anything_is_asked() {
     let grants = "/api/v1/instances/inst_00000000000000000000000000000001/grants";
     for (body, code) in [
         (r#"{"rule":"r","tools":[],"uses":1,"for_s":1,"reason":"x","forever":true}"#, "body-unknown-field"),
-        (r#"{"rule":"r","tools":[],"uses":-1,"for_s":1,"reason":"x"}"#, "body-type-mismatch"),
+        (r#"{"rule":"r","tools":[],"uses":-1,"for_s":1,"reason":"x"}"#, "body-value-invalid"),
         (
             r#"{"rule":"r","tools":[{"tool":"a.b","input":{"/x":"all"}}],"uses":1,"for_s":1,"reason":"x"}"#,
             "body-value-invalid",
