@@ -323,7 +323,7 @@ pub struct GateRecord {
 }
 
 /// A gate with its approval view.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GateDetail {
     /// The gate.
     pub gate: GateRecord,
@@ -331,6 +331,17 @@ pub struct GateDetail {
     pub view: String,
     /// What a decision must name.
     pub shown_digest: Digest,
+    /// The digest's salt, for people at an open gate: with it they work out for themselves that it is of this text.
+    pub salt: Option<Salt>,
+}
+
+impl std::fmt::Debug for GateDetail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A salt is in no log.
+        let mut shown = f.debug_struct("GateDetail");
+        shown.field("gate", &self.gate).field("view", &self.view).field("shown_digest", &self.shown_digest);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// A person's decision.

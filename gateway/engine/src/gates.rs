@@ -250,20 +250,20 @@ impl Engine {
         }
         may?;
         let snapshot = self.snapshot(org.id);
-        let (view, shown_digest) = match fold.gate().filter(|g| g.gate == id) {
+        let (view, shown_digest, salt) = match fold.gate().filter(|g| g.gate == id) {
             Some(gate) => {
                 let opened = self.opened(&org, &snapshot, &held, gate).await?;
                 let digest = shown_digest(&opened.view);
-                (opened.view.1, digest)
+                (opened.view.1, digest, Some(opened.view.0))
             }
-            None => (format!("Gate {id} is closed.\n"), Digest([0; 32])),
+            None => (format!("Gate {id} is closed.\n"), Digest([0; 32]), None),
         };
         let gate = self.gate_record(&org, who, id, row);
         if who.kind != PrincipalKind::Person {
             let view = "The approval view is shown to people only.\n".to_owned();
-            return Ok(GateDetail { gate, view, shown_digest: Digest([0; 32]) });
+            return Ok(GateDetail { gate, view, shown_digest: Digest([0; 32]), salt: None });
         }
-        Ok(GateDetail { gate, view, shown_digest })
+        Ok(GateDetail { gate, view, shown_digest, salt })
     }
 
     /// Tells policy what there is to know of a gate and its items now.
@@ -424,7 +424,13 @@ pub(crate) fn circles<'r>(
 }
 
 /// Persons who may not decide, beyond the acting principal and its chain, who never may.
-fn involved(org: &Org, created: &Created, who: &Principal, rules: &[Name], snapshot: &Snapshot) -> Vec<Pseudonym> {
+pub(crate) fn involved(
+    org: &Org,
+    created: &Created,
+    who: &Principal,
+    rules: &[Name],
+    snapshot: &Snapshot,
+) -> Vec<Pseudonym> {
     let all = org.authority() == AuthorityMode::FourEyes;
     let excludes: Vec<_> = rules.iter().filter_map(|r| snapshot.rules().get(r.as_str())).map(|r| r.exclude).collect();
     let any = |pick: fn(&countersign_policy_decide::rules::Exclude) -> bool| all || excludes.iter().any(pick);

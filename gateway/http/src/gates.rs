@@ -114,15 +114,22 @@ impl From<engine::GateRecord> for Gate {
         "expires": "2026-11-20T10:00:00.000Z", "items": []
     },
     "view": "Gate:      gate_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a\n…",
-    "shown_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    "shown_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "shown_salt": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
 }))]
 pub(crate) struct GateShown {
     gate: Gate,
     /// The approval view: the same bytes for everybody. What an agent supplied comes last, quoted and escaped.
     view: String,
-    /// Digest of the view: a decision must name the view that was read.
+    /// Digest of the view: a decision must name the view that was read. SHA-256 over `countersign/shown/v1`, a zero byte,
+    /// the salt, and the view.
     #[schema(value_type = String)]
     shown_digest: Digest,
+    /// Salt of the digest, 32 bytes in hex; for people, while the gate is open. Whoever decides works the digest out over
+    /// the text that they were shown, and does not decide where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    shown_salt: Option<Digest>,
 }
 
 /// Which gates to list.
@@ -272,7 +279,12 @@ async fn get_gate(
             detail = app.engine.gate(&who, id).await?;
         }
     }
-    let shown = GateShown { gate: detail.gate.into(), view: detail.view, shown_digest: detail.shown_digest };
+    let shown = GateShown {
+        gate: detail.gate.into(),
+        view: detail.view,
+        shown_digest: detail.shown_digest,
+        shown_salt: detail.salt.map(|salt| Digest(salt.0)),
+    };
     let response = reply::ok(&shown)?;
     Ok(if kept { reply::waited(response) } else { response })
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
+use countersign_gateway_model::Digest;
+use countersign_runners_contract::entry::payload::{self, Salt};
 use serde_json::{Map, Value, json};
 
 use super::{Global, Paging, confirm, key, out, query};
@@ -151,6 +153,7 @@ pub(crate) async fn gate(verb: Gate, global: &Global) -> Result<()> {
         }
         Gate::Show { id } => {
             let shown = client.get(&format!("/api/v1/gates/{}", segment(&id)?)).await?;
+            bound(&shown, &id)?;
             if global.json { global.document(&shown) } else { show(&shown) }
         }
         Gate::Approvers { id, paging } => {
@@ -227,54 +230,20 @@ fn approvers(answer: &Value) -> Result<()> {
 
 async fn decide(client: &Client, id: &str, kind: &str, delta: Value, word: &Word, global: &Global) -> Result<()> {
     let path = format!("/api/v1/gates/{}", segment(id)?);
-    let read = (word.yes, word.shown_digest.as_ref());
-    let shown_digest = shown_digest(client, &path, read, &format!("{kind} this?")).await?;
+    let shown = Read::of(client, id, (word.yes, word.shown_digest.as_deref()), &format!("{kind} this?")).await?;
     let mut body = json!({
-        "decision": kind, "items": word.items, "justification": word.justification, "shown_digest": shown_digest,
+        "decision": kind, "items": word.items, "justification": word.justification, "shown_digest": shown.digest,
         "delta": &delta,
     });
     if let Some(role) = &word.role {
         body.as_object_mut().map(|body| body.insert("role".to_owned(), json!(role)));
     }
     if let Some(file) = &word.sign_with {
-        let shown = shown_again(client, &path, shown_digest.as_deref()).await?;
-        let work = key::ToSign { kind, shown: &shown, items: &word.items, delta: &delta };
+        let work = key::ToSign { kind, shown: &shown.answer, items: &word.items, delta: &delta };
         let assertion = key::sign(client, file, &work).await?;
         body.as_object_mut().map(|body| body.insert("assertion".to_owned(), assertion));
     }
     global.answer(&client.post(&format!("{path}/decisions"), &body).await?)
-}
-
-/// The gate as it is shown now, for who signs: nobody signs for a view that they have not read.
-async fn shown_again(client: &Client, path: &str, read: Option<&str>) -> Result<Value> {
-    let shown = client.get(path).await?;
-    if shown.get("shown_digest").and_then(Value::as_str) != read {
-        bail!("what waits is not what you read any more: read it with `countersign gate show` and decide again");
-    }
-    Ok(shown)
-}
-
-/// Digest of the view that the person has read: shown here and confirmed, unless a script says that somebody has.
-async fn shown_digest(
-    client: &Client,
-    path: &str,
-    (yes, read): (bool, Option<&String>),
-    question: &str,
-) -> Result<Option<String>> {
-    if yes {
-        return Ok(read.cloned());
-    }
-    let shown = client.get(path).await?;
-    // The view goes to the person, not into the document that a program reads.
-    eprintln!("{}", plain(shown.get("view").and_then(Value::as_str).unwrap_or_default()).trim_end());
-    let digest = shown.get("shown_digest").and_then(Value::as_str).map(str::to_owned);
-    if read.is_some() && read != digest.as_ref() {
-        bail!("what waits is not what you read any more: read the view above and decide again");
-    }
-    if !confirm(&format!("\n{question}"), "--yes with --shown-digest")? {
-        bail!("nothing was decided");
-    }
-    Ok(digest)
 }
 
 async fn break_glass(client: &Client, id: &str, glass: &Glass, global: &Global) -> Result<()> {
@@ -283,17 +252,172 @@ async fn break_glass(client: &Client, id: &str, glass: &Glass, global: &Global) 
         "Lift rule `{}` without its quorum? It is on record under your name, and another person reviews it.",
         plain(&glass.rule)
     );
-    let shown_digest = shown_digest(client, &path, (glass.yes, glass.shown_digest.as_ref()), &question).await?;
-    let mut body = json!({ "rule": glass.rule, "justification": glass.justification, "shown_digest": shown_digest });
+    let shown = Read::of(client, id, (glass.yes, glass.shown_digest.as_deref()), &question).await?;
+    let mut body = json!({ "rule": glass.rule, "justification": glass.justification, "shown_digest": shown.digest });
     for (key, value) in [("item", &glass.item), ("role", &glass.role)] {
         if let (Some(value), Some(body)) = (value, body.as_object_mut()) {
             body.insert(key.to_owned(), json!(value));
         }
     }
     if let Some(file) = &glass.sign_with {
-        let shown = shown_again(client, &path, shown_digest.as_deref()).await?;
-        let assertion = key::sign_lift(client, file, (&shown, &glass.rule, glass.item.as_deref())).await?;
+        let work = (&shown.answer, glass.rule.as_str(), glass.item.as_deref());
+        let assertion = key::sign_lift(client, file, work).await?;
         body.as_object_mut().map(|body| body.insert("assertion".to_owned(), assertion));
     }
     global.answer(&client.post(&format!("{path}/break-glass"), &body).await?)
+}
+
+/// A gate as somebody has read it: one answer of the gateway, which is shown, confirmed, and what is signed.
+struct Read {
+    answer: Value,
+    digest: Digest,
+}
+
+impl Read {
+    /// Fetches a gate. Its view is shown here and confirmed, unless a script says which view somebody has read.
+    async fn of(client: &Client, id: &str, (yes, read): (bool, Option<&str>), question: &str) -> Result<Self> {
+        let answer = client.get(&format!("/api/v1/gates/{}", segment(id)?)).await?;
+        let digest = bound(&answer, id)?.with_context(|| {
+            format!(
+                "gate `{}` is closed, or you are no person to whom its view is shown: nothing was decided",
+                plain(id)
+            )
+        })?;
+        if !yes {
+            // The view goes to the person, not into the document that a program reads.
+            eprintln!("{}", plain(answer.get("view").and_then(Value::as_str).unwrap_or_default()).trim_end());
+        }
+        if read.is_some_and(|read| read != digest.to_string()) {
+            bail!("what waits is not what you read any more: read it with `countersign gate show` and decide again");
+        }
+        if !yes && !confirm(&format!("\n{question}"), "--yes with --shown-digest")? {
+            bail!("nothing was decided");
+        }
+        Ok(Self { answer, digest })
+    }
+}
+
+/// The digest of the view in the gateway's answer, worked out over the text itself; none where there is no view to decide by.
+/// Whoever names or signs a digest that was only said to be the text's has approved what somebody else wrote.
+fn bound(answer: &Value, id: &str) -> Result<Option<Digest>> {
+    let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str);
+    let said = text("/shown_digest").and_then(|digest| digest.parse::<Digest>().ok());
+    let said = said.context("the gateway's answer lacks `/shown_digest`: it is of another version")?;
+    let Some(salt) = text("/shown_salt") else {
+        if said == Digest([0; 32]) {
+            return Ok(None);
+        }
+        bail!("the gateway does not say of what its digest is: it is of another version, or the view was changed");
+    };
+    let salt: Digest = salt.parse().context("the salt in the gateway's answer is none")?;
+    let view = text("/view").unwrap_or_default();
+    let digest = payload::salted(payload::SHOWN, &Salt(salt.0), view.as_bytes());
+    if digest != said {
+        bail!(
+            "the view is not what its digest is of: somebody changed it on the way. Do not decide; tell who runs the gateway"
+        );
+    }
+    if text("/gate/id") != Some(id) {
+        bail!("the gateway answered with another gate than `{}`: do not decide", plain(id));
+    }
+    Ok(Some(digest))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::{Arc, Mutex};
+
+    use axum::extract::{Request, State};
+    use axum::response::IntoResponse as _;
+    use axum::{Json, Router};
+
+    use super::*;
+
+    const GATE: &str = "gate_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a";
+
+    /// What an honest gateway answers for an open gate.
+    fn honest(view: &str) -> Value {
+        let salt = [7; 32];
+        let digest = payload::salted(payload::SHOWN, &Salt(salt), view.as_bytes());
+        json!({
+            "gate": { "id": GATE, "items": [] }, "view": view, "shown_digest": digest, "shown_salt": Digest(salt),
+        })
+    }
+
+    type Said = Arc<Mutex<(Value, Vec<Value>)>>;
+
+    async fn answer(State(said): State<Said>, request: Request) -> axum::response::Response {
+        if request.method() == "GET" {
+            return Json(said.lock().unwrap().0.clone()).into_response();
+        }
+        let body = axum::body::to_bytes(request.into_body(), 65_536).await.unwrap();
+        said.lock().unwrap().1.push(serde_json::from_slice(&body).unwrap());
+        Json(json!({ "effect": "counted" })).into_response()
+    }
+
+    /// Approves, as a script, at a gateway that answers so. Gives what the gateway was sent.
+    async fn approve(shown: &Value, read: &Value, sign_with: Option<PathBuf>) -> (Result<()>, Vec<Value>) {
+        let said: Said = Arc::new(Mutex::new((shown.clone(), Vec::new())));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let app = Router::new().fallback(answer).with_state(Arc::clone(&said));
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+        let client = Client::new(Some(&server), Some("token")).unwrap();
+        let word = Word {
+            justification: Some("I read it".to_owned()),
+            role: None,
+            items: Vec::new(),
+            yes: true,
+            shown_digest: read.as_str().map(str::to_owned),
+            sign_with,
+        };
+        let global = Global { json: true, config: None, server: None, token: None };
+        let done = decide(&client, GATE, "APPROVE", json!({}), &word, &global).await;
+        serving.abort();
+        let sent = said.lock().unwrap().1.clone();
+        (done, sent)
+    }
+
+    #[tokio::test]
+    async fn nobody_approves_a_view_that_was_changed_on_the_way() {
+        let truth = honest("pay 10 to the shop\n");
+        let digest = truth["shown_digest"].clone();
+        let (done, sent) = approve(&truth, &digest, None).await;
+        done.unwrap();
+        assert_eq!(sent.len(), 1);
+        assert_eq!(sent[0]["shown_digest"], digest);
+
+        let with = |key: &str, value: Value| {
+            let mut lie = truth.clone();
+            lie[key] = value;
+            lie
+        };
+        let mut bare = truth.clone();
+        bare.as_object_mut().unwrap().remove("shown_salt");
+        let lies = [
+            ("the view of something else", with("view", json!("pay 1 to the shop\n")), &digest),
+            ("a character more", with("view", json!("pay 10 to the shop\n ")), &digest),
+            ("another salt", with("shown_salt", json!(Digest([8; 32]))), &digest),
+            ("no salt", bare, &digest),
+            ("another gate", with("gate", json!({ "id": "gate_other", "items": [] })), &digest),
+            ("a true view, and not the one that was read", honest("pay 10 to a stranger\n"), &digest),
+            ("no view at all", with("shown_digest", json!(Digest([0; 32]))), &digest),
+        ];
+        for (what, lie, read) in lies {
+            for sign_with in [None, Some(PathBuf::from("never-read.key"))] {
+                let (done, sent) = approve(&lie, read, sign_with).await;
+                let said = done.unwrap_err().to_string();
+                assert!(sent.is_empty() && !said.contains("never-read"), "{what}: {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gate_without_a_view_to_decide_by_is_shown_and_not_decided() {
+        let closed = json!({ "gate": { "id": GATE }, "view": "closed\n", "shown_digest": Digest([0; 32]) });
+        assert_eq!(bound(&closed, GATE).unwrap(), None);
+        assert!(bound(&json!({ "view": "x" }), GATE).is_err());
+    }
 }

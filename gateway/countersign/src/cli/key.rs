@@ -33,7 +33,7 @@ pub(crate) enum Key {
     },
     /// Register your key: it signs at gates that open from then on
     #[command(
-        after_help = "Log in with `--decide` first. The public key alone is sent, with proof that you hold the other.\n\nExample:\n  countersign key register ~/.config/countersign/ada.key"
+        after_help = "Log in with `countersign login --scope \"act decide\"` first. The public key alone is sent, with proof that you hold the other.\n\nExample:\n  countersign key register ~/.config/countersign/ada.key"
     )]
     Register {
         /// The file that `key create` made.
