@@ -19,7 +19,7 @@ use utoipa_axum::routes;
 use crate::auth::{Auth, subject};
 use crate::governed::{check_roles, governed, of_subject, organization};
 use crate::input::{Cursor, Id, Input, Paging, Params};
-use crate::problem::Problem;
+use crate::problem::{BODY_MISSING_FIELD, Problem};
 use crate::reply;
 use crate::state::AppState;
 use crate::wire::{Page, Time};
@@ -159,11 +159,15 @@ pub(crate) struct PersonToChange {
 /// A new password.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({ "password": "correct horse battery staple" }))]
+#[schema(example = json!({ "password": "correct horse battery staple", "current": "the one before it, all lower case" }))]
 pub(crate) struct NewPassword {
     /// The password.
     #[schema(format = Password)]
     password: String,
+    /// The one that it replaces; required of those who change their own, so that a stolen login does not become an account.
+    #[serde(default)]
+    #[schema(format = Password)]
+    current: Option<String>,
 }
 
 /// List people
@@ -264,7 +268,8 @@ async fn change_person(
 
 /// Set a person's password
 ///
-/// Every token of the old one ends.
+/// Every token of the old one ends. Whoever changes their own gives the current one, too; who has forgotten it asks somebody
+/// who may set it for them.
 #[utoipa::path(
     put, path = "/api/v1/people/{id}/password", operation_id = "setPassword", tag = "accounts",
     params(("id" = String, Path, description = "The person")),
@@ -279,6 +284,11 @@ async fn set_password(
 ) -> Result<Response, Problem> {
     let body: NewPassword = input.read()?;
     let password = Secret::new(body.password);
+    if who.kind == PrincipalKind::Person && who.id == id {
+        let detail = "whoever changes their own password gives the current one, too";
+        let current = body.current.ok_or_else(|| Problem::new(BODY_MISSING_FIELD, detail).at("/current"))?;
+        app.identity.tokens.confirm(who.org, &id, &Secret::new(current)).await?;
+    }
     let details = json!({ "operation": "issueToken", "id": id, "what": "password" });
     let resource = of_subject(&app, &who, &Subject::person(id.clone())).await?;
     let (directory, org) = (Arc::clone(&app.identity.directory), who.org);

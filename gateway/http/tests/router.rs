@@ -393,6 +393,22 @@ async fn credentials_that_do_not_hold_are_refused_even_where_none_is_needed() {
 }
 
 #[tokio::test]
+async fn nobody_replaces_their_own_password_without_the_current_one() {
+    let world = World::new(Settings::default()).await;
+    let token = world.login().await;
+    let put = async |body: serde_json::Value| {
+        let request = authorized(Request::put("/api/v1/people/ada/password"), Some(&token));
+        let request = request.header("content-type", "application/json");
+        world.send(request.body(Body::from(body.to_string())).unwrap()).await.problem()
+    };
+    let new = "quite another password";
+    assert_eq!(put(json!({ "password": new })).await, "body-missing-field");
+    assert_eq!(put(json!({ "password": new, "current": new })).await, "credentials-invalid");
+    // What holds is asked of policy, which is the kernel alone here.
+    assert_eq!(put(json!({ "password": new, "current": PASSWORD })).await, "policy-denied");
+}
+
+#[tokio::test]
 async fn the_rate_stands_before_everything_and_says_what_is_left() {
     let world = World::new(Settings { burst: 3, ..Settings::default() }).await;
     let token = world.login().await;

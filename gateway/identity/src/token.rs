@@ -157,6 +157,24 @@ impl TokenService {
         }
     }
 
+    /// Whether this is the person's password: asked of those who are about to replace it. Guesses are slowed down with those
+    /// at the login.
+    ///
+    /// # Errors
+    /// [`IdentityError::CredentialsInvalid`] where it is not.
+    pub async fn confirm(&self, org: OrgId, id: &Name, password: &Secret) -> Result<(), IdentityError> {
+        self.attempts.count(org, id.as_str())?;
+        let person = self.directory.person(org, id).await?;
+        let stored = person.as_ref().and_then(|person| person.password.as_deref());
+        let holds = self.passwords.verify(password, stored).await?;
+        if person.is_some_and(|person| holds && !person.disabled && !person.demo) {
+            self.attempts.forgive(org, id.as_str());
+            Ok(())
+        } else {
+            Err(IdentityError::CredentialsInvalid)
+        }
+    }
+
     /// A token for the stand-in human of a demo: refused unless this gateway's log is marked demo and the person is
     /// too.
     pub async fn demo_login(
@@ -536,6 +554,22 @@ mod tests {
         let id = client.0.client_id.as_str();
         let late = world.identity.tokens.exchange_client_credentials(id, &client.1, "", after(MINUTE)).await;
         assert_eq!(code(late), "credentials-invalid");
+    }
+
+    #[tokio::test]
+    async fn a_password_is_confirmed_by_itself_alone_and_guesses_are_slowed_down() {
+        let world = World::new().await;
+        world.person("ada").await;
+        let tokens = &world.identity.tokens;
+        let right = Secret::new(crate::testing::PASSWORD);
+        tokens.confirm(world.org, &name("ada"), &right).await.unwrap();
+        let wrong = Secret::new("something else entirely");
+        assert_eq!(code(tokens.confirm(world.org, &name("nobody"), &right).await), "credentials-invalid");
+        for _ in 0..10 {
+            assert_eq!(code(tokens.confirm(world.org, &name("ada"), &wrong).await), "credentials-invalid");
+        }
+        assert_eq!(code(tokens.confirm(world.org, &name("ada"), &right).await), "rate-limited");
+        assert_eq!(code(tokens.login(world.org, "ada", &right, "", START).await), "rate-limited");
     }
 
     #[tokio::test]
