@@ -1,25 +1,31 @@
 //! A shadow window cut short: one person ends it, opens the gate and lifts the rule that stands in front of the activation.
 //!
-//! Checks, tests and who would be locked out are held to as ever. What can be known beforehand is looked at beforehand; where
-//! the lift is not effective all the same, or a crash comes in between, the proposal fails: the window is never cut short for
-//! nothing. Read next: `lifts`.
+//! Checks, tests and who would be locked out are held to as ever. What can be known beforehand is looked at beforehand, and
+//! policy is asked about the item that the gate will have: whom it does not let, ends no window. Where the lift is not
+//! effective all the same, or a crash comes in between, the proposal fails. Read next: `lifts`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use countersign_gateway_model::{InstanceId, Principal};
-use countersign_policy_decide::{EntityRef, Operation};
+use countersign_gateway_model::{Duration, InstanceId, Name, Principal, PrincipalKind};
+use countersign_ledger_entry::body::Created;
+use countersign_policy_decide::rules::Authority;
+use countersign_policy_decide::{EntityRef, GateFacts, Operation, Record};
+use serde_json::json;
 
-use crate::Engine;
 use crate::api::{Idempotency, LiftAnswer, LiftRequest, PolicyGlass};
-use crate::asking::{ask, chain};
+use crate::asking::{ask, chain, question};
 use crate::changes::drive::AskedFor;
+use crate::changes::names::name;
 use crate::changes::row::{ChangeRow, Stage};
 use crate::decisions::decides;
 use crate::demands::demands_met;
 use crate::error::EngineError;
-use crate::gates::shown_digest;
+use crate::gates::{involved, shown_digest};
 use crate::lifts::{break_glass_of, reason};
 use crate::org::{Org, instance_stream};
+use crate::stream::instance_name;
+use crate::{Engine, Snapshot};
 
 impl Engine {
     /// Cuts the shadow window of a proposal short and lifts a rule that its activation asks for.
@@ -101,8 +107,8 @@ impl Engine {
         lifted
     }
 
-    /// What can be known before the window is cut: whether the activation asks for the rule, whether its data names this person,
-    /// and whether the lift has what the rule wants.
+    /// What can be known before the window is cut: whether the activation asks for the rule, whether its data names this person
+    /// and policy lets them, and whether the lift has what the rule wants.
     async fn may_cut(
         &self,
         org: &Arc<Org>,
@@ -114,6 +120,9 @@ impl Engine {
         let snapshot = self.counted_snapshot(org).await?;
         let glass = break_glass_of(&snapshot, &request.rule);
         let glass = glass.ok_or_else(|| no("the policy in force does not let anybody"))?;
+        if request.role.as_ref().is_some_and(|role| !who.roles.contains(role)) {
+            return Err(EngineError::invalid("role", "you do not hold this role: name one of yours, or none"));
+        }
         let groups = org.known(who.pseudonym).map(|known| known.groups).unwrap_or_default();
         if !glass.authority.admits(&who.roles, &groups, &who.teams) {
             return Err(no("its data names others"));
@@ -122,7 +131,9 @@ impl Engine {
         if who.pseudonym == row.author || person.is_none() || person == org.person_of(row.author) {
             return Err(no("the proposal is yours, or whose account yours is is not known"));
         }
-        // There is no gate yet that a signature could name.
+        if snapshot.rules().get(request.rule.as_str()).is_some_and(|rule| rule.demand.assertion) {
+            return Err(no("it demands a signature, and there is no gate yet to sign for: wait for its gate"));
+        }
         demands_met(&snapshot, (who, self.now()), std::slice::from_ref(&request.rule), false)?;
         reason(&snapshot, &request.rule, &request.justification)?;
         if let Some(review) = self.overdue_review(org, &request.rule).await? {
@@ -135,10 +146,82 @@ impl Engine {
         let answered = ask(&snapshot, org.facts(), chain(&Self::author(org, row)?, asked));
         self.describe_row(org, row)?;
         let asks = answered.verdict.decision == countersign_gateway_model::Decision::NeedsApproval;
-        if asks && answered.verdict.rules.contains(&request.rule) {
-            Ok(())
-        } else {
-            Err(no("its activation does not ask for it"))
+        if !asks || !answered.verdict.rules.contains(&request.rule) {
+            return Err(no("its activation does not ask for it"));
         }
+        let rules: Vec<Name> = answered.verdict.rules.iter().cloned().collect();
+        let held = self.hold(org, row.instance).await?;
+        let created = held.fold()?.created().clone();
+        // The refusal goes to another stream, whose turn nobody waits for with this one in hand.
+        drop(held);
+        let facts = self.supposed_facts(org, &snapshot, row, (&created, &rules))?;
+        let role = request.role.clone();
+        let role = role.or_else(|| glass.authority.roles.iter().find(|role| who.roles.contains(role)).cloned());
+        self.policy_lets(org, who, (facts, role, &request.rule)).await
+    }
+
+    /// What policy would be told of the gate that the activation would open now.
+    fn supposed_facts(
+        &self,
+        org: &Org,
+        snapshot: &Snapshot,
+        row: &ChangeRow,
+        (created, rules): (&Created, &[Name]),
+    ) -> Result<GateFacts, EngineError> {
+        let author = Self::author(org, row)?;
+        let asked = || rules.iter().filter_map(|name| snapshot.rules().get(name.as_str()));
+        let union = |pick: fn(&Authority) -> &[Name]| {
+            let all: BTreeSet<Name> = asked().flat_map(|rule| pick(&rule.authority)).cloned().collect();
+            all.into_iter().collect()
+        };
+        let known = |account| org.known(account);
+        let accountable = known(created.accountable).map(|known| known.id);
+        let key = |person: &_| known(*person).and_then(|known| known.person_key);
+        let involved: BTreeSet<Name> =
+            involved(org, created, &author, rules, snapshot).iter().filter_map(key).collect();
+        let now = self.now();
+        Ok(GateFacts {
+            instance: instance_name(row.instance)?,
+            gate: name(&format!("supposed:{}", row.instance))?,
+            rules: rules.to_vec(),
+            roles: union(|authority| &authority.roles),
+            groups: union(|authority| &authority.groups),
+            teams: union(|authority| &authority.teams),
+            involved: involved.into_iter().collect(),
+            initiator: known(created.initiator)
+                .filter(|known| known.kind == PrincipalKind::Person)
+                .map(|known| known.id),
+            accountable: accountable.ok_or_else(|| EngineError::damaged("the accountable person is not known"))?,
+            agent: known(created.acting).filter(|known| known.kind == PrincipalKind::Agent).map(|known| known.id),
+            tool: None,
+            open: true,
+            opened_at: now,
+            expires_at: asked().filter_map(|rule| rule.timeout_s).min().map(|s| now + Duration::from_secs(s)),
+            escalation: 0,
+        })
+    }
+
+    /// Asks policy about a supposed item of a supposed gate. A no is recorded; of a yes the lift itself is the record.
+    async fn policy_lets(
+        &self,
+        org: &Arc<Org>,
+        who: &Principal,
+        (facts, role, rule): (GateFacts, Option<Name>, &Name),
+    ) -> Result<(), EngineError> {
+        let now = self.now();
+        let gate = Record::gate(org.id, facts.gate.clone(), &GateFacts { involved: Vec::new(), ..facts.clone() }, now);
+        let item = Record::item(org.id, facts.gate.clone(), &facts, now);
+        let supposed = [item.entity.clone(), gate.entity.clone()];
+        let mut asked = question(who, Operation::BreakGlass, item.entity.clone(), now);
+        asked.role = role;
+        for record in [gate, item] {
+            org.entities.put(record).map_err(EngineError::damaged)?;
+        }
+        let details = json!({ "operation": "breakGlass", "rule": rule, "proposal": facts.instance });
+        let allowed = self.authorize_question(org, who, asked, &details).await;
+        for entity in &supposed {
+            org.entities.forget(entity);
+        }
+        allowed.map(drop)
     }
 }

@@ -709,10 +709,11 @@ async fn a_window_is_cut_short_by_breaking_the_glass_and_in_no_other_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_cut_short_for_nothing_fails_the_proposal() {
     let office = Office::four_eyes().await;
-    // The data names SECURITY; policy permits it to nobody.
+    // Policy says yes while nobody is asked, and no once the gate is there: what it rests on has changed in between.
     let mut files = liftable();
     let policies = files.get_mut("policies.cedar").unwrap();
-    *policies = policies.replace("Role::\"SECURITY\" && resource.open };", "Role::\"STOP\" && resource.open };");
+    let running = "resource.open && resource.instance.state == Countersign::State::\"RUNNING\" };";
+    *policies = policies.replace("resource.open };", running);
     office.world.policies.install(org(1), &files);
     let before = office.in_force();
     let sara = office.world.person("sara", &["SECURITY"]);
@@ -729,5 +730,46 @@ async fn a_window_cut_short_for_nothing_fails_the_proposal() {
     assert_eq!(failed.reason.as_deref(), Some("its window was cut short, and no rule was lifted"));
     office.ended(&failed, State::Terminated).await;
     assert_eq!(office.in_force(), before);
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_runs_on_where_policy_or_the_rule_lets_nobody_cut_it() {
+    let office = Office::four_eyes().await;
+    // The data names SECURITY; policy permits it to nobody.
+    let mut files = liftable();
+    let policies = files.get_mut("policies.cedar").unwrap();
+    *policies = policies.replace("Role::\"SECURITY\" && resource.open };", "Role::\"STOP\" && resource.open };");
+    office.world.policies.install(org(1), &files);
+    let sara = office.world.person("sara", &["SECURITY"]);
+    let proposed = office.propose(&later(2), None).await.unwrap();
+    let glass = |role: Option<&str>| PolicyGlass {
+        rule: crate::world::name("policy-change"),
+        justification: "the rule in force stops every refund".to_owned(),
+        diff_digest: proposed.diff_digest,
+        role: role.map(crate::world::name),
+    };
+    let cut = |role| office.world.engine.break_glass_policy(Arc::clone(&sara), proposed.id, glass(role), None);
+    let refusals = async || {
+        let query = EntryQuery { limit: 500, ..EntryQuery::default() };
+        let entries = office.world.engine.entries(&office.ada, query).await.unwrap().items;
+        entries.iter().filter(|entry| entry.kind == "refusal" && entry.body["tool"] == "breakGlass").count()
+    };
+    assert_eq!(code(cut(Some("STOP")).await), "parameter-invalid", "a role that is not held");
+    assert_eq!(refusals().await, 0);
+    assert_eq!(code(cut(None).await), "policy-denied");
+    assert_eq!(refusals().await, 1, "it is on record who tried");
+    assert_eq!(office.read(proposed.id).await.state, "shadowing");
+
+    // What must be signed is signed at its gate.
+    let mut files = liftable();
+    let mut rules: serde_json::Value = serde_json::from_str(&files["rules.json"]).unwrap();
+    rules["rules"]["policy-change"]["demand"] = json!({ "assertion": true });
+    files.insert("rules.json".to_owned(), serde_json::to_string(&rules).unwrap());
+    office.world.policies.install(org(1), &files);
+    let error = cut(None).await.unwrap_err();
+    assert_eq!(error.code(), "rule-not-liftable");
+    assert!(error.to_string().contains("wait for its gate"), "{error}");
+    assert_eq!(office.read(proposed.id).await.state, "shadowing", "nothing of that ends the window");
     office.holds().await;
 }
