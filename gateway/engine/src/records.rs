@@ -21,7 +21,7 @@ use crate::org::{Live, Org};
 use crate::stream::instance_name;
 
 /// Most items of one page.
-const MAX_PAGE: usize = 200;
+pub(crate) const MAX_PAGE: usize = 200;
 
 /// Most rows looked at for one page.
 const MAX_SCAN: usize = 5_000;

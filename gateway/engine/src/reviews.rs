@@ -21,13 +21,10 @@ use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::own::{Allowed, draft_of};
-use crate::records::{cursor, to_cursor};
+use crate::records::{MAX_PAGE, cursor, to_cursor};
 
 /// Reviews that are closed, by lift id.
 const REVIEWS: &str = "reviews";
-
-/// Most reviews of one page.
-const MAX_PAGE: usize = 100;
 
 /// Bounds of what a reviewer writes, in characters.
 const WORDS: (usize, usize) = (1, 4000);

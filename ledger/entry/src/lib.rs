@@ -32,9 +32,8 @@ pub const FORMAT: u8 = 1;
 
 /// Semantics version written: which kinds exist and how the state machine moves. Every version from 1 on is read.
 ///
-/// 2 adds the kinds `lift` and `review`, and reads task grants. In a log versions ascend: once a program has written a
-/// version, no earlier one
-/// follows.
+/// 2 adds the kinds `lift`, `review` and `person_key`, reads task grants, and holds signatures of decisions to be valid. In a
+/// log versions ascend: once a program has written a version, no earlier one follows.
 pub const SEMANTICS: u16 = 2;
 
 /// Longest leaf (tlog-tiles entry bundles carry 16-bit lengths).

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
-use crate::{Counts, Facts, Grants, Lifts, Report, Streams, Verdict};
+use crate::{Counts, Facts, Grants, Lifts, PersonKeySeen, Report, Streams, Verdict};
 
-/// Instances named in the text; JSON names all.
+/// Instances and policies named in the text; JSON names all. Open reviews and keys of persons are all named here, too:
+/// somebody must look at each.
 const NAMED: usize = 20;
 
 impl Report {
@@ -49,21 +50,27 @@ impl Lines {
         let _ = writeln!(self.0, "  {name:<14}{value}");
     }
 
-    fn lifts(&mut self, facts: &Facts) {
-        let Lifts { lifted, not_upheld, open } = &facts.lifts;
+    fn lifts(&mut self, lifts: &Lifts) {
+        let Lifts { lifted, not_upheld, open } = lifts;
         if *lifted == 0 {
             return;
         }
         let reviewed = lifted.saturating_sub(u64::try_from(open.len()).unwrap_or(u64::MAX));
         let judged = if *not_upheld > 0 { format!(", {not_upheld} of them not upheld") } else { String::new() };
         self.line("lifted rules", format!("{lifted} without their quorum, {reviewed} reviewed{judged}"));
-        for owed in open.iter().take(NAMED) {
+        for owed in open {
             let late = if owed.overdue { ", overdue by the claimed times" } else { "" };
             let words = format!("the review of `{}` at entry {} is OPEN", owed.rule, owed.entry);
             self.line("lifted rules", format!("{words}, owed until {}{late}", owed.review_by));
         }
-        if open.len() > NAMED {
-            self.line("lifted rules", format!("and {} more whose review is OPEN", open.len() - NAMED));
+    }
+
+    /// Each of them: whose key it is, its person alone can tell.
+    fn person_keys(&mut self, keys: &[PersonKeySeen]) {
+        for key in keys {
+            let until = key.revoked.map(|entry| format!(" until entry {entry}")).unwrap_or_default();
+            let (id, person) = (&key.key, &key.principal);
+            self.line("person key", format!("{id} of {person}, from entry {}{until}: signed {}", key.from, key.signed));
         }
     }
 
@@ -90,7 +97,7 @@ impl Lines {
         if facts.recoveries > 0 && facts.open_recoveries.is_empty() {
             self.line("recovery", format!("{}, reviewed", facts.recoveries));
         }
-        self.lifts(facts);
+        self.lifts(&facts.lifts);
         self.line("time", format!("{} to {}, as gateways claim", facts.claimed.first, facts.claimed.latest));
         let levels: Vec<String> = facts.sandbox_levels.iter().map(|level| format!(" L{level}")).collect();
         let sandbox = if levels.is_empty() { String::new() } else { format!("; sandbox{}", levels.concat()) };
@@ -106,12 +113,7 @@ impl Lines {
         }
         self.streams(&facts.streams);
         self.counts(&facts.counts);
-        for key in facts.person_keys.iter().take(NAMED) {
-            let until = key.revoked.map(|entry| format!(" until entry {entry}")).unwrap_or_default();
-            let (id, person) = (&key.key, &key.principal);
-            self.line("person key", format!("{id} of {person}, from entry {}{until}: signed {}", key.from, key.signed));
-        }
-        self.more(facts.person_keys.len());
+        self.person_keys(&facts.person_keys);
         let p = facts.payloads;
         let payloads = format!("{} named, {} disclosed and checked, {} erased", p.named, p.disclosed, p.erased);
         self.line("payloads", format!("{payloads}; {} blobs; {} erasures", p.blobs, p.erasures));
@@ -180,4 +182,38 @@ impl Lines {
 
 fn joined<K: Display>(map: &BTreeMap<K, u64>) -> String {
     map.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OpenReview;
+
+    #[test]
+    fn every_open_review_and_every_persons_key_is_named() {
+        let mut out = Lines(String::new());
+        let open = |entry: u64| OpenReview {
+            entry,
+            instance: "inst".to_owned(),
+            lift: format!("dec_{entry}"),
+            rule: "production".to_owned(),
+            review_by: "2026-11-20T09:00:00.000Z".to_owned(),
+            overdue: false,
+        };
+        let key = |from: u64| PersonKeySeen {
+            principal: "ada".to_owned(),
+            key: format!("key{from}."),
+            from,
+            revoked: None,
+            signed: 0,
+        };
+        let count = 3 * u64::try_from(NAMED).unwrap_or_default();
+        out.lifts(&Lifts { lifted: count, not_upheld: 0, open: (0..count).map(open).collect() });
+        out.person_keys(&(0..count).map(key).collect::<Vec<_>>());
+        for at in 0..count {
+            assert!(out.0.contains(&format!("at entry {at} is OPEN")), "{at}");
+            assert!(out.0.contains(&format!("key{at}. of ada")), "{at}");
+        }
+        assert!(!out.0.contains("more"), "{}", out.0);
+    }
 }

@@ -1,8 +1,8 @@
 //! Everything that is asked of a bundle before it may become active: text, types, reach, lint, data, its own tests.
 //!
 //! All findings are gathered, each with file, line, column, rule and next step; one error stands in the way. What this
-//! program would not apply is refused, never ignored. Absent: signatures (`bundle`), who may
-//! activate (the active bundle decides). Read next: `lint`, `cases`, `lockout`.
+//! program would not apply is refused, never ignored. Absent: signatures (`bundle`), who may activate (the active bundle
+//! decides). Read next: `lint`, `cases`, `lockout`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -87,6 +87,8 @@ rules! {
     Overridable = "overridable",
     /// A rule that can be met in advance by nobody, or never.
     Grantable = "grantable",
+    /// A rule that may be lifted without its quorum, by nobody.
+    BreakGlass = "break-glass",
     /// A permit that a forbid covers whole.
     Unreachable = "unreachable",
     /// A policy that another one makes superfluous.

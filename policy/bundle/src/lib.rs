@@ -45,6 +45,7 @@ pub use finding::{Finding, Place, RuleId, Severity};
 pub use format::{first_difference, format, has_format};
 pub use invariants::{Invariant, Proof};
 pub use keys::{KeyError, KeyId, RootKey, Vkey};
+pub use lint::RESERVED_WORKFLOWS;
 pub use lockout::{LockoutError, People, locked_out};
 pub use manifest::{CatalogueRef, FORMAT, Lineage, Manifest, Purpose, Settings, Shadow, Shadowed};
 pub use root::{

@@ -20,8 +20,8 @@ use crate::source::SourcePolicy;
 pub(crate) const REQUIRES: &str = "requires_approval";
 /// The annotation that makes a forbid wait for a transform.
 pub(crate) const TRANSFORM: &str = "transform";
-/// Workflows of these names are the gateway's own.
-const RESERVED_WORKFLOWS: &str = "countersign.";
+/// Workflows whose names begin with this are the gateway's own: nobody registers one, and none is in shadow.
+pub const RESERVED_WORKFLOWS: &str = "countersign.";
 
 /// The annotation that keeps a policy out of shadow.
 pub(crate) const SEVERITY: &str = "severity";

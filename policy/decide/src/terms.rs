@@ -9,7 +9,7 @@
 //! | `any` | whatever the schema lets stand there, or nothing |
 //! | `equals`, `one_of` | that text, number, truth value or null; one of them |
 //! | `each_of` | a list of nothing but these |
-//! | `prefix` | a text that begins so, and in whose rest is no `..`, `%` or `\` |
+//! | `prefix` | a text that begins so, and in whose rest is no `..`, `%`, `\` or `@` |
 //! | `maximum` | a number from 0 to that |
 //! | `between` | a number within both, both included |
 //!
@@ -201,8 +201,9 @@ impl Bound {
             }),
             Self::Prefix(text) => {
                 let rest = value.as_text().and_then(|value| value.strip_prefix(text.as_str()));
-                // A way up, or a character that a reader may take for one, leads out of what the prefix names.
-                rest.is_some_and(|rest| !rest.contains("..") && !rest.contains(['%', '\\']))
+                // A way up, or a character that a reader may take for one, leads out of what the prefix names; so does what
+                // makes a name and a password of the host before it.
+                rest.is_some_and(|rest| !rest.contains("..") && !rest.contains(['%', '\\', '@']))
             }
             Self::Maximum(most) => within(Some(0), most),
             Self::Between(least, most) => within(amount(least), most),
@@ -382,6 +383,14 @@ mod tests {
             ("/src/a", false),
         ] {
             assert_eq!(holds(&with("/to", json!({"prefix": "src/"})), &input("to", json!(value))), within, "{value}");
+        }
+        for (value, within) in [
+            ("https://shop.test:8443/a", true),
+            ("https://shop.test:x@evil.test/a", false),
+            ("https://shop.test:8443@evil.test/a", false),
+        ] {
+            let host = with("/to", json!({"prefix": "https://shop.test:"}));
+            assert_eq!(holds(&host, &input("to", json!(value))), within, "{value}");
         }
     }
 

@@ -410,12 +410,21 @@ mod tests {
         let fenced = page.split("```").skip(1).step_by(2).flat_map(str::lines);
         let alone = fenced.filter_map(|line| line.split(" #").next()).flat_map(|line| line.split(" && "));
         let words = |line: &str| {
-            let parts = line.split('"').enumerate();
-            let words = parts.flat_map(|(at, part)| match at % 2 {
-                0 => part.split_whitespace().map(str::to_owned).collect(),
-                _ => vec![part.to_owned()],
-            });
-            words.collect::<Vec<_>>()
+            // What stands in quotes of either kind is one word, and holds those of the other kind.
+            let (mut words, mut word, mut open) = (Vec::new(), None::<String>, None);
+            for c in line.chars() {
+                match (open, c) {
+                    (Some(quote), c) if c == quote => open = None,
+                    (None, '"' | '\'') => {
+                        open = Some(c);
+                        word.get_or_insert_default();
+                    }
+                    (None, c) if c.is_whitespace() => words.extend(word.take()),
+                    (_, c) => word.get_or_insert_default().push(c),
+                }
+            }
+            words.extend(word);
+            words
         };
         alone.map(str::trim).filter(|line| line.starts_with("countersign ")).map(words).collect()
     }

@@ -1,13 +1,11 @@
 //! What the gateway calls its own: the reserved workflow of a change, and the operation that its one action is.
 
 use countersign_gateway_model::{Digest, Name, OrgId, Timestamp};
+use countersign_policy_bundle::RESERVED_WORKFLOWS;
 use countersign_policy_decide::{EntityKind, EntityRef, Record, WorkflowFacts};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::EngineError;
-
-/// Names that begin with this are the gateway's own: nobody registers a workflow, or proposes an action, under them.
-const RESERVED: &str = "countersign.";
 
 /// The workflow of a change of policy.
 pub(crate) const POLICY_CHANGE: &str = "countersign.policy-change";
@@ -17,7 +15,7 @@ pub(crate) const ACTIVATE: &str = "policy.activate";
 
 /// Whether an instance of this workflow is the gateway's to act in.
 pub(crate) fn is_reserved(workflow: &Name) -> bool {
-    workflow.as_str().starts_with(RESERVED)
+    workflow.as_str().starts_with(RESERVED_WORKFLOWS)
 }
 
 /// The workflow as policy knows it: instances refer to it. Nobody starts it: a proposal does.

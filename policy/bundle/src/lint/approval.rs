@@ -31,7 +31,7 @@ pub(crate) fn lint(
         after_the_end(name, rule, &place, findings);
         unmet(name, rule, &place, findings);
         unsupported(name, rule, &place, findings);
-        reviewed(name, rule, &place, findings);
+        liftable(name, rule, policies, &place, findings);
         grantable(name, rule, policies, &place, findings);
         if let Some(catalogue) = catalogue {
             overridable(name, rule, policies, catalogue, text, findings);
@@ -97,13 +97,25 @@ fn unsupported(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, 
 /// Seconds that a review may take: nobody reviews in less than the one, and what is due after the other is never due.
 const REVIEW: std::ops::RangeInclusive<u64> = 60..=366 * 86_400;
 
-/// Whoever lifts a rule without its quorum is reviewed, in a time in which that can be done and will be.
-fn reviewed(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, findings: &mut Vec<Finding>) {
+/// Whoever lifts a rule without its quorum is permitted to by policy, and reviewed in a time in which that can be done and
+/// will be.
+fn liftable(
+    name: &Name,
+    rule: &ApprovalRule,
+    policies: &[SourcePolicy],
+    place: &dyn Fn(&str) -> Place,
+    findings: &mut Vec<Finding>,
+) {
     let Some(within) = rule.break_glass.as_ref().map(|glass| glass.review_within_s) else { return };
     if !REVIEW.contains(&within) {
         let message = format!("rule `{name}` wants the review of a lift within {within} s");
         let next = "give a time of a minute to a year; a day is usual";
         findings.push(Finding::error(place("review_within_s"), RuleId::RuleTimes, message, next));
+    }
+    if !permitted(policies, &["breakGlass", "decide"]) {
+        let message = format!("rule `{name}` may be lifted without its quorum, and no policy lets anybody do so");
+        let next = "permit `breakGlass` to those whom the data names, or leave `break_glass` out";
+        findings.push(Finding::warning(place("break_glass"), RuleId::BreakGlass, message, next));
     }
 }
 
@@ -121,8 +133,7 @@ fn grantable(
         let next = "give `max_uses` and `max_s` of at least 1, or leave `grantable` out";
         findings.push(Finding::error(place("grantable"), RuleId::Grantable, message, next));
     }
-    let permits = policies.iter().filter(|policy| policy.effect() == Effect::Permit);
-    if !permits.clone().any(|policy| acts_in(policy, &["grantTask", "decide"])) {
+    if !permitted(policies, &["grantTask", "decide"]) {
         let message = format!("rule `{name}` can be met in advance, and no policy lets anybody do so");
         let next = "permit `grantTask` to those who vote for it, or leave `grantable` out";
         findings.push(Finding::warning(place("grantable"), RuleId::Grantable, message, next));
@@ -192,6 +203,11 @@ fn overridable(
 fn may_be_about(gate: &SourcePolicy, tool: &Tool) -> bool {
     let operation = if tool.runner.is_some() { "dispatch" } else { "callTool" };
     acts_in(gate, &[operation, &format!("{operation}:{}", tool.name)])
+}
+
+/// Whether some permit is about one of these actions.
+fn permitted(policies: &[SourcePolicy], actions: &[&str]) -> bool {
+    policies.iter().any(|policy| policy.effect() == Effect::Permit && acts_in(policy, actions))
 }
 
 /// Whether a policy's action scope names one of these, or none at all.

@@ -343,7 +343,9 @@ fn a_quorum_that_nobody_could_ever_meet_is_an_error() {
 
 #[test]
 fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
-    let rule = |rest: &str| of_rules(&format!(r#"{{"authority":{{"roles":["A"]}},{rest}}}"#), GATE, r#"{"tools":[]}"#);
+    let policies = format!("{GATE}\n{LIFTS}");
+    let rule =
+        |rest: &str| of_rules(&format!(r#"{{"authority":{{"roles":["A"]}},{rest}}}"#), &policies, r#"{"tools":[]}"#);
     for (bad, column) in [
         (r#""veto":false"#, 35),
         (r#""quorum":{"persons":3,"distinct_teams":2}"#, 57),
@@ -364,14 +366,37 @@ fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
     }
 }
 
+/// Somebody may lift rules.
+const LIFTS: &str = r#"@id("p") permit(principal, action == Countersign::Action::"breakGlass", resource);"#;
+
+#[test]
+fn a_rule_that_may_be_lifted_is_lifted_by_somebody() {
+    let found = |permit: &str| {
+        let rule = r#"{"authority":{"roles":["A"]},"break_glass":{"authority":{"roles":["B"]},"review_within_s":60}}"#;
+        of_rules(rule, &format!("{GATE}\n{permit}"), r#"{"tools":[]}"#)
+    };
+    let warned = [(RuleId::BreakGlass, Severity::Warning, "rules.json:2:35".to_owned())];
+    assert_eq!(found(""), warned);
+    assert_eq!(found(&LIFTS.replace("breakGlass", "approve")), warned);
+    assert_eq!(found(&LIFTS.replace("permit", "forbid")), warned);
+    for permit in [LIFTS.to_owned(), LIFTS.replace("== Countersign::Action::\"breakGlass\"", "")] {
+        assert_eq!(found(&permit), [], "{permit}");
+    }
+    assert_eq!(found(&LIFTS.replace("== ", "in ").replace("breakGlass", "decide")), []);
+}
+
 #[test]
 fn a_lifted_rule_is_reviewed_in_a_time_in_which_people_can_and_will() {
     let found = |seconds: u64| {
         let glass = format!(r#""break_glass":{{"authority":{{"roles":["B"]}},"review_within_s":{seconds}}}"#);
-        of_rules(&format!(r#"{{"authority":{{"roles":["A"]}},{glass}}}"#), GATE, r#"{"tools":[]}"#)
+        of_rules(
+            &format!(r#"{{"authority":{{"roles":["A"]}},{glass}}}"#),
+            &format!("{GATE}\n{LIFTS}"),
+            r#"{"tools":[]}"#,
+        )
     };
     for seconds in [0, 59, 366 * 86_400 + 1, u64::MAX] {
-        assert_eq!(found(seconds), [(RuleId::RuleTimes, Severity::Error, "rules.json:2:77".to_owned())], "{seconds}");
+        assert_eq!(found(seconds), [(RuleId::RuleTimes, Severity::Error, "rules.json:2:78".to_owned())], "{seconds}");
     }
     for seconds in [60, 86_400, 366 * 86_400] {
         assert_eq!(found(seconds), [], "{seconds}");
