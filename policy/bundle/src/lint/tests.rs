@@ -395,7 +395,7 @@ fn a_lifted_rule_is_reviewed_in_a_time_in_which_people_can_and_will() {
             r#"{"tools":[]}"#,
         )
     };
-    for seconds in [0, 59, 366 * 86_400 + 1, u64::MAX] {
+    for seconds in [0, 59, 366 * 86_400 + 1, 1 << 52] {
         assert_eq!(found(seconds), [(RuleId::RuleTimes, Severity::Error, "rules.json:2:78".to_owned())], "{seconds}");
     }
     for seconds in [60, 86_400, 366 * 86_400] {
