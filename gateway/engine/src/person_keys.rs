@@ -5,7 +5,7 @@
 //! and sign with it what waits. Absent: what is signed (`ledger/entry`'s `assertion`), and votes. Read next: `demands`.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::json;
 
@@ -183,10 +183,9 @@ impl Engine {
             if keys.values().filter(|row| row.principal == who.pseudonym).count() >= MAX_KEYS {
                 return Err(EngineError::invalid("key", "you have registered 100 keys: go on with one of them"));
             }
-            let dated = move |registered| {
-                row_of(key_id, &KeyRow { principal: body.principal, key: body.key, registered, revoked: None })
-            };
-            this.commit_key(&org, &who, allowed, &mut keys, (key_id, body, Box::new(dated))).await
+            let dated =
+                move |registered| KeyRow { principal: body.principal, key: body.key, registered, revoked: None };
+            this.commit_key(&who, allowed, &mut keys, (key_id, body, dated)).await
         })
         .await
     }
@@ -222,28 +221,27 @@ impl Engine {
                 revoked: true,
                 possession: None,
             };
-            let dated = move |at| row_of(key_id, &KeyRow { revoked: Some(at), ..held });
-            this.commit_key(&org, &who, allowed, &mut keys, (key_id, body, Box::new(dated))).await
+            let dated = move |at| KeyRow { revoked: Some(at), ..held };
+            this.commit_key(&who, allowed, &mut keys, (key_id, body, dated)).await
         })
         .await
     }
 
     async fn commit_key(
         &self,
-        org: &Org,
         who: &Principal,
         mut allowed: Allowed,
         keys: &mut HashMap<Digest, KeyRow>,
-        (id, body, dated): (Digest, PersonKey, crate::beside::Dated),
+        (id, body, dated): (Digest, PersonKey, impl FnOnce(Timestamp) -> KeyRow + Send + 'static),
     ) -> Result<(PersonKeyRecord, Receipt), EngineError> {
-        allowed.beside.dated = Some(dated);
+        let made = Arc::new(OnceLock::new());
+        let kept = Arc::clone(&made);
+        allowed.beside.dated = Some(Box::new(move |at| row_of(id, kept.get_or_init(|| dated(at)))));
         let receipt = self.commit_own(who, allowed, OwnEntry::new(body)).await?;
-        // What memory says is what the next start will read.
-        let columns = org.log.view(PERSON_KEYS, id.as_bytes()).await.map_err(EngineError::ledger)?;
-        let columns = columns.ok_or_else(|| EngineError::damaged("a key's row"))?;
-        let row: KeyRow = serde_json::from_slice(&columns).map_err(EngineError::damaged)?;
-        keys.insert(id, row);
-        Ok((record((&id, &row)), receipt))
+        // It is durable: what memory says is the very row that the next start reads. It was made before the entry was.
+        let row = made.get().ok_or_else(|| EngineError::damaged("a key's row"))?;
+        keys.insert(id, *row);
+        Ok((record((&id, row)), receipt))
     }
 }
 
