@@ -12,7 +12,7 @@ use countersign_gateway_flow::{
     Action, Actions, Begin, Force, ItemTerms, Now, Proposal, Reply, Report, StartTerms, decide,
 };
 use countersign_gateway_model::{
-    ActionId, Decision, Digest, GrantId, InstanceId, Name, PermitId, Principal, RunId, Timestamp,
+    ActionId, Decision, Digest, GrantId, InstanceId, Name, PermitId, Principal, Pseudonym, RunId, Timestamp,
 };
 use countersign_ledger_entry::PayloadRole;
 use countersign_ledger_entry::body::{GateSubject, QuestionKind, Reservation};
@@ -32,7 +32,7 @@ use crate::beside::Beside;
 use crate::counters::{REPEATS, Reading};
 use crate::error::EngineError;
 use crate::gates::Pending;
-use crate::grants::{Resting, Usable};
+use crate::grants::{Acting, Resting, Usable};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::permits::{PreparedRun, in_shadow};
@@ -65,6 +65,7 @@ struct Proposing<'a> {
     org: &'a Org,
     snapshot: &'a Snapshot,
     who: &'a Principal,
+    acting: Acting<'a>,
     id: InstanceId,
     requests: &'a [ActionRequest],
     begin: bool,
@@ -156,7 +157,9 @@ impl Engine {
         if let Some(gate) = fold.gate() {
             return Err(EngineError::Waiting(gate.gate));
         }
-        let usable = self.usable_grants(&org, &snapshot, &held).await?;
+        let chain: Vec<Pseudonym> = who.on_behalf_of.iter().map(|delegator| delegator.pseudonym).collect();
+        let acting = Acting { who: who.pseudonym, chain: &chain };
+        let usable = self.usable_grants(&org, &snapshot, &held, acting).await?;
         let single = requests.len() == 1;
         let mut turn = None;
         let mut attempt = 1;
@@ -165,7 +168,7 @@ impl Engine {
             let reading = org.counting.reading(&snapshot, now, turn);
             let usable = usable.as_slice();
             let proposal =
-                Proposing { org: &org, snapshot: &snapshot, who, id, requests: &requests, begin, now, usable };
+                Proposing { org: &org, snapshot: &snapshot, who, acting, id, requests: &requests, begin, now, usable };
             match Box::pin(self.propose_once(&proposal, &mut held, reading, key.as_ref())).await {
                 // Others took from the same counters meanwhile. From now on they wait.
                 Err(EngineError::CountersBusy) if attempt < REPEATS => attempt += 1,
@@ -248,8 +251,8 @@ impl Engine {
         held: &Held,
         reading: &mut Reading,
     ) -> Result<Vec<Asking>, EngineError> {
-        let Proposing { org, snapshot, requests, now, usable, .. } = *proposal;
-        let mut resting = Resting::on(usable, now.max(held.fold()?.latest()));
+        let Proposing { org, snapshot, acting, requests, now, usable, .. } = *proposal;
+        let mut resting = Resting::on(usable, acting, now.max(held.fold()?.latest()));
         let mut asking = Vec::with_capacity(requests.len());
         for request in requests {
             let mut one = self.ask_action(proposal, held, reading, request)?;

@@ -129,6 +129,9 @@ pub enum EngineError {
     /// The rule's data does not let it be met in advance.
     #[error("rule `{0}` cannot be met in advance: propose each action, and people are asked about each")]
     NotGrantable(Name),
+    /// The same, and every other bound of what can be granted, as whoever is no person is told it.
+    #[error("this cannot be met in advance as it is asked for: propose each action, and people are asked about each")]
+    GrantRefused,
     /// More than the rule's data lets be granted.
     #[error("rule `{rule}` can be met in advance for at most {most} {what}: ask for less")]
     GrantTooWide {
@@ -195,7 +198,7 @@ impl EngineError {
             Self::SignatureMissing(_) => "signature-missing",
             Self::SignatureRefused(_) | Self::Assertion(_) => "signature-refused",
             Self::KeyKnown => "key-known",
-            Self::NotGrantable(_) => "grant-not-grantable",
+            Self::NotGrantable(_) | Self::GrantRefused => "grant-not-grantable",
             Self::GrantTooWide { .. } => "grant-too-wide",
             Self::GrantTerms(_) => "grant-terms-invalid",
             Self::CountersBusy => "counters-busy",

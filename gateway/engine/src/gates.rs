@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use countersign_gateway_flow::{GateTerms, ItemTerms, OpenGate, OpenItem, UNNAMED_PERSON};
+use countersign_gateway_flow::{GateTerms, Instance, ItemTerms, OpenGate, OpenItem, UNNAMED_PERSON};
 use countersign_gateway_model::{
     ActionId, Digest, Duration, GateId, InstanceId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Timestamp,
 };
@@ -102,8 +102,8 @@ impl Engine {
         for (at, one) in pending.iter().enumerate() {
             let rules = self.rule_forms(snapshot, &one.rules)?;
             timeouts.extend(one.rules.iter().filter_map(|r| snapshot.rules().get(r.as_str())?.timeout_s));
-            let involved = involved(org, created, who, &one.rules, snapshot);
             let chain: Vec<Pseudonym> = who.on_behalf_of.iter().map(|d| d.pseudonym).collect();
+            let involved = involved(org, created, (who.pseudonym, &chain), &one.rules, snapshot);
             views.push(item_view(org, snapshot, (who.pseudonym, &chain), one, (at + 1, pending.len())));
             items.push(ItemTerms { item: self.mint().item(), rules, involved });
         }
@@ -427,7 +427,7 @@ pub(crate) fn circles<'r>(
 pub(crate) fn involved(
     org: &Org,
     created: &Created,
-    who: &Principal,
+    (who, chain): (Pseudonym, &[Pseudonym]),
     rules: &[Name],
     snapshot: &Snapshot,
 ) -> Vec<Pseudonym> {
@@ -436,17 +436,12 @@ pub(crate) fn involved(
     let any = |pick: fn(&countersign_policy_decide::rules::Exclude) -> bool| all || excludes.iter().any(pick);
     let mut out = BTreeSet::new();
     let mut add = |who: Option<Pseudonym>| {
-        let Some(who) = who else { return };
-        out.insert(match org.known(who) {
-            // Of an account nobody knows whose it is: it may be that of anyone else of whom this is not known.
-            Some(known) if known.kind == PrincipalKind::Person => known.person.unwrap_or(UNNAMED_PERSON),
-            _ => who,
-        });
+        out.extend(who.map(|who| human(org, who)));
     };
-    add(Some(who.pseudonym));
+    add(Some(who));
     add(Some(created.acting));
-    for delegator in &who.on_behalf_of {
-        add(Some(delegator.pseudonym));
+    for delegator in chain {
+        add(Some(*delegator));
     }
     if any(|e| e.initiator) {
         add(Some(created.initiator));
@@ -464,6 +459,29 @@ pub(crate) fn involved(
         add(Some(created.accountable));
     }
     out.into_iter().collect()
+}
+
+/// Whoever a gate under these rules would not let approve if it opened now: the involved, and all of both chains, by account
+/// and by person.
+pub(crate) fn barred(
+    org: &Org,
+    fold: &Instance,
+    (who, chain): (Pseudonym, &[Pseudonym]),
+    rules: &[Name],
+    snapshot: &Snapshot,
+) -> BTreeSet<Pseudonym> {
+    let acting = || fold.chain().iter().chain(chain).copied().chain([who]);
+    let involved = involved(org, fold.created(), (who, chain), rules, snapshot);
+    involved.into_iter().chain(acting()).chain(acting().map(|who| human(org, who))).collect()
+}
+
+/// The human being behind a person's account; any other account is itself.
+pub(crate) fn human(org: &Org, who: Pseudonym) -> Pseudonym {
+    match org.known(who) {
+        // Of an account nobody knows whose it is: it may be that of anyone else of whom this is not known.
+        Some(known) if known.kind == PrincipalKind::Person => known.person.unwrap_or(UNNAMED_PERSON),
+        _ => who,
+    }
 }
 
 fn gate_view(

@@ -36,7 +36,7 @@ use crate::stream::{Held, four_eyes};
 use crate::{Engine, Snapshot};
 
 pub(crate) use terms::GrantTerms;
-pub(crate) use uses::{Resting, Usable};
+pub(crate) use uses::{Acting, Resting, Usable};
 
 /// Longest reason of one who asks, in characters.
 const MAX_REASON: usize = 2000;
@@ -134,7 +134,8 @@ impl Engine {
     /// Asks people to meet a rule in advance: opens a gate of the instance.
     ///
     /// # Errors
-    /// [`EngineError::NotGrantable`] and [`EngineError::GrantTooWide`] for what the rule's data does not let be granted;
+    /// [`EngineError::NotGrantable`] and [`EngineError::GrantTooWide`] for what the rule's data does not let be granted, to
+    /// whoever is no person [`EngineError::GrantRefused`] for either;
     /// [`EngineError::GrantTerms`] for terms that the tools' schemas cannot hold.
     pub async fn request_grant(
         &self,
@@ -178,7 +179,7 @@ impl Engine {
             return Err(EngineError::invalid("reason", format!("say why, in at most {MAX_REASON} characters")));
         }
         let snapshot = self.counted_snapshot(&org).await?;
-        let (terms, budget) = GrantTerms::read(&snapshot, request)?;
+        let (terms, budget) = GrantTerms::read(&snapshot, who.kind, request)?;
         let now = self.now();
         let mut beside = Beside::default();
         let pending = Pending {
@@ -317,10 +318,12 @@ impl Engine {
         let snapshot = self.snapshot(org.id);
         let now = self.now().max(fold.latest());
         let mut records = Vec::new();
+        // As it counts for the one who acts; on whose behalf, a later proposal may say anew.
+        let acting = Acting { who: fold.created().acting, chain: fold.chain() };
         let offered = fold.gate().and_then(|gate| Some((gate, gate.offer.as_ref()?)));
         for given in fold.grants().filter(|given| beyond(given.body.grant)).take(limit.saturating_add(1)) {
             let terms = self.grant_terms(&org, &held, given.asked, &given.body.scope).await?;
-            let (state, why) = match uses::stopped(&org, &snapshot, given, now) {
+            let (state, why) = match uses::stopped(&org, &snapshot, fold, given, (acting, now)) {
                 _ if given.revoked => ("revoked", None),
                 _ if fold.state().is_terminal() => ("ended", None),
                 _ if now > given.body.until => ("expired", None),

@@ -16,7 +16,8 @@ use countersign_gateway_model::{
 use countersign_ledger_entry::body::AuthorityMode;
 use countersign_ledger_entry::{Stream, StreamKind};
 use countersign_ledger_log::LogHandle;
-use countersign_policy_decide::{EntityError, EntityKind, EntityRef, EntityStore, Record};
+use countersign_policy_decide::rules::Authority;
+use countersign_policy_decide::{Attr, EntityError, EntityKind, EntityRef, EntityStore, Record};
 
 use crate::changes::under_way::Changes;
 use crate::counters::Counting;
@@ -53,6 +54,21 @@ impl Known {
     /// `person/dana`.
     pub(crate) fn label(&self) -> String {
         format!("{}/{}", word(self.kind), self.id)
+    }
+}
+
+/// What an account is now, as far as rules ask for it.
+pub(crate) struct Standing {
+    pub(crate) active: bool,
+    pub(crate) roles: Vec<Name>,
+    groups: Vec<Name>,
+    teams: Vec<Name>,
+}
+
+impl Standing {
+    /// Whether these are asked.
+    pub(crate) fn is_of(&self, authority: &Authority) -> bool {
+        authority.admits(&self.roles, &self.groups, &self.teams)
     }
 }
 
@@ -335,6 +351,15 @@ impl Org {
     /// The human being behind an account, as quorum counts them.
     pub(crate) fn person_of(&self, who: Pseudonym) -> Option<Pseudonym> {
         self.known(who).and_then(|k| k.person)
+    }
+
+    /// What an account is now; none where nobody is known by it.
+    pub(crate) fn standing(&self, who: Pseudonym) -> Option<Standing> {
+        let Known { teams, groups, kind, id, .. } = self.known(who)?;
+        let version = self.entities.get(&EntityRef::new(self.id, EntityKind::from(kind), id))?;
+        let record = version.record();
+        let active = record.attrs.get("active") == Some(&Attr::Bool(true));
+        Some(Standing { active, roles: record.roles.iter().cloned().collect(), groups, teams })
     }
 
     /// Keeps of `blobs` those that were not stored before, as far as is remembered.

@@ -107,11 +107,22 @@ pub struct HeldGrant {
 }
 
 impl HeldGrant {
-    /// What a permit of `tool` that takes `reservations` would leave of it, used once more at `at`.
+    /// What a permit of `tool` that takes `reservations` would leave of it, used once more at `at` by the account `who` on
+    /// behalf of `chain`.
     ///
     /// # Errors
     /// Why the permit cannot rest on it.
-    pub fn take(&mut self, tool: &Name, reservations: &[Reservation], at: Timestamp) -> Result<u32, &'static str> {
+    pub fn take(
+        &mut self,
+        (who, chain): (Pseudonym, &[Pseudonym]),
+        tool: &Name,
+        reservations: &[Reservation],
+        at: Timestamp,
+    ) -> Result<u32, &'static str> {
+        // Nobody approves what they do, in advance as little as at a gate.
+        if self.is_approver(who) || chain.iter().any(|behind| self.is_approver(*behind)) {
+            return Err("one who gave the grant acts under it");
+        }
         if self.revoked {
             return Err("the grant was taken back");
         }
@@ -125,7 +136,9 @@ impl HeldGrant {
             return Err("the grant is not for this tool");
         }
         if let Some(budget) = &self.body.budget {
-            let taken = reservations.iter().find(|one| one.counter == budget.counter).map_or(0, |one| one.amount);
+            let mut of_it = reservations.iter().filter(|one| one.counter == budget.counter);
+            let taken = of_it.try_fold(0_u64, |sum, one| sum.checked_add(one.amount));
+            let taken = taken.ok_or("the grant's budget is spent")?;
             // What takes nothing of the counter is not what the budget bounds.
             if taken == 0 {
                 return Err("the permit takes nothing of the counter that the grant's budget is of");
@@ -277,7 +290,8 @@ impl<'a> Uses<'a> {
                     free.insert(self.scene.instance.grant(*id).ok_or(Illegal::UnknownGrant(*id))?.clone())
                 }
             };
-            let used = held.take(tool, reservations, self.scene.at).map_err(|why| Illegal::GrantUnusable(*id, why))?;
+            let taken = held.take((by.actor, &by.on_behalf_of), tool, reservations, self.scene.at);
+            let used = taken.map_err(|why| Illegal::GrantUnusable(*id, why))?;
             drafts.push(draft(TaskGrantUse { grant: *id, action, used }, by, asked));
         }
         Ok(())

@@ -177,8 +177,9 @@ impl Engine {
         let known = |account| org.known(account);
         let accountable = known(created.accountable).map(|known| known.id);
         let key = |person: &_| known(*person).and_then(|known| known.person_key);
+        let chain: Vec<_> = author.on_behalf_of.iter().map(|delegator| delegator.pseudonym).collect();
         let involved: BTreeSet<Name> =
-            involved(org, created, &author, rules, snapshot).iter().filter_map(key).collect();
+            involved(org, created, (author.pseudonym, &chain), rules, snapshot).iter().filter_map(key).collect();
         let now = self.now();
         Ok(GateFacts {
             instance: instance_name(row.instance)?,

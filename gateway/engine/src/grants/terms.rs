@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use countersign_gateway_model::Name;
+use countersign_gateway_model::{Name, PrincipalKind};
 use countersign_ledger_entry::body::Reservation;
 use countersign_policy_decide::counters::units;
 use countersign_policy_decide::terms::{Bound, ToolTerms};
@@ -35,7 +35,11 @@ pub(crate) struct GrantTerms {
 
 impl GrantTerms {
     /// The terms that a request asks for, with their budget as a counter knows it.
-    pub(crate) fn read(snapshot: &Snapshot, request: GrantRequest) -> Result<(Self, Option<Reservation>), EngineError> {
+    pub(crate) fn read(
+        snapshot: &Snapshot,
+        who: PrincipalKind,
+        request: GrantRequest,
+    ) -> Result<(Self, Option<Reservation>), EngineError> {
         let GrantRequest { rule, tools: asked, uses, for_s, budget, reason: _ } = request;
         if !(1..=countersign_gateway_flow::MAX_TOOLS).contains(&asked.len()) {
             let most = countersign_gateway_flow::MAX_TOOLS;
@@ -56,7 +60,9 @@ impl GrantTerms {
             }
         }
         let terms = Self { rule, uses, for_s, budget, tools };
-        let budget = terms.check(snapshot)?;
+        // What is wrong with the amount by itself says nothing of the policy.
+        terms.budget.as_ref().map(amount_of).transpose()?;
+        let budget = terms.check(snapshot).map_err(|error| told(who, error))?;
         Ok((terms, budget))
     }
 
@@ -92,11 +98,7 @@ impl GrantTerms {
             let problem = format!("tool `{tool}` takes nothing of counter `{}`: leave it out", budget.counter);
             return Err(EngineError::invalid("budget", problem));
         }
-        let amount = units(&budget.amount).and_then(|units| u64::try_from(units).ok()).filter(|units| *units > 0);
-        let amount = amount.ok_or_else(|| {
-            EngineError::invalid("budget", "the amount is decimal text above 0 with 1 to 4 places, like \"500.0\"")
-        })?;
-        Ok(Reservation { counter: budget.counter.clone(), version: 0, amount })
+        Ok(Reservation { counter: budget.counter.clone(), version: 0, amount: amount_of(budget)? })
     }
 
     /// The terms as people read them: fields of the gateway's own, values quoted and escaped.
@@ -125,6 +127,29 @@ impl GrantTerms {
             out.push(("  input", "nothing that is not named above".to_owned()));
         }
         out
+    }
+}
+
+/// A budget's amount, as counters count.
+fn amount_of(budget: &GrantBudget) -> Result<u64, EngineError> {
+    let amount = units(&budget.amount).and_then(|units| u64::try_from(units).ok()).filter(|units| *units > 0);
+    amount.ok_or_else(|| {
+        EngineError::invalid("budget", "the amount is decimal text above 0 with 1 to 4 places, like \"500.0\"")
+    })
+}
+
+/// What the asker is told: how far a rule may be met in advance, and what is counted, is for people to know. An agent would
+/// ask for just as much.
+fn told(who: PrincipalKind, error: EngineError) -> EngineError {
+    match error {
+        EngineError::NotGrantable(_)
+        | EngineError::GrantTooWide { .. }
+        | EngineError::Invalid { field: "budget", .. }
+            if who != PrincipalKind::Person =>
+        {
+            EngineError::GrantRefused
+        }
+        other => other,
     }
 }
 

@@ -1,21 +1,23 @@
 //! The use of a grant: which of an instance's grants an action may rest on, and whether policy lets it.
 //!
 //! A grant counts as long as what it rests on stands: the rule is in the bundle in force and may be met in advance, within
-//! its bounds of today; and the votes of those givers whose accounts are active meet its form of today. The state machine
+//! its bounds of today; and it is met, in its form of today, by the votes of those givers whom a gate would count now: their
+//! accounts are active and still have the rule's authority, and they are not involved in what is done. The state machine
 //! counts uses and holds them to time, tools and budget. Whatever is in doubt leads to the ordinary gate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use countersign_gateway_flow::{HeldGrant, MAX_USES};
-use countersign_gateway_model::{Decision, Duration, GrantId, Name, Timestamp};
+use countersign_gateway_flow::{HeldGrant, Instance, MAX_USES, UNNAMED_PERSON, Vote};
+use countersign_gateway_model::{Decision, Duration, GrantId, Name, Pseudonym, Timestamp};
 use countersign_ledger_entry::body::Reservation;
 use countersign_policy_decide::input::TypedInput;
-use countersign_policy_decide::{Attr, EntityStore, PolicySnapshot};
+use countersign_policy_decide::rules::ApprovalRule;
+use countersign_policy_decide::{EntityStore, PolicySnapshot};
 
 use crate::asking::{Answered, ask_reading, with_satisfied};
 use crate::counters::Reading;
 use crate::error::EngineError;
-use crate::gates::form_of;
+use crate::gates::{barred, form_of};
 use crate::grants::{GrantTerms, any_live};
 use crate::org::Org;
 use crate::stream::Held;
@@ -38,7 +40,15 @@ pub(crate) struct Resting<'a> {
     usable: &'a [Usable],
     held: BTreeMap<GrantId, HeldGrant>,
     uses: usize,
+    acting: Acting<'a>,
     at: Timestamp,
+}
+
+/// Who acts under grants: the account, and on whose behalf, outermost first.
+#[derive(Clone, Copy)]
+pub(crate) struct Acting<'a> {
+    pub(crate) who: Pseudonym,
+    pub(crate) chain: &'a [Pseudonym],
 }
 
 /// An action that rests on grants.
@@ -58,6 +68,7 @@ impl Engine {
         org: &Org,
         snapshot: &Snapshot,
         held: &Held,
+        acting: Acting<'_>,
     ) -> Result<Vec<Usable>, EngineError> {
         let fold = held.fold()?;
         let now = self.now().max(fold.latest());
@@ -66,7 +77,7 @@ impl Engine {
             return Ok(out);
         }
         for given in fold.grants().filter(|given| given.is_live(now)) {
-            if let Some(why) = stopped(org, snapshot, given, now) {
+            if let Some(why) = stopped(org, snapshot, fold, given, (acting, now)) {
                 tracing::debug!(grant = %given.body.grant, why, "a grant does not count");
                 continue;
             }
@@ -82,7 +93,13 @@ impl Engine {
 }
 
 /// Why a grant does not count although it was given: what it rests on no longer stands.
-pub(super) fn stopped(org: &Org, snapshot: &Snapshot, given: &HeldGrant, now: Timestamp) -> Option<&'static str> {
+pub(super) fn stopped(
+    org: &Org,
+    snapshot: &Snapshot,
+    fold: &Instance,
+    given: &HeldGrant,
+    (acting, now): (Acting<'_>, Timestamp),
+) -> Option<&'static str> {
     let name = &given.body.rule;
     let Some(rule) = snapshot.rules().get(name.as_str()) else { return Some("the bundle no longer has its rule") };
     let Some(bounds) = rule.grantable else { return Some("its rule can no longer be met in advance") };
@@ -92,21 +109,38 @@ pub(super) fn stopped(org: &Org, snapshot: &Snapshot, given: &HeldGrant, now: Ti
     if now.since(given.given) > Duration::from_secs(bounds.max_s) {
         return Some("its rule allows less time by now");
     }
-    let active = |who| {
-        let known = org.known(who)?;
-        let version = org.entities.get(&known.entity(org.id))?;
-        Some(version.record().attrs.get("active") == Some(&Attr::Bool(true)))
+    if given.is_approver(acting.who) || acting.chain.iter().any(|behind| given.is_approver(*behind)) {
+        return Some("one who gave it acts under it");
+    }
+    // As a gate that opened now would bar them.
+    let barred = barred(org, fold, (acting.who, acting.chain), std::slice::from_ref(name), snapshot);
+    let counts = |vote: &Vote| {
+        let person = org.person_of(vote.actor).unwrap_or(UNNAMED_PERSON);
+        let free = [vote.actor, vote.person, person].iter().all(|who| !barred.contains(who));
+        free && still_admitted(org, rule, vote)
     };
-    if given.still_meets(&form_of(name, rule), |vote| active(vote.actor) == Some(true)) {
+    if given.still_meets(&form_of(name, rule), counts) {
         None
     } else {
-        Some("those who gave it, as far as their accounts are active, no longer meet its rule")
+        Some("those who gave it, as far as they could give it now, no longer meet its rule")
     }
 }
 
+/// Whether a vote would be let in today: the account is active, has the role that it voted with, and is one of those whom
+/// the rule asks.
+fn still_admitted(org: &Org, rule: &ApprovalRule, vote: &Vote) -> bool {
+    let Some(standing) = org.standing(vote.actor).filter(|standing| standing.active) else { return false };
+    if vote.role.as_ref().is_some_and(|role| !standing.roles.contains(role)) {
+        return false;
+    }
+    // A further circle was asked if a vote with its role counted: which one has fired is the closed gate's to know.
+    let further = |role: &Name| rule.escalation.iter().any(|circle| circle.authority.roles.contains(role));
+    standing.is_of(&rule.authority) || vote.role.as_ref().is_some_and(further)
+}
+
 impl<'a> Resting<'a> {
-    pub(crate) fn on(usable: &'a [Usable], at: Timestamp) -> Self {
-        Self { usable, held: BTreeMap::new(), uses: 0, at }
+    pub(crate) fn on(usable: &'a [Usable], acting: Acting<'a>, at: Timestamp) -> Self {
+        Self { usable, held: BTreeMap::new(), uses: 0, acting, at }
     }
 
     /// What policy says to an action that waits for people, with the rules met that grants meet. None where they do not meet
@@ -171,7 +205,7 @@ impl<'a> Resting<'a> {
                 return None;
             }
             let mut held = self.held.get(&one.held.body.grant).unwrap_or(&one.held).clone();
-            held.take(input.tool(), taken, self.at).ok()?;
+            held.take((self.acting.who, self.acting.chain), input.tool(), taken, self.at).ok()?;
             Some(held)
         })
     }

@@ -8,7 +8,7 @@ use countersign_gateway_engine::{
     ActionResult, Bound, Effect, EngineError, EntryQuery, EntryRecord, GrantAsked, GrantBudget, GrantRecord,
     GrantRequest, GrantTool, Idempotency, Proposed, verify_evidence,
 };
-use countersign_gateway_model::{Digest, Duration, GrantId, InstanceId, Principal, State};
+use countersign_gateway_model::{Delegator, Digest, Duration, GrantId, InstanceId, Principal, State};
 use serde_json::{Value, json};
 
 use crate::bench::{Files, default_files, with_rule};
@@ -27,8 +27,13 @@ struct Scene {
 }
 
 async fn scene(files: &Files) -> Scene {
+    scene_of(files, &["OPERATOR", "ADMIN"]).await
+}
+
+/// The same, with an owner of these roles.
+async fn scene_of(files: &Files, roles: &[&str]) -> Scene {
     let world = World::under(files).await;
-    let owner = world.person("olga", &["OPERATOR", "ADMIN"]);
+    let owner = world.person("olga", roles);
     let auditor = world.person("august", &["AUDITOR"]);
     let anna = world.person("anna", &["APPROVER"]);
     let agent = world.agent("robot", &owner);
@@ -70,7 +75,11 @@ fn is_permitted(proposed: &Proposed) -> bool {
 
 impl Scene {
     async fn ask(&self, request: GrantRequest) -> Result<GrantAsked, EngineError> {
-        self.world.engine.request_grant(Arc::clone(&self.agent), self.instance, request, None).await
+        self.ask_as(&self.agent, request).await
+    }
+
+    async fn ask_as(&self, who: &Arc<Principal>, request: GrantRequest) -> Result<GrantAsked, EngineError> {
+        self.world.engine.request_grant(Arc::clone(who), self.instance, request, None).await
     }
 
     async fn granted(&self, request: GrantRequest) -> GrantId {
@@ -207,19 +216,30 @@ async fn what_is_not_within_the_terms_asks_people_as_ever() {
 async fn no_more_is_granted_than_the_rule_lets_be_granted() {
     let at = scene(&default_files()).await;
     let other = |rule: &str| GrantRequest { rule: name(rule), ..mailing(1, 60) };
-    assert_eq!(code(at.ask(other("merge")).await), "grant-not-grantable");
-    assert_eq!(code(at.ask(other("no-such-rule")).await), "grant-not-grantable");
-    assert_eq!(code(at.ask(mailing(21, 60)).await), "grant-too-wide");
-    assert_eq!(code(at.ask(mailing(20, 28_801)).await), "grant-too-wide");
-    assert_eq!(code(at.ask(mailing(0, 60)).await), "parameter-invalid");
-    assert_eq!(code(at.ask(mailing(1, 0)).await), "parameter-invalid");
-    assert_eq!(code(at.ask(GrantRequest { tools: Vec::new(), ..mailing(1, 60) }).await), "parameter-invalid");
-    assert_eq!(code(at.ask(GrantRequest { reason: " ".to_owned(), ..mailing(1, 60) }).await), "parameter-invalid");
     let budget = |counter: &str, amount: &str| GrantRequest {
         budget: Some(GrantBudget { counter: name(counter), amount: amount.to_owned() }),
         ..mailing(1, 60)
     };
-    assert_eq!(code(at.ask(budget("spent", "5.0")).await), "parameter-invalid");
+    let wide = [
+        (other("merge"), "grant-not-grantable"),
+        (other("no-such-rule"), "grant-not-grantable"),
+        (mailing(21, 60), "grant-too-wide"),
+        (mailing(20, 28_801), "grant-too-wide"),
+        (budget("spent", "5.0"), "parameter-invalid"),
+    ];
+    for (request, told) in wide {
+        // A person is told how far it goes. An agent, that it does not go: it would ask for just as much.
+        assert_eq!(code(at.ask_as(&at.owner, request.clone()).await), told);
+        let refused = at.ask(request).await.unwrap_err();
+        assert_eq!(refused.code(), "grant-not-grantable");
+        let words = refused.to_string();
+        assert!(words.starts_with("this cannot be met in advance as it is asked for"), "{words}");
+    }
+    assert_eq!(code(at.ask(mailing(0, 60)).await), "parameter-invalid");
+    assert_eq!(code(at.ask(mailing(1, 0)).await), "parameter-invalid");
+    assert_eq!(code(at.ask(GrantRequest { tools: Vec::new(), ..mailing(1, 60) }).await), "parameter-invalid");
+    assert_eq!(code(at.ask(GrantRequest { reason: " ".to_owned(), ..mailing(1, 60) }).await), "parameter-invalid");
+    assert_eq!(code(at.ask(budget("spent", "5")).await), "parameter-invalid");
     let mut wrong = mailing(1, 60);
     wrong.tools[0].input.insert("/subject".to_owned(), Bound::Maximum(json!(3)));
     assert_eq!(code(at.ask(wrong).await), "grant-terms-invalid");
@@ -406,6 +426,51 @@ async fn a_grant_stops_when_what_it_rests_on_no_longer_stands_and_counts_again_w
     assert_eq!(at.grant(grant).await.state, "stopped");
     let proposed = at.propose(&[mail(SHOP)]).await;
     assert!(proposed.gate.is_some());
+    at.can_be_proven().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_stops_when_its_giver_could_not_give_it_now() {
+    // The owner gave it, which the rule allowed then.
+    let at = scene_of(&default_files(), &["OPERATOR", "ADMIN", "APPROVER"]).await;
+    let asked = at.ask(mailing(9, 600)).await.unwrap();
+    at.world.decide(&at.owner, asked.gate, Deciding::Approve).await.unwrap();
+    assert!(is_permitted(&at.propose(&[mail(SHOP)]).await));
+    for excluded in ["owner", "initiator", "issuer", "accountable"] {
+        in_force(&at, |rule| rule["exclude"] = json!({ excluded: true }));
+        assert_eq!(at.state_of(asked.grant).await, ("stopped", 1), "{excluded}");
+        let proposed = at.propose(&[mail(SHOP)]).await;
+        at.answered(&proposed).await;
+        in_force(&at, |_| {});
+        assert_eq!(at.state_of(asked.grant).await.0, "live", "{excluded}");
+    }
+    // The agent acts for its giver by now.
+    let mut behalf = (*at.agent).clone();
+    let Principal { kind, id, pseudonym, .. } = (*at.owner).clone();
+    behalf.on_behalf_of = vec![Delegator { kind, id, pseudonym }];
+    let proposed = at.world.propose(&Arc::new(behalf), at.instance, &[mail(SHOP)]).await;
+    assert!(proposed.as_ref().is_ok_and(|proposed| proposed.gate.is_some()), "{proposed:?}");
+    at.answered(&proposed.unwrap()).await;
+    assert_eq!(at.state_of(asked.grant).await, ("live", 1));
+    at.can_be_proven().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_stops_when_its_giver_has_lost_what_they_gave_it_with() {
+    let at = scene(&default_files()).await;
+    let grant = at.granted(mailing(9, 600)).await;
+    // Another role, even one that the rule asks for by now, is not the one that gave it.
+    at.world.reassign(&at.anna, &["SECURITY"]);
+    in_force(&at, |rule| rule["authority"]["roles"] = json!(["APPROVER", "SECURITY"]));
+    assert_eq!(at.state_of(grant).await, ("stopped", 0));
+    let proposed = at.propose(&[mail(SHOP)]).await;
+    assert!(proposed.gate.is_some());
+    at.world.reassign(&at.anna, &["APPROVER"]);
+    assert_eq!(at.state_of(grant).await, ("live", 0));
+    at.answered(&proposed).await;
+    // The rule asks a team by now, which she is not in: her role is no authority any more.
+    in_force(&at, |rule| rule["authority"] = json!({ "roles": [], "teams": ["sales"] }));
+    assert_eq!(at.state_of(grant).await, ("stopped", 0));
     at.can_be_proven().await;
 }
 

@@ -242,6 +242,14 @@ impl World {
         self.tell(one);
     }
 
+    /// Somebody gets these roles instead of theirs, at this start and every later one.
+    pub(crate) fn reassign(&self, who: &Principal, roles: &[&str]) {
+        let mut people = self.people.lock().unwrap();
+        let one = people.iter_mut().find(|one| one.who == who.pseudonym).unwrap();
+        one.record.roles = names(roles).into_iter().collect();
+        self.tell(one);
+    }
+
     fn pseudonym(&self) -> Pseudonym {
         Pseudonym::from_bytes(self.mint.id())
     }

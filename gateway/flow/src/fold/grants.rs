@@ -107,7 +107,8 @@ impl Instance {
             let Some(mut held) = self.grants.get(grant).cloned() else {
                 return Err(now.unlawful("it rests on a grant that nobody gave"));
             };
-            let count = held.take(&permit.tool, &permit.reservations, now.at).map_err(|why| now.unlawful(why))?;
+            let by = (now.header.actor, now.header.on_behalf_of.as_slice());
+            let count = held.take(by, &permit.tool, &permit.reservations, now.at).map_err(|why| now.unlawful(why))?;
             now.ensure(count == *used, "a use is not counted as the next one")?;
             self.put_grant(held);
         }

@@ -101,6 +101,19 @@ fn a_budget_is_kept_over_all_uses_of_a_grant() {
     let free = w.resting(9, &[1]);
     assert!(matches!(w.act(vec![free]), Err(Illegal::GrantUnusable(..))), "what takes nothing is not what it bounds");
     assert_eq!(w.the().grant(grant(1)).unwrap().spent, 100);
+    refuse(&w, "a permit that takes from the counter a second time", |f| {
+        edit(last(f), pick!(Permit), |p| {
+            let second = Reservation { version: 4, ..p.reservations[0].clone() };
+            p.reservations.push(second);
+        });
+    });
+    let mut beyond = w.the().grant(grant(1)).unwrap().clone();
+    let twice = [euros(u64::MAX), euros(1)];
+    assert_eq!(
+        beyond.take((AGENT, &[]), &w.resting(9, &[1]).tool, &twice, Timestamp(2000)),
+        Err("the grant's budget is spent"),
+        "a sum that no number holds"
+    );
     refuse(&w, "a permit that takes more than the budget has left", |f| {
         edit(last(f), pick!(Permit), |p| p.reservations[0].amount = 41);
     });
@@ -249,6 +262,22 @@ fn what_was_not_asked_for_is_not_given() {
         let permit = other.appends.last().unwrap()[0].header.body.clone();
         *last(f).last_mut().unwrap() = allowed(permit, BOB);
     });
+}
+
+#[test]
+fn nobody_acts_under_a_grant_that_they_gave() {
+    let mut w = granted(2);
+    let given = Err(Illegal::GrantUnusable(grant(1), "one who gave the grant acts under it"));
+    let act = w.resting(5, &[1]);
+    let of = |act: &Action| Proposal::Actions(Actions { items: vec![act.clone()], gate: None });
+    let for_alice = Actor { actor: AGENT, on_behalf_of: vec![BOB, ALICE] };
+    assert_eq!(w.propose_as(for_alice, of(&act)), given);
+    let for_bob = Actor { actor: AGENT, on_behalf_of: vec![BOB] };
+    w.propose_as(for_bob, of(&act)).unwrap();
+    refuse(&w, "a use on behalf of its giver", |f| {
+        last(f).iter_mut().for_each(|draft| draft.on_behalf_of = vec![ALICE]);
+    });
+    refuse(&w, "a use by its giver", |f| last(f).iter_mut().for_each(|draft| draft.actor = ALICE));
 }
 
 #[test]
