@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use countersign_gateway_model::{Digest, Principal, Verdict};
 use countersign_ledger_entry::body::{Body, Cause, DecisionKind, Effect};
+use countersign_ledger_entry::payload::{self, Salt};
 use countersign_ledger_entry::{Entry, Header, PayloadRole};
 use countersign_policy_decide::{combine, replay};
 
@@ -62,8 +63,11 @@ impl Engine {
         let headers: Vec<&Header> = append.iter().map(|(_, header)| header).collect();
         let mut evidence = Vec::new();
         for (of, digest) in questions_behind(&headers, at) {
-            let Some((place, _)) = append.get(of) else { continue };
-            evidence.push(self.payload(org, *place, &digest).await?);
+            let Some((place, header)) = append.get(of) else { continue };
+            let kept = self.salted_payload(org, *place, &digest).await?;
+            if !kept.as_ref().is_some_and(|(salt, content)| is_cleared(header, salt, content)) {
+                evidence.push(kept.map(|(_, content)| content));
+            }
         }
         Ok(Some(Behind { snapshot, evidence }))
     }
@@ -121,6 +125,18 @@ fn questions_behind(append: &[&Header], at: usize) -> Vec<(usize, Digest)> {
         }
         _ => nearest(0).unwrap_or_default(),
     }
+}
+
+/// Whether a question that stands at a gate is that of an action that waits for nobody: the gate's verdict is not of it.
+fn is_cleared(header: &Header, salt: &Salt, content: &[u8]) -> bool {
+    let Body::Gate(gate) = &header.body else { return false };
+    if gate.cleared.is_empty() {
+        return false;
+    }
+    StoredEvidence::read(content).is_ok_and(|stored| {
+        let digest = payload::salted(payload::ACTION, salt, stored.action.get().as_bytes());
+        gate.cleared.iter().any(|cleared| cleared.digest == digest)
+    })
 }
 
 /// As the state machine combines the answers of one append.

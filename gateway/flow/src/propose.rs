@@ -372,9 +372,9 @@ impl Scene<'_> {
         let mut replies = Vec::with_capacity(batch.len());
         let mut items = Vec::new();
         let mut cleared = Vec::new();
-        let asked = strictest(
-            batch.iter().map(|a| &a.asked).filter(|a| a.effective().is_some_and(|answer| answer != Answer::Deny)),
-        );
+        // Only what waits makes the gate: in shadow a no, or a rule, of an action that is cleared stops nothing.
+        let waits = |asked: &&Asked| asked.effective() == Some(Answer::NeedsApproval);
+        let asked = strictest(batch.iter().map(|a| &a.asked).filter(waits));
         let mut payloads = Vec::new();
         let mut fields = Vec::new();
         for action in batch {

@@ -7,7 +7,7 @@ use countersign_gateway_model::{Duration, InstanceId, Principal, State, Timestam
 use serde_json::{Value, json};
 
 use crate::bench::default_files;
-use crate::world::{World, org};
+use crate::world::{Deciding, World, org};
 
 const MERGE: &str = "repo.merge";
 
@@ -25,6 +25,16 @@ struct At {
     agent: Arc<Principal>,
     until: Timestamp,
 }
+
+/// A rule that is never in shadow.
+const FIRM: &str = r#"
+@id("gate-releases")
+@requires_approval("production")
+@severity("hard")
+forbid (principal, action == Countersign::Action::"callTool:repo.merge", resource is Countersign::Tool)
+when { context.input.branch == "release" }
+unless { context.satisfied.contains(Countersign::ApprovalRule::"production") };
+"#;
 
 /// A gateway where workflow `trial` is in shadow for an hour, and `fix` is not.
 async fn trial() -> At {
@@ -131,5 +141,29 @@ async fn a_shadow_ends_at_its_instant_and_reaches_no_instance_that_began_before_
     let until = at.world.engine.now() + Duration::from_secs(60);
     at.world.policies.install_shadowed(org(1), &default_files(), &["trial"], until);
     assert!(at.propose(between, merge()).await.unwrap().gate.is_some());
+    at.verifies().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_that_a_firm_rule_holds_back_waits_beside_those_that_the_shadow_lets_through() {
+    let at = trial().await;
+    // A rule that holds in shadow too, beside policy's soft no and a soft rule.
+    let mut files = default_files();
+    files.get_mut("policies.cedar").unwrap().push_str(FIRM);
+    at.world.policies.install_shadowed(org(1), &files, &["trial"], at.until);
+    let shadowed = at.begin("trial").await;
+    let release = ("repo.merge", json!({ "branch": "release", "message": "m" }));
+    let proposed = at.world.propose(&at.agent, shadowed, &[close(), merge(), release]).await.unwrap();
+    assert!(matches!(proposed.items[2].result, ActionResult::Waiting { .. }), "{proposed:?}");
+    let query = EntryQuery { instance: Some(shadowed), from: 0, limit: 500 };
+    for entry in at.world.engine.entries(&at.owner, query).await.unwrap().items {
+        if entry.verdict.is_some() {
+            let again = at.world.engine.replay(&at.owner, entry.index).await.unwrap();
+            assert_eq!(again.computed.as_ref(), Some(&again.stored), "entry {} of kind {}", entry.index, entry.kind);
+        }
+    }
+    let anna = at.world.person("anna", &["APPROVER"]);
+    at.world.decide(&anna, proposed.gate.unwrap(), Deciding::Approve).await.unwrap();
+    assert_eq!(at.permits(shadowed).await.len(), 3);
     at.verifies().await;
 }

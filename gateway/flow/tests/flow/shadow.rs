@@ -113,3 +113,19 @@ fn a_forger_cannot_pass_a_denial_off_as_shadow() {
     held.act(vec![action]).unwrap();
     refuse(&held, "an unenforced permit of another workflow", |f| edit(last(f), pick!(Permit), |p| p.enforced = false));
 }
+
+#[test]
+fn a_gate_of_a_shadow_is_of_what_waits_alone() {
+    let mut w = shadowed(with(allow(), SOFT));
+    let soft = w.action(7, with(deny(), SOFT), None);
+    let other = w.action(8, with(needs(&["another"]), SOFT), None);
+    let firm = w.action(9, with(needs(&["two-eyes"]), FIRM), None);
+    let reply = w.act(vec![soft, other, firm]).unwrap();
+    let Reply::Waiting { actions, .. } = reply else { panic!("{reply:?}") };
+    let [ActionAnswer::Cleared(_), ActionAnswer::Cleared(_), ActionAnswer::Waiting { .. }] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    let gate = &w.appends.last().unwrap()[0].header;
+    assert_eq!(gate.verdict, needs(&["two-eyes"]).verdict);
+    assert_eq!(w.replay().as_ref(), Ok(w.the()));
+}
