@@ -30,6 +30,7 @@ use crate::counters::{REPEATS, Reading};
 use crate::demands::{HeldKeys, check_signature, delta_bytes, demands_met, expired_votes, hold_keys};
 use crate::error::EngineError;
 use crate::gates::{Opened, Pending, circles, shown_digest};
+use crate::lifts::still_liftable;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::permits::{PreparedRun, in_shadow};
@@ -482,7 +483,8 @@ impl Engine {
         for (item, lifted) in lifts.filter(|(_, lifted)| tally.lifters.contains(&lifted.person)) {
             asked.insert(lifted.person);
             let on = (Operation::BreakGlass, Self::item_entity(work.org, item)?);
-            if !Self::still(work, lifted.actor, on, lifted.role.as_ref()) {
+            let stands = still_liftable(work.org, work.snapshot, lifted);
+            if !stands || !Self::still(work, lifted.actor, on, lifted.role.as_ref()) {
                 lapsed.insert(lifted.person);
             }
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use countersign_gateway_flow::rows::{LIFTS, LiftRow};
 use countersign_gateway_flow::{
-    Illegal, LiftRule, Lifting, Now, OpenGate, OpenItem, Proposal, SystemReject, decide, gate as counting,
+    Illegal, LiftRule, Lifted, Lifting, Now, OpenGate, OpenItem, Proposal, SystemReject, decide, gate as counting,
 };
 use countersign_gateway_model::{DecisionId, Duration, GateId, Name, Principal, Pseudonym, Timestamp};
 use countersign_ledger_entry::body::Effect;
@@ -34,6 +34,15 @@ use crate::{Engine, Snapshot};
 /// What the bundle says of lifting a rule.
 pub(crate) fn break_glass_of<'s>(snapshot: &'s Snapshot, rule: &Name) -> Option<&'s BreakGlass> {
     snapshot.rules().get(rule.as_str())?.break_glass.as_ref()
+}
+
+/// Whether what was lifted could be lifted today: the rule's data still lets somebody, and whoever did it is still one of
+/// them, with the signature that the rule demands by now.
+pub(crate) fn still_liftable(org: &Org, snapshot: &Snapshot, lifted: &Lifted) -> bool {
+    let Some(glass) = break_glass_of(snapshot, &lifted.rule) else { return false };
+    let signed =
+        snapshot.rules().get(lifted.rule.as_str()).is_some_and(|rule| !rule.demand.assertion || lifted.asserted);
+    signed && org.standing(lifted.actor).is_some_and(|standing| standing.is_of(&glass.authority))
 }
 
 /// A rule that may be lifted, by those whom both bundles name, under the shorter of both times.

@@ -18,6 +18,7 @@ use crate::Engine;
 use crate::api::{Idempotency, LiftRecord, Page, ReviewRecord};
 use crate::decisions::decides;
 use crate::error::EngineError;
+use crate::gates::human;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::own::{Allowed, draft_of};
@@ -250,16 +251,20 @@ impl Engine {
     }
 }
 
-/// Whoever lifted the rule reviews nothing of it, nor do those who act in the instance.
+/// Whoever lifted the rule reviews nothing of it, nor do those who act in the instance, those whose it is, and those who
+/// could not have approved what it was lifted for.
 fn others(org: &Org, who: &Principal, row: &LiftRow) -> Result<(), EngineError> {
     let person = org.person_of(who.pseudonym).unwrap_or(UNNAMED_PERSON);
     if who.pseudonym == row.actor || person == row.person {
         return Err(EngineError::OwnReview("whoever lifted the rule does not review it"));
     }
-    let acts =
-        |acting: &Pseudonym| *acting == who.pseudonym || org.person_of(*acting).is_some_and(|acting| acting == person);
-    if row.acting.iter().any(acts) || !who.on_behalf_of.is_empty() {
+    // Whoever is named by account or by person; of an account nobody knows whose it is, it may be theirs.
+    let is_them = |named: &Pseudonym| *named == who.pseudonym || *named == person || human(org, *named) == person;
+    if row.acting.iter().any(is_them) || !who.on_behalf_of.is_empty() {
         return Err(EngineError::OwnReview("it was lifted for you, or you act for another"));
+    }
+    if row.concerned.iter().any(is_them) {
+        return Err(EngineError::OwnReview("the instance is yours, or you are involved in what it was lifted for"));
     }
     Ok(())
 }

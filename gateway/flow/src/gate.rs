@@ -125,6 +125,8 @@ pub struct Lifted {
     pub at: Timestamp,
     /// Its review is owed until then.
     pub review_by: Timestamp,
+    /// It carries a signature of the person's own.
+    pub asserted: bool,
 }
 
 /// What a person decides, before its effect is known.
@@ -309,7 +311,8 @@ impl Lifting {
 
     fn as_lifted(&self, lift: DecisionId, actor: Pseudonym, at: Timestamp, review_by: Timestamp) -> Lifted {
         let (rule, role) = (self.rule.clone(), self.role.clone());
-        Lifted { lift, rule, person: self.person(), actor, role, at, review_by }
+        // What is demanded of it was asked before.
+        Lifted { lift, rule, person: self.person(), actor, role, at, review_by, asserted: false }
     }
 }
 
@@ -324,6 +327,7 @@ impl Lifted {
             role: lift.role.clone(),
             at,
             review_by: lift.review_by,
+            asserted: lift.assertion.is_some(),
         }
     }
 }

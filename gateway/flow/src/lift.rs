@@ -79,6 +79,9 @@ fn check_form(scene: &Scene<'_>, gate: &OpenGate, lift: &LiftRule) -> Result<(),
     if !person || !by.on_behalf_of.is_empty() {
         return Err(Illegal::NotAPerson);
     }
+    if scene.instance.has_lift(lift.lift) {
+        return Err(Illegal::Duplicate("lift"));
+    }
     if gate.subject == GateSubject::Grant {
         return Err(Illegal::GrantLift);
     }

@@ -338,6 +338,9 @@ pub struct LiftRow {
     pub assurance: Assurance,
     /// The acting principal of the instance and those on whose behalf it acts: they review nothing of theirs.
     pub acting: Vec<Pseudonym>,
+    /// Whose instance it is, and who is involved in the item: nor do they.
+    #[serde(default)]
+    pub concerned: Vec<Pseudonym>,
     /// The review is owed until then.
     pub review_by: Timestamp,
     /// When.
@@ -825,7 +828,8 @@ impl Rows<'_> {
             shown: decision.shown,
             delta: decision.delta,
             assurance: decision.assurance,
-            asserted: decision.assertion.is_some(),
+            // Under version 1 nobody checked a signature before it was written: there it says nothing.
+            asserted: decision.assertion.is_some() && header.semantics > 1,
             on_behalf: decision.on_behalf,
             at: header.claimed,
             sequence: header.sequence,
@@ -847,6 +851,7 @@ impl Rows<'_> {
             effect: lift.effect,
             assurance: lift.assurance,
             acting: instance.chain().to_vec(),
+            concerned: instance.concerned(lift.item),
             review_by: lift.review_by,
             at: header.claimed,
             sequence: header.sequence,

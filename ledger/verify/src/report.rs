@@ -151,12 +151,12 @@ impl Facts {
         let judged = if self.counts.later.is_empty() { "every" } else { "every judged" };
         out.push(format!("{judged} transition replays through the state machine"));
         let (unenforced, against) = (self.counts.unenforced_permits, self.counts.unenforced_against);
-        let but = if unenforced == 0 {
+        let but = if unenforced == 0 && against == 0 {
             String::new()
         } else {
             format!(
                 ", but for {unenforced} of workflows in shadow, which say themselves that policy was not enforced: {against} \
-                 of them it had not allowed"
+                 times a permit, start or completion of these it had not allowed"
             )
         };
         out.push(format!(
@@ -388,7 +388,7 @@ pub struct Counts {
     /// Permits that say that policy was not enforced.
     #[serde(skip_serializing_if = "is_zero")]
     pub unenforced_permits: u64,
-    /// Of these, the ones that policy did not allow.
+    /// Permits, starts and completions of workflows in shadow that policy did not allow.
     #[serde(skip_serializing_if = "is_zero")]
     pub unenforced_against: u64,
     /// Outcomes by name, sweeps counted as `unknown`.

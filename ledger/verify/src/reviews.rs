@@ -2,8 +2,10 @@
 //!
 //! A lift owes a review; a review is of that very lift, once, by a person in their own name whom policy let, who neither
 //! lifted the rule nor had it lifted for them. What no gateway writes is refused here; a review by somebody whom the log has
-//! not made known as a person closes nothing. Absent: whether the rule's data let it be lifted, which is in the bundle.
+//! not made known as a person closes nothing, nor does one by those whose instance it is or who are involved in the item.
+//! Absent: whether the rule's data let it be lifted, which is in the bundle.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
 use countersign_gateway_model::{Decision as Answer, DecisionId, InstanceId, Pseudonym, Timestamp};
@@ -20,6 +22,8 @@ struct Owed {
     person: Pseudonym,
     /// Who acts in the instance, and for whom; none where its stream is not judged.
     acting: Vec<Pseudonym>,
+    /// Whose instance it is, and who could not have approved: their review closes nothing.
+    involved: Vec<Pseudonym>,
     review_by: Timestamp,
     closed: bool,
 }
@@ -32,10 +36,16 @@ pub(crate) struct Reviews {
 }
 
 impl Reviews {
-    /// A lift that its instance's stream allows.
-    pub(crate) fn lifted(&mut self, index: u64, header: &Header, lift: &Lift, acting: Vec<Pseudonym>) {
+    /// A lift that its instance's stream allows, and whether a review of it could be told from that of another.
+    pub(crate) fn lifted(
+        &mut self,
+        index: u64,
+        header: &Header,
+        lift: &Lift,
+        (acting, involved): (Vec<Pseudonym>, Vec<Pseudonym>),
+    ) -> Result<(), &'static str> {
         if !matches!(lift.effect, Effect::Counted | Effect::Resolving) {
-            return;
+            return Ok(());
         }
         let instance = InstanceId::from_bytes(*header.stream.id.as_bytes());
         let owed = Owed {
@@ -44,10 +54,18 @@ impl Reviews {
             actor: header.actor,
             person: lift.person,
             acting,
+            involved,
             review_by: lift.review_by,
             closed: false,
         };
-        self.lifts.insert((instance, lift.lift), owed);
+        match self.lifts.entry((instance, lift.lift)) {
+            // The state machine refuses it too; a review that is owed is lost in no other way.
+            Entry::Occupied(_) => Err("a rule was lifted under this id before"),
+            Entry::Vacant(free) => {
+                free.insert(owed);
+                Ok(())
+            }
+        }
     }
 
     /// A review, and whether anybody but a person known to the log could have written it.
@@ -77,7 +95,8 @@ impl Reviews {
         if !header.payloads.iter().any(|named| named.role == PayloadRole::Justification) {
             return Err("it is a review without a word");
         }
-        if persons.contains(&header.actor) {
+        let theirs = owed.involved.contains(&header.actor) || owed.involved.contains(&review.person);
+        if persons.contains(&header.actor) && !theirs {
             owed.closed = true;
             self.not_upheld += u64::from(review.finding == Finding::NotUpheld);
         }
@@ -103,5 +122,76 @@ impl Reviews {
             .collect();
         open.sort_by_key(|review| review.entry);
         Lifts { lifted, not_upheld: self.not_upheld, open }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use countersign_gateway_model::{Assurance, Digest, GateId, GatewayId, ItemId, Name, StreamId};
+    use countersign_ledger_entry::body::AuthorityMode;
+    use countersign_ledger_entry::{AppendPosition, Body, SEMANTICS, Stream, StreamKind};
+
+    use super::*;
+
+    fn lift() -> Lift {
+        Lift {
+            lift: DecisionId::from_bytes([1; 16]),
+            gate: GateId::from_bytes([2; 16]),
+            item: ItemId::from_bytes([3; 16]),
+            digest: Digest([4; 32]),
+            rule: Name::new("merge").unwrap(),
+            person: Pseudonym::from_bytes([5; 16]),
+            role: None,
+            teams: Vec::new(),
+            groups: Vec::new(),
+            shown: Digest([6; 32]),
+            effect: Effect::Counted,
+            assurance: Assurance::Mfa,
+            review_by: Timestamp(9),
+            assertion: None,
+            asked: Vec::new(),
+            rules: Vec::new(),
+            lapsed: Vec::new(),
+        }
+    }
+
+    fn header(instance: u8) -> Header {
+        Header {
+            semantics: SEMANTICS,
+            origin: "example/0000".to_owned(),
+            stream: Stream { kind: StreamKind::Instance, id: StreamId::from_bytes([instance; 16]) },
+            sequence: 3,
+            previous: None,
+            append: AppendPosition { index: 0, length: 1 },
+            body: Body::Lift(lift()),
+            verdict: None,
+            determining: Vec::new(),
+            policy: None,
+            authority: AuthorityMode::Solo,
+            actor: Pseudonym::from_bytes([5; 16]),
+            on_behalf_of: Vec::new(),
+            gateway: GatewayId::from_bytes([7; 16]),
+            boot: 1,
+            key: [0; 4],
+            claimed: Timestamp(1),
+            payloads: Vec::new(),
+            fields: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_review_that_is_owed_is_not_replaced_by_another_of_its_id() {
+        let mut reviews = Reviews::default();
+        let nobody = || (Vec::new(), Vec::new());
+        reviews.lifted(3, &header(1), &lift(), nobody()).unwrap();
+        let second = reviews.lifted(9, &header(1), &lift(), nobody());
+        assert_eq!(second, Err("a rule was lifted under this id before"));
+        let idle = Lift { effect: Effect::NotEligible, ..lift() };
+        reviews.lifted(10, &header(1), &idle, nobody()).unwrap();
+        reviews.lifted(11, &header(2), &lift(), nobody()).unwrap();
+        let said = reviews.summary(Timestamp(9));
+        assert_eq!(said.open.iter().map(|open| open.entry).collect::<Vec<_>>(), [3, 11]);
     }
 }

@@ -8,7 +8,7 @@ use countersign_gateway_model::{
     Timestamp,
 };
 use countersign_ledger_entry::body::{
-    AuthorityMode, Body, Decision, DecisionKind, Effect, Lift, Permit, Recovery, Step,
+    AuthorityMode, Body, Cause, Decision, DecisionKind, Effect, Lift, Permit, Recovery, Step,
 };
 use countersign_ledger_entry::entry::UnknownEntry;
 use countersign_ledger_entry::{Entry, EntryError, Header, SEMANTICS, StreamKind, TrustedLog};
@@ -157,8 +157,11 @@ impl<'a> Walk<'a> {
             }
             Body::Recovery(recovery) => self.recovery(index, header, recovery),
             Body::Lift(lift) => {
-                let acting = self.folds.instance(header.stream.id).map(|i| i.chain().to_vec()).unwrap_or_default();
-                self.reviews.lifted(index, header, lift, acting);
+                let instance = self.folds.instance(header.stream.id);
+                let concerned = instance.map(|i| (i.chain().to_vec(), i.concerned(lift.item))).unwrap_or_default();
+                self.reviews
+                    .lifted(index, header, lift, concerned)
+                    .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
             }
             Body::Review(review) => self
                 .reviews
@@ -166,8 +169,24 @@ impl<'a> Walk<'a> {
                 .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?,
             _ => {}
         }
+        self.counts.unenforced_against += u64::from(self.passed_in_shadow(header));
         self.count(header);
         Ok(())
+    }
+
+    /// Whether an append ends here that began, or completed, an instance in shadow although policy's word was not yes. A
+    /// firm no or rule ends it otherwise: with a gate or a refusal.
+    fn passed_in_shadow(&self, header: &Header) -> bool {
+        let ends = header.append.index.saturating_add(1) == header.append.length;
+        let moved = match &header.body {
+            Body::Created(_) => true,
+            Body::Edge(edge) => {
+                matches!(edge.cause, Cause::Start | Cause::Complete) && edge.to != State::WaitingForHuman
+            }
+            _ => false,
+        };
+        let shadow = || self.folds.instance(header.stream.id).is_some_and(|instance| !instance.created().enforced);
+        ends && moved && header.verdict.is_some() && !is_allowed(header) && shadow()
     }
 
     /// What every entry must fit, whatever it says.
@@ -295,8 +314,7 @@ impl<'a> Walk<'a> {
         match &header.body {
             Body::Permit(permit) if !permit.enforced => {
                 counts.unenforced_permits += 1;
-                let allowed = header.verdict.as_ref().is_some_and(|verdict| verdict.decision == Answer::Allow);
-                counts.unenforced_against += u64::from(!allowed);
+                counts.unenforced_against += u64::from(!is_allowed(header));
             }
             Body::Created(created) if !created.enforced => counts.shadow_instances += 1,
             Body::Refusal(_) => counts.refused += 1,
@@ -404,4 +422,8 @@ impl<'a> Walk<'a> {
             person_keys: self.person_keys.into_seen(),
         }
     }
+}
+
+fn is_allowed(header: &Header) -> bool {
+    header.verdict.as_ref().is_some_and(|verdict| verdict.decision == Answer::Allow)
 }

@@ -45,6 +45,8 @@ struct Gated {
     olga: Arc<Principal>,
     agent: Arc<Principal>,
     auditor: Arc<Principal>,
+    /// An administrator who has nothing to do with the work.
+    rita: Arc<Principal>,
     instance: InstanceId,
     gate: GateId,
 }
@@ -57,18 +59,21 @@ async fn gated(files: &Files, actions: &[(&str, Value)]) -> Gated {
     world.workflow(&olga, "fix").await;
     let instance = world.instance(&olga, "fix", &agent).await.instance.id;
     let gate = world.propose(&agent, instance, actions).await.unwrap().gate.unwrap();
+    let rita = world.person("rita", &["ADMIN"]);
     // As the program records whoever it creates: only a person's review closes anything.
-    let body = Body::Principal(Recorded {
-        change: PrincipalChange::Created,
-        principal: olga.pseudonym,
-        kind: PrincipalKind::Person,
-        owner: None,
-        roles: Vec::new(),
-        teams: Vec::new(),
-        credential: None,
-    });
-    world.engine.commit_system(org(1), OwnEntry::new(body)).await.unwrap();
-    Gated { world, olga, agent, auditor, instance, gate }
+    for person in [&olga, &rita] {
+        let body = Body::Principal(Recorded {
+            change: PrincipalChange::Created,
+            principal: person.pseudonym,
+            kind: PrincipalKind::Person,
+            owner: None,
+            roles: Vec::new(),
+            teams: Vec::new(),
+            credential: None,
+        });
+        world.engine.commit_system(org(1), OwnEntry::new(body)).await.unwrap();
+    }
+    Gated { world, olga, agent, auditor, rita, instance, gate }
 }
 
 fn merge() -> (&'static str, Value) {
@@ -151,33 +156,76 @@ async fn one_person_lifts_a_rule_of_two_and_another_reviews_it() {
     let close =
         |who: &Arc<Principal>, finding, key| at.world.engine.close_review(Arc::clone(who), id, say(finding), key);
     assert_eq!(code(close(&sara, Finding::Upheld, None).await), "review-own");
+    // Nor does she whose agent it was lifted for, though she may close others.
+    let own = close(&at.olga, Finding::Upheld, None).await.unwrap_err();
+    assert!(own.to_string().contains("the instance is yours"), "{own}");
     // An auditor reads and may not review: policy says who does, and its refusal is on record.
     let refusals = at.entries("refusal").await.len();
     assert_eq!(code(close(&at.auditor, Finding::Upheld, None).await), "policy-denied");
     assert_eq!(at.entries("refusal").await.len(), refusals + 1);
     assert!(at.holds().await.contains("OPEN"));
     let key = Some(Idempotency { key: "once".to_owned(), request: Digest([1; 32]) });
-    let (closed, receipt) = close(&at.olga, Finding::NotUpheld, key.clone()).await.unwrap();
+    let (closed, receipt) = close(&at.rita, Finding::NotUpheld, key.clone()).await.unwrap();
     assert_eq!(closed.review.as_ref().unwrap().finding, Finding::NotUpheld);
-    let (again, same) = close(&at.olga, Finding::NotUpheld, key).await.unwrap();
-    assert_eq!((again.review.unwrap().by.as_str(), same.index), ("person/olga", receipt.index));
-    assert_eq!(code(close(&at.olga, Finding::Upheld, None).await), "review-closed");
+    let (again, same) = close(&at.rita, Finding::NotUpheld, key).await.unwrap();
+    assert_eq!((again.review.unwrap().by.as_str(), same.index), ("person/rita", receipt.index));
+    assert_eq!(code(close(&at.rita, Finding::Upheld, None).await), "review-closed");
     assert!(at.world.engine.reviews(&sara, false, None, 10).await.unwrap().items.is_empty());
     assert_eq!(at.entries("review").await.len(), 1);
     assert!(!at.holds().await.contains("OPEN"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lift_of_one_rule_leaves_the_votes_of_the_others_to_people() {
-    let mut files = liftable("merge", |_| ());
-    let gate = r#"
+/// The default bundle with a merge that SECURITY may lift, and a rule of its own for releases.
+fn releasing(change: impl FnOnce(&mut Value)) -> Files {
+    let mut files = liftable("merge", change);
+    files.get_mut("policies.cedar").unwrap().push_str(RELEASE);
+    files
+}
+
+const RELEASE: &str = r#"
 @id("gate-merge-too")
 @requires_approval("production")
 forbid (principal, action == Countersign::Action::"callTool:repo.merge", resource is Countersign::Tool)
 when { context.input.branch == "release" }
 unless { context.satisfied.contains(Countersign::ApprovalRule::"production") };
 "#;
-    files.get_mut("policies.cedar").unwrap().push_str(gate);
+
+/// What has changed since the rule was lifted.
+type Since = (&'static str, fn(&mut Value));
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lift_counts_as_long_as_it_could_be_made_again() {
+    let stops: [Since; 3] = [
+        ("nobody may lift it", |rule| {
+            rule.as_object_mut().unwrap().remove("break_glass");
+        }),
+        ("others may", |rule| rule["break_glass"]["authority"] = json!({ "roles": ["OPERATOR"] })),
+        ("it demands a signature", |rule| rule["demand"] = json!({ "assertion": true })),
+    ];
+    for (why, change) in stops {
+        let release = ("repo.merge", json!({ "branch": "release", "message": "m" }));
+        // Whoever approves releases has no vote on merges.
+        let apart = |rule: &mut Value| rule["authority"]["roles"] = json!(["SECURITY"]);
+        let at = gated(&releasing(apart), &[release]).await;
+        let (sara, anna) = (at.world.person("sara", &["SECURITY"]), at.world.person("anna", &["APPROVER"]));
+        assert_eq!(at.lift(&sara, "merge").await.unwrap().answer.effect, Effect::Counted, "{why}");
+        at.world.policies.install(
+            org(1),
+            &releasing(|rule| {
+                apart(rule);
+                change(rule);
+            }),
+        );
+        let vote = at.world.decide(&anna, at.gate, Deciding::Approve).await.unwrap();
+        assert_eq!((vote.effect, vote.state), (Effect::Counted, State::WaitingForHuman), "{why}");
+        assert!(vote.remaining.iter().any(|rule| rule.rule.as_str() == "merge"), "{why}: {:?}", vote.remaining);
+        at.holds().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lift_of_one_rule_leaves_the_votes_of_the_others_to_people() {
+    let files = releasing(|_| ());
     let release = ("repo.merge", json!({ "branch": "release", "message": "m" }));
     let mut at = gated(&files, &[release]).await;
     let (sara, anna) = (at.world.person("sara", &["SECURITY"]), at.world.person("anna", &["APPROVER"]));
@@ -230,7 +278,8 @@ async fn the_excluded_may_not_lift_what_they_may_not_approve() {
     world.workflow(&owner, "fix").await;
     let instance = world.instance(&owner, "fix", &agent).await.instance.id;
     let gate = world.propose(&agent, instance, &[merge()]).await.unwrap().gate.unwrap();
-    let at = Gated { world, olga: Arc::clone(&owner), agent, auditor, instance, gate };
+    let rita = world.person("rita", &["ADMIN"]);
+    let at = Gated { world, olga: Arc::clone(&owner), agent, auditor, rita, instance, gate };
     assert_eq!(at.lift(&owner, "merge").await.unwrap().answer.effect, Effect::NotEligible);
     at.holds().await;
 }
@@ -265,7 +314,7 @@ async fn a_rule_whose_review_is_overdue_is_not_lifted_again() {
     assert_eq!(refused.code(), "review-overdue");
     assert!(refused.to_string().contains(&first.to_string()), "{refused}");
     let said = (Finding::Upheld, "it was right".to_owned());
-    at.world.engine.close_review(Arc::clone(&at.olga), first, said, None).await.unwrap();
+    at.world.engine.close_review(Arc::clone(&at.rita), first, said, None).await.unwrap();
     assert_eq!(lift().await.unwrap().answer.effect, Effect::Resolving);
     at.holds().await;
 }
@@ -298,7 +347,8 @@ async fn a_review_of_another_organization_is_one_of_nobodys() {
     world.workflow(&olga, "fix").await;
     let instance = world.instance(&olga, "fix", &agent).await.instance.id;
     let gate = world.propose(&agent, instance, &[merge()]).await.unwrap().gate.unwrap();
-    let at = Gated { world, olga, agent, auditor, instance, gate };
+    let rita = world.person("rita", &["ADMIN"]);
+    let at = Gated { world, olga, agent, auditor, rita, instance, gate };
     let sara = at.world.person("sara", &["SECURITY"]);
     let request = at.request(&sara, gate, "merge").await;
     let theirs = at.world.engine.break_glass(Arc::clone(&other), gate, request, None).await;

@@ -19,6 +19,8 @@ impl Instance {
         now.ensure(person && now.header.on_behalf_of.is_empty(), "a person lifts a rule in their own name")?;
         now.ensure(!open.has_expired(now.at), "the gate had expired")?;
         now.ensure(now.header.verdict.is_some(), "policy was not asked who may lift the rule")?;
+        // A review is of one lift: under a name that stood before, one of the two would owe none.
+        now.ensure(!self.has_lift(lift.lift), "a lift of this id is on record")?;
         check_form(now, open, lift)?;
         let items = std::iter::once(lift.item);
         let barred = open.excluded(DecisionKind::Approve, now.header.actor, lift.person, items, &self.chain);
@@ -38,6 +40,7 @@ impl Instance {
             }
         }
         now.ensure(lift.rules.is_empty() && lift.lapsed.is_empty(), "what is not effective changes nothing")?;
+        self.idle_lifts.push(lift.lift);
         self.step = if lift.effect == Effect::HardDenied { Step::SystemReject } else { Step::Whole };
         Ok(())
     }

@@ -15,7 +15,7 @@ mod lifting;
 mod permits;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use countersign_gateway_model::{
@@ -105,6 +105,8 @@ pub struct Instance {
     gate: Option<Box<OpenGate>>,
     /// Rules lifted without their quorum, in order: what was done under a gate that is gone stays said.
     lifts: Vec<DecisionId>,
+    /// Those that lifted nothing: their ids are taken all the same.
+    idle_lifts: Vec<DecisionId>,
     step: Step,
     undo: Undo,
     /// How many live permits are too many not to look for lapsed ones.
@@ -139,8 +141,8 @@ struct Undo {
     core: Option<Core>,
     permits: Vec<Change>,
     gate: GateBefore,
-    /// How many rules had been lifted.
-    lifts: usize,
+    /// How many rules had been lifted, and how often in vain.
+    lifts: (usize, usize),
     /// The last append is the stream's first.
     begun: bool,
 }
@@ -190,7 +192,8 @@ impl Instance {
             return;
         };
         instance.core = core;
-        instance.lifts.truncate(instance.undo.lifts);
+        instance.lifts.truncate(instance.undo.lifts.0);
+        instance.idle_lifts.truncate(instance.undo.lifts.1);
         while let Some(change) = instance.undo.permits.pop() {
             match change {
                 Change::Live(id, was) => restore(&mut instance.live, id, was),
@@ -257,6 +260,7 @@ impl Instance {
             grants: BTreeMap::new(),
             gate: None,
             lifts: Vec::new(),
+            idle_lifts: Vec::new(),
             step: Step::Created { verdict: header.verdict.clone() },
             undo: Undo { begun: true, ..Undo::default() },
             sweep_at: OFTEN_ENOUGH,
@@ -288,7 +292,7 @@ impl Instance {
             self.undo.core = Some(self.core);
             self.undo.permits.clear();
             self.undo.gate = GateBefore::Untouched;
-            self.undo.lifts = self.lifts.len();
+            self.undo.lifts = (self.lifts.len(), self.idle_lifts.len());
             self.undo.begun = false;
             self.step = Step::Whole;
         }
@@ -393,6 +397,20 @@ impl Instance {
         &self.lifts
     }
 
+    /// Whose instance it is, and who is involved in an item of its open gate: what was lifted for them, others review.
+    pub fn concerned(&self, item: ItemId) -> Vec<Pseudonym> {
+        let created = &self.created;
+        let theirs = [Some(created.initiator), created.owner, Some(created.accountable)];
+        let involved = self.gate.iter().filter_map(|gate| gate.item(item)).flat_map(|item| &item.involved);
+        let all: BTreeSet<Pseudonym> = theirs.into_iter().flatten().chain(involved.copied()).collect();
+        all.into_iter().collect()
+    }
+
+    /// Whether a lift of this id is on record, whatever it did.
+    pub(crate) fn has_lift(&self, lift: DecisionId) -> bool {
+        self.lifts.contains(&lift) || self.idle_lifts.contains(&lift)
+    }
+
     /// A permit that was given and not started; it may have lapsed.
     pub fn live_permit(&self, permit: PermitId) -> Option<LivePermit> {
         self.live.get(&permit).cloned()
@@ -490,6 +508,7 @@ impl PartialEq for Instance {
             && self.grants == other.grants
             && self.gate == other.gate
             && self.lifts == other.lifts
+            && self.idle_lifts == other.idle_lifts
             && (self.is_whole() || self.step == other.step)
     }
 }

@@ -51,6 +51,7 @@ fn the_last_rule_lifted_resolves_as_the_last_vote_does() {
     let owed: LiftRow = row(&w, OWED_REVIEWS, lift.lift.as_bytes()).unwrap();
     assert_eq!((owed.effect, owed.person, owed.rule.as_str()), (Effect::Resolving, ALICE, "r"));
     assert_eq!(owed.acting, [AGENT]);
+    assert!([OWNER, INITIATOR].iter().all(|who| owed.concerned.contains(who)), "{:?}", owed.concerned);
 }
 
 #[test]
@@ -161,6 +162,24 @@ fn what_can_be_no_lift_leaves_no_entry() {
     w.frozen = false;
     w.at = Timestamp(50_000);
     assert_eq!(w.lift(ALICE, 1, "s").unwrap_err().code(), "gate-expired");
+}
+
+#[test]
+fn no_two_lifts_have_one_id_whatever_the_first_one_did() {
+    let mut w = World::waiting(&[&[rule("r", 1), rule("s", 1)]]);
+    let mut vain = w.lifting(ALICE, 1, "r");
+    vain.named = false;
+    w.propose_lift(vain.clone()).unwrap();
+    w.lift(ALICE, 1, "r").unwrap();
+    let Body::Lift(counted) = w.last()[0].clone() else { panic!() };
+    for taken in [vain.lift, counted.lift] {
+        let again = LiftRule { lift: taken, ..w.lifting(BOB, 1, "s") };
+        let refused = w.propose(BOB, Proposal::Lift(Box::new(again))).unwrap_err();
+        assert_eq!(refused, Illegal::Duplicate("lift"));
+    }
+    w.lift(BOB, 1, "s").unwrap();
+    refuse(&w, "under the id of one that counted", |f| edit(last(f), pick!(Lift), |l| l.lift = counted.lift));
+    refuse(&w, "under the id of one that did nothing", |f| edit(last(f), pick!(Lift), |l| l.lift = vain.lift));
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use countersign_gateway_flow::rows::{self, *};
 use countersign_gateway_flow::*;
 use countersign_gateway_model::{Digest, Outcome, State, Timestamp};
-use countersign_ledger_entry::body::Reservation;
-use countersign_ledger_entry::{Entry, SignedEntry};
+use countersign_ledger_entry::body::{Assertion, DecisionKind, Reservation};
+use countersign_ledger_entry::{Entry, Header, SignedEntry};
 use countersign_ledger_merkle::Hash;
 
 use crate::world::*;
@@ -116,6 +116,32 @@ fn timers_stand_while_they_can_fire_in_the_order_they_are_due() {
     assert_eq!((count(&w, TIMERS), count(&w, OPEN_GATES)), (0, 0));
     let action: ActionRow = get(&w, ACTIONS, crate::world::action(1).as_bytes()).unwrap();
     assert_eq!(action.status, ActionStatus::Rejected);
+}
+
+#[test]
+fn a_signature_that_nobody_checked_is_none() {
+    let mut w = World::waiting(&[&[rule("r", 2)]]);
+    let ballot = w.ballot(DecisionKind::Approve, ALICE, &[(1, Change::Keep)]);
+    let assertion = Assertion { alg: -8, key_id: digest(1), signature: vec![7; 64] };
+    let decide = Decide { assertion: Some(assertion), ..w.decide(ballot) };
+    let id = decide.decision;
+    w.vote(decide).unwrap();
+    let asserted = |semantics: u16| {
+        let (mut instance, mut row) = (None, None);
+        for append in &w.appends {
+            let of_version = |e: &SignedEntry| SignedEntry {
+                leaf: e.leaf.clone(),
+                hash: Hash(e.hash.0),
+                header: Header { semantics, ..e.header.clone() },
+            };
+            let entries: Vec<_> = append.iter().map(of_version).collect();
+            let rows = Instance::apply(&mut instance, &entries).unwrap();
+            row = rows.into_iter().find(|row| row.table == DECISIONS && row.key == id.as_bytes()).or(row);
+        }
+        serde_json::from_slice::<DecisionRow>(&row.unwrap().columns.unwrap()).unwrap().asserted
+    };
+    assert!(!asserted(1), "under version 1 it was written as it came");
+    assert!(asserted(2));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! A lawful log is VALID, and the report tells it as it was.
 
-use countersign_gateway_model::{Assurance, Digest, InstanceId, Outcome, PrincipalKind, Pseudonym, State};
+use countersign_gateway_flow::{Asked, Force};
+use countersign_gateway_model::{
+    Assurance, Digest, InstanceId, Outcome, PrincipalKind, Pseudonym, State, Verdict as Said,
+};
 use countersign_ledger_entry::body::Principal;
 use countersign_ledger_entry::body::{
     AuthorityMode, DecisionKind, Erasure, Freeze, PrincipalChange, Recovery, SettingValue, Settings, SignatureMode,
@@ -311,4 +314,36 @@ fn a_log_over_several_bundles_and_tiles_is_whole() {
         "tile/entries/002.p/90",
     ];
     assert_eq!(names, expected);
+}
+
+#[test]
+fn what_began_and_completed_in_shadow_against_policys_word_is_counted() {
+    let mut world = World::booted();
+    let against = |world: &World| {
+        let report = world.verify();
+        assert_eq!(report.verdict, Verdict::Valid, "{:?}", report.problems);
+        report.facts.unwrap().counts.unenforced_against
+    };
+    let shadow = |world: &mut World, verdict: Said, firm: bool| {
+        let asked = world.asked(verdict);
+        Asked { force: Force::Shadow { firm }, ..asked }
+    };
+    // Begun at once, and queued, against a soft no; a yes is not counted.
+    let denied = shadow(&mut world, Said::deny(), false);
+    let instance = world.create_with(true, false, denied);
+    assert_eq!(against(&world), 1);
+    let denied = shadow(&mut world, Said::deny(), false);
+    world.create_with(false, false, denied);
+    assert_eq!(against(&world), 2);
+    let allowed = shadow(&mut world, Said::allow(), false);
+    let other = world.create_with(true, false, allowed);
+    assert_eq!(against(&world), 2);
+    // Completed against a rule; by policy's yes.
+    let needs = shadow(&mut world, Said::needs_approval(vec![name("two-eyes")]), false);
+    world.complete_as(instance, needs);
+    assert_eq!(against(&world), 3);
+    let allowed = shadow(&mut world, Said::allow(), false);
+    world.complete_as(other, allowed);
+    assert_eq!(against(&world), 3);
+    assert!(world.verify().render().contains("3 against policy's word"));
 }

@@ -126,6 +126,20 @@ fn a_review_by_one_whom_the_log_knows_as_no_person_closes_nothing() {
 }
 
 #[test]
+fn a_review_by_those_whose_work_it_was_lifted_for_closes_nothing() {
+    for involved in [OWNER, INITIATOR] {
+        let (mut world, instance, lift) = lifted();
+        known(&mut world, involved, PrincipalKind::Person);
+        put(&mut world, review(instance, lift, involved, Finding::Upheld), |_| {});
+        put(&mut world, review(instance, lift, BOB, Finding::Upheld), |header| header.actor = involved);
+        assert_eq!(lifts(&world).open.len(), 1);
+        // Another's does, and that once.
+        put(&mut world, review(instance, lift, BOB, Finding::Upheld), |_| {});
+        assert_eq!(lifts(&world).open.len(), 0);
+    }
+}
+
+#[test]
 fn a_forged_lift_is_refused_in_a_pack() {
     // The entry of the lift, changed and signed again by the gateway's own key; what comes behind it is left out.
     let changed = |change: fn(&mut Lift, &mut Vec<countersign_ledger_entry::PayloadRef>)| {

@@ -301,7 +301,7 @@ impl World {
         decided.reply
     }
 
-    fn asked(&mut self, verdict: Verdict) -> Asked {
+    pub(crate) fn asked(&mut self, verdict: Verdict) -> Asked {
         let mut asked = Asked::answer(verdict, vec![vec![name("policy")]]);
         asked.payloads.push(self.payload(PayloadRole::Question, "{}"));
         asked
@@ -328,11 +328,15 @@ impl World {
     }
 
     pub(crate) fn create(&mut self, start: bool) -> InstanceId {
-        let instance = InstanceId::from_bytes(bytes(self.fresh()));
         let asked = if start { self.allow() } else { Asked::nothing() };
+        self.create_with(start, true, asked)
+    }
+
+    pub(crate) fn create_with(&mut self, start: bool, enforced: bool, asked: Asked) -> InstanceId {
+        let instance = InstanceId::from_bytes(bytes(self.fresh()));
         let create = Create {
             instance,
-            created: Self::created(),
+            created: Created { enforced, ..Self::created() },
             start,
             action: Some(ActionId::from_bytes(bytes(self.fresh()))),
             asked,
@@ -638,9 +642,14 @@ impl World {
     }
 
     pub(crate) fn complete(&mut self, instance: InstanceId) {
+        let asked = self.allow();
+        self.complete_as(instance, asked);
+    }
+
+    pub(crate) fn complete_as(&mut self, instance: InstanceId, asked: Asked) {
         let complete = Complete {
             action: Some(ActionId::from_bytes(bytes(self.fresh()))),
-            asked: self.allow(),
+            asked,
             digest: Some(digest(5)),
             gate: None,
             item: None,

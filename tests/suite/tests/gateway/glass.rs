@@ -77,7 +77,7 @@ fn window(gateway: &Gateway, dana: &str, seconds: u32) {
 }
 
 /// A person with a role, with a token for deciding.
-fn person(gateway: &Gateway, dana: &str, id: &str, role: &str) -> String {
+pub(crate) fn person(gateway: &Gateway, dana: &str, id: &str, role: &str) -> String {
     let invited = gateway.post("/api/v1/enrolments/people", dana, &json!({ "roles": [role] }));
     let token = invited.expect_status(201).json()["token"].clone();
     let body = json!({ "token": token, "id": id, "display_name": id, "password": PASSWORD, "person": id });
@@ -127,6 +127,7 @@ fn one_person_breaks_the_glass_another_reviews_it_and_the_pack_tells_both() {
     activate_edited(&gateway, &dana, liftable);
     let sara = person(&gateway, &dana, "sara", "SECURITY");
     let anna = person(&gateway, &dana, "anna", "APPROVER");
+    let rita = person(&gateway, &dana, "rita", "ADMIN");
     let agent = gateway.agent(&dana, "fixer");
     let instance = gateway.instance(&dana, "repair", "fixer");
     let merge = json!({ "branch": "main", "message": "fix" });
@@ -166,9 +167,12 @@ fn one_person_breaks_the_glass_another_reviews_it_and_the_pack_tells_both() {
     assert!(!ok && said.contains("review-own"), "{said}");
     let (ok, said) = close(&dana);
     assert!(!ok && said.contains("scope-missing"), "{said}");
+    // Whose agent it was lifted for, either.
     let (ok, said) = close(&dana_decides);
+    assert!(!ok && said.contains("review-own"), "{said}");
+    let (ok, said) = close(&rita);
     assert!(ok, "{said}");
-    let (ok, said) = close(&dana_decides);
+    let (ok, said) = close(&rita);
     assert!(!ok && said.contains("review-closed"), "{said}");
     let seen = gateway.get(&format!("/api/v1/instances/{instance}"), &dana).expect_status(200).json();
     assert_eq!(seen["lifts"][0]["review"]["finding"], "upheld", "{seen}");

@@ -148,7 +148,8 @@ fn act(gateway: &Gateway, id: &str, (dana, decider, agent): (&str, &str, &str)) 
         "closeReview" => {
             let (lift, _) = crate::glass::broken(gateway, dana, "saul");
             let body = json!({ "finding": "upheld", "justification": "looked at it" });
-            post(&format!("/api/v1/reviews/{lift}"), decider, body)
+            let reviewer = crate::glass::person(gateway, dana, "rita", "ADMIN");
+            post(&format!("/api/v1/reviews/{lift}"), &reviewer, body)
         }
         "requestGrant" => post(&format!("/api/v1/instances/{}/grants", instance()), agent, crate::grants::mailing(1)),
         "revokeGrant" => {
