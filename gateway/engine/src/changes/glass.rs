@@ -149,7 +149,7 @@ impl Engine {
         if !asks || !answered.verdict.rules.contains(&request.rule) {
             return Err(no("its activation does not ask for it"));
         }
-        let rules: Vec<Name> = answered.verdict.rules.iter().cloned().collect();
+        let rules = answered.verdict.rules.clone();
         let held = self.hold(org, row.instance).await?;
         let created = held.fold()?.created().clone();
         // The refusal goes to another stream, whose turn nobody waits for with this one in hand.

@@ -143,7 +143,10 @@ fn one_person_breaks_the_glass_another_reviews_it_and_the_pack_tells_both() {
     let (ok, said) = lift(&anna);
     assert!(ok && said.contains("not_eligible"), "{said}");
     let (ok, said) = lift(&agent);
-    assert!(!ok && said.contains("decider-not-a-person"), "{said}");
+    assert!(!ok && said.contains("you are no person to whom its view is shown"), "{said}");
+    let body = json!({ "rule": "merge", "justification": "production is down", "shown_digest": digest });
+    let refused = gateway.post(&format!("/api/v1/gates/{gate}/break-glass"), &agent, &body);
+    assert_eq!(refused.code(), "decider-not-a-person");
     let (ok, said) = lift(&sara);
     assert!(ok, "{said}");
     let lifted: Value = serde_json::from_str(&said).unwrap();
