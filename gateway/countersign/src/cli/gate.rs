@@ -325,7 +325,7 @@ fn bound(answer: &Value, id: &str) -> Result<Option<Digest>> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
+    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
     use std::sync::{Arc, Mutex};
 
