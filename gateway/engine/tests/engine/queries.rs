@@ -115,7 +115,7 @@ fn who_may_approve_is_worked_out_beside_the_runtime_and_without_the_streams_lock
         let gate = gate(&world, &dana, &agent, ("repo.merge", json!({ "branch": "main", "message": "fix" }))).await;
         let instance = world.engine.gate(&dana, gate).await.unwrap().gate.instance;
         // The one thread beside the runtime is busy: the answer has to wait for it, and nobody else does.
-        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
         let busy = tokio::task::spawn_blocking(move || held.recv().is_ok());
         let (engine, asks) = (world.engine.clone(), Arc::clone(&dana));
         let asking = tokio::spawn(async move { engine.approvers(&asks, gate, None, 200).await });
