@@ -1,0 +1,128 @@
+//! The entry of a batch of account rows: what it does, and to whom.
+//!
+//! Absent: writing it (`accounts`). Read next: `book`.
+
+use countersign_gateway_identity::{
+    AgentRecord, EnrolmentRecord, PersonRecord, RecordKind, Revocation, RevocationTarget, ServiceAccountRecord,
+    ServiceRecord, StoreError, Subject, Write,
+};
+use countersign_gateway_model::{Digest, PrincipalKind, Pseudonym};
+use countersign_runners_contract::entry::body::{Principal as PrincipalBody, PrincipalChange};
+use sha2::{Digest as _, Sha256};
+
+use super::book::{Book, record};
+
+/// Digest of a credential's id: the id itself is of use to nobody who reads the log, and of some to a thief.
+fn credential(id: &str) -> Digest {
+    Digest(Sha256::new().chain_update("countersign/credential-id/v1\0").chain_update(id).finalize().into())
+}
+
+/// The entry of a batch: what it does to the account that it is about.
+pub(super) fn what_happened(writes: &[Write], before: &Book) -> Result<PrincipalBody, StoreError> {
+    let order = |kind| match kind {
+        RecordKind::Person | RecordKind::Agent | RecordKind::Service => 0,
+        RecordKind::ServiceAccount => 1,
+        RecordKind::Revocation => 2,
+        RecordKind::Enrolment => 3,
+        RecordKind::Pseudonym => 4,
+    };
+    let write = writes
+        .iter()
+        .min_by_key(|w| order(w.key.kind))
+        .ok_or_else(|| StoreError::new("a batch has no rows", "nothing was written"))?;
+    let old = before.get(&write.key).map(|stored| stored.value.as_slice());
+    let value = write.value.as_deref().or(old);
+    let value = value.ok_or_else(|| StoreError::new("a row that is not there is deleted", "nothing was written"))?;
+    let directory = |subject: &Subject| before.pseudonym(write.key.org, subject);
+    let change = |disabled: bool, was: Option<bool>| match (write.expected, &write.value) {
+        (_, None) => PrincipalChange::Deactivated,
+        (None, Some(_)) => PrincipalChange::Created,
+        _ if disabled && was == Some(false) => PrincipalChange::Deactivated,
+        _ => PrincipalChange::Updated,
+    };
+    let nobody = |change, id: &str| PrincipalBody {
+        change,
+        principal: Pseudonym::SYSTEM,
+        kind: PrincipalKind::System,
+        owner: None,
+        roles: Vec::new(),
+        teams: Vec::new(),
+        credential: Some(credential(id)),
+    };
+    Ok(match write.key.kind {
+        RecordKind::Person => {
+            let person: PersonRecord = record(value)?;
+            let was: Option<PersonRecord> = old.map(record).transpose()?;
+            let mut change = change(person.disabled, was.as_ref().map(|w| w.disabled));
+            if change == PrincipalChange::Updated && was.is_some_and(|w| w.credential != person.credential) {
+                change = PrincipalChange::CredentialIssued;
+            }
+            PrincipalBody {
+                change,
+                principal: person.pseudonym,
+                kind: PrincipalKind::Person,
+                owner: None,
+                roles: person.roles,
+                teams: person.teams,
+                credential: (change == PrincipalChange::CredentialIssued)
+                    .then(|| credential(person.credential.as_str())),
+            }
+        }
+        RecordKind::Agent => {
+            let agent: AgentRecord = record(value)?;
+            let was: Option<AgentRecord> = old.map(record).transpose()?;
+            PrincipalBody {
+                change: change(agent.disabled, was.map(|w| w.disabled)),
+                principal: agent.pseudonym,
+                kind: PrincipalKind::Agent,
+                owner: directory(&Subject::person(agent.owner)),
+                roles: Vec::new(),
+                teams: agent.teams,
+                credential: None,
+            }
+        }
+        RecordKind::Service => {
+            let service: ServiceRecord = record(value)?;
+            let was: Option<ServiceRecord> = old.map(record).transpose()?;
+            PrincipalBody {
+                change: change(service.disabled, was.map(|w| w.disabled)),
+                principal: service.pseudonym,
+                kind: PrincipalKind::Service,
+                owner: directory(&Subject::person(service.owner)),
+                roles: Vec::new(),
+                teams: service.teams,
+                credential: None,
+            }
+        }
+        RecordKind::ServiceAccount => {
+            let account: ServiceAccountRecord = record(value)?;
+            let revoked = account.disabled || write.value.is_none();
+            PrincipalBody {
+                change: if revoked { PrincipalChange::CredentialRevoked } else { PrincipalChange::CredentialIssued },
+                principal: directory(&account.bound_to).unwrap_or(Pseudonym::SYSTEM),
+                kind: account.bound_to.kind(),
+                owner: None,
+                roles: Vec::new(),
+                teams: Vec::new(),
+                credential: Some(credential(account.client_id.as_str())),
+            }
+        }
+        RecordKind::Revocation => {
+            let revocation: Revocation = record(value)?;
+            let mut body = nobody(PrincipalChange::CredentialRevoked, &revocation.target.to_string());
+            if let RevocationTarget::Principal(subject) = &revocation.target
+                && let Some(who) = directory(subject)
+            {
+                body = PrincipalBody { principal: who, kind: subject.kind(), credential: None, ..body };
+            }
+            body
+        }
+        RecordKind::Enrolment => {
+            let enrolment: EnrolmentRecord = record(value)?;
+            let issued = write.value.is_some() && enrolment.used.is_none();
+            let change = if issued { PrincipalChange::CredentialIssued } else { PrincipalChange::CredentialRevoked };
+            nobody(change, enrolment.id.as_str())
+        }
+        RecordKind::Pseudonym => nobody(PrincipalChange::Updated, &write.key.id),
+    })
+}
