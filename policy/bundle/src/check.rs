@@ -4,7 +4,7 @@
 //! program would not apply is refused, never ignored. Absent: signatures (`bundle`), who may activate (the active bundle
 //! decides). Read next: `lint`, `cases`, `lockout`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use countersign_policy_decide::data::{Ages, Roles};
 use countersign_policy_decide::detectors::Detectors;
 use countersign_policy_decide::masks::Masks;
 use countersign_policy_decide::rules::Rules;
-use countersign_policy_decide::{LEVEL, PolicyParts, PolicySnapshot, depth, schema};
+use countersign_policy_decide::{LEVEL, PolicyParts, PolicySnapshot, alike, depth, schema};
 use miette::Diagnostic;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -402,14 +402,23 @@ fn effective_schema(
 /// Cedar's strict validation and its reach, each finding at the place that Cedar points to within the policy.
 fn types(policies: &[SourcePolicy], schema: &Schema, findings: &mut Vec<Finding>) {
     let mut by_id: BTreeMap<&str, &SourcePolicy> = BTreeMap::new();
-    let mut set = PolicySet::new();
+    let (mut set, mut one_of_each, mut forms) = (PolicySet::new(), Vec::new(), HashSet::new());
     for policy in policies {
         // A taken id was found before; its policy is validated once the id is its own.
         if set.add(policy.policy.clone()).is_ok() {
             by_id.insert(policy.id.as_str(), policy);
+            if forms.insert(alike::form(&policy.est)) {
+                one_of_each.push(policy.policy.clone());
+            }
         }
     }
-    let result = Validator::new(schema.clone()).validate_with_level(&set, ValidationMode::Strict, LEVEL);
+    let validator = Validator::new(schema.clone());
+    let validated = |set: &PolicySet| validator.validate_with_level(set, ValidationMode::Strict, LEVEL);
+    // Most bundles pass, and then nobody needs to hear of those that are alike.
+    if PolicySet::from_policies(one_of_each).is_ok_and(|some| validated(&some).validation_passed_without_warnings()) {
+        return;
+    }
+    let result = validated(&set);
     let mut say = |id: &cedar_policy::PolicyId, error: &dyn Diagnostic, rule: RuleId, text: String| {
         let Some(policy) = by_id.get(AsRef::<str>::as_ref(id)) else { return };
         let next = match (rule, error.help()) {

@@ -171,7 +171,7 @@ fn rules_of(files: &Files) -> Option<Rules> {
 }
 
 fn subject(policy: &SourcePolicy) -> String {
-    match policy.policy.annotation("title").or_else(|| policy.policy.annotation("doc")) {
+    match policy.annotation("title").or_else(|| policy.annotation("doc")) {
         Some(title) => format!("policy `{}` ({})", policy.id, title.escape_debug()),
         None => format!("policy `{}`", policy.id),
     }
@@ -264,7 +264,7 @@ fn changed(old: &SourcePolicy, new: &SourcePolicy) -> Vec<Change> {
 
 /// What lifts it that is another than before: a rule, or a transform of the input.
 fn lifts(old: &SourcePolicy, new: &SourcePolicy) -> Vec<(Direction, String)> {
-    let of = |policy: &SourcePolicy, annotation: &str| policy.policy.annotation(annotation).map(str::to_owned);
+    let of = |policy: &SourcePolicy, annotation: &str| policy.annotation(annotation).map(str::to_owned);
     // What nothing lifted and something lifts now is weaker; one way of lifting for another is for a reader.
     let first = match (of(old, REQUIRES), of(old, TRANSFORM)) {
         (None, None) => Direction::Weaker,

@@ -79,7 +79,7 @@ pub(crate) fn read(bundle: &Bundle, findings: &mut Vec<Finding>) -> Vec<Invarian
                 wrong("its `@id` is that of another invariant", "choose another; proofs are named by it");
                 continue;
             }
-            let annotation = |name: &str| policy.policy.annotation(name);
+            let annotation = |name: &str| policy.annotation(name);
             let required = match annotation(UNPROVED) {
                 Some("refuse") => true,
                 None | Some("warn") => false,

@@ -40,7 +40,7 @@ const COUNTED: [(&str, bool); 4] = [("satisfied", false), ("applied", false), ("
 
 /// The rule of a policy that carries the gate annotation.
 pub(crate) fn rule_of(policy: &SourcePolicy) -> Option<&str> {
-    policy.policy.annotation(REQUIRES)
+    policy.annotation(REQUIRES)
 }
 
 /// All lint rules over all policies. `reserved`: the counters that some tool takes from when it is allowed.
@@ -139,14 +139,14 @@ fn gate_clause(annotation: &str, value: &str) -> Value {
 /// Whether the policy is a gate in the one shape, and for which annotation.
 pub(crate) fn gate_of(policy: &SourcePolicy) -> Option<&'static str> {
     [REQUIRES, TRANSFORM].into_iter().find(|annotation| {
-        let wanted = policy.policy.annotation(*annotation).map(|value| gate_clause(annotation, value));
+        let wanted = policy.annotation(*annotation).map(|value| gate_clause(annotation, value));
         let unless = clauses(policy, "unless");
         policy.effect() == Effect::Forbid && unless.len() == 1 && wanted.as_ref() == unless.first().copied()
     })
 }
 
 fn gate(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
-    let (rule, transform) = (policy.policy.annotation(REQUIRES), policy.policy.annotation(TRANSFORM));
+    let (rule, transform) = (policy.annotation(REQUIRES), policy.annotation(TRANSFORM));
     for (annotation, value) in [(REQUIRES, rule), (TRANSFORM, transform)] {
         let Some(value) = value else { continue };
         let place = policy.place_of(annotation);
@@ -483,7 +483,7 @@ fn redundant(policies: &[SourcePolicy], findings: &mut Vec<Finding>) {
     };
     let compared =
         |policy| Compared { policy, conditions: conditions(policy), rule: rule_of(policy), meaning: meaning(policy) };
-    let all = || policies.iter().filter(|policy| policy.policy.annotation(TRANSFORM).is_none());
+    let all = || policies.iter().filter(|policy| policy.annotation(TRANSFORM).is_none());
     let broad: Vec<Compared<'_>> = all().filter(|policy| !one(policy)).take(MAX_BROAD).map(compared).collect();
     for inner in all().map(compared) {
         // What tells most of them apart at once is asked first.
@@ -530,7 +530,7 @@ fn shadowed(policies: &[SourcePolicy], shadow: &Shadow, findings: &mut Vec<Findi
                 format!("`shadow.policies` names `{id}`, which is no policy of this bundle"),
                 "correct the id, or remove it",
             )),
-            Some(policy) if policy.policy.annotation(SEVERITY).is_some() => findings.push(
+            Some(policy) if policy.annotation(SEVERITY).is_some() => findings.push(
                 Finding::error(
                     place(),
                     RuleId::Shadow,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cedar_policy::{Effect, ParseErrors, Policy, PolicyId};
 use countersign_gateway_model::Name;
+use countersign_policy_decide::annotation;
 use miette::Diagnostic as _;
 use serde_json::Value;
 
@@ -39,6 +40,11 @@ pub(crate) struct SourcePolicy {
 }
 
 impl SourcePolicy {
+    /// The value of an annotation.
+    pub(crate) fn annotation(&self, name: &str) -> Option<&str> {
+        annotation(&self.policy, name)
+    }
+
     pub(crate) fn effect(&self) -> Effect {
         self.policy.effect()
     }
@@ -262,7 +268,7 @@ pub(crate) fn parse(file: &FilePath, text: &Arc<str>, findings: &mut Vec<Finding
                 continue;
             }
         };
-        let Some(id) = parsed.annotation("id") else {
+        let Some(id) = annotation(&parsed, "id") else {
             findings.push(Finding::error(
                 place(0),
                 RuleId::PolicyId,

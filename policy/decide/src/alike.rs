@@ -1,43 +1,74 @@
-//! Policies that differ only in which entities they name, so that strict validation looks at one of each kind. Internal.
+//! Policies that differ only in what strict validation cannot see, so that it looks at one of each kind.
 //!
-//! Validation sees types, never records: ten thousand grants that differ in agent and tool pass or fail together. Ids
-//! are renamed in the order in which they appear, so that what is equal stays equal and what differs stays different.
-//! Members of enums, actions, and ids outside plain ASCII (which Cedar may warn about) keep their names.
-//! Read next: `snapshot`.
+//! Validation sees types, never records: ten thousand grants that differ in agent, tool and a text that they compare with
+//! pass or fail together. Names are replaced in the order in which they appear, so that what is equal stays equal and what
+//! differs stays different. Kept as they are: actions and members of enums, which are part of the schema; texts that are
+//! not compared (arguments of `decimal` and its like, patterns, keys of tags), which validation reads; and everything
+//! outside plain ASCII, which Cedar may warn about. Absent: validation. Read next: `snapshot`.
 
 use std::collections::HashMap;
 
-use cedar_policy::Policy;
+use countersign_gateway_model::Digest;
 use serde_json::Value;
 
 use crate::reference::EntityKind;
 use crate::schema::NAMESPACE;
+use crate::sha256;
 
-/// A text that two policies share only if strict validation treats them alike; `None` if there is no telling.
-pub(crate) fn form(policy: &Policy) -> Option<String> {
-    let mut json = policy.to_json().ok()?;
-    json.as_object_mut()?.remove("annotations");
-    let mut names = HashMap::new();
-    rename(&mut json, &mut names);
-    Some(json.to_string())
+/// Operators that see of a text nothing but that it is one.
+const COMPARING: [&str; 3] = ["==", "!=", "contains"];
+
+/// What two policies share only if strict validation treats them alike, of a policy in Cedar's JSON form.
+pub fn form(policy: &Value) -> Digest {
+    let mut json = policy.clone();
+    if let Some(policy) = json.as_object_mut() {
+        policy.remove("annotations");
+    }
+    rename(&mut json, &mut HashMap::new());
+    sha256(json.to_string().as_bytes())
 }
 
-fn rename(json: &mut Value, names: &mut HashMap<(String, String), usize>) {
+/// What was named, of which type (none for a text), and the number that stands for it.
+type Names = HashMap<(Option<String>, String), usize>;
+
+fn rename(json: &mut Value, names: &mut Names) {
     match json {
         Value::Object(map) => {
             if let (2, Some(Value::String(ty)), Some(Value::String(id))) = (map.len(), map.get("type"), map.get("id")) {
-                if recorded(ty) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b)) {
-                    let next = names.len();
-                    let number = *names.entry((ty.clone(), id.clone())).or_insert(next);
+                if recorded(ty) && plain(id) {
+                    let number = number(names, Some(ty), id);
                     map.insert("id".to_owned(), Value::from(number));
                 }
                 return;
             }
-            map.values_mut().for_each(|value| rename(value, names));
+            for (operator, value) in map {
+                if COMPARING.contains(&operator.as_str()) {
+                    for side in ["left", "right"] {
+                        if let Some(Value::String(text)) = value.get(side).and_then(|side| side.get("Value"))
+                            && plain(text)
+                        {
+                            let number = number(names, None, text);
+                            if let Some(side) = value.get_mut(side) {
+                                *side = serde_json::json!({ "text": number });
+                            }
+                        }
+                    }
+                }
+                rename(value, names);
+            }
         }
         Value::Array(items) => items.iter_mut().for_each(|item| rename(item, names)),
         _ => {}
     }
+}
+
+fn number(names: &mut Names, ty: Option<&String>, name: &str) -> usize {
+    let next = names.len();
+    *names.entry((ty.cloned(), name.to_owned())).or_insert(next)
+}
+
+fn plain(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b))
 }
 
 /// Whether a type has records, so that its ids are no part of the schema.
@@ -51,10 +82,12 @@ fn recorded(ty: &str) -> bool {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
+    use cedar_policy::Policy;
+
     use super::*;
 
-    fn of(text: &str) -> String {
-        form(&Policy::parse(None, text).unwrap()).unwrap()
+    fn of(text: &str) -> Digest {
+        form(&Policy::parse(None, text).unwrap().to_json().unwrap())
     }
 
     #[test]
@@ -79,5 +112,26 @@ mod tests {
             of(r#"permit (principal, action == Countersign::Action::"a", resource);"#),
             of(r#"permit (principal, action == Countersign::Action::"b", resource);"#)
         );
+    }
+
+    #[test]
+    fn a_text_that_is_compared_is_like_another_and_one_that_is_read_is_not() {
+        let when = |condition: &str| of(&format!("permit (principal, action, resource) when {{ {condition} }};"));
+        let compared = |a: &str, b: &str| when(&format!(r#"context.input.id == "{a}" && context.input.to != "{b}""#));
+        assert_eq!(compared("a", "b"), compared("c", "d"));
+        assert_ne!(compared("a", "b"), compared("a", "a"));
+        assert_ne!(compared("a", "b"), compared("а", "b"), "look-alike letters are warned about");
+        assert_eq!(when(r#"context.claims.contains("a")"#), when(r#"context.claims.contains("b")"#));
+        assert_ne!(when(r#"context.input.id == "a""#), when(r#"context.input.id == 1"#));
+        assert_ne!(when(r#"context.input.id == "0""#), when(r#"context.input.id == 0"#));
+        for read in [
+            r#"decimal("$").lessThan(context.input.amount)"#,
+            r#"context.input.at == datetime("$")"#,
+            r#"context.input.id like "$*""#,
+            r#"principal.hasTag("$") && principal.getTag("$") == context.input.id"#,
+            r#"context.input has "$""#,
+        ] {
+            assert_ne!(when(&read.replace('$', "1.0")), when(&read.replace('$', "x")), "{read}");
+        }
     }
 }

@@ -28,12 +28,16 @@ pub(crate) struct Known<'k> {
     pub(crate) transforms: &'k BTreeSet<Name>,
 }
 
-/// Checks one policy; gives what lifts it. The error says what is wrong and what to do.
-pub(crate) fn check(policy: &Policy, known: &Known<'_>) -> Result<Lift, String> {
-    let json = policy.to_json().map_err(|e| format!("it has no json form ({e}); rewrite it"))?;
+/// The value of an annotation. Cedar's own look-up parses the name each time, at the price of a small policy.
+pub fn annotation<'p>(policy: &'p Policy, name: &str) -> Option<&'p str> {
+    policy.annotations().find(|(key, _)| *key == name).map(|(_, value)| value)
+}
+
+/// Checks one policy, with its JSON form; gives what lifts it. The error says what is wrong and what to do.
+pub(crate) fn check(policy: &Policy, json: &Value, known: &Known<'_>) -> Result<Lift, String> {
     let conditions = json.get("conditions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let forbids = policy.effect() == Effect::Forbid;
-    let rule = match policy.annotation("requires_approval") {
+    let rule = match annotation(policy, "requires_approval") {
         None => None,
         Some(_) if !forbids => {
             return Err(
@@ -48,7 +52,7 @@ pub(crate) fn check(policy: &Policy, known: &Known<'_>) -> Result<Lift, String> 
             Some(rule)
         }
     };
-    let transform = match policy.annotation("transform") {
+    let transform = match annotation(policy, "transform") {
         None => None,
         Some(_) if !forbids => {
             return Err("`@transform` stands on a permit, which another permit bypasses; use a forbid".to_owned());

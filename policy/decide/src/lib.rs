@@ -5,7 +5,6 @@
 //! Absent: files, signatures and activation (`policy/bundle`, `policy/store`), votes and states (`gateway/flow`),
 //! clocks, IO. Read next: `snapshot`, `store`, `decide`.
 
-mod alike;
 mod chain;
 mod clauses;
 mod context;
@@ -21,6 +20,7 @@ mod snapshot;
 mod store;
 mod value;
 
+pub mod alike;
 pub mod case;
 pub mod catalogue;
 pub mod counters;
@@ -44,6 +44,7 @@ pub use entity::{
     ServiceFacts, WorkflowFacts,
 };
 pub use explain::{Clause, Explained, Explanation, Outcome, explain};
+pub use gate::annotation;
 pub use locate::{Pointer, ToolPattern};
 pub use question::{Operation, Question, QuestionError, scope_name};
 pub use reference::{EntityKind, EntityRef, ReferenceError};

@@ -393,8 +393,8 @@ impl PolicySnapshot {
         if let Some(id) = parts.shadow.keys().find(|id| !loading.places.contains_key(id.as_str())) {
             return Err(BuildError::Shadow { id: id.clone(), problem: "is no policy of the bundle; remove it there" });
         }
-        let Loading { prepared, set, places, .. } = loading;
-        validate(&schema, &set, &places)?;
+        let Loading { prepared, set, places, forms, .. } = loading;
+        validate(&schema, &set, &forms, &places)?;
 
         let own = own_entities(parts.org, &tools)?;
         let actions = actions(&schema, &prepared);
@@ -702,12 +702,14 @@ struct Loading<'p> {
     prepared: Vec<Arc<Prepared>>,
     set: PolicySet,
     places: HashMap<String, Place>,
+    /// What strict validation can tell apart, as digests: texts of ten thousand policies are megabytes.
+    forms: HashMap<PolicyId, Digest>,
     shadow: &'p BTreeMap<Name, Timestamp>,
 }
 
 impl<'p> Loading<'p> {
     fn new(shadow: &'p BTreeMap<Name, Timestamp>) -> Self {
-        Self { prepared: Vec::new(), set: PolicySet::new(), places: HashMap::new(), shadow }
+        Self { prepared: Vec::new(), set: PolicySet::new(), places: HashMap::new(), forms: HashMap::new(), shadow }
     }
 
     fn load(&mut self, file: &str, text: &str, kernel: bool, known: &Known<'_>) -> Result<(), BuildError> {
@@ -727,7 +729,7 @@ impl<'p> Loading<'p> {
         policies.sort_by_key(|p| start(p));
         for policy in policies {
             let place = Place::at(file, text, &starts, start(policy));
-            let Some(id) = policy.annotation("id").and_then(|id| Name::new(id).ok()) else {
+            let Some(id) = gate::annotation(policy, "id").and_then(|id| Name::new(id).ok()) else {
                 return Err(BuildError::Id { place });
             };
             let reserved = id.as_str().starts_with("kernel:") || id.as_str().starts_with("gateway:");
@@ -738,13 +740,17 @@ impl<'p> Loading<'p> {
             if self.set.add(policy.clone()).is_err() {
                 return Err(BuildError::DuplicateId { place, id: id.to_string() });
             }
-            let lift = gate::check(&policy, known).map_err(|problem| BuildError::Gate {
-                place: place.clone(),
-                id: id.clone(),
-                problem,
-            })?;
+            // Cedar makes its JSON form by parsing the text again: once is enough.
+            let lift = policy
+                .to_json()
+                .map_err(|error| format!("it has no json form ({error}); rewrite it"))
+                .and_then(|json| {
+                    self.forms.insert(policy.id().clone(), alike::form(&json));
+                    gate::check(&policy, &json, known)
+                })
+                .map_err(|problem| BuildError::Gate { place: place.clone(), id: id.clone(), problem })?;
             let shadow_until = self.shadow.get(&id).copied();
-            if shadow_until.is_some() && (kernel || policy.annotation("severity") == Some("hard")) {
+            if shadow_until.is_some() && (kernel || gate::annotation(&policy, "severity") == Some("hard")) {
                 let problem = "is the kernel's, or `@severity(\"hard\")`: it is never in shadow; remove it there";
                 return Err(BuildError::Shadow { id, problem });
             }
@@ -755,9 +761,9 @@ impl<'p> Loading<'p> {
                 gate: lift.rule,
                 transform: lift.transform,
                 shadow_until,
-                agent_message: policy.annotation("agent_message").map(str::to_owned),
-                title: policy.annotation("title").map(str::to_owned),
-                severity: policy.annotation("severity").and_then(|s| Name::new(s).ok()),
+                agent_message: gate::annotation(&policy, "agent_message").map(str::to_owned),
+                title: gate::annotation(&policy, "title").map(str::to_owned),
+                severity: gate::annotation(&policy, "severity").and_then(|s| Name::new(s).ok()),
                 at: (place.line, place.column),
                 file: place.file,
                 condition: core.condition(),
@@ -776,10 +782,15 @@ fn offset_of(error: &cedar_policy::ParseError) -> Option<usize> {
     error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset())
 }
 
-fn validate(schema: &Schema, set: &PolicySet, places: &HashMap<String, Place>) -> Result<(), BuildError> {
-    let mut forms = HashSet::new();
+fn validate(
+    schema: &Schema,
+    set: &PolicySet,
+    forms: &HashMap<PolicyId, Digest>,
+    places: &HashMap<String, Place>,
+) -> Result<(), BuildError> {
+    let mut seen = HashSet::new();
     let one_of_each =
-        set.policies().filter(|policy| alike::form(policy).is_none_or(|form| forms.insert(form))).cloned();
+        set.policies().filter(|policy| forms.get(policy.id()).is_none_or(|form| seen.insert(*form))).cloned();
     // Fewer policies under the same ids as in `set`, where each was added: this cannot fail, and if it does, all are asked.
     let some = PolicySet::from_policies(one_of_each);
     let asked = some.as_ref().unwrap_or(set);
