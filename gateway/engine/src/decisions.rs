@@ -9,12 +9,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use countersign_gateway_flow::{
-    Asked, Ballot, BallotItem, Change, Current, Decide, Force, Grant, Now, OpenGate, OpenItem, Proposal, Reasked,
-    Reply, SystemReject, decide, gate as counting,
+    Asked, Ballot, BallotItem, Change, Decide, Force, Grant, Now, OpenGate, OpenItem, Proposal, Reply, SystemReject,
+    decide, gate as counting,
 };
 use countersign_gateway_model::{
-    ActionId, Assurance, DecisionId, Digest, GateId, ItemId, Name, Principal, PrincipalKind, Pseudonym, Scope, State,
-    Timestamp,
+    ActionId, Assurance, DecisionId, Digest, GateId, ItemId, Name, Principal, PrincipalKind, Scope, State, Timestamp,
 };
 use countersign_ledger_entry::PayloadRole;
 use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, QuestionKind, Reservation};
@@ -27,13 +26,13 @@ use crate::api::{ActionAnswer, DecisionAnswer, DecisionRequest, Idempotency, Rul
 use crate::asking::{Answered, actor_of, ask, ask_reading, ask_transforming, question, with_satisfied};
 use crate::beside::Beside;
 use crate::counters::{REPEATS, Reading};
-use crate::demands::{HeldKeys, check_signature, delta_bytes, demands_met, expired_votes, hold_keys};
+use crate::demands::{HeldKeys, check_signature, delta_bytes, demands_met, hold_keys};
 use crate::error::EngineError;
 use crate::gates::{Opened, Pending, circles, shown_digest};
-use crate::lifts::still_liftable;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::permits::{PreparedRun, in_shadow};
+use crate::reasking::{Again, Settled};
 use crate::stream::{Held, four_eyes};
 use crate::{Engine, Snapshot};
 impl Engine {
@@ -297,36 +296,11 @@ impl Engine {
             }
             ballot.items.push(BallotItem { item: item.item, digest: item.digest, rules, change });
         }
-        let mut reasked = Vec::new();
-        let mut asked_again = Vec::new();
-        let mut met = false;
+        let mut settled = Settled::default();
         if eligible && !stale && kind != DecisionKind::Reject {
-            ballot.lapsed = expired_votes(work);
-            // Asked again and again while the current bundle names further rules; each round can only add some.
-            for _ in 0..16 {
-                ballot.current = self.current_forms(snapshot, gate, &replaced, &reasked)?;
-                let tally = counting::tally(gate, &ballot, who.pseudonym)?;
-                met = tally.met;
-                let (again, ineligible) =
-                    if tally.met { self.ask_counted(work, held, gate, &tally)? } else { (vec![], vec![]) };
-                asked_again = again;
-                let gone: BTreeSet<Pseudonym> = ballot.lapsed.iter().copied().chain(ineligible).collect();
-                if gone.len() > ballot.lapsed.len() {
-                    ballot.lapsed = gone.into_iter().collect();
-                    continue;
-                }
-                let round = self.reask(work, gate, &replaced, &tally, reading)?;
-                let known: BTreeSet<Name> = reasked.iter().flat_map(rules_of).collect();
-                let grown = round
-                    .iter()
-                    .flat_map(rules_of)
-                    .any(|r| !known.contains(&r) && !gate.items.iter().any(|i| i.rules.iter().any(|f| f.rule == r)));
-                reasked = round;
-                if !grown {
-                    break;
-                }
-            }
+            settled = self.settle(work, held, &replaced, &mut ballot, reading)?;
         }
+        let Settled { met, mut reasked, asked_again } = settled;
         let (mut runs, mut grants) = (Vec::new(), Vec::new());
         if met {
             (grants, runs) = self.grants(work, held, &replaced, &mut reasked, (&mut *beside, &mut *reading))?;
@@ -454,138 +428,6 @@ impl Engine {
             grants.extend(self.grant_cleared(work, held, cleared.action, (beside, &mut *reading), &mut runs)?);
         }
         Ok((grants, runs))
-    }
-
-    /// Asks again whether those whose votes and lifts count are still eligible. Gives who was asked, and who is not.
-    pub(crate) fn ask_counted(
-        &self,
-        work: &Deciding<'_>,
-        held: &Held,
-        gate: &OpenGate,
-        tally: &counting::Tally,
-    ) -> Result<(Vec<Pseudonym>, Vec<Pseudonym>), EngineError> {
-        let (mut asked, mut lapsed) = (BTreeSet::new(), BTreeSet::new());
-        let votes = gate.live_items().flat_map(|i| i.votes.iter().map(move |v| (i.item, v)));
-        for (item, vote) in votes.filter(|(_, vote)| tally.counted.contains(&vote.person)) {
-            // An author may not approve what they made; whether they may still override is what their vote rests on.
-            let operation = if vote.author { Operation::Override } else { Operation::Approve };
-            let of = Self::item_entity(work.org, item)?;
-            // A grant is given in one's own name: it is described as theirs whose vote it is.
-            let giver = work.org.known(vote.actor).map(|known| known.id);
-            let offer = giver.map(|giver| self.describe_offer(work.org, held, gate, giver)).transpose()?.flatten();
-            let on = offer.map_or((operation, of), |offer| (Operation::GrantTask, offer));
-            // One vote of a person says whether they may still decide at this gate.
-            if asked.insert(vote.person) && !Self::still(work, vote.actor, on, vote.role.as_ref()) {
-                lapsed.insert(vote.person);
-            }
-        }
-        let lifts = gate.live_items().flat_map(|i| i.lifted.iter().map(move |l| (i.item, l)));
-        for (item, lifted) in lifts.filter(|(_, lifted)| tally.lifters.contains(&lifted.person)) {
-            asked.insert(lifted.person);
-            let on = (Operation::BreakGlass, Self::item_entity(work.org, item)?);
-            let stands = still_liftable(work.org, work.snapshot, lifted);
-            if !stands || !Self::still(work, lifted.actor, on, lifted.role.as_ref()) {
-                lapsed.insert(lifted.person);
-            }
-        }
-        Ok((asked.into_iter().collect(), lapsed.into_iter().collect()))
-    }
-
-    /// An item as policy names it.
-    fn item_entity(org: &Org, item: ItemId) -> Result<EntityRef, EngineError> {
-        let id = Name::new(&item.to_string()).map_err(EngineError::damaged)?;
-        Ok(EntityRef::new(org.id, EntityKind::Item, id))
-    }
-
-    /// Whether policy still lets an account do what it did.
-    fn still(
-        work: &Deciding<'_>,
-        actor: Pseudonym,
-        (operation, resource): (Operation, EntityRef),
-        role: Option<&Name>,
-    ) -> bool {
-        let Deciding { org, snapshot, who, now, .. } = *work;
-        let Some(known) = org.known(actor) else { return false };
-        let mut again = Question::new(known.entity(org.id), operation, resource, now);
-        // It was done with an interactive credential; what is asked now is whether the person may still.
-        again.scopes = [Scope::Act, Scope::Decide].into_iter().map(countersign_policy_decide::scope_name).collect();
-        again.assurance = who.assurance;
-        again.role = role.cloned();
-        again.four_eyes = four_eyes(org);
-        ask(snapshot, org.facts(), vec![again]).allowed()
-    }
-
-    /// Asks the questions of the gate's items again, with the rules satisfied that the votes satisfy.
-    pub(crate) fn reask(
-        &self,
-        work: &Deciding<'_>,
-        gate: &OpenGate,
-        replaced: &BTreeMap<ItemId, Replaced>,
-        tally: &counting::Tally,
-        reading: &mut Reading,
-    ) -> Result<Vec<Again>, EngineError> {
-        let Deciding { org, snapshot, opened, now, .. } = *work;
-        let mut out = Vec::new();
-        // Each is asked with what those before it take.
-        reading.forget_taken();
-        if gate.subject == GateSubject::Grant {
-            // Nothing waits for a grant: what it is good for is asked about when it comes.
-            return Ok(out);
-        }
-        for item in &tally.items {
-            let open = gate.item(item.item).ok_or(countersign_gateway_flow::Illegal::UnknownItem(item.item))?;
-            let (questions, action, changed, salt) = if let Some(new) = replaced.get(&item.item) {
-                (&new.questions, new.canonical.clone(), true, new.salt)
-            } else {
-                let stored = opened
-                    .items
-                    .get(&item.item)
-                    .ok_or_else(|| EngineError::damaged("the item's question was erased"))?;
-                let action = serde_json::to_vec(&stored.action).map_err(EngineError::damaged)?;
-                (&stored.questions, action, open.replaced, self.mint().salt())
-            };
-            let overridden = if changed { &item.satisfied } else { &item.lifted };
-            let asked = with_satisfied(questions, &item.satisfied, overridden, now);
-            let answered = ask_reading(snapshot, &org.entities, asked, reading);
-            let allowed = answered.allowed().then(|| answered.questions().first()).flatten();
-            let reservations = reading.reserve(snapshot, allowed)?;
-            out.push(Again { item: item.item, answered, reservations, action, salt });
-        }
-        Ok(out)
-    }
-
-    pub(crate) fn keep(&self, again: &Again, beside: &mut Beside) -> Reasked {
-        let (reference, _) = beside.add(again.answered.evidence(&again.salt, &again.action));
-        Reasked { item: again.item, asked: again.answered.asked(Some(reference)) }
-    }
-
-    /// Counting forms under the current bundle.
-    pub(crate) fn current_forms(
-        &self,
-        snapshot: &Snapshot,
-        gate: &OpenGate,
-        replaced: &BTreeMap<ItemId, Replaced>,
-        reasked: &[Again],
-    ) -> Result<Vec<Current>, EngineError> {
-        gate.live_items()
-            .map(|item| {
-                let again = reasked.iter().find(|r| r.item == item.item);
-                let names: BTreeSet<Name> = match replaced.get(&item.item) {
-                    Some(new) => {
-                        new.answered.verdict.rules.iter().cloned().chain(again.into_iter().flat_map(rules_of)).collect()
-                    }
-                    None => item
-                        .rules
-                        .iter()
-                        .map(|r| r.rule.clone())
-                        .filter(|r| snapshot.rules().get(r.as_str()).is_some())
-                        .chain(again.into_iter().flat_map(rules_of))
-                        .collect(),
-                };
-                let rules = self.rule_forms(snapshot, &names.into_iter().collect::<Vec<_>>())?;
-                Ok(Current { item: item.item, rules })
-            })
-            .collect()
     }
 
     /// The gate's items as they stand once an OVERRIDE is counted.
@@ -795,12 +637,12 @@ pub(crate) struct Deciding<'a> {
 pub(crate) struct Replaced {
     digest: Digest,
     /// Salt of the digest: the evidence under the same salt opens it.
-    salt: Salt,
+    pub(crate) salt: Salt,
     input: Vec<u8>,
     action: Value,
-    canonical: Vec<u8>,
-    questions: Vec<Question>,
-    answered: Answered,
+    pub(crate) canonical: Vec<u8>,
+    pub(crate) questions: Vec<Question>,
+    pub(crate) answered: Answered,
 }
 
 /// A delta as it is put on record: what each value came to. A mask may have changed what the person wrote, and what it
@@ -822,20 +664,6 @@ fn kept_delta(
             (*item, change)
         })
         .collect()
-}
-
-/// A question asked again.
-pub(crate) struct Again {
-    pub(crate) item: ItemId,
-    pub(crate) answered: Answered,
-    /// What it takes from counters, where it is allowed.
-    reservations: Vec<Reservation>,
-    action: Vec<u8>,
-    salt: Salt,
-}
-
-pub(crate) fn rules_of(again: &Again) -> Vec<Name> {
-    again.answered.verdict.rules.clone()
 }
 
 /// What policy said of the person who decides.

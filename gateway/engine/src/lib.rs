@@ -38,6 +38,7 @@ mod permissions;
 mod permits;
 mod person_keys;
 mod policies;
+mod reasking;
 mod receipts;
 mod recording;
 mod records;

@@ -4,14 +4,14 @@
 //! force, so that neither a change of policy nor an old gate opens a way. Policy is asked too. Weighing is as of a decision.
 //! Read next: `decisions`, `reviews`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use countersign_gateway_flow::rows::{LIFTS, LiftRow};
 use countersign_gateway_flow::{
     Illegal, LiftRule, Lifted, Lifting, Now, OpenGate, OpenItem, Proposal, SystemReject, decide, gate as counting,
 };
-use countersign_gateway_model::{DecisionId, Duration, GateId, Name, Principal, Pseudonym, Timestamp};
+use countersign_gateway_model::{DecisionId, Duration, GateId, Name, Principal, Timestamp};
 use countersign_ledger_entry::body::Effect;
 use countersign_ledger_entry::{Entry, PayloadRole, payload};
 use countersign_policy_decide::rules::BreakGlass;
@@ -22,12 +22,13 @@ use crate::api::{DecisionAnswer, Idempotency, LiftAnswer, LiftRequest};
 use crate::asking::{actor_of, ask, question};
 use crate::beside::Beside;
 use crate::counters::{REPEATS, Reading};
-use crate::decisions::{Deciding, Decision, Runs, decides, rules_of};
-use crate::demands::{check_lift_signature, demands_met, expired_votes, hold_keys};
+use crate::decisions::{Deciding, Decision, Runs, decides};
+use crate::demands::{check_lift_signature, demands_met, hold_keys};
 use crate::error::EngineError;
 use crate::gates::shown_digest;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
+use crate::reasking::Settled;
 use crate::stream::{Held, four_eyes};
 use crate::{Engine, Snapshot};
 
@@ -221,34 +222,11 @@ impl Engine {
         };
         let stale = gate.live_items().any(|item| !opened.items.contains_key(&item.item));
         let none = BTreeMap::new();
-        let (mut reasked, mut asked_again, mut met) = (Vec::new(), Vec::new(), false);
+        let mut settled = Settled::default();
         if answered.allowed() && named && !stale {
-            lifting.lapsed = expired_votes(work);
-            // Asked again and again while the current bundle names further rules; each round can only add some.
-            for _ in 0..16 {
-                lifting.current = self.current_forms(snapshot, gate, &none, &reasked)?;
-                let tally = counting::tally_lift(gate, &lifting)?;
-                met = tally.met;
-                let (again, ineligible) =
-                    if met { self.ask_counted(work, held, gate, &tally)? } else { (vec![], vec![]) };
-                asked_again = again;
-                let gone: BTreeSet<Pseudonym> = lifting.lapsed.iter().copied().chain(ineligible).collect();
-                if gone.len() > lifting.lapsed.len() {
-                    lifting.lapsed = gone.into_iter().collect();
-                    continue;
-                }
-                let round = self.reask(work, gate, &none, &tally, reading)?;
-                let known: BTreeSet<Name> = reasked.iter().flat_map(rules_of).collect();
-                let grown = round
-                    .iter()
-                    .flat_map(rules_of)
-                    .any(|r| !known.contains(&r) && !gate.items.iter().any(|i| i.rules.iter().any(|f| f.rule == r)));
-                reasked = round;
-                if !grown {
-                    break;
-                }
-            }
+            settled = self.settle(work, held, &none, &mut lifting, reading)?;
         }
+        let Settled { met, mut reasked, asked_again } = settled;
         let (mut grants, mut runs) = (Vec::new(), Vec::new());
         if met {
             (grants, runs) = self.grants(work, held, &none, &mut reasked, (&mut *beside, &mut *reading))?;
