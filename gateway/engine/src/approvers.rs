@@ -1,7 +1,7 @@
 //! Who may approve a gate: for every person known, whether a vote of theirs would count, and in words why not.
 //!
 //! Asked of the same policy, by the same questions, and held to the same exclusions as a vote: what is said here is what
-//! would become of one now. Nothing is recorded, and no agent may ask. Absent: votes. Read next: `decisions`.
+//! would become of one now. Nothing is recorded, and no agent may ask. Absent: votes. Read next: `voters`.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use countersign_policy_decide::{EntityKind, EntityRef, Operation, Outcome, expla
 
 use crate::api::GateRecord;
 use crate::asking::{ask, question};
-use crate::decisions::{admits, default_role};
-use crate::demands::why_not;
 use crate::error::EngineError;
 use crate::grants::supposed;
+use crate::keyring::why_not;
 use crate::org::{Known, Org};
 use crate::stream::{Held, four_eyes};
+use crate::voters::{admits, default_role};
 use crate::{Engine, Snapshot};
 
 /// Most persons of one answer.

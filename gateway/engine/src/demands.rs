@@ -2,11 +2,9 @@
 //! is not too old when it is counted.
 //!
 //! A vote that a demand is not met for is refused before anything is recorded. A signature that is given is always checked.
-//! Absent: whose votes a rule counts (`decisions`), and registering keys (`person_keys`).
+//! Absent: whose votes a rule counts (`voters`), and registering keys (`person_keys`).
 
 use std::collections::BTreeSet;
-
-use tokio::sync::RwLockReadGuard;
 
 use countersign_gateway_flow::rows::{DECISIONS, DecisionRow};
 use countersign_gateway_flow::{Ballot, OpenGate, OpenItem};
@@ -16,14 +14,11 @@ use countersign_ledger_entry::assertion::{self, LiftStatement, Statement};
 use countersign_ledger_entry::body::Assertion;
 
 use crate::api::{LiftRequest, Signed};
-use crate::decisions::Deciding;
+use crate::deciding::Deciding;
 use crate::error::EngineError;
+use crate::keyring::{KeyRow, why_not};
 use crate::org::Org;
-use crate::person_keys::{KeyRow, PersonKeys};
 use crate::{Engine, Snapshot};
-
-/// The keys, kept from being taken back while a signed decision is on its way into the log.
-pub(crate) type HeldKeys<'a> = RwLockReadGuard<'a, std::collections::HashMap<Digest, KeyRow>>;
 
 /// Whether the login, and the signature, are what the rules demand of those whose votes count for them.
 pub(crate) fn demands_met(
@@ -68,19 +63,6 @@ pub(crate) fn expired_votes(work: &Deciding<'_>) -> Vec<Pseudonym> {
 fn demands_signatures(snapshot: &Snapshot, gate: &OpenGate) -> bool {
     let mut forms = gate.live_items().flat_map(|item| &item.rules);
     forms.any(|form| snapshot.rules().get(form.rule.as_str()).is_some_and(|rule| rule.demand.assertion))
-}
-
-/// Why a key does not sign at a gate, if it does not.
-pub(crate) fn why_not(row: &KeyRow, who: Pseudonym, opened: Timestamp) -> Option<&'static str> {
-    if row.principal != who {
-        Some("the key is not yours")
-    } else if row.revoked.is_some() {
-        Some("the key was taken back")
-    } else if row.registered >= opened {
-        Some("the key was registered after the gate opened: it signs at gates that open from now on")
-    } else {
-        None
-    }
 }
 
 /// Checks the signature that came with a decision against what will be recorded.
@@ -187,9 +169,4 @@ impl Engine {
 pub fn delta_bytes(mut delta: serde_json::Value) -> Result<Vec<u8>, serde_json::Error> {
     delta.sort_all_objects();
     serde_json::to_vec(&delta)
-}
-
-/// Holds the keys where the decision is signed.
-pub(crate) async fn hold_keys(keys: &PersonKeys, signed: bool) -> Option<HeldKeys<'_>> {
-    if signed { Some(keys.read().await) } else { None }
 }

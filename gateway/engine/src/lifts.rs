@@ -1,20 +1,19 @@
 //! A person lifts one rule of one item without its quorum: the glass is broken, on record, and a review is owed.
 //!
-//! Whether the rule may be lifted, and by whom, is its data: of the bundle that the gate was opened under and of the one in
-//! force, so that neither a change of policy nor an old gate opens a way. Policy is asked too. Weighing is as of a decision.
-//! Read next: `decisions`, `reviews`.
+//! Whether the rule may be lifted, and by whom, is its data (`liftable`): of the bundle that the gate was opened under and of
+//! the one in force, so that neither a change of policy nor an old gate opens a way. Policy is asked too. Weighing is as of a
+//! decision. Read next: `reasking`, `decisions`, `reviews`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use countersign_gateway_flow::rows::{LIFTS, LiftRow};
 use countersign_gateway_flow::{
-    Illegal, LiftRule, Lifted, Lifting, Now, OpenGate, OpenItem, Proposal, SystemReject, decide, gate as counting,
+    Illegal, LiftRule, Lifting, Now, OpenGate, OpenItem, Proposal, SystemReject, decide, gate as counting,
 };
-use countersign_gateway_model::{DecisionId, Duration, GateId, Name, Principal, Timestamp};
+use countersign_gateway_model::{DecisionId, GateId, Name, Principal};
 use countersign_ledger_entry::body::Effect;
 use countersign_ledger_entry::{Entry, PayloadRole, payload};
-use countersign_policy_decide::rules::BreakGlass;
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 use serde_json::{Value, json};
 
@@ -22,51 +21,20 @@ use crate::api::{DecisionAnswer, Idempotency, LiftAnswer, LiftRequest};
 use crate::asking::{actor_of, ask, question};
 use crate::beside::Beside;
 use crate::counters::{REPEATS, Reading};
-use crate::decisions::{Deciding, Decision, Runs, decides};
-use crate::demands::{check_lift_signature, demands_met, hold_keys};
+use crate::deciding::Deciding;
+use crate::decisions::Decision;
+use crate::demands::{check_lift_signature, demands_met};
 use crate::error::EngineError;
-use crate::gates::shown_digest;
+use crate::keyring::hold_keys;
+use crate::liftable::{Liftable, break_glass_of};
 use crate::mint::MintExt as _;
+use crate::opened::shown_digest;
 use crate::org::{Org, instance_stream};
 use crate::reasking::Settled;
+use crate::resolving::Runs;
 use crate::stream::{Held, four_eyes};
+use crate::voters::decides;
 use crate::{Engine, Snapshot};
-
-/// What the bundle says of lifting a rule.
-pub(crate) fn break_glass_of<'s>(snapshot: &'s Snapshot, rule: &Name) -> Option<&'s BreakGlass> {
-    snapshot.rules().get(rule.as_str())?.break_glass.as_ref()
-}
-
-/// Whether what was lifted could be lifted today: the rule's data still lets somebody, and whoever did it is still one of
-/// them, with the signature that the rule demands by now.
-pub(crate) fn still_liftable(org: &Org, snapshot: &Snapshot, lifted: &Lifted) -> bool {
-    let Some(glass) = break_glass_of(snapshot, &lifted.rule) else { return false };
-    let signed =
-        snapshot.rules().get(lifted.rule.as_str()).is_some_and(|rule| !rule.demand.assertion || lifted.asserted);
-    signed && org.standing(lifted.actor).is_some_and(|standing| standing.is_of(&glass.authority))
-}
-
-/// A rule that may be lifted, by those whom both bundles name, under the shorter of both times.
-pub(crate) struct Liftable {
-    pinned: BreakGlass,
-    current: BreakGlass,
-}
-
-impl Liftable {
-    pub(crate) fn names(&self, who: &Principal, groups: &[Name]) -> bool {
-        let admits = |glass: &BreakGlass| glass.authority.admits(&who.roles, groups, &who.teams);
-        admits(&self.pinned) && admits(&self.current)
-    }
-
-    fn review_by(&self, now: Timestamp) -> Timestamp {
-        let within = self.pinned.review_within_s.min(self.current.review_within_s);
-        now + Duration::from_secs(within.max(1))
-    }
-
-    fn role(&self, who: &Principal) -> Option<Name> {
-        self.current.authority.roles.iter().find(|role| who.roles.contains(role)).cloned()
-    }
-}
 
 impl Engine {
     /// A person lifts one rule of one item of an open gate.

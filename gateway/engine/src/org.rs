@@ -21,8 +21,8 @@ use countersign_policy_decide::{Attr, EntityError, EntityKind, EntityRef, Entity
 
 use crate::changes::under_way::Changes;
 use crate::counters::Counting;
+use crate::keyring::PersonKeys;
 use crate::ladders::Ladders;
-use crate::person_keys::PersonKeys;
 use crate::recording::{Evaluations, Recording};
 
 /// Who a pseudonym stands for, and what the exclusions need to know of them.

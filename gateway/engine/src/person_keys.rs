@@ -16,6 +16,7 @@ use countersign_policy_decide::{EntityRef, Operation};
 
 use crate::Engine;
 use crate::error::EngineError;
+use crate::keyring::KeyRow;
 use crate::org::Org;
 use crate::own::{Allowed, OwnEntry};
 
@@ -27,38 +28,6 @@ const PAGE: usize = 512;
 
 /// Most keys of one person, those taken back counted in.
 const MAX_KEYS: usize = 100;
-
-/// The keys of an organization, by id.
-///
-/// Whoever commits a signed decision holds it for reading until that is durable, so that no key is taken back between the
-/// check and the entry.
-pub(crate) type PersonKeys = tokio::sync::RwLock<HashMap<Digest, KeyRow>>;
-
-/// What is known of a key.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
-pub(crate) struct KeyRow {
-    pub(crate) principal: Pseudonym,
-    #[serde(with = "hex32")]
-    pub(crate) key: Bytes32,
-    /// The claimed time of its entry.
-    pub(crate) registered: Timestamp,
-    pub(crate) revoked: Option<Timestamp>,
-}
-
-mod hex32 {
-    //! 32 bytes as a digest is written.
-    use countersign_gateway_model::Digest;
-    use countersign_ledger_entry::Bytes32;
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(key: &Bytes32, to: S) -> Result<S::Ok, S::Error> {
-        Digest(key.0).serialize(to)
-    }
-
-    pub(super) fn deserialize<'d, D: Deserializer<'d>>(from: D) -> Result<Bytes32, D::Error> {
-        Digest::deserialize(from).map(|digest| Bytes32(digest.0))
-    }
-}
 
 /// A key as it is listed.
 #[derive(Clone, Copy, Debug)]

@@ -16,12 +16,13 @@ use countersign_policy_decide::{EntityKind, EntityRef, Operation, Question};
 use crate::asking::{Answered, ask, ask_reading, with_satisfied};
 use crate::beside::Beside;
 use crate::counters::Reading;
-use crate::decisions::{Deciding, Replaced};
+use crate::deciding::Deciding;
 use crate::demands::expired_votes;
 use crate::error::EngineError;
-use crate::lifts::still_liftable;
+use crate::liftable::still_liftable;
 use crate::mint::MintExt as _;
 use crate::org::Org;
+use crate::overrides::Replaced;
 use crate::stream::{Held, four_eyes};
 use crate::{Engine, Snapshot};
 

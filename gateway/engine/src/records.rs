@@ -334,7 +334,7 @@ impl Engine {
                         counted: u32::try_from(rule.counted).unwrap_or(u32::MAX),
                         met: rule.met,
                         lifted: rule.lifted.is_some(),
-                        liftable: crate::lifts::break_glass_of(&snapshot, &rule.rule).is_some(),
+                        liftable: crate::liftable::break_glass_of(&snapshot, &rule.rule).is_some(),
                         title: snapshot.rules().get(rule.rule.as_str()).map(|r| r.title.clone()).unwrap_or_default(),
                         roles: rule.roles,
                         rule: rule.rule,

@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 
 use crate::Engine;
 use crate::api::{Idempotency, LiftRecord, Page, ReviewRecord};
-use crate::decisions::decides;
 use crate::error::EngineError;
 use crate::gates::human;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::own::{Allowed, draft_of};
 use crate::records::{MAX_PAGE, cursor, to_cursor};
+use crate::voters::decides;
 
 /// Reviews that are closed, by lift id.
 const REVIEWS: &str = "reviews";

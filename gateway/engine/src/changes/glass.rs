@@ -18,13 +18,15 @@ use crate::asking::{ask, chain, question};
 use crate::changes::drive::AskedFor;
 use crate::changes::names::name;
 use crate::changes::row::{ChangeRow, Stage};
-use crate::decisions::decides;
 use crate::demands::demands_met;
 use crate::error::EngineError;
-use crate::gates::{involved, shown_digest};
-use crate::lifts::{break_glass_of, reason};
+use crate::gates::involved;
+use crate::liftable::break_glass_of;
+use crate::lifts::reason;
+use crate::opened::shown_digest;
 use crate::org::{Org, instance_stream};
 use crate::stream::instance_name;
+use crate::voters::decides;
 use crate::{Engine, Snapshot};
 
 impl Engine {

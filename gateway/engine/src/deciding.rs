@@ -1,0 +1,27 @@
+//! What an act of a person at a gate is weighed in: the gate as it is and as it was stored, the policy in force, the time.
+//!
+//! Absent: the act itself, a decision (`weighing`) or a lift (`lifts`).
+
+use std::collections::BTreeSet;
+
+use countersign_gateway_flow::OpenGate;
+use countersign_gateway_model::{DecisionId, Principal, Timestamp};
+
+use crate::Snapshot;
+use crate::keyring::HeldKeys;
+use crate::opened::Opened;
+use crate::org::Org;
+
+/// What a decision is weighed in.
+pub(crate) struct Deciding<'a> {
+    pub(crate) org: &'a Org,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) who: &'a Principal,
+    pub(crate) gate: &'a OpenGate,
+    pub(crate) opened: &'a Opened,
+    pub(crate) now: Timestamp,
+    /// Votes without a signature, where a rule demands one.
+    pub(crate) unsigned: &'a BTreeSet<DecisionId>,
+    /// Persons' keys, where the decision is signed.
+    pub(crate) keys: Option<&'a HeldKeys<'a>>,
+}
