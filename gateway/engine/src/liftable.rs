@@ -24,24 +24,27 @@ pub(crate) fn still_liftable(org: &Org, snapshot: &Snapshot, lifted: &Lifted) ->
     signed && org.standing(lifted.actor).is_some_and(|standing| standing.is_of(&glass.authority))
 }
 
+/// The role with which this person lifts, of those that the rule names.
+pub(crate) fn role_for(glass: &BreakGlass, who: &Principal) -> Option<Name> {
+    glass.authority.roles.iter().find(|role| who.roles.contains(role)).cloned()
+}
+
 /// A rule that may be lifted, by those whom both bundles name, under the shorter of both times.
 pub(crate) struct Liftable {
-    pub(crate) pinned: BreakGlass,
+    /// As the bundle of the gate has it; none where that was not asked for, because something else stands in the way.
+    pub(crate) pinned: Option<BreakGlass>,
     pub(crate) current: BreakGlass,
 }
 
 impl Liftable {
     pub(crate) fn names(&self, who: &Principal, groups: &[Name]) -> bool {
         let admits = |glass: &BreakGlass| glass.authority.admits(&who.roles, groups, &who.teams);
-        admits(&self.pinned) && admits(&self.current)
+        self.pinned.as_ref().is_some_and(admits) && admits(&self.current)
     }
 
     pub(crate) fn review_by(&self, now: Timestamp) -> Timestamp {
-        let within = self.pinned.review_within_s.min(self.current.review_within_s);
+        let current = self.current.review_within_s;
+        let within = self.pinned.as_ref().map_or(current, |pinned| pinned.review_within_s.min(current));
         now + Duration::from_secs(within.max(1))
-    }
-
-    pub(crate) fn role(&self, who: &Principal) -> Option<Name> {
-        self.current.authority.roles.iter().find(|role| who.roles.contains(role)).cloned()
     }
 }

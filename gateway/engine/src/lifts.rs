@@ -11,14 +11,14 @@ use countersign_gateway_flow::rows::{LIFTS, LiftRow};
 use countersign_gateway_flow::{
     Illegal, LiftRule, Lifting, Now, OpenGate, OpenItem, Proposal, SystemReject, decide, gate as counting,
 };
-use countersign_gateway_model::{DecisionId, GateId, Name, Principal};
+use countersign_gateway_model::{DecisionId, GateId, Name, PolicyDigests, Principal, Timestamp};
 use countersign_ledger_entry::body::Effect;
 use countersign_ledger_entry::{Entry, PayloadRole, payload};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 use serde_json::{Value, json};
 
 use crate::api::{DecisionAnswer, Idempotency, LiftAnswer, LiftRequest};
-use crate::asking::{actor_of, ask, question};
+use crate::asking::{Answered, actor_of, ask, question};
 use crate::beside::Beside;
 use crate::counters::{REPEATS, Reading};
 use crate::deciding::Deciding;
@@ -26,7 +26,7 @@ use crate::decisions::Decision;
 use crate::demands::{check_lift_signature, demands_met};
 use crate::error::EngineError;
 use crate::keyring::hold_keys;
-use crate::liftable::{Liftable, break_glass_of};
+use crate::liftable::{Liftable, break_glass_of, role_for};
 use crate::mint::MintExt as _;
 use crate::opened::shown_digest;
 use crate::org::{Org, instance_stream};
@@ -35,6 +35,9 @@ use crate::resolving::Runs;
 use crate::stream::{Held, four_eyes};
 use crate::voters::decides;
 use crate::{Engine, Snapshot};
+
+/// The policy that a gate was opened under, looked for before its stream was held; none: it is not to be had.
+pub(crate) struct Past(Option<Snapshot>);
 
 impl Engine {
     /// A person lifts one rule of one item of an open gate.
@@ -62,16 +65,28 @@ impl Engine {
     ) -> Result<LiftAnswer, EngineError> {
         let org = self.org(who.org)?;
         let row = self.gate_row(&org, id).await?;
-        let held = self.hold(&org, row.instance).await?;
-        self.visible(&org, who, held.fold()?)?;
-        decides(&org, who)?;
-        if let Some(answer) = self.replayed(&org, instance_stream(row.instance), who, key.as_ref()).await? {
-            return self.lifted_before(&org, &held, &answer).await;
+        let mut built = None;
+        loop {
+            let held = self.hold(&org, row.instance).await?;
+            self.visible(&org, who, held.fold()?)?;
+            decides(&org, who)?;
+            if let Some(answer) = self.replayed(&org, instance_stream(row.instance), who, key.as_ref()).await? {
+                return self.lifted_before(&org, &held, &answer).await;
+            }
+            let Some(gate) = held.fold()?.gate().filter(|g| g.gate == id).cloned() else {
+                return Err(Illegal::GateClosed(id).into());
+            };
+            let snapshot = self.counted_snapshot(&org).await?;
+            let under = self.opened_under(&org, &held, &gate).await?;
+            match under.filter(|under| built.is_none() && *under != snapshot.digests()) {
+                // Nobody waits for the stream while a policy is built; all is read and asked again afterwards.
+                Some(under) if self.may_lift(&org, &snapshot, &held, who, (&gate, &request)).await? => {
+                    drop(held);
+                    built = Some(Past(self.past_policy(&org, under).await?));
+                }
+                _ => return Box::pin(self.lift_at(&org, held, who, (gate, request, built), key)).await,
+            }
         }
-        let Some(gate) = held.fold()?.gate().filter(|g| g.gate == id).cloned() else {
-            return Err(Illegal::GateClosed(id).into());
-        };
-        Box::pin(self.lift_at(&org, held, who, (gate, request), key)).await
     }
 
     /// Lifts a rule at a gate that is open, under the stream's lock.
@@ -80,12 +95,12 @@ impl Engine {
         org: &Arc<Org>,
         mut held: Held,
         who: &Principal,
-        (gate, request): (OpenGate, LiftRequest),
+        (gate, request, built): (OpenGate, LiftRequest, Option<Past>),
         key: Option<Idempotency>,
     ) -> Result<LiftAnswer, EngineError> {
         let snapshot = self.counted_snapshot(org).await?;
         let item = chosen(&gate, &request)?;
-        let liftable = self.liftable(org, &snapshot, &held, &gate, &request.rule).await?;
+        let liftable = self.liftable(org, &snapshot, &held, who, (&gate, &request, built)).await?;
         if let Some(review) = self.overdue_review(org, &request.rule).await? {
             return Err(EngineError::ReviewOverdue { rule: request.rule, review });
         }
@@ -167,12 +182,8 @@ impl Engine {
         if let Some(assertion) = &request.assertion {
             check_lift_signature(work, assertion, item, request)?;
         }
-        let role = request.role.clone().or_else(|| liftable.role(who));
-        let id = Name::new(&item.item.to_string()).map_err(EngineError::damaged)?;
-        let mut asked = question(who, Operation::BreakGlass, EntityRef::new(org.id, EntityKind::Item, id), now);
-        asked.four_eyes = four_eyes(org);
-        asked.role.clone_from(&role);
-        let answered = ask(snapshot, org.facts(), vec![asked]);
+        let role = request.role.clone().or_else(|| role_for(&liftable.current, who));
+        let answered = Self::ask_lifter(org, snapshot, who, (item, role.as_ref()), now)?;
         let groups = org.known(who.pseudonym).map(|known| known.groups).unwrap_or_default();
         let named = liftable.names(who, &groups);
         // The questions themselves are asked for the state in which what they permit will be carried out.
@@ -228,6 +239,69 @@ impl Engine {
         Ok((lift, runs))
     }
 
+    /// Asks policy whether this person may lift a rule of an item.
+    fn ask_lifter(
+        org: &Org,
+        snapshot: &Snapshot,
+        who: &Principal,
+        (item, role): (&OpenItem, Option<&Name>),
+        now: Timestamp,
+    ) -> Result<Answered, EngineError> {
+        let id = Name::new(&item.item.to_string()).map_err(EngineError::damaged)?;
+        let mut asked = question(who, Operation::BreakGlass, EntityRef::new(org.id, EntityKind::Item, id), now);
+        asked.four_eyes = four_eyes(org);
+        asked.role = role.cloned();
+        Ok(ask(snapshot, org.facts(), vec![asked]))
+    }
+
+    /// Whether nothing that is known without the policy that the gate was opened under stands in this person's way: only for
+    /// them is it built. What is said here decides nothing, and is asked again.
+    async fn may_lift(
+        &self,
+        org: &Org,
+        snapshot: &Snapshot,
+        held: &Held,
+        who: &Principal,
+        (gate, request): (&OpenGate, &LiftRequest),
+    ) -> Result<bool, EngineError> {
+        let Some(glass) = break_glass_of(snapshot, &request.rule) else { return Ok(false) };
+        let item = chosen(gate, request)?;
+        let now = self.now();
+        let groups = org.known(who.pseudonym).map(|known| known.groups).unwrap_or_default();
+        let demanded =
+            demands_met(snapshot, (who, now), std::slice::from_ref(&request.rule), request.assertion.is_some());
+        let holds = request.role.as_ref().is_none_or(|role| who.roles.contains(role));
+        if demanded.is_err() || !holds || !glass.authority.admits(&who.roles, &groups, &who.teams) {
+            return Ok(false);
+        }
+        if self.overdue_review(org, &request.rule).await?.is_some() {
+            return Ok(false);
+        }
+        self.describe_gate(org, held, gate.gate, gate.opened, gate.expires)?;
+        let role = request.role.clone().or_else(|| role_for(glass, who));
+        Ok(Self::ask_lifter(org, snapshot, who, (item, role.as_ref()), now)?.allowed())
+    }
+
+    /// The policy that a gate was opened under.
+    async fn opened_under(
+        &self,
+        org: &Org,
+        held: &Held,
+        gate: &OpenGate,
+    ) -> Result<Option<PolicyDigests>, EngineError> {
+        let stored = org.log.stream_entries(instance_stream(held.fold()?.id()), gate.sequence, 1).await;
+        let stored = stored.map_err(EngineError::ledger)?;
+        let entry = stored.first().ok_or_else(|| EngineError::damaged("a gate without its entry"))?;
+        Ok(Entry::parse(&entry.leaf)?.header.policy)
+    }
+
+    /// A policy of the past. It may have to be built from what the ledger keeps, which is long work and waits for readers of
+    /// it.
+    async fn past_policy(&self, org: &Org, digests: PolicyDigests) -> Result<Option<Snapshot>, EngineError> {
+        let (policies, id) = (Arc::clone(self.policies()), org.id);
+        tokio::task::spawn_blocking(move || policies.past(id, &digests)).await.map_err(EngineError::damaged)
+    }
+
     /// What the bundle of the gate and the one in force say of lifting a rule. Where either does not let anybody, or is not
     /// to be had, nobody does.
     async fn liftable(
@@ -235,29 +309,28 @@ impl Engine {
         org: &Org,
         snapshot: &Snapshot,
         held: &Held,
-        gate: &OpenGate,
-        rule: &Name,
+        who: &Principal,
+        (gate, request, built): (&OpenGate, &LiftRequest, Option<Past>),
     ) -> Result<Liftable, EngineError> {
-        let no = |why| EngineError::NotLiftable { rule: rule.clone(), why };
-        let current = break_glass_of(snapshot, rule).cloned();
+        let no = |why| EngineError::NotLiftable { rule: request.rule.clone(), why };
+        let current = break_glass_of(snapshot, &request.rule).cloned();
         let current = current.ok_or_else(|| no("the policy in force does not let anybody"))?;
-        let stored = org.log.stream_entries(instance_stream(held.fold()?.id()), gate.sequence, 1).await;
-        let stored = stored.map_err(EngineError::ledger)?;
-        let entry = stored.first().ok_or_else(|| EngineError::damaged("a gate without its entry"))?;
-        let digests = Entry::parse(&entry.leaf)?.header.policy;
-        let pinned = match digests {
-            Some(digests) if digests == snapshot.digests() => Some(Arc::clone(snapshot)),
-            Some(digests) => {
-                // It may have to be built from what the ledger keeps, which is long work and waits for readers of it.
-                let (policies, id) = (Arc::clone(self.policies()), org.id);
-                tokio::task::spawn_blocking(move || policies.past(id, &digests)).await.map_err(EngineError::damaged)?
+        let pinned = match (self.opened_under(org, held, gate).await?, built) {
+            (Some(under), _) if under == snapshot.digests() => Some(Arc::clone(snapshot)),
+            (Some(_), Some(Past(built))) => built,
+            (Some(under), None) => {
+                if !self.may_lift(org, snapshot, held, who, (gate, request)).await? {
+                    // They do not lift it, whatever the other one says.
+                    return Ok(Liftable { pinned: None, current });
+                }
+                self.past_policy(org, under).await?
             }
-            None => None,
+            (None, _) => None,
         };
         let pinned = pinned.ok_or_else(|| no("the policy that the gate was opened under is not to be had"))?;
-        let pinned = break_glass_of(&pinned, rule).cloned();
+        let pinned = break_glass_of(&pinned, &request.rule).cloned();
         let pinned = pinned.ok_or_else(|| no("the policy that the gate was opened under does not let anybody"))?;
-        Ok(Liftable { pinned, current })
+        Ok(Liftable { pinned: Some(pinned), current })
     }
 
     /// What was answered when the same key came first.

@@ -21,7 +21,7 @@ use crate::changes::row::{ChangeRow, Stage};
 use crate::demands::demands_met;
 use crate::error::EngineError;
 use crate::gates::involved;
-use crate::liftable::break_glass_of;
+use crate::liftable::{break_glass_of, role_for};
 use crate::lifts::reason;
 use crate::opened::shown_digest;
 use crate::org::{Org, instance_stream};
@@ -101,7 +101,7 @@ impl Engine {
             role: request.role,
             assertion: None,
         };
-        let lifted = Box::pin(self.lift_at(&org, *held, who, (gate, lift), key)).await;
+        let lifted = Box::pin(self.lift_at(&org, *held, who, (gate, lift, None), key)).await;
         // Where nothing was lifted, it fails now and not at the next turn of the clock.
         if let Err(error) = Box::pin(self.advance(&org, id)).await {
             tracing::warn!(%error, change = %id, "a change whose window was cut short waits to be taken further");
@@ -157,8 +157,7 @@ impl Engine {
         // The refusal goes to another stream, whose turn nobody waits for with this one in hand.
         drop(held);
         let facts = self.supposed_facts(org, &snapshot, row, (&created, &rules))?;
-        let role = request.role.clone();
-        let role = role.or_else(|| glass.authority.roles.iter().find(|role| who.roles.contains(role)).cloned());
+        let role = request.role.clone().or_else(|| role_for(glass, who));
         self.policy_lets(org, who, (facts, role, &request.rule)).await
     }
 

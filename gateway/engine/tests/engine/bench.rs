@@ -39,6 +39,11 @@ pub(crate) struct Bench {
     lost: Mutex<Option<Ready>>,
     /// How many checks have begun.
     begun: std::sync::atomic::AtomicUsize,
+    /// Whoever asks for a policy of the past waits while this is true.
+    past_held: Mutex<bool>,
+    past_released: Condvar,
+    /// How often one was asked for.
+    past_asked: tokio::sync::watch::Sender<usize>,
 }
 
 /// A bundle and a catalogue that go together.
@@ -112,6 +117,17 @@ impl Bench {
         self.begun.load(std::sync::atomic::Ordering::SeqCst)
     }
 
+    /// Holds whoever asks for a policy of the past, or lets them go.
+    pub(crate) fn hold_past(&self, hold: bool) {
+        *self.past_held.lock().unwrap() = hold;
+        self.past_released.notify_all();
+    }
+
+    /// How often a policy of the past was asked for, for those who wait for it.
+    pub(crate) fn past_asked(&self) -> tokio::sync::watch::Receiver<usize> {
+        self.past_asked.subscribe()
+    }
+
     fn seal(&self, org: OrgId, files: Files) -> Result<Bundle, PolicyProblem> {
         let lineage = match self.in_force.read().unwrap().get(&org) {
             Some(now) => now.ready.bundle.next_lineage(),
@@ -183,6 +199,10 @@ impl Policies for Bench {
     }
 
     fn past(&self, org: OrgId, digests: &PolicyDigests) -> Option<Snapshot> {
+        self.past_asked.send_modify(|asked| *asked += 1);
+        // Bounded, so that a test that fails while it holds it ends.
+        let held = self.past_held.lock().unwrap();
+        drop(self.past_released.wait_timeout_while(held, std::time::Duration::from_secs(20), |held| *held).unwrap());
         self.past.read().unwrap().get(&(org, *digests)).cloned()
     }
 

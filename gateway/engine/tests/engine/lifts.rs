@@ -336,6 +336,61 @@ async fn neither_a_change_of_policy_nor_an_old_gate_opens_a_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_policy_of_an_old_gate_is_built_for_nobody_who_may_not_lift() {
+    let at = gated(&liftable("merge", |_| ()), &[merge()]).await;
+    at.world.policies.install(org(1), &liftable("merge", |rule| rule["break_glass"]["review_within_s"] = 60.into()));
+    let asked = at.world.policies.past_asked();
+    // Policy would let root, whom the rule does not name; anna is let and named by nobody.
+    let (root, anna) = (at.world.person("root", &["ADMIN"]), at.world.person("anna", &["APPROVER"]));
+    for who in [&root, &anna] {
+        assert_eq!(at.lift(who, "merge").await.unwrap().answer.effect, Effect::NotEligible, "{}", who.id);
+    }
+    let sara = at.world.person("sara", &["SECURITY"]);
+    let mut request = at.request(&sara, at.gate, "merge").await;
+    request.role = Some(name("ADMIN"));
+    let lift = at.world.engine.break_glass(Arc::clone(&sara), at.gate, request, None);
+    assert_eq!(code(lift.await), "parameter-invalid");
+    assert_eq!(*asked.borrow(), 0);
+    assert_eq!(at.entries("lift").await.len(), 2, "and what they tried is on record");
+    let lifted = at.lift(&sara, "merge").await.unwrap();
+    assert_eq!((lifted.answer.effect, *asked.borrow()), (Effect::Resolving, 1));
+    assert_eq!(lifted.review_by, Some(at.world.clock.now() + Duration::from_secs(60)), "the shorter of both");
+    at.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_policy_of_an_old_gate_is_built_nobody_waits_for_the_stream() {
+    let within = std::time::Duration::from_secs(15);
+    for decided_meanwhile in [false, true] {
+        let at = gated(&liftable("merge", |_| ()), &[merge()]).await;
+        at.world.policies.install(org(1), &liftable("merge", |rule| rule["title"] = "merges".into()));
+        let (sara, anna) = (at.world.person("sara", &["SECURITY"]), at.world.person("anna", &["APPROVER"]));
+        let request = at.request(&sara, at.gate, "merge").await;
+        let mut asked = at.world.policies.past_asked();
+        at.world.policies.hold_past(true);
+        let (engine, gate) = (at.world.engine.clone(), at.gate);
+        let lift = tokio::spawn(async move { engine.break_glass(sara, gate, request, None).await });
+        tokio::time::timeout(within, asked.wait_for(|asked| *asked == 1)).await.unwrap().unwrap();
+        let read = tokio::time::timeout(within, at.world.engine.gate(&at.olga, at.gate)).await;
+        assert!(read.unwrap().is_ok(), "whoever reads the gate waits for nobody");
+        if decided_meanwhile {
+            let reject = at.world.decide(&anna, at.gate, Deciding::Reject);
+            let rejected = tokio::time::timeout(within, reject).await.unwrap().unwrap();
+            assert_eq!(rejected.state, State::Terminated);
+        }
+        at.world.policies.hold_past(false);
+        let lifted = lift.await.unwrap();
+        if decided_meanwhile {
+            assert_eq!(code(lifted), "gate-closed");
+            assert!(at.entries("lift").await.is_empty());
+        } else {
+            assert_eq!(lifted.unwrap().answer.effect, Effect::Resolving);
+        }
+        at.holds().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_review_of_another_organization_is_one_of_nobodys() {
     let world = World::with(&[org(1), org(2)]).await;
     for one in [org(1), org(2)] {
