@@ -12,12 +12,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use countersign_gateway_flow::{
-    AskGrant, HeldGrant, Instance, Now, Offer, OpenGate, Proposal, Reply, RevokeGrant, decide,
+    AskGrant, HeldGrant, Instance, Now, Offer, OpenGate, Proposal, Reply, RevokeGrant, decide, terms_differ,
 };
 use countersign_gateway_model::{
     Duration, GateId, GrantId, InstanceId, Name, Principal, PrincipalKind, Pseudonym, State, Timestamp,
 };
-use countersign_ledger_entry::body::{GateSubject, Reservation};
+use countersign_ledger_entry::body::{GateSubject, Reservation, TaskGrant};
 use countersign_ledger_entry::{PayloadRole, Receipt, payload};
 use countersign_policy_decide::counters::decimal;
 use countersign_policy_decide::terms::{Bound, ToolTerms};
@@ -322,7 +322,7 @@ impl Engine {
         let acting = Acting { who: fold.created().acting, chain: fold.chain() };
         let offered = fold.gate().and_then(|gate| Some((gate, gate.offer.as_ref()?)));
         for given in fold.grants().filter(|given| beyond(given.body.grant)).take(limit.saturating_add(1)) {
-            let terms = self.grant_terms(&org, &held, given.asked, &given.body.scope).await?;
+            let terms = self.grant_terms(&org, &held, given.asked, (&given.body, given.lasts())).await?;
             let (state, why) = match uses::stopped(&org, &snapshot, fold, given, (acting, now)) {
                 _ if given.revoked => ("revoked", None),
                 _ if fold.state().is_terminal() => ("ended", None),
@@ -351,7 +351,7 @@ impl Engine {
         }
         // Its id was made after theirs.
         if let Some((gate, offer)) = offered.filter(|(_, offer)| beyond(offer.body.grant)) {
-            let terms = self.grant_terms(&org, &held, offer.sequence, &offer.body.scope).await?;
+            let terms = self.grant_terms(&org, &held, offer.sequence, (&offer.body, offer.lasts)).await?;
             records.push(GrantRecord {
                 grant: offer.body.grant,
                 gate: gate.gate,
@@ -401,13 +401,13 @@ impl Engine {
         grant_entity(org, offer.body.grant).map(Some)
     }
 
-    /// The terms of a grant, from the entry that asked for it; none if they were erased.
+    /// The terms of a grant, from the entry that asked for it; none if they were erased, or are not what is counted.
     pub(crate) async fn grant_terms(
         &self,
         org: &Org,
         held: &Held,
         sequence: u64,
-        scope: &countersign_gateway_model::Digest,
+        (grant, lasts): (&TaskGrant, Duration),
     ) -> Result<Option<GrantTerms>, EngineError> {
         let stream = instance_stream(held.fold()?.id());
         let stored = org.log.stream_entries(stream, sequence, 1).await.map_err(EngineError::ledger)?;
@@ -417,7 +417,11 @@ impl Engine {
                 let Some((salt, content)) = self.salted_payload(org, entry.index, &named.digest).await? else {
                     continue;
                 };
-                if payload::salted(payload::GRANT, &salt, &content) == *scope {
+                if payload::salted(payload::GRANT, &salt, &content) == grant.scope {
+                    if let Some(why) = terms_differ(&content, grant, lasts) {
+                        tracing::warn!(grant = %grant.grant, why, "a grant counts for nothing: it is not what people read");
+                        return Ok(None);
+                    }
                     return serde_json::from_slice(&content).map(Some).map_err(EngineError::damaged);
                 }
             }

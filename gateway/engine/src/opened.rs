@@ -104,7 +104,7 @@ impl Engine {
             }
         }
         let terms = match &gate.offer {
-            Some(offer) => self.grant_terms(org, held, offer.sequence, &offer.body.scope).await?,
+            Some(offer) => self.grant_terms(org, held, offer.sequence, (&offer.body, offer.lasts)).await?,
             None => None,
         };
         Ok(Opened { view: (salt, text), items, cleared, terms })

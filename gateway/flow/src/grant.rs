@@ -150,6 +150,11 @@ impl HeldGrant {
         Ok(self.used)
     }
 
+    /// How long it was given for.
+    pub fn lasts(&self) -> Duration {
+        self.body.until.since(self.given)
+    }
+
     /// Whether it could be used at `at`, as far as time, count and its being taken back go.
     pub fn is_live(&self, at: Timestamp) -> bool {
         !self.revoked && at <= self.body.until && self.used < self.body.count

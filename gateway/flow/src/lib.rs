@@ -8,7 +8,7 @@
 //! Policy is the signal, this is the authority: a verdict never moves a state, [`decide`] does.
 //!
 //! Read next: `edges` (the eleven), `proposal` (the rows of the table), `propose`, `decision` and `lift` (what they become),
-//! `gate` (votes and counting), `grant` (rules met in advance), `fold` (the authority fold), `rows` (projections), `apply`
+//! `gate` (votes and counting), `grant` (rules met in advance), `terms` (what people read of one), `fold` (the authority fold), `rows` (projections), `apply`
 //! (both, for one append).
 
 mod apply;
@@ -24,6 +24,7 @@ mod propose;
 mod reply;
 pub mod rows;
 mod scene;
+mod terms;
 
 pub use error::{EvolveError, Illegal};
 pub use fold::{Instance, LivePermit, OpenStart, Reserved, Settled};
@@ -38,6 +39,7 @@ pub use proposal::{
 };
 pub use propose::decide;
 pub use reply::{ActionAnswer, Decided, Place, Reply, WhyNot};
+pub use terms::terms_differ;
 
 /// Most items in one gate, and most actions in one batch.
 pub const MAX_ITEMS: usize = 16;

@@ -136,6 +136,8 @@ struct Disclosed {
     blobs: u64,
     /// Payloads that an erasure entry calls erased.
     contradicting: u64,
+    /// Grants whose terms are here.
+    terms: u64,
 }
 
 /// Checks that what is disclosed is what entries committed to, and counts it.
@@ -159,6 +161,7 @@ fn disclosures(pack: &Pack<'_>, walk: &Walk<'_>) -> Result<Disclosed, VerifyErro
             out.blobs += 1;
         }
     }
+    out.terms = walk.terms.compare(&pack.parts)?;
     Ok(out)
 }
 
@@ -201,6 +204,7 @@ fn report(
     facts.root = at.root.to_string();
     facts.payloads.disclosed = disclosed.payloads;
     facts.payloads.blobs = disclosed.blobs;
+    facts.counts.grants.terms = disclosed.terms;
     let lines = Note::parse(note).map_or(0, |note| note.signature_count());
     facts.witnesses = Witnesses { checked: 0, unchecked: u64::try_from(lines).unwrap_or(u64::MAX).saturating_sub(1) };
     match known {

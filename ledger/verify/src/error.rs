@@ -59,6 +59,14 @@ pub enum VerifyError {
         /// Why.
         source: EvolveError,
     },
+    /// What people read of a grant is not what is counted.
+    #[error("entry {index} asks for another grant than people read of: {problem}")]
+    Terms {
+        /// Index of the entry that asks for it.
+        index: u64,
+        /// How they differ.
+        problem: &'static str,
+    },
     /// The auditor's own checkpoint is none of this log's, so nothing can be said of it.
     #[error("the checkpoint that you hold cannot be compared: it is not one of this log")]
     Known(#[source] EntryError),

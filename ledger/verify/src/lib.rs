@@ -17,6 +17,7 @@ mod person_keys;
 mod report;
 mod reviews;
 mod streams;
+mod terms;
 mod text;
 mod walk;
 mod zip;

@@ -180,6 +180,13 @@ impl Facts {
                 self.counts.grants.used
             ));
         }
+        if self.counts.grants.terms > 0 {
+            out.push(format!(
+                "the terms of {} grants, as people were asked for them, name the rule, the tools, the uses, the budget and \
+                 the time that are counted",
+                self.counts.grants.terms
+            ));
+        }
         if let Some(size) = self.known {
             out.push(format!("the checkpoint that you hold, of size {size}, lies on this log"));
         }
@@ -417,6 +424,8 @@ pub struct Grants {
     pub used: u64,
     /// Taken back.
     pub revoked: u64,
+    /// Asked for in terms that are disclosed, and are what is counted.
+    pub terms: u64,
 }
 
 impl Grants {

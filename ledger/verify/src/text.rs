@@ -167,7 +167,7 @@ impl Lines {
         }
         let grants = counts.grants;
         if grants != Grants::default() {
-            let Grants { asked, given, used, revoked } = grants;
+            let Grants { asked, given, used, revoked, terms: _ } = grants;
             self.line("grants", format!("asked {asked}, given {given}, used {used} times, taken back {revoked}"));
         }
         self.line(

@@ -18,6 +18,7 @@ use crate::keys::Keys;
 use crate::person_keys::PersonKeys;
 use crate::reviews::Reviews;
 use crate::streams::{Links, StreamsFold};
+use crate::terms::GrantTerms;
 use crate::{Counts, Facts, Payloads, PolicySeen, Population, Recovered, TimeRange, VerifyError, Witnesses};
 
 /// A claimed time may lie this far behind the latest one before it in the log, in milliseconds.
@@ -54,6 +55,7 @@ pub(crate) struct Walk<'a> {
     recoveries: u64,
     reviews: Reviews,
     person_keys: PersonKeys,
+    pub(crate) terms: GrantTerms,
 }
 
 impl<'a> Walk<'a> {
@@ -83,6 +85,7 @@ impl<'a> Walk<'a> {
             recoveries: 0,
             reviews: Reviews::default(),
             person_keys: PersonKeys::default(),
+            terms: GrantTerms::default(),
         }
     }
 
@@ -170,6 +173,7 @@ impl<'a> Walk<'a> {
             _ => {}
         }
         self.counts.unenforced_against += u64::from(self.passed_in_shadow(header));
+        self.terms.note(index, header);
         self.count(header);
         Ok(())
     }

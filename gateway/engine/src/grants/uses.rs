@@ -82,7 +82,7 @@ impl Engine {
                 continue;
             }
             // Erased terms hold for nothing.
-            if let Some(terms) = self.grant_terms(org, held, given.asked, &given.body.scope).await? {
+            if let Some(terms) = self.grant_terms(org, held, given.asked, (&given.body, given.lasts())).await? {
                 out.push(Usable { held: given.clone(), terms });
             }
         }

@@ -8,7 +8,14 @@ use countersign_gateway_engine::{
     ActionResult, Bound, Effect, EngineError, EntryQuery, EntryRecord, GrantAsked, GrantBudget, GrantRecord,
     GrantRequest, GrantTool, Idempotency, Proposed, verify_evidence,
 };
-use countersign_gateway_model::{Delegator, Digest, Duration, GrantId, InstanceId, Principal, State};
+use countersign_gateway_flow::Instance;
+use countersign_gateway_model::{
+    Clock as _, Delegator, Digest, Duration, GateId, GrantId, InstanceId, Principal, State,
+};
+use countersign_ledger_entry::body::Body;
+use countersign_ledger_entry::{Draft, Entry, Payload, Stream, StreamKind};
+use countersign_ledger_log::{Append, Sealing};
+use countersign_ledger_merkle::leaf_hash;
 use serde_json::{Value, json};
 
 use crate::bench::{Files, default_files, with_rule};
@@ -525,4 +532,71 @@ async fn the_same_request_for_a_grant_is_one_request() {
     assert_eq!((first.grant, first.gate), (again.grant, again.gate));
     assert_eq!(code(ask(2).await), "idempotency-key-reused");
     assert_eq!(at.entries("task_grant").await.len(), 1);
+}
+
+/// Writes into the ledger, past the engine, that the request of `from` stands in `into`, and counts other uses than its terms
+/// say. Gives its gate.
+async fn forge_uses(world: &mut World, from: InstanceId, into: InstanceId, uses: u32) -> GateId {
+    let log = world.engine.log_of(org(1)).unwrap();
+    let stream = |id: InstanceId| Stream { kind: StreamKind::Instance, id: id.into() };
+    let mut fold = None;
+    for stored in log.stream_entries(stream(into), 0, 100).await.unwrap() {
+        let header = Entry::parse(&stored.leaf).unwrap().header;
+        fold = Some(Instance::evolve(fold, &header, Digest(leaf_hash(&stored.leaf).0)).unwrap());
+    }
+    let gate_id = GateId::from_bytes([0x77; 16]);
+    let (mut drafts, mut payloads, mut policy) = (Vec::new(), Vec::new(), None);
+    for stored in log.stream_entries(stream(from), fold.as_ref().unwrap().sequence() + 1, 100).await.unwrap() {
+        let mut header = Entry::parse(&stored.leaf).unwrap().header;
+        match &mut header.body {
+            Body::TaskGrant(grant) => {
+                grant.grant = GrantId::from_bytes([0x78; 16]);
+                grant.count = uses;
+                grant.until = world.clock.now() + grant.until.since(header.claimed);
+            }
+            Body::Gate(gate) => gate.gate = gate_id,
+            _ => {}
+        }
+        for named in &header.payloads {
+            let bytes = log.payload(stored.index, &named.digest).await.unwrap().unwrap();
+            payloads.push(Payload { digest: named.digest, bytes });
+        }
+        policy = header.policy;
+        drafts.push(Draft { payloads: header.payloads, ..Draft::new(header.body, header.actor) });
+    }
+    let sealing = Sealing {
+        stream: stream(into),
+        sequence: fold.as_ref().unwrap().sequence() + 1,
+        previous: fold.as_ref().map(Instance::last),
+        policy,
+        authority: log.authority(),
+        claimed: world.clock.now(),
+    };
+    let entries = log.seal(&sealing, drafts).unwrap();
+    let rows = Instance::apply(&mut fold, &entries).unwrap();
+    let (expected, blobs, erase) = (sealing.sequence, Vec::new(), Vec::new());
+    log.append(Append { expected, entries, payloads, blobs, rows, idempotency: None, erase, urgent: false })
+        .await
+        .unwrap();
+    world.restart().await;
+    gate_id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_counted_otherwise_than_people_read_it_is_not_given() {
+    for (uses, given) in [(1, true), (9, false)] {
+        let mut at = scene(&default_files()).await;
+        let twin = at.world.instance(&at.owner, "fix", &at.agent).await.instance.id;
+        at.ask(mailing(1, 600)).await.unwrap();
+        let gate = forge_uses(&mut at.world, at.instance, twin, uses).await;
+        let vote = at.world.decide(&at.anna, gate, Deciding::Approve).await.unwrap();
+        let effect = if given { Effect::Resolving } else { Effect::Stale };
+        assert_eq!(vote.effect, effect, "terms of 1 use, counted as {uses}");
+        let grants = at.world.engine.task_grants(&at.owner, twin, None, 10).await.unwrap().items;
+        assert_eq!(grants[0].terms.is_some(), given, "what is listed is what counts");
+        let pack = at.world.engine.pack(&at.auditor, true).await.unwrap();
+        let report = verify_evidence(&at.world.root_vkey(org(1)), &pack).unwrap();
+        assert_eq!(report.verdict.as_str(), if given { "VALID" } else { "INVALID" }, "{:?}", report.problems);
+        assert!(given || report.problems[0].contains("another number of uses"), "{:?}", report.problems);
+    }
 }

@@ -22,4 +22,5 @@ mod reservations;
 mod shadow;
 mod stopping;
 mod table;
+mod terms;
 mod world;

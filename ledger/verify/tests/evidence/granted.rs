@@ -1,11 +1,13 @@
 //! What people gave in advance: counted and told, and refused where a forger makes more of it than stood at its gate.
 
+use countersign_gateway_flow::AskGrant;
 use countersign_gateway_model::{
     ActionId, Assurance, Decision as Answer, GrantId, InstanceId, PermitId, Pseudonym, Timestamp, Verdict as Said,
 };
-use countersign_ledger_entry::body::{DecisionKind, Permit, QuestionKind, TaskGrant, TaskGrantUse};
+use countersign_ledger_entry::body::{DecisionKind, Permit, QuestionKind, Reservation, TaskGrant, TaskGrantUse};
 use countersign_ledger_entry::{Body, Draft};
-use countersign_ledger_verify::{Grants, Verdict};
+use countersign_ledger_verify::{Grants, Verdict, verify};
+use serde_json::{Value, json};
 
 use crate::world::*;
 
@@ -64,7 +66,10 @@ fn grants_and_their_uses_are_counted_and_told() {
     world.revoke(instance, grant);
     let report = world.verify();
     assert_eq!(report.verdict, Verdict::Valid, "{:?}", report.problems);
-    assert_eq!(report.facts.as_ref().unwrap().counts.grants, Grants { asked: 1, given: 1, used: 2, revoked: 1 });
+    assert_eq!(
+        report.facts.as_ref().unwrap().counts.grants,
+        Grants { asked: 1, given: 1, used: 2, revoked: 1, terms: 0 }
+    );
     let text = report.render();
     assert!(text.contains("asked 1, given 1, used 2 times, taken back 1"), "{text}");
     assert!(text.contains("each of 2 uses of what people gave in advance was counted"), "{text}");
@@ -206,5 +211,83 @@ fn what_is_given_is_what_was_asked_for_by_the_quorum_of_its_rule() {
         let report = forged.verify();
         assert_eq!(report.verdict, Verdict::Invalid, "{what}");
         assert!(report.problems[0].contains("it is not what was approved"), "{what}: {:?}", report.problems);
+    }
+}
+
+/// A budget as an entry says it.
+fn budget(amount: u64) -> Reservation {
+    Reservation { counter: name("spent"), version: 0, amount }
+}
+
+/// A log in which two persons gave a grant that was asked for like this.
+fn given_after(change: fn(&mut Value, &mut AskGrant)) -> World {
+    let mut world = World::booted();
+    let instance = world.running();
+    world.ask_grant_with(instance, 2, change);
+    votes(&mut world, instance);
+    world
+}
+
+#[test]
+fn terms_that_are_disclosed_are_those_that_are_counted() {
+    let sound: [fn(&mut Value, &mut AskGrant); 3] = [
+        |_, _| {},
+        |terms, ask| {
+            terms["budget"] = json!({ "counter": "spent", "amount": "500.5" });
+            ask.budget = Some(budget(5_005_000));
+        },
+        |terms, ask| {
+            terms["budget"] = json!({ "counter": "spent", "amount": "0.0001" });
+            ask.budget = Some(budget(1));
+        },
+    ];
+    for change in sound {
+        let world = given_after(change);
+        let report = verify(&world.vkey(), &world.open_pack(), None);
+        assert_eq!(report.verdict, Verdict::Valid, "{:?}", report.problems);
+        assert_eq!(report.facts.as_ref().unwrap().counts.grants.terms, 1);
+        assert!(
+            report.render().contains("the terms of 1 grants, as people were asked for them"),
+            "{}",
+            report.render()
+        );
+    }
+}
+
+#[test]
+fn whoever_is_shown_other_terms_than_are_counted_has_approved_nothing() {
+    type Apart = (&'static str, fn(&mut Value, &mut AskGrant), &'static str);
+    let apart: [Apart; 12] = [
+        ("fewer uses read", |terms, _| terms["uses"] = 1.into(), "another number of uses"),
+        ("more uses counted", |_, ask| ask.count = 9, "another number of uses"),
+        ("another rule read", |terms, _| terms["rule"] = "one-eye".into(), "another rule"),
+        ("fewer tools read", |_, ask| ask.tools.push(name("repo/x")), "other tools"),
+        ("another tool read", |terms, _| terms["tools"] = json!({ "repo/read": {} }), "other tools"),
+        ("less time read", |terms, _| terms["for_s"] = 59.into(), "another time"),
+        ("more time counted", |_, ask| ask.lasts.0 += 1, "another time"),
+        (
+            "a budget read and none counted",
+            |terms, _| terms["budget"] = json!({ "counter": "spent", "amount": "1.0" }),
+            "another budget",
+        ),
+        ("a budget counted and none read", |_, ask| ask.budget = Some(budget(10_000)), "another budget"),
+        (
+            "a larger budget counted",
+            |terms, ask| {
+                terms["budget"] = json!({ "counter": "spent", "amount": "500.5" });
+                ask.budget = Some(budget(5_005_001));
+            },
+            "another budget",
+        ),
+        ("what nobody can read", |terms, _| terms["and"] = "more".into(), "cannot be read"),
+        ("terms of another digest", |_, ask| ask.scope = digest(8), "not those that its digest is of"),
+    ];
+    for (what, change, why) in apart {
+        let world = given_after(change);
+        // Who was given no terms can only count.
+        assert_eq!(world.verify().verdict, Verdict::Valid, "{what}");
+        let report = verify(&world.vkey(), &world.open_pack(), None);
+        assert_eq!(report.verdict, Verdict::Invalid, "{what}");
+        assert!(report.problems[0].contains(why), "{what}: {:?}", report.problems);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use countersign_gateway_flow::{
@@ -443,6 +444,22 @@ impl World {
 
     /// Asks for a grant under a rule that needs two persons, good for `count` calls within a minute.
     pub(crate) fn ask_grant(&mut self, instance: InstanceId, count: u32) -> GrantId {
+        self.ask_grant_with(instance, count, |_, _| {})
+    }
+
+    /// Asks for a grant after a change of its terms, as people read them, and of what the entry will say.
+    pub(crate) fn ask_grant_with(
+        &mut self,
+        instance: InstanceId,
+        count: u32,
+        change: fn(&mut Value, &mut AskGrant),
+    ) -> GrantId {
+        let mut terms = json!({
+            "rule": "two-eyes",
+            "uses": count,
+            "for_s": 60,
+            "tools": { "repo/write": { "version": digest(2), "input": {} } },
+        });
         let gate = GateTerms {
             gate: GateId::from_bytes(bytes(self.fresh())),
             expires: Some(Timestamp(self.at.0 + 100_000)),
@@ -451,7 +468,7 @@ impl World {
             payloads: vec![self.payload(PayloadRole::Shown, "what is asked")],
         };
         let item = ItemId::from_bytes(bytes(self.fresh()));
-        let ask = AskGrant {
+        let mut ask = AskGrant {
             grant: GrantId::from_bytes(bytes(self.fresh())),
             action: ActionId::from_bytes(bytes(self.fresh())),
             rule: name("two-eyes"),
@@ -460,10 +477,18 @@ impl World {
             count,
             budget: None,
             lasts: Duration(60_000),
-            payloads: vec![self.payload(PayloadRole::Description, "the terms")],
+            payloads: Vec::new(),
             gate,
             item: ItemTerms { item, rules: vec![rule("two-eyes", 2)], involved: vec![OWNER] },
         };
+        change(&mut terms, &mut ask);
+        let described = self.payload(PayloadRole::Description, &terms.to_string());
+        let (salt, content) = payload::open(&self.pending[&described.digest.to_string()]).unwrap();
+        // A scope that the change has put there is kept.
+        if ask.scope == digest(9) {
+            ask.scope = payload::salted(payload::GRANT, &salt, content);
+        }
+        ask.payloads.push(described);
         let grant = ask.grant;
         self.propose(instance, AGENT, Proposal::AskGrant(Box::new(ask)));
         grant

@@ -96,7 +96,7 @@ fn an_approver_is_asked_once_and_every_use_is_on_record() {
     assert_eq!(kinds[at + 1], "permit", "a use stands before what rests on it");
     let (code, report) = gateway.verify(&gateway.pack(&dana));
     assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
-    let counted = json!({ "asked": 1, "given": 1, "used": 2, "revoked": 0 });
+    let counted = json!({ "asked": 1, "given": 1, "used": 2, "revoked": 0, "terms": 1 });
     assert_eq!(report["counts"]["grants"], counted, "{report}");
 }
 
