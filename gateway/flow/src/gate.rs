@@ -7,14 +7,15 @@
 
 use std::collections::BTreeSet;
 
-use countersign_gateway_model::{ActionId, DecisionId, Digest, GateId, ItemId, Name, PermitId, Pseudonym, Timestamp};
+use countersign_gateway_model::{
+    ActionId, DecisionId, Digest, Duration, GateId, ItemId, Name, PermitId, Pseudonym, Timestamp,
+};
 use countersign_ledger_entry::body::{
     ClearedItem, DecidedItem, Decision, DecisionKind, GateEventKind, GateSubject, ItemRules, Lift, OnTimeout,
-    QuestionKind, RuleForm,
+    QuestionKind, RuleForm, TaskGrant,
 };
 
 use crate::error::Illegal;
-use crate::grant::Offer;
 use crate::reply::WhyNot;
 
 /// The person behind every account whose human being is not known: such accounts count as the same person.
@@ -52,6 +53,17 @@ pub struct OpenGate {
     pub offer: Option<Box<Offer>>,
     /// Steps of reminders and escalations that have fired.
     pub(crate) fired: BTreeSet<(bool, Option<Name>, Option<u16>)>,
+}
+
+/// A grant as it stands at its gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// What is asked for; nobody has approved it.
+    pub body: TaskGrant,
+    /// How long it lasts once it is given.
+    pub lasts: Duration,
+    /// Stream sequence of its entry, which names the terms.
+    pub sequence: u64,
 }
 
 /// One item of an open gate.

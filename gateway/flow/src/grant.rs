@@ -6,24 +6,14 @@
 //! that looks for a grant, for the proposal that uses it, and for the fold that reads the use.
 //!
 //! Absent: whether the terms hold for an input (their digest is here, the terms are a payload), and whether the policy in
-//! force still lets the rule be met in advance; both are asked before a use is proposed. Read next: `proposal`.
+//! force still lets the rule be met in advance; both are asked before a use is proposed. Read next: `granting`.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use countersign_gateway_model::{
-    ActionId, Decision as Answer, Digest, Duration, GateId, GrantId, Name, Pseudonym, State, Timestamp,
-};
-use countersign_ledger_entry::body::{
-    Cause, GateItem, GateSubject, QuestionKind, Reservation, RuleForm, TaskGrant, TaskGrantUse,
-};
-use countersign_ledger_entry::{Draft, PayloadRef};
+use countersign_gateway_model::{Duration, GateId, Name, Pseudonym, Timestamp};
+use countersign_ledger_entry::body::{GateItem, QuestionKind, Reservation, RuleForm, TaskGrant};
 
-use crate::error::Illegal;
-use crate::gate::{OpenGate, Vote, counting, distinct, is_met};
-use crate::proposal::{Actor, Asked, GateTerms, ItemTerms};
-use crate::reply::Reply;
-use crate::scene::{Row, Scene, draft, draft_with, edge};
+use crate::gate::{OpenGate, Vote, counting, is_met};
 
 /// Most tools of one grant.
 pub const MAX_TOOLS: usize = 16;
@@ -36,54 +26,6 @@ pub(crate) const SINCE: u16 = 2;
 
 /// What an item of a grant's gate names as its tool: the operation that voters are asked about.
 pub const OPERATION: &str = "grantTask";
-
-/// Ask people to meet a rule in advance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AskGrant {
-    /// The grant's id.
-    pub grant: GrantId,
-    /// The proposal's id.
-    pub action: ActionId,
-    /// The rule.
-    pub rule: Name,
-    /// Tools, sorted.
-    pub tools: Vec<Name>,
-    /// Salted digest of the terms (`payload::GRANT`).
-    pub scope: Digest,
-    /// Uses at most.
-    pub count: u32,
-    /// Amount at most; its version means nothing and is 0.
-    pub budget: Option<Reservation>,
-    /// How long it lasts once it is given.
-    pub lasts: Duration,
-    /// The terms' payload.
-    pub payloads: Vec<PayloadRef>,
-    /// The gate.
-    pub gate: GateTerms,
-    /// Its one item, with the form of exactly that rule.
-    pub item: ItemTerms,
-}
-
-/// Take a grant back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RevokeGrant {
-    /// The grant.
-    pub grant: GrantId,
-    /// What policy said to `revokeGrant`; to those whose work it is, and to those who gave it, a denial is an objection on
-    /// record.
-    pub asked: Asked,
-}
-
-/// A grant as it stands at its gate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
-    /// What is asked for; nobody has approved it.
-    pub body: TaskGrant,
-    /// How long it lasts once it is given.
-    pub lasts: Duration,
-    /// Stream sequence of its entry, which names the terms.
-    pub sequence: u64,
-}
 
 /// A grant that people gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,106 +141,4 @@ pub(crate) fn malformed(grant: &TaskGrant) -> Option<&'static str> {
 /// Whether an item is the one of a grant's gate.
 pub(crate) fn is_item(item: &GateItem) -> bool {
     item.question == QuestionKind::Operation && item.tool.as_ref().is_some_and(|tool| tool.as_str() == OPERATION)
-}
-
-impl Scene<'_> {
-    /// The grant, its gate, and the edge that waits at it. It confers nothing, so policy is asked of those who answer.
-    pub(crate) fn ask_grant(&self, ask: AskGrant) -> Row {
-        self.running()?;
-        if self.now.frozen {
-            return Err(Illegal::Frozen);
-        }
-        let AskGrant { grant, action, rule, tools, scope, count, budget, lasts, payloads, gate, item } = ask;
-        let by = &self.now.by;
-        if !self.instance.is_insider(by.actor) {
-            return Err(Illegal::Incomplete("one whose work the instance is"));
-        }
-        if self.instance.grant(grant).is_some() {
-            return Err(Illegal::Duplicate("grant"));
-        }
-        let until = self.now.at + lasts;
-        let body = TaskGrant { grant, rule, tools, scope, count, budget, until, approvers: Vec::new(), revoked: false };
-        if let Some(why) = malformed(&body) {
-            return Err(Illegal::Incomplete(why));
-        }
-        if lasts.0 == 0 {
-            return Err(Illegal::Incomplete("how long the grant lasts"));
-        }
-        if !item.rules.iter().map(|form| &form.rule).eq([&body.rule]) {
-            return Err(Illegal::Incomplete("the counting form of the grant's rule"));
-        }
-        let tool = Some(Name::new(OPERATION).map_err(|_| Illegal::Incomplete("the operation's name"))?);
-        let ItemTerms { item, rules, involved } = item;
-        let question = QuestionKind::Operation;
-        let item = GateItem { item, action, question, tool, digest: scope, rules, involved };
-        let (gate, opened, view) = self.gate_of(gate, GateSubject::Grant, item)?;
-        let asked = Asked::nothing();
-        let mut offered = draft(body, by, &asked);
-        offered.payloads = payloads;
-        let mut opened = draft(opened, by, &asked);
-        opened.payloads = view;
-        let waits = edge(State::Running, State::WaitingForHuman, Cause::Gate, Some(action), false);
-        Ok((vec![offered, opened, draft(waits, by, &asked)], Reply::Waiting { gate, actions: Vec::new() }))
-    }
-
-    pub(crate) fn revoke_grant(&self, revoke: &RevokeGrant) -> Row {
-        let Some(held) = self.instance.grant(revoke.grant) else {
-            return Err(Illegal::UnknownGrant(revoke.grant));
-        };
-        if held.revoked || self.instance.state().is_terminal() {
-            return Ok((Vec::new(), Reply::Nothing(self.instance.state())));
-        }
-        let by = &self.now.by;
-        let allowed = revoke.asked.verdict.as_ref().is_some_and(|v| v.decision == Answer::Allow);
-        if !allowed && !self.instance.is_insider(by.actor) && !held.is_approver(by.actor) {
-            return Err(Illegal::Incomplete("policy's yes to one who neither gave the grant nor works under it"));
-        }
-        let body = TaskGrant { revoked: true, ..held.body.clone() };
-        Ok((vec![draft_with(body, by, &revoke.asked)], Reply::Revoked(revoke.grant)))
-    }
-
-    /// What the last vote at a grant's gate gives.
-    pub(crate) fn given(&self, gate: &OpenGate) -> Result<TaskGrant, Illegal> {
-        let offer = gate.offer.as_ref().ok_or(Illegal::Incomplete("what the gate's grant is"))?;
-        let until = self.now.at + offer.lasts;
-        Ok(TaskGrant { approvers: approvers(gate), until, ..offer.body.clone() })
-    }
-}
-
-/// The grants of a proposal as its actions use them, one after the other.
-pub(crate) struct Uses<'a> {
-    scene: &'a Scene<'a>,
-    held: BTreeMap<GrantId, HeldGrant>,
-}
-
-impl<'a> Uses<'a> {
-    pub(crate) fn of(scene: &'a Scene<'a>) -> Self {
-        Self { scene, held: BTreeMap::new() }
-    }
-
-    /// The entries that say what an action's permit rests on; they stand right before it.
-    pub(crate) fn by(
-        &mut self,
-        action: ActionId,
-        grants: &[GrantId],
-        (tool, reservations): (&Name, &[Reservation]),
-        (by, asked): (&Actor, &Asked),
-        drafts: &mut Vec<Draft>,
-    ) -> Result<(), Illegal> {
-        if grants.len() > MAX_USES || !distinct(grants.iter()) {
-            return Err(Illegal::Duplicate("grant"));
-        }
-        for id in grants {
-            let held = match self.held.entry(*id) {
-                Entry::Occupied(held) => held.into_mut(),
-                Entry::Vacant(free) => {
-                    free.insert(self.scene.instance.grant(*id).ok_or(Illegal::UnknownGrant(*id))?.clone())
-                }
-            };
-            let taken = held.take((by.actor, &by.on_behalf_of), tool, reservations, self.scene.at);
-            let used = taken.map_err(|why| Illegal::GrantUnusable(*id, why))?;
-            drafts.push(draft(TaskGrantUse { grant: *id, action, used }, by, asked));
-        }
-        Ok(())
-    }
 }

@@ -8,8 +8,8 @@
 //! Policy is the signal, this is the authority: a verdict never moves a state, [`decide`] does.
 //!
 //! Read next: `edges` (the eleven), `proposal` (the rows of the table), `propose`, `decision` and `lift` (what they become),
-//! `gate` (votes and counting), `grant` (rules met in advance), `terms` (what people read of one), `fold` (the authority fold), `rows` (projections), `apply`
-//! (both, for one append).
+//! `gate` (votes and counting), `grant` and `granting` (rules met in advance), `terms` (what people read of one), `fold` (the
+//! authority fold), `rows` (projections), `apply` (both, for one append).
 
 mod apply;
 mod decision;
@@ -18,6 +18,7 @@ mod error;
 mod fold;
 pub mod gate;
 mod grant;
+mod granting;
 mod lift;
 mod proposal;
 mod propose;
@@ -29,13 +30,14 @@ mod terms;
 pub use error::{EvolveError, Illegal};
 pub use fold::{Instance, LivePermit, OpenStart, Reserved, Settled};
 pub use gate::{
-    Ballot, BallotItem, Change, Current, Lifted, Lifting, OpenGate, OpenItem, Tally, TallyItem, UNNAMED_PERSON, Vote,
+    Ballot, BallotItem, Change, Current, Lifted, Lifting, Offer, OpenGate, OpenItem, Tally, TallyItem, UNNAMED_PERSON,
+    Vote,
 };
-pub use grant::{AskGrant, HeldGrant, MAX_TOOLS, MAX_USES, OPERATION as GRANT_OPERATION, Offer, RevokeGrant};
+pub use grant::{HeldGrant, MAX_TOOLS, MAX_USES, OPERATION as GRANT_OPERATION};
 pub use proposal::{
-    Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Decide, Expire, Force, GateNote, GateTerms,
-    Grant, ItemTerms, LiftRule, Now, PermitTerms, Proposal, Reasked, Report, RunTerms, StartInstance, StartTerms,
-    SweepStart, SystemReject, Terminate,
+    Action, Actions, Actor, AskGrant, Asked, Begin, Complete, Create, Deadline, Decide, Expire, Force, GateNote,
+    GateTerms, Grant, ItemTerms, LiftRule, Now, PermitTerms, Proposal, Reasked, Report, RevokeGrant, RunTerms,
+    StartInstance, StartTerms, SweepStart, SystemReject, Terminate,
 };
 pub use propose::decide;
 pub use reply::{ActionAnswer, Decided, Place, Reply, WhyNot};

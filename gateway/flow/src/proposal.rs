@@ -5,8 +5,8 @@
 //! What each becomes: `propose`, `decision` and `lift`.
 
 use countersign_gateway_model::{
-    ActionId, Assurance, Decision as Answer, DecisionId, Determining, Digest, GateId, GrantId, InstanceId, ItemId,
-    Name, Outcome, PermitId, Pseudonym, RunId, Timestamp, Verdict,
+    ActionId, Assurance, Decision as Answer, DecisionId, Determining, Digest, Duration, GateId, GrantId, InstanceId,
+    ItemId, Name, Outcome, PermitId, Pseudonym, RunId, Timestamp, Verdict,
 };
 use countersign_ledger_entry::PayloadRef;
 use countersign_ledger_entry::body::{
@@ -14,7 +14,6 @@ use countersign_ledger_entry::body::{
 };
 
 use crate::gate::{Ballot, Lifting};
-use crate::grant::{AskGrant, RevokeGrant};
 
 /// Who proposes, as entries say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -471,5 +470,42 @@ pub struct GateNote {
     /// Position in the rule's ladder, so that a timer fires once.
     pub step: Option<u16>,
     /// What policy said, and the comment's payload.
+    pub asked: Asked,
+}
+
+/// Ask people to meet a rule in advance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskGrant {
+    /// The grant's id.
+    pub grant: GrantId,
+    /// The proposal's id.
+    pub action: ActionId,
+    /// The rule.
+    pub rule: Name,
+    /// Tools, sorted.
+    pub tools: Vec<Name>,
+    /// Salted digest of the terms (`payload::GRANT`).
+    pub scope: Digest,
+    /// Uses at most.
+    pub count: u32,
+    /// Amount at most; its version means nothing and is 0.
+    pub budget: Option<Reservation>,
+    /// How long it lasts once it is given.
+    pub lasts: Duration,
+    /// The terms' payload.
+    pub payloads: Vec<PayloadRef>,
+    /// The gate.
+    pub gate: GateTerms,
+    /// Its one item, with the form of exactly that rule.
+    pub item: ItemTerms,
+}
+
+/// Take a grant back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokeGrant {
+    /// The grant.
+    pub grant: GrantId,
+    /// What policy said to `revokeGrant`; to those whose work it is, and to those who gave it, a denial is an objection on
+    /// record.
     pub asked: Asked,
 }

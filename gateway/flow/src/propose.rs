@@ -4,11 +4,11 @@
 //! caller before the drafts are durable.
 
 use countersign_gateway_model::{
-    ActionId, Decision as Answer, Digest, GateId, Name, Outcome as OutcomeKind, PermitId, State, Timestamp,
+    ActionId, Decision as Answer, Digest, GateId, Name, Outcome as OutcomeKind, State, Timestamp,
 };
 use countersign_ledger_entry::body::{
-    Cause, ClearedItem, Conflict, Gate, GateEvent, GateEventKind, GateItem, GateSubject, OnDeny, OnTimeout, Outcome,
-    QuestionKind, Refusal, RefusalReason, Sweep,
+    Cause, ClearedItem, Conflict, Gate, GateEvent, GateEventKind, GateItem, GateSubject, OnDeny, Outcome, QuestionKind,
+    Refusal, RefusalReason, Sweep,
 };
 use countersign_ledger_entry::{Draft, PayloadRef};
 
@@ -17,14 +17,16 @@ use crate::decision;
 use crate::error::Illegal;
 use crate::fold::{Instance, Settled};
 use crate::gate::{OpenGate, distinct, is_action};
-use crate::grant::Uses;
+use crate::granting::Uses;
 use crate::lift;
 use crate::proposal::{
     Action, Actions, Actor, Asked, Begin, Complete, Create, Deadline, Expire, GateNote, GateTerms, ItemTerms, Now,
     Proposal, Report, StartInstance, SweepStart, SystemReject, Terminate,
 };
 use crate::reply::{ActionAnswer, Decided, Place, Reply};
-use crate::scene::{Permitted, Row, Scene, answer, draft, draft_with, edge, strictest, system_reject};
+use crate::scene::{
+    Permitted, Row, Scene, answer, draft, draft_with, edge, forget_ended_caller, gate_of, strictest, system_reject,
+};
 
 /// Turns a proposal into the drafts of one append and the answer to give once they are durable.
 ///
@@ -64,11 +66,6 @@ pub fn decide(instance: Option<&Instance>, mut proposal: Proposal, now: &Now) ->
         Proposal::RevokeGrant(revoke) => scene.revoke_grant(&revoke)?,
     };
     Ok(Decided { drafts, place: Place::Instance(instance.id()), reply })
-}
-
-/// A proposer whose start has its outcome by now waits inside none.
-fn forget_ended_caller(instance: &Instance, terms: &mut GateTerms) {
-    terms.caller = terms.caller.filter(|caller| instance.open_start(*caller).is_some());
 }
 
 /// Why policy's no is a no.
@@ -122,36 +119,6 @@ fn gate_item(
         return Err(Illegal::Incomplete("counting forms of the verdict's rules"));
     }
     Ok(GateItem { item: terms.item, action, question, tool, digest, rules, involved: terms.involved })
-}
-
-fn gate_of(
-    terms: Option<GateTerms>,
-    subject: GateSubject,
-    items: Vec<GateItem>,
-    cleared: Vec<ClearedItem>,
-    at: Timestamp,
-) -> Result<(GateId, Gate, Vec<PayloadRef>), Illegal> {
-    let terms = terms.ok_or(Illegal::Incomplete("the gate's terms"))?;
-    let fits = match terms.on_timeout {
-        OnTimeout::Reject => terms.expires.is_some_and(|expires| expires > at),
-        OnTimeout::Never => terms.expires.is_none(),
-    };
-    if !fits {
-        return Err(Illegal::Incomplete("an expiry that goes with what silence does"));
-    }
-    if !distinct(items.iter().map(|i| i.item)) {
-        return Err(Illegal::Duplicate("item"));
-    }
-    let gate = Gate {
-        gate: terms.gate,
-        subject,
-        items,
-        cleared,
-        expires: terms.expires,
-        on_timeout: terms.on_timeout,
-        caller: terms.caller,
-    };
-    Ok((terms.gate, gate, terms.payloads))
 }
 
 fn create_instance(create: Create, now: &Now) -> Result<Decided, Illegal> {
@@ -212,22 +179,6 @@ fn waiting(gate: Gate, view: Vec<PayloadRef>, action: Option<ActionId>, by: &Act
 }
 
 impl Scene<'_> {
-    /// COMPLETED and WAITING are refused while a start is open, but for the one inside which the proposer waits.
-    fn no_open_starts(&self, caller: Option<PermitId>) -> Result<(), Illegal> {
-        let open: Vec<PermitId> = self.cancel().into_iter().filter(|p| Some(*p) != caller).collect();
-        if open.is_empty() { Ok(()) } else { Err(Illegal::OpenStarts(open)) }
-    }
-
-    /// RUNNING, or why not.
-    pub(crate) fn running(&self) -> Result<(), Illegal> {
-        match (self.instance.state(), self.instance.gate()) {
-            (State::Running, _) => Ok(()),
-            (State::WaitingForHuman, Some(gate)) => Err(Illegal::Waiting(gate.gate)),
-            (State::Created, _) => Err(Illegal::Queued),
-            (state, _) => Err(Illegal::Finished(state)),
-        }
-    }
-
     fn refused(&self, subject: &Subject<'_>, reason: RefusalReason) -> (Vec<Draft>, Reply) {
         (vec![draft_with(subject.refusal(reason), &self.now.by, subject.asked)], Reply::Refused(reason))
     }
@@ -480,19 +431,6 @@ impl Scene<'_> {
                 Ok((self.wait_alone(body, view, action, &asked), Reply::Waiting { gate, actions: Vec::new() }))
             }
         }
-    }
-
-    /// The gate of one item, where nothing is open that it must not hold up.
-    pub(crate) fn gate_of(
-        &self,
-        mut terms: GateTerms,
-        subject: GateSubject,
-        item: GateItem,
-    ) -> Result<(GateId, Gate, Vec<PayloadRef>), Illegal> {
-        forget_ended_caller(self.instance, &mut terms);
-        let made = gate_of(Some(terms), subject, vec![item], Vec::new(), self.at)?;
-        self.no_open_starts(made.1.caller)?;
-        Ok(made)
     }
 
     /// A gate that opens an append, with the question's payloads.

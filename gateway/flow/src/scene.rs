@@ -6,14 +6,15 @@ use countersign_gateway_model::{
     ActionId, Assurance, Decision as Answer, Digest, GateId, Name, PermitId, Pseudonym, State, Timestamp, Verdict,
 };
 use countersign_ledger_entry::body::{
-    Cause, Decision, DecisionKind, Edge, Effect, GateItemRef, Permit, QuestionKind, RunStart, Start, StartedBy,
+    Cause, ClearedItem, Decision, DecisionKind, Edge, Effect, Gate, GateItem, GateItemRef, GateSubject, OnTimeout,
+    Permit, QuestionKind, RunStart, Start, StartedBy,
 };
-use countersign_ledger_entry::{Body, Draft};
+use countersign_ledger_entry::{Body, Draft, PayloadRef};
 
 use crate::error::Illegal;
 use crate::fold::Instance;
-use crate::gate::OpenGate;
-use crate::proposal::{Actor, Asked, Force, Now, PermitTerms, StartTerms, SystemReject};
+use crate::gate::{OpenGate, distinct};
+use crate::proposal::{Actor, Asked, Force, GateTerms, Now, PermitTerms, StartTerms, SystemReject};
 use crate::reply::{ActionAnswer, Reply};
 
 /// Drafts and answer of one row.
@@ -66,6 +67,35 @@ impl Scene<'_> {
             (state, _) if state.is_terminal() => Err(Illegal::Finished(state)),
             (state, _) => Err(Illegal::NotWaiting(state)),
         }
+    }
+
+    /// RUNNING, or why not.
+    pub(crate) fn running(&self) -> Result<(), Illegal> {
+        match (self.instance.state(), self.instance.gate()) {
+            (State::Running, _) => Ok(()),
+            (State::WaitingForHuman, Some(gate)) => Err(Illegal::Waiting(gate.gate)),
+            (State::Created, _) => Err(Illegal::Queued),
+            (state, _) => Err(Illegal::Finished(state)),
+        }
+    }
+
+    /// COMPLETED and WAITING are refused while a start is open, but for the one inside which the proposer waits.
+    pub(crate) fn no_open_starts(&self, caller: Option<PermitId>) -> Result<(), Illegal> {
+        let open: Vec<PermitId> = self.cancel().into_iter().filter(|p| Some(*p) != caller).collect();
+        if open.is_empty() { Ok(()) } else { Err(Illegal::OpenStarts(open)) }
+    }
+
+    /// The gate of one item, where nothing is open that it must not hold up.
+    pub(crate) fn gate_of(
+        &self,
+        mut terms: GateTerms,
+        subject: GateSubject,
+        item: GateItem,
+    ) -> Result<(GateId, Gate, Vec<PayloadRef>), Illegal> {
+        forget_ended_caller(self.instance, &mut terms);
+        let made = gate_of(Some(terms), subject, vec![item], Vec::new(), self.at)?;
+        self.no_open_starts(made.1.caller)?;
+        Ok(made)
     }
 
     /// A permit, with its start where it is taken with `begin`.
@@ -150,6 +180,42 @@ impl Scene<'_> {
         };
         Ok(Start { permit, not_after: terms.not_after, by })
     }
+}
+
+/// A gate of these items, if its terms go together.
+pub(crate) fn gate_of(
+    terms: Option<GateTerms>,
+    subject: GateSubject,
+    items: Vec<GateItem>,
+    cleared: Vec<ClearedItem>,
+    at: Timestamp,
+) -> Result<(GateId, Gate, Vec<PayloadRef>), Illegal> {
+    let terms = terms.ok_or(Illegal::Incomplete("the gate's terms"))?;
+    let fits = match terms.on_timeout {
+        OnTimeout::Reject => terms.expires.is_some_and(|expires| expires > at),
+        OnTimeout::Never => terms.expires.is_none(),
+    };
+    if !fits {
+        return Err(Illegal::Incomplete("an expiry that goes with what silence does"));
+    }
+    if !distinct(items.iter().map(|i| i.item)) {
+        return Err(Illegal::Duplicate("item"));
+    }
+    let gate = Gate {
+        gate: terms.gate,
+        subject,
+        items,
+        cleared,
+        expires: terms.expires,
+        on_timeout: terms.on_timeout,
+        caller: terms.caller,
+    };
+    Ok((terms.gate, gate, terms.payloads))
+}
+
+/// A proposer whose start has its outcome by now waits inside none.
+pub(crate) fn forget_ended_caller(instance: &Instance, terms: &mut GateTerms) {
+    terms.caller = terms.caller.filter(|caller| instance.open_start(*caller).is_some());
 }
 
 /// A draft by `by`, with the verdict that its append answers with.

@@ -1,21 +1,13 @@
 //! Task grants, replayed: what was asked for is what was given, and no permit rests on more than that.
 
-use countersign_gateway_model::{ActionId, Decision as Answer, GrantId, State, Verdict};
+use countersign_gateway_model::{Decision as Answer, GrantId, State};
 use countersign_ledger_entry::body::{Permit, TaskGrant, TaskGrantUse};
 
-use super::append::{Batch, Reading, Step};
+use super::step::{Batch, Reading, Resting, Step};
 use super::{Change, Instance};
 use crate::error::EvolveError;
-use crate::gate::OpenGate;
-use crate::grant::{self, HeldGrant, MAX_USES, Offer};
-
-/// Uses on which the next permit rests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Resting {
-    action: ActionId,
-    uses: Vec<(GrantId, u32)>,
-    verdict: Option<Verdict>,
-}
+use crate::gate::{Offer, OpenGate};
+use crate::grant::{self, HeldGrant, MAX_USES};
 
 impl Instance {
     /// Something is asked for in advance: its gate follows.

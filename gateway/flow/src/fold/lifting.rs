@@ -8,7 +8,7 @@ use countersign_ledger_entry::PayloadRole;
 use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, Lift};
 
 use super::Instance;
-use super::append::{Reading, Step};
+use super::step::{Reading, Step};
 use crate::error::EvolveError;
 use crate::gate::{Lifted, OpenGate, distinct};
 

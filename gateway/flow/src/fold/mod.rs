@@ -13,6 +13,7 @@ mod append;
 mod grants;
 mod lifting;
 mod permits;
+mod step;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +31,7 @@ use crate::gate::{OpenGate, UNNAMED_PERSON};
 use crate::grant::HeldGrant;
 use crate::reply::WhyNot;
 
-use append::{Reading, Step, check_header};
+use step::{Reading, Step, check_header};
 
 /// A permit that was not started yet. Whether it has lapsed is a question of time: derived, never an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use countersign_gateway_model::{Outcome as OutcomeKind, PermitId, Pseudonym, State};
 use countersign_ledger_entry::body::{Conflict, Outcome, Permit, QuestionKind, Start, StartedBy, Sweep};
 
-use super::append::{Batch, Fresh, Reading, Step};
+use super::step::{Batch, Fresh, Reading, Step};
 use super::{Change, Instance, LivePermit, OpenStart, Reserved, Settled};
 use crate::MAX_ITEMS;
 use crate::error::EvolveError;

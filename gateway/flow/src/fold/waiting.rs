@@ -7,12 +7,12 @@ use countersign_ledger_entry::body::{
 };
 use countersign_ledger_entry::{Body, PayloadRole};
 
-use super::append::{Grants, Reading, Rejecting, Step};
+use super::step::{Grants, Reading, Rejecting, Step};
 use super::{GateBefore, Instance};
 use crate::MAX_ITEMS;
 use crate::error::EvolveError;
-use crate::gate::{Cast, OpenGate, OpenItem, distinct, is_action};
-use crate::grant::{Offer, is_item};
+use crate::gate::{Cast, Offer, OpenGate, OpenItem, distinct, is_action};
+use crate::grant::is_item;
 
 impl Instance {
     pub(super) fn rejected_edge(&mut self, now: Reading<'_>, edge: &Edge, by: Rejecting) -> Result<(), EvolveError> {
