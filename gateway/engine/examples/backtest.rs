@@ -13,6 +13,8 @@
 #[expect(dead_code, reason = "shared with the tests, which use more of it")]
 #[path = "../tests/engine/bench.rs"]
 mod bench;
+#[path = "../tests/engine/faulty.rs"]
+mod faulty;
 #[expect(dead_code, reason = "shared with the tests, which use more of it")]
 #[path = "../tests/engine/runner.rs"]
 mod runner;

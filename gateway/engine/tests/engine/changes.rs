@@ -1,15 +1,16 @@
 //! Changes of policy as protected actions: proposed, compared, approved by somebody else, carried out by the gateway.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration as Span;
 
 use countersign_gateway_engine::{
-    DecisionKind, DecisionRequest, Effect, EngineError, EntryQuery, Idempotency, LiftRequest, PolicyGlass,
-    PolicyProposal, verify_evidence,
+    BacktestWindow, DecisionKind, DecisionRequest, Effect, EngineError, EntryQuery, Idempotency, LiftRequest,
+    PolicyGlass, PolicyProposal, verify_evidence,
 };
 use countersign_gateway_model::{Digest, Duration, GateId, InstanceId, Principal, State};
-use countersign_policy_bundle::sha256;
+use countersign_policy_bundle::{Shift, sha256};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
@@ -772,5 +773,37 @@ async fn a_window_runs_on_where_policy_or_the_rule_lets_nobody_cut_it() {
     assert_eq!(error.code(), "rule-not-liftable");
     assert!(error.to_string().contains("wait for its gate"), "{error}");
     assert_eq!(office.read(proposed.id).await.state, "shadowing", "nothing of that ends the window");
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_about_a_supposed_item_is_asked_again_by_a_backtest() {
+    let office = Office::four_eyes().await;
+    // The data names SECURITY; policy permits it to nobody.
+    let mut closed = liftable();
+    let policies = closed.get_mut("policies.cedar").unwrap();
+    *policies = policies.replace("Role::\"SECURITY\" && resource.open };", "Role::\"STOP\" && resource.open };");
+    office.world.policies.install(org(1), &closed);
+    let sara = office.world.person("sara", &["SECURITY"]);
+    let proposed = office.propose(&later(2), None).await.unwrap();
+    let glass = PolicyGlass {
+        rule: crate::world::name("policy-change"),
+        justification: "the rule in force stops every refund".to_owned(),
+        diff_digest: proposed.diff_digest,
+        role: None,
+    };
+    let cut = office.world.engine.break_glass_policy(sara, proposed.id, glass, None).await;
+    assert_eq!(code(cut), "policy-denied");
+    // The item was never there, and is gone: what was said of it is with the question.
+    let ask = async |files: &Files| {
+        let turn = office.world.engine.begin_backtest(&office.ada, bytes(files)).await.unwrap();
+        let report = turn.run(BacktestWindow::default(), |_| ControlFlow::Continue(())).await.unwrap().unwrap();
+        assert_eq!(report.all.not_computable, 0, "{report:#?}");
+        report.by_tool["breakGlass"].clone()
+    };
+    let same = ask(&closed).await;
+    assert_eq!((same.unchanged, same.changes()), (1, 0), "{same:?}");
+    let open = ask(&liftable()).await;
+    assert_eq!((open.unchanged, open.changed.get(&Shift::DenyToAllow)), (0, Some(&1)), "{open:?}");
     office.holds().await;
 }

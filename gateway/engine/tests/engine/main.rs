@@ -14,6 +14,7 @@ mod bench;
 mod changes;
 mod counters;
 mod evaluations;
+mod faulty;
 mod gates;
 mod grants;
 mod in_force;

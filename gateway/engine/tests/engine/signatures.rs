@@ -15,6 +15,7 @@ use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
 use crate::bench::{Files, with_rule};
+use crate::faulty::Fault;
 use crate::world::{Deciding, World, name, org, replace};
 
 fn key(n: u8) -> SigningKey {
@@ -360,4 +361,57 @@ async fn a_vote_without_a_signature_is_gone_once_its_rule_demands_one() {
     let vote = at.approve(&anna, gate, Some((1, AS_IT_IS))).await.unwrap();
     assert_eq!(vote.effect, Effect::Resolving);
     at.verifies().await;
+}
+
+impl At {
+    /// The keys of a person as memory has them, each with whether it was taken back; and how many entries the ledger holds.
+    async fn keys_and_size(&self, who: &Principal) -> (Vec<(Digest, bool)>, u64) {
+        let keys = self.world.engine.person_keys(who, &who.id).await.unwrap().keys;
+        let size = self.world.engine.log_of(org(1)).unwrap().checkpoint().checkpoint().size;
+        (keys.into_iter().map(|key| (key.id, key.revoked.is_some())).collect(), size)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_the_ledger_at_a_key_leaves_memory_and_ledger_the_same() {
+    let faults = [
+        (Fault::Full, "disk-full", true, false),
+        (Fault::NotStored, "ledger-refusing", false, false),
+        // Nobody knows, so the ledger stops, and the next start reads what became durable.
+        (Fault::StoredAndLost, "outcome-unknown", false, true),
+    ];
+    for (fault, told, goes_on, stored) in faults {
+        for takes_back in [false, true] {
+            let case = format!("{fault:?}, taking back: {takes_back}");
+            let mut at = demanding(|_| ()).await;
+            let anna = at.world.person("anna", &["APPROVER"]);
+            if takes_back {
+                at.register(1, &anna).await.unwrap();
+            }
+            let before = at.keys_and_size(&anna).await;
+            *at.world.faults.lock().unwrap() = Some(fault);
+            let change = async |at: &At| {
+                if takes_back { at.revoke(&anna, &anna, 1).await } else { at.register(1, &anna).await }
+            };
+            assert_eq!(code(change(&at).await), told, "{case}");
+            assert!(at.world.faults.lock().unwrap().is_none(), "{case}: it went wrong where it should");
+            assert_eq!(at.keys_and_size(&anna).await, before, "{case}: memory is not ahead of what was acknowledged");
+            if !goes_on {
+                assert_eq!(code(change(&at).await), "ledger-refusing", "{case}");
+                at.world.restart().await;
+                let id = assertion::key_id(&Bytes32(key(1).verifying_key().to_bytes()));
+                let now = if stored { vec![(id, takes_back)] } else { before.0 };
+                assert_eq!(at.keys_and_size(&anna).await.0, now, "{case}");
+            }
+            let again = change(&at).await;
+            match (stored, takes_back) {
+                (false, _) => assert_eq!(again.unwrap().revoked.is_some(), takes_back, "{case}"),
+                (true, false) => assert_eq!(code(again), "key-known", "{case}"),
+                (true, true) => assert_eq!(code(again), "parameter-invalid", "{case}"),
+            }
+            let pack = at.world.engine.pack(&at.owner, true).await.unwrap();
+            let report = verify_evidence(&at.world.root_vkey(org(1)), &pack).unwrap();
+            assert_eq!(report.verdict.as_str(), "VALID", "{case}: {:?}", report.problems);
+        }
+    }
 }

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::bench::{Bench, Files, default_files};
+use crate::faulty::{Faults, Faulty};
 use crate::runner::HeldRunner;
 
 const LEDGER: &str = "engine.test";
@@ -101,6 +102,8 @@ pub(crate) struct World {
     authority: AuthorityMode,
     mint: Arc<Counted>,
     people: Mutex<Vec<Introduced>>,
+    /// What goes wrong at the ledger's door.
+    pub(crate) faults: Faults,
 }
 
 pub(crate) fn name(text: &str) -> Name {
@@ -151,20 +154,22 @@ impl World {
         for org in orgs {
             policies.install(*org, files);
         }
-        let engine = Self::open(&folder, &clock, &policies, &runner, &mint, (orgs, authority)).await;
+        let faults = Faults::default();
+        let engine = Self::open((&folder, &faults), &clock, &policies, &runner, &mint, (orgs, authority)).await;
         let orgs = orgs.to_vec();
-        Self { folder, clock, policies, runner, engine, orgs, authority, mint, people: Mutex::default() }
+        Self { folder, clock, policies, runner, engine, orgs, authority, mint, people: Mutex::default(), faults }
     }
 
     async fn open(
-        folder: &tempfile::TempDir,
+        (folder, faults): (&tempfile::TempDir, &Faults),
         clock: &Arc<Hand>,
         policies: &Arc<Bench>,
         runner: &Arc<HeldRunner>,
         mint: &Arc<Counted>,
         (orgs, authority): (&[OrgId], AuthorityMode),
     ) -> Engine {
-        let journal = Arc::new(SqlJournal::open(SqlOptions::new(folder.path())).await.unwrap());
+        let inner = SqlJournal::open(SqlOptions::new(folder.path())).await.unwrap();
+        let journal = Arc::new(Faulty { inner, faults: Arc::clone(faults) });
         let mint_key = Arc::clone(mint);
         let mut config = LogsConfig::new(
             LEDGER,
@@ -216,7 +221,8 @@ impl World {
         self.engine.logs().shutdown().await.unwrap();
         self.runner = HeldRunner::new();
         let orgs = (self.orgs.as_slice(), self.authority);
-        self.engine = Self::open(&self.folder, &self.clock, &self.policies, &self.runner, &self.mint, orgs).await;
+        let door = (&self.folder, &self.faults);
+        self.engine = Self::open(door, &self.clock, &self.policies, &self.runner, &self.mint, orgs).await;
         for one in self.people.lock().unwrap().iter() {
             self.tell(one);
         }
