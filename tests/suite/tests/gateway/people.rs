@@ -69,3 +69,38 @@ fn a_consent_is_good_for_the_agent_that_it_names() {
     assert!(ok, "{who}");
     assert_eq!((&who["subject"], &who["on_behalf_of"]), (&json!("agent:fixer"), &json!(["person:dana"])));
 }
+
+#[test]
+fn who_gives_the_current_password_gets_a_new_one_and_the_old_one_ends() {
+    const NEW: &str = "quite another passphrase 8";
+    let gateway = Gateway::start();
+    let (dana, deciding) = gateway.enrol();
+    let entries = gateway.entries(&dana).len();
+    let set = |body: Value| {
+        let body = body.to_string().into_bytes();
+        gateway.send("PUT", "/api/v1/people/dana/password", &dana, &[], Some(body))
+    };
+    let login = |password: &str| {
+        let body = json!({ "id": "dana", "password": password, "scope": "act" });
+        gateway.post("/api/v1/tokens/login", "", &body)
+    };
+    assert_eq!(set(json!({ "password": NEW })).code(), "body-missing-field");
+    assert_eq!(set(json!({ "password": NEW, "current": NEW })).code(), "credentials-invalid");
+    assert_eq!(gateway.entries(&dana).len(), entries, "nothing came of either");
+    login(PASSWORD).expect_status(200);
+
+    let said = set(json!({ "password": NEW, "current": PASSWORD })).expect_status(200).json();
+    assert_eq!(said["id"], "dana");
+    // Whoever had the old password, or a token of it, has nothing by now.
+    for token in [&dana, &deciding] {
+        assert_eq!(gateway.get("/api/v1/me", token).status, 401);
+    }
+    assert_eq!(login(PASSWORD).code(), "credentials-invalid");
+    let token = login(NEW).expect_status(200).json()["access_token"].as_str().unwrap().to_owned();
+    let who = run(&gateway, &token, &["token", "whoami"]);
+    assert!(who.0 && who.1["subject"] == "person:dana", "{who:?}");
+    let recorded = gateway.entries(&token);
+    assert_eq!(recorded.len(), entries + 1, "the change is on record, once");
+    let words = format!("{recorded:?}");
+    assert!(!words.contains(NEW) && !words.contains(PASSWORD), "and no password is");
+}
