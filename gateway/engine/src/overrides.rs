@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 use countersign_gateway_flow::OpenItem;
 use countersign_gateway_model::{Digest, ItemId};
 use countersign_ledger_entry::payload::{self, Salt};
+use countersign_ledger_entry::{PayloadRef, PayloadRole};
 use countersign_policy_decide::{Question, input};
 
 use crate::Engine;
 use crate::api::DecisionRequest;
 use crate::asking::{Answered, ask, ask_transforming, with_satisfied};
+use crate::beside::Beside;
 use crate::deciding::Deciding;
+use crate::demands::delta_bytes;
 use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::mint::MintExt as _;
@@ -34,7 +37,7 @@ pub(crate) struct Replaced {
 
 /// A delta as it is put on record: what each value came to. A mask may have changed what the person wrote, and what it
 /// hides is kept nowhere.
-pub(crate) fn kept_delta(
+fn kept_delta(
     delta: &BTreeMap<ItemId, Option<BTreeMap<String, Value>>>,
     replaced: &BTreeMap<ItemId, Replaced>,
 ) -> BTreeMap<ItemId, Option<BTreeMap<String, Value>>> {
@@ -54,6 +57,24 @@ pub(crate) fn kept_delta(
 }
 
 impl Engine {
+    /// Puts the change of a request on record, under the salt that its signature names: its digest, and its payload.
+    pub(crate) fn keep_delta(
+        &self,
+        request: &DecisionRequest,
+        replaced: &BTreeMap<ItemId, Replaced>,
+        beside: &mut Beside,
+    ) -> Result<Option<(Digest, PayloadRef)>, EngineError> {
+        if request.delta.is_empty() {
+            return Ok(None);
+        }
+        let kept = serde_json::to_value(kept_delta(&request.delta, replaced)).map_err(EngineError::damaged)?;
+        let content = delta_bytes(kept).map_err(EngineError::damaged)?;
+        let salt = request.assertion.as_ref().and_then(|signed| signed.delta_salt);
+        let salt = salt.unwrap_or_else(|| self.mint().salt());
+        let reference = beside.payload(PayloadRole::Delta, payload::seal(&salt, &content));
+        Ok(Some((payload::salted(payload::DELTA, &salt, &content), reference)))
+    }
+
     /// The new input of an OVERRIDE: only keys that every rule of the item lets people change, then schema and policy.
     pub(crate) fn replace(
         &self,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use countersign_gateway_flow::{
     Asked, Ballot, BallotItem, Change, Decide, Illegal, OpenGate, OpenItem, Proposal, SystemReject, gate as counting,
 };
-use countersign_gateway_model::{ActionId, ItemId, Name, State};
+use countersign_gateway_model::{ItemId, Name, State};
 use countersign_ledger_entry::body::{DecisionKind, GateSubject};
 use countersign_ledger_entry::payload;
 use countersign_ledger_entry::{PayloadRef, PayloadRole};
@@ -20,13 +20,13 @@ use crate::asking::{Answered, ask, question};
 use crate::beside::Beside;
 use crate::counters::Reading;
 use crate::deciding::Deciding;
-use crate::demands::{check_signature, delta_bytes, demands_met};
+use crate::demands::{check_signature, demands_met};
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::opened::shown_digest;
-use crate::overrides::{Replaced, kept_delta};
-use crate::permits::PreparedRun;
+use crate::overrides::Replaced;
 use crate::reasking::Settled;
+use crate::resolving::Runs;
 use crate::stream::{Held, four_eyes};
 use crate::voters::{admits, default_role};
 use crate::{Engine, Snapshot};
@@ -39,41 +39,16 @@ impl Engine {
         held: &Held,
         request: DecisionRequest,
         (beside, reading): (&mut Beside, &mut Reading),
-    ) -> Result<(Proposal, Vec<(ActionId, PreparedRun)>), EngineError> {
+    ) -> Result<(Proposal, Runs), EngineError> {
         let Deciding { org, snapshot, who, gate, opened, .. } = *work;
         let kind = request.kind;
-        if request.role.as_ref().is_some_and(|role| !who.roles.contains(role)) {
-            return Err(EngineError::invalid("role", "you do not hold this role: name one of yours, or none"));
-        }
-        if kind == DecisionKind::Override && gate.subject == GateSubject::Grant {
-            return Err(Illegal::GrantOverride.into());
-        }
-        if kind == DecisionKind::Override && request.delta.is_empty() {
-            return Err(Illegal::OverrideWithoutDelta.into());
-        }
-        let chosen: Vec<&OpenItem> = match kind {
-            DecisionKind::Reject => Vec::new(),
-            _ if request.items.is_empty() && request.delta.is_empty() => gate.live_items().collect(),
-            DecisionKind::Override => request
-                .delta
-                .keys()
-                .map(|id| gate.item(*id).ok_or(Illegal::UnknownItem(*id)))
-                .collect::<Result<_, _>>()?,
-            DecisionKind::Approve => request
-                .items
-                .iter()
-                .map(|id| gate.item(*id).ok_or(Illegal::UnknownItem(*id)))
-                .collect::<Result<_, _>>()?,
-        };
+        let chosen = chosen(work, &request)?;
         let offer = self.describe_offer(org, held, gate, who.id.clone())?;
         let mut asked = self.ask_decider(work, kind, (&chosen, offer), request.role.as_ref());
         let eligible = asked.iter().all(Answered::allowed);
         // The questions themselves are asked for the state in which what they permit will be carried out.
         self.describe_instance_in(org, &held.live, State::Running)?;
-        let role = request.role.clone().or_else(|| default_role(who, gate, snapshot));
-
         let stale = opened.is_stale(snapshot, gate);
-
         // OVERRIDE: a new typed input, decided from the first round.
         let mut replaced: BTreeMap<ItemId, Replaced> = BTreeMap::new();
         for (id, change) in &request.delta {
@@ -81,35 +56,7 @@ impl Engine {
                 replaced.insert(*id, self.replace(work, item, change)?);
             }
         }
-        let mut ballot = Ballot {
-            kind,
-            person: org.person_of(who.pseudonym),
-            role: role.clone(),
-            teams: who.teams.clone(),
-            groups: org.known(who.pseudonym).map(|known| known.groups).unwrap_or_default(),
-            items: Vec::new(),
-            current: Vec::new(),
-            lapsed: Vec::new(),
-        };
-        for item in &chosen {
-            let change = match (kind, request.delta.get(&item.item)) {
-                (DecisionKind::Override, Some(None)) => Change::Drop,
-                (DecisionKind::Override, Some(Some(_))) => {
-                    replaced.get(&item.item).map_or(Change::Keep, |r| Change::Replace(r.digest))
-                }
-                _ => Change::Keep,
-            };
-            let rules: Vec<Name> = match replaced.get(&item.item) {
-                Some(new) => new.answered.verdict.rules.clone(),
-                None => item.rules.iter().map(|r| r.rule.clone()).collect(),
-            };
-            let rules: Vec<Name> =
-                rules.into_iter().filter(|r| admits(snapshot, gate, r, (who, &ballot.groups), role.as_ref())).collect();
-            if kind != DecisionKind::Reject {
-                demands_met(snapshot, (who, work.now), &rules, request.assertion.is_some())?;
-            }
-            ballot.items.push(BallotItem { item: item.item, digest: item.digest, rules, change });
-        }
+        let mut ballot = ballot_of(work, &request, (&chosen, &replaced))?;
         let mut settled = Settled::default();
         if eligible && !stale && kind != DecisionKind::Reject {
             settled = self.settle(work, held, &replaced, &mut ballot, reading)?;
@@ -119,16 +66,9 @@ impl Engine {
         if met {
             (grants, runs) = self.grants(work, held, &replaced, &mut reasked, (&mut *beside, &mut *reading))?;
         }
-        let mut delta = None;
-        if !request.delta.is_empty() {
-            let kept = serde_json::to_value(kept_delta(&request.delta, &replaced)).map_err(EngineError::damaged)?;
-            let content = delta_bytes(kept).map_err(EngineError::damaged)?;
-            let salt = request.assertion.as_ref().and_then(|signed| signed.delta_salt);
-            let salt = salt.unwrap_or_else(|| self.mint().salt());
-            delta = Some(payload::salted(payload::DELTA, &salt, &content));
-            let reference = beside.payload(PayloadRole::Delta, payload::seal(&salt, &content));
-            asked.push_payload(reference);
-        }
+        let kept = self.keep_delta(&request, &replaced, beside)?;
+        let delta = kept.map(|(delta, _)| delta);
+        asked.payloads.extend(kept.map(|(_, reference)| reference));
         if let Some(signed) = &request.assertion {
             check_signature(work, signed, &ballot, (delta, request.shown_digest))?;
         }
@@ -136,27 +76,19 @@ impl Engine {
             // Votes are missing: whoever decides next reads, and is asked about, what this makes of the gate.
             for new in replaced.values() {
                 let (reference, _) = beside.add(new.answered.evidence(&new.salt, &new.canonical));
-                asked.push_payload(reference);
+                asked.payloads.push(reference);
             }
             let pending = Self::after_override(work, &request, &replaced);
-            asked.push_payload(self.show_again(org, snapshot, held, gate, &pending, beside)?);
+            asked.payloads.push(self.show_again(org, snapshot, held, gate, &pending, beside)?);
         }
-        let (min, max) = bounds(snapshot, gate);
-        let justification = match (&request.justification, kind) {
-            (Some(text), DecisionKind::Reject) if text.trim().is_empty() => None,
-            (Some(text), _) => Some(counting::justification(text, min, max)?),
-            (None, _) => None,
-        };
+        let justification = justification(snapshot, gate, &request)?;
         let mut decided = asked.into_asked(self, beside)?;
         if let Some(text) = &justification {
             let sealed = payload::seal(&self.mint().salt(), text.as_bytes());
             decided.payloads.push(beside.payload(PayloadRole::Justification, sealed));
         }
         let reasked = reasked.iter().map(|again| self.keep(again, beside)).collect();
-        for run in &runs {
-            let (_, prepared): &(ActionId, PreparedRun) = run;
-            decided.payloads.push(prepared.reference);
-        }
+        decided.payloads.extend(runs.iter().map(|(_, run)| run.reference));
         let proposal = Proposal::Decide(Box::new(Decide {
             decision: self.mint().decision(),
             gate: gate.gate,
@@ -227,10 +159,6 @@ impl DeciderAnswers {
         self.answers.iter()
     }
 
-    fn push_payload(&mut self, reference: PayloadRef) {
-        self.payloads.push(reference);
-    }
-
     /// One answer over all items: the strictest, with the policies of each.
     fn into_asked(self, engine: &Engine, beside: &mut Beside) -> Result<Asked, EngineError> {
         let strictest = self
@@ -243,6 +171,83 @@ impl DeciderAnswers {
         let mut asked = strictest.asked(Some(reference));
         asked.payloads.extend(self.payloads);
         Ok(asked)
+    }
+}
+
+/// The items that are decided, of a request that can be a decision at all.
+fn chosen<'g>(work: &Deciding<'g>, request: &DecisionRequest) -> Result<Vec<&'g OpenItem>, EngineError> {
+    let Deciding { who, gate, .. } = *work;
+    let kind = request.kind;
+    if request.role.as_ref().is_some_and(|role| !who.roles.contains(role)) {
+        return Err(EngineError::invalid("role", "you do not hold this role: name one of yours, or none"));
+    }
+    if kind == DecisionKind::Override && gate.subject == GateSubject::Grant {
+        return Err(Illegal::GrantOverride.into());
+    }
+    if kind == DecisionKind::Override && request.delta.is_empty() {
+        return Err(Illegal::OverrideWithoutDelta.into());
+    }
+    let item = |id: &ItemId| gate.item(*id).ok_or_else(|| Illegal::UnknownItem(*id).into());
+    match kind {
+        DecisionKind::Reject => Ok(Vec::new()),
+        _ if request.items.is_empty() && request.delta.is_empty() => Ok(gate.live_items().collect()),
+        DecisionKind::Override => request.delta.keys().map(item).collect(),
+        DecisionKind::Approve => request.items.iter().map(item).collect(),
+    }
+}
+
+/// The vote as this person casts it: for the rules whose authority they have, if they meet what those demand.
+fn ballot_of(
+    work: &Deciding<'_>,
+    request: &DecisionRequest,
+    (chosen, replaced): (&[&OpenItem], &BTreeMap<ItemId, Replaced>),
+) -> Result<Ballot, EngineError> {
+    let Deciding { org, snapshot, who, gate, .. } = *work;
+    let kind = request.kind;
+    let role = request.role.clone().or_else(|| default_role(who, gate, snapshot));
+    let mut ballot = Ballot {
+        kind,
+        person: org.person_of(who.pseudonym),
+        role: role.clone(),
+        teams: who.teams.clone(),
+        groups: org.known(who.pseudonym).map(|known| known.groups).unwrap_or_default(),
+        items: Vec::new(),
+        current: Vec::new(),
+        lapsed: Vec::new(),
+    };
+    for item in chosen {
+        let change = match (kind, request.delta.get(&item.item)) {
+            (DecisionKind::Override, Some(None)) => Change::Drop,
+            (DecisionKind::Override, Some(Some(_))) => {
+                replaced.get(&item.item).map_or(Change::Keep, |r| Change::Replace(r.digest))
+            }
+            _ => Change::Keep,
+        };
+        let rules: Vec<Name> = match replaced.get(&item.item) {
+            Some(new) => new.answered.verdict.rules.clone(),
+            None => item.rules.iter().map(|r| r.rule.clone()).collect(),
+        };
+        let rules: Vec<Name> =
+            rules.into_iter().filter(|r| admits(snapshot, gate, r, (who, &ballot.groups), role.as_ref())).collect();
+        if kind != DecisionKind::Reject {
+            demands_met(snapshot, (who, work.now), &rules, request.assertion.is_some())?;
+        }
+        ballot.items.push(BallotItem { item: item.item, digest: item.digest, rules, change });
+    }
+    Ok(ballot)
+}
+
+/// What the person gives as their reason, within what the rules ask of one; whoever rejects may give none.
+fn justification(
+    snapshot: &Snapshot,
+    gate: &OpenGate,
+    request: &DecisionRequest,
+) -> Result<Option<String>, EngineError> {
+    let (min, max) = bounds(snapshot, gate);
+    match (&request.justification, request.kind) {
+        (Some(text), DecisionKind::Reject) if text.trim().is_empty() => Ok(None),
+        (Some(text), _) => Ok(Some(counting::justification(text, min, max)?)),
+        (None, _) => Ok(None),
     }
 }
 
