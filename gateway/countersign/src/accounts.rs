@@ -152,7 +152,9 @@ impl Vault {
         // Durable. A crash from here on loses only this process's view, which the next start reads again.
         let introductions = {
             let mut book = self.0.book.write().unwrap_or_else(PoisonError::into_inner);
-            changes.into_iter().for_each(|change| book.take_up(change));
+            for change in changes {
+                book.take_up(change);
+            }
             concerned.introductions(&book, org, self.0.engine.now())?
         };
         self.tell(org, introductions)?;

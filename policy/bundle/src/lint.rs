@@ -139,7 +139,7 @@ fn gate_clause(annotation: &str, value: &str) -> Value {
 /// Whether the policy is a gate in the one shape, and for which annotation.
 pub(crate) fn gate_of(policy: &SourcePolicy) -> Option<&'static str> {
     [REQUIRES, TRANSFORM].into_iter().find(|annotation| {
-        let wanted = policy.annotation(*annotation).map(|value| gate_clause(annotation, value));
+        let wanted = policy.annotation(annotation).map(|value| gate_clause(annotation, value));
         let unless = clauses(policy, "unless");
         policy.effect() == Effect::Forbid && unless.len() == 1 && wanted.as_ref() == unless.first().copied()
     })

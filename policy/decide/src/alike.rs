@@ -120,10 +120,10 @@ mod tests {
         let compared = |a: &str, b: &str| when(&format!(r#"context.input.id == "{a}" && context.input.to != "{b}""#));
         assert_eq!(compared("a", "b"), compared("c", "d"));
         assert_ne!(compared("a", "b"), compared("a", "a"));
-        assert_ne!(compared("a", "b"), compared("а", "b"), "look-alike letters are warned about");
+        assert_ne!(compared("a", "b"), compared("\u{430}", "b"), "look-alike letters are warned about");
         assert_eq!(when(r#"context.claims.contains("a")"#), when(r#"context.claims.contains("b")"#));
-        assert_ne!(when(r#"context.input.id == "a""#), when(r#"context.input.id == 1"#));
-        assert_ne!(when(r#"context.input.id == "0""#), when(r#"context.input.id == 0"#));
+        assert_ne!(when(r#"context.input.id == "a""#), when(r"context.input.id == 1"));
+        assert_ne!(when(r#"context.input.id == "0""#), when(r"context.input.id == 0"));
         for read in [
             r#"decimal("$").lessThan(context.input.amount)"#,
             r#"context.input.at == datetime("$")"#,

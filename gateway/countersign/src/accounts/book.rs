@@ -116,8 +116,8 @@ impl Book {
         let Change { key, stored, before, after } = change;
         let org = key.org;
         match before {
-            Handle::Person { human, account } => leave(&mut self.persons, (org, human), &account),
-            Handle::Credential { bound_to, client_id } => leave(&mut self.credentials, (org, bound_to), &client_id),
+            Handle::Person { human, account } => leave(&mut self.persons, &(org, human), &account),
+            Handle::Credential { bound_to, client_id } => leave(&mut self.credentials, &(org, bound_to), &client_id),
             Handle::Key => {}
         }
         match after {
@@ -128,17 +128,14 @@ impl Book {
             Handle::Key => {}
         }
         let unique = matches!(key.kind, RecordKind::ServiceAccount | RecordKind::Enrolment);
-        match stored {
-            Some(stored) => {
-                if unique {
-                    self.owners.insert((key.kind, key.id.clone()), org);
-                }
-                self.rows.insert(key, stored);
+        if let Some(stored) = stored {
+            if unique {
+                self.owners.insert((key.kind, key.id.clone()), org);
             }
-            None => {
-                self.rows.remove(&key);
-                self.owners.remove(&(key.kind, key.id));
-            }
+            self.rows.insert(key, stored);
+        } else {
+            self.rows.remove(&key);
+            self.owners.remove(&(key.kind, key.id));
         }
     }
 
@@ -192,11 +189,11 @@ impl Book {
     }
 }
 
-fn leave<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Name>>, key: K, id: &Name) {
-    if let Some(held) = index.get_mut(&key) {
+fn leave<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Name>>, key: &K, id: &Name) {
+    if let Some(held) = index.get_mut(key) {
         held.remove(id);
         if held.is_empty() {
-            index.remove(&key);
+            index.remove(key);
         }
     }
 }

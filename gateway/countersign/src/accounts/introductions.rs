@@ -97,7 +97,7 @@ impl Concerned {
                 Some(person) => told.person(person)?,
                 // An erased person is nobody to policy: known by id, never active, without a role.
                 None => {
-                    told.said.push(Introduction::Other(Record::person(org, id.clone(), PersonFacts::default(), now)))
+                    told.said.push(Introduction::Other(Record::person(org, id.clone(), PersonFacts::default(), now)));
                 }
             }
         }
@@ -354,7 +354,9 @@ mod tests {
                 let org = key.org;
                 let changes = vec![book.change(key.clone(), stored.clone()).unwrap()];
                 let concerned = Concerned::by(&book, &changes).unwrap();
-                changes.into_iter().for_each(|change| book.take_up(change));
+                for change in changes {
+                    book.take_up(change);
+                }
                 let said = concerned.introductions(&book, org, at(0)).unwrap();
                 if org == ORG {
                     told(&mut heard, said);
