@@ -143,8 +143,8 @@ impl Engine {
         // Released before the runner is called: a run that ends at once takes the stream's lock for its outcome.
         drop(held);
         self.dispatch_started(org, instance, &appended, runs.into_iter().map(|(_, run)| run).collect()).await;
-        let operation = gate.subject == GateSubject::Actions
-            && gate.items.iter().any(|item| item.question == QuestionKind::Operation);
+        // Only changes are in the gateway's own workflows, and only while they are under way.
+        let operation = org.changes.get(instance).is_some();
         if operation && effect == Effect::Resolving {
             // What was decided is durable. What it permits is carried out now, or by the timers if this fails.
             match Box::pin(self.advance(org, instance)).await {

@@ -334,7 +334,7 @@ fn gate_view(
     items: Vec<ItemView>,
 ) -> GateView {
     let next = match subject {
-        GateSubject::Actions if items.iter().all(|item| !item.found.is_empty()) => {
+        GateSubject::Actions | GateSubject::Start if items.iter().all(|item| !item.found.is_empty()) => {
             "the gateway carries it out at once, after a last check"
         }
         GateSubject::Actions => "the agent gets permits for what is approved",

@@ -99,7 +99,7 @@ pub use permissions::{Permission, Permissions};
 pub use person_keys::{NewPersonKey, PersonKeyList, PersonKeyRecord};
 pub use policies::{Candidate, CatalogueCandidate, Electorate, Policies, PolicyProblem};
 pub use recording::Recording;
-pub use tools::{ToolDetail, ToolRecord, ToolsChanged, ToolsRequest};
+pub use tools::{ToolDetail, ToolRecord, ToolRegistration, ToolsChanged, ToolsRequest};
 pub use view::escape;
 
 use crate::org::Org;
@@ -190,7 +190,9 @@ impl Engine {
         self.load_settings(&org).await?;
         self.load_changes(&org).await?;
         self.load_person_keys(&org).await?;
-        org.entities.put(changes::names::workflow_record(id, self.now())?).map_err(EngineError::damaged)?;
+        for own in changes::names::workflow_records(id, self.now())? {
+            org.entities.put(own).map_err(EngineError::damaged)?;
+        }
         for workflow in self.all_workflows(&org).await? {
             if let Some(team) = &workflow.spec.team {
                 self.ensure_team(&org, team)?;

@@ -2,14 +2,15 @@
 //!
 //! What a registrar hands in is checked by itself and with the active bundle (strict, every test), asked of policy,
 //! committed as the next signed version of the whole catalogue, and only then put in force: one swap, no question is
-//! held up by it. At the next start the newest version in the ledger is loaded. Absent: how tools are defined and typed
-//! (`policy/decide`), signing and disk (`policies`). Read next: `policies`.
+//! held up by it. At the next start the newest version in the ledger is loaded. Where policy asks for people, the change
+//! waits at a gate (`changes/registration`). Absent: how tools are defined and typed (`policy/decide`), signing and disk
+//! (`policies`). Read next: `policies`.
 
 use std::sync::Arc;
 
 use serde_json::json;
 
-use countersign_gateway_model::{Decision, Digest, Name, Principal};
+use countersign_gateway_model::{Decision, Digest, GateId, InstanceId, Name, Principal, Timestamp};
 use countersign_ledger_entry::Receipt;
 use countersign_policy_decide::catalogue::{Catalogue, CompiledTool};
 use countersign_policy_decide::mcp::McpTools;
@@ -17,7 +18,8 @@ use countersign_policy_decide::registration::{self, Definition, Fault, Registrat
 use countersign_policy_decide::{EntityRef, Operation};
 
 use crate::Engine;
-use crate::asking::{ask, chain, question};
+use crate::api::ProposalStep;
+use crate::asking::{Answered, ask, chain, question};
 use crate::error::EngineError;
 use crate::org::Org;
 use crate::policies::{CatalogueCandidate, PolicyProblem};
@@ -104,6 +106,35 @@ pub struct ToolsChanged {
     pub missing: Vec<Name>,
     /// Proof of the entry; none: nothing was changed.
     pub receipt: Option<Receipt>,
+    /// Where people are asked about it first; then nothing has changed yet.
+    pub registration: Option<ToolRegistration>,
+}
+
+/// A change of the catalogue that people are, or were, asked about.
+#[derive(Clone, Debug)]
+pub struct ToolRegistration {
+    /// Its id: that of the instance whose one action it is.
+    pub id: InstanceId,
+    /// Digest of the catalogue.
+    pub catalogue: Digest,
+    /// The catalogue that it follows.
+    pub predecessor: Option<Digest>,
+    /// Its version.
+    pub version: u64,
+    /// `waiting`, `approved`, `activated`, `failed` or `withdrawn`.
+    pub state: &'static str,
+    /// Who registers.
+    pub registrar: String,
+    /// When.
+    pub registered: Timestamp,
+    /// The gate that it waits, or waited, at.
+    pub gate: Option<GateId>,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Its steps, in order.
+    pub steps: Vec<ProposalStep>,
+    /// What becomes of each tool, as people are shown it.
+    pub words: String,
 }
 
 /// The next catalogue, and what an import has to say beside it.
@@ -151,11 +182,12 @@ impl Engine {
         Ok(changed(planned, &candidate, None))
     }
 
-    /// Changes the catalogue: every check, policy's word, the entry, then the swap.
+    /// Changes the catalogue: every check, policy's word, the entry, then the swap. Where policy asks for people a gate is
+    /// opened, and the change waits there.
     ///
     /// # Errors
     /// [`EngineError::Tools`] and [`EngineError::Catalogue`] with every finding; [`EngineError::Refused`] where policy says
-    /// no, with code `approval-unavailable` where it asks for people.
+    /// no, with code `approval-unavailable` where it asks for people about what is done for somebody else.
     pub async fn change_tools(&self, who: Arc<Principal>, request: ToolsRequest) -> Result<ToolsChanged, EngineError> {
         let this = self.clone();
         Self::whole(async move {
@@ -166,7 +198,7 @@ impl Engine {
                 let here = EntityRef::organization(org.id);
                 this.authorize(&who, Operation::RegisterTool, here, &details).await?;
             }
-            let _one_at_a_time = org.in_force.lock().await;
+            let one_at_a_time = org.in_force.lock().await;
             let planned = this.planned(&org, request).await?;
             let digest = planned.next.catalogue.digest();
             let tools: Vec<_> = planned.next.changes.iter().map(line).collect();
@@ -174,13 +206,22 @@ impl Engine {
             let here = EntityRef::organization(org.id);
             // Asked without a record first: who may not change tools does not set a check of the whole bundle to work.
             let decision = this.decision_on(&org, &who);
+            let asks_people = decision == Decision::NeedsApproval;
+            if asks_people && who.on_behalf_of.is_empty() {
+                if planned.next.changes_nothing() {
+                    return Ok(this.unchanged(&org, planned));
+                }
+                let id = this.ask_people(&org, &who, &planned, &details).await?;
+                drop(one_at_a_time);
+                return this.waiting(&org, &who, planned, id).await;
+            }
             if decision != Decision::Allow {
                 match this.authorize(&who, Operation::RegisterTool, here.clone(), &details).await {
                     // It was given just now: asked again below, where it counts.
                     Ok(_) => {}
-                    Err(EngineError::Refused(mut refused)) if decision == Decision::NeedsApproval => {
+                    Err(EngineError::Refused(mut refused)) if asks_people => {
                         refused.code = "approval-unavailable";
-                        "policy asks for people's approval of this, which this version cannot collect"
+                        "policy asks for people's approval of this: register in your own name, not for another"
                             .clone_into(&mut refused.message);
                         return Err(EngineError::Refused(refused));
                     }
@@ -208,9 +249,52 @@ impl Engine {
 
     /// What policy says of `who` changing tools.
     fn decision_on(&self, org: &Org, who: &Principal) -> Decision {
+        self.answer_on(org, who).verdict.decision
+    }
+
+    fn answer_on(&self, org: &Org, who: &Principal) -> Answered {
         let mut asked = question(who, Operation::RegisterTool, EntityRef::organization(org.id), self.now());
         asked.four_eyes = crate::stream::four_eyes(org);
-        ask(&self.snapshot(org.id), org.facts(), chain(who, asked)).verdict.decision
+        ask(&self.snapshot(org.id), org.facts(), chain(who, asked))
+    }
+
+    /// Opens the gate of a change, after every check; the one that is open for the same change by the same account, if any.
+    async fn ask_people(
+        &self,
+        org: &Arc<Org>,
+        who: &Principal,
+        planned: &Planned,
+        details: &serde_json::Value,
+    ) -> Result<InstanceId, EngineError> {
+        if let Some(open) = self.registration_under_way(org, who, &planned.next.catalogue.digest()) {
+            return Ok(open);
+        }
+        let candidate = self.catalogue_candidate(org, planned.next.catalogue.clone()).await?;
+        // What is on record is what policy said of the very same moment.
+        let answered = self.answer_on(org, who);
+        if answered.verdict.decision == Decision::Deny {
+            let here = EntityRef::organization(org.id);
+            self.authorize(who, Operation::RegisterTool, here, details).await?;
+        }
+        self.await_registration(org, who, (candidate, &planned.next.changes), (answered, details)).await
+    }
+
+    /// What waits for people, taken as far as it goes now.
+    async fn waiting(
+        &self,
+        org: &Arc<Org>,
+        who: &Principal,
+        planned: Planned,
+        id: InstanceId,
+    ) -> Result<ToolsChanged, EngineError> {
+        if let Err(error) = Box::pin(self.advance(org, id)).await {
+            tracing::warn!(%error, change = %id, "a registration could not be taken further yet");
+        }
+        self.timers().notify_one();
+        let registration = self.tool_registration(who, id).await?;
+        let (predecessor, version) = (registration.predecessor, registration.version);
+        let unchanged = self.unchanged(org, planned);
+        Ok(ToolsChanged { predecessor, version, registration: Some(registration), ..unchanged })
     }
 
     /// The next catalogue, checked by itself.
@@ -222,7 +306,11 @@ impl Engine {
     }
 
     /// The next catalogue, checked with the active bundle, and signed.
-    async fn catalogue_candidate(&self, org: &Org, next: Catalogue) -> Result<CatalogueCandidate, EngineError> {
+    pub(crate) async fn catalogue_candidate(
+        &self,
+        org: &Org,
+        next: Catalogue,
+    ) -> Result<CatalogueCandidate, EngineError> {
         let (policies, id) = (Arc::clone(self.policies()), org.id);
         let one_at_a_time = Arc::clone(&org.checking).lock_owned().await;
         let check = move || {
@@ -246,6 +334,7 @@ impl Engine {
             ignored,
             missing,
             receipt: None,
+            registration: None,
         }
     }
 }
@@ -285,5 +374,6 @@ fn changed(planned: Planned, candidate: &CatalogueCandidate, receipt: Option<Rec
         ignored,
         missing,
         receipt,
+        registration: None,
     }
 }

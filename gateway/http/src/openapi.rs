@@ -70,7 +70,7 @@ pub const WITHOUT_IDEMPOTENCY: &[(&str, &str)] = &[
     ("explainQuestion", "it changes nothing"),
     ("explainQuestions", "it changes nothing"),
     ("freeze", "it sets a state: a repeat sets the same, with an entry of its own"),
-    ("importMcpTools", "it sets what is listed: a repeat changes nothing"),
+    ("importMcpTools", "it sets what is listed: a repeat changes nothing, or finds what waits"),
     ("invitePerson", "an answer with a secret is not kept to be given again; the lost one ends after 15 minutes"),
     (
         "inviteServiceAccount",
@@ -81,7 +81,7 @@ pub const WITHOUT_IDEMPOTENCY: &[(&str, &str)] = &[
     ("login", "an answer with a secret is not kept to be given again"),
     ("raiseAuthority", "it sets a value: a repeat sets the same, with an entry of its own"),
     ("registerPersonKey", "a key is registered once: a repeat is `key-known`"),
-    ("registerTools", "it sets what is listed: a repeat changes nothing"),
+    ("registerTools", "it sets what is listed: a repeat changes nothing, or finds what waits"),
     ("registerWorkflow", "the caller chooses id and version: a repeat finds them registered"),
     ("retireTool", "a repeat is `not-found`"),
     ("reviewRecovery", "it closes what is open: a repeat finds nothing open"),

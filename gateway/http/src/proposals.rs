@@ -41,6 +41,12 @@ pub(crate) struct ProposalStep {
     at: Timestamp,
 }
 
+impl From<engine::ProposalStep> for ProposalStep {
+    fn from(step: engine::ProposalStep) -> Self {
+        Self { step: step.step, at: step.at }
+    }
+}
+
 /// What was asked while the shadow window ran, asked of the candidate.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Compared {
@@ -132,7 +138,7 @@ impl From<engine::PolicyProposal> for PolicyProposal {
             break_glass: record.break_glass,
             gate: record.gate,
             reason: record.reason,
-            steps: record.steps.into_iter().map(|s| ProposalStep { step: s.step, at: s.at }).collect(),
+            steps: record.steps.into_iter().map(Into::into).collect(),
             compared: record.compared.map(|c| Compared {
                 asked: c.asked,
                 unchanged: c.unchanged,

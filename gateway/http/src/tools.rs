@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use countersign_gateway_engine as engine;
-use countersign_gateway_model::{Digest, Name, Principal};
+use countersign_gateway_model::{Digest, GateId, InstanceId, Name, Principal, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -18,8 +18,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::Auth;
+use crate::context::note_instance;
 use crate::input::{Id, Params, Upload};
 use crate::problem::Problem;
+use crate::proposals::ProposalStep;
 use crate::reply;
 use crate::state::AppState;
 use crate::wire::{Page, Receipt};
@@ -28,6 +30,7 @@ pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(list_tools, register_tools))
         .routes(routes!(import_mcp_tools))
+        .routes(routes!(get_registration))
         .routes(routes!(get_tool, retire_tool))
 }
 
@@ -343,6 +346,68 @@ pub(crate) struct ToolsChanged {
     /// Proof of the entry; absent for a check, and where nothing changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     receipt: Option<Receipt>,
+    /// Where people are asked first; nothing has changed yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registration: Option<ToolRegistration>,
+}
+
+/// A change of the catalogue that people are, or were, asked about.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "inst_0198c7a4e1b27c4e9a3f5d6b7c8d9e0f", "catalogue": "9f86…", "predecessor": "60f5…", "version": 2,
+    "state": "waiting", "registrar": "person/dana", "registered": "2026-11-20T09:00:00.000Z",
+    "gate": "gate_0198c7a4e1b27c4e9a3f5d6b7c8d9e0f", "steps": [{ "step": "proposed", "at": "2026-11-20T09:00:00.000Z" }],
+    "words": "Tool:        tickets.create of server tickets: added\n"
+}))]
+pub(crate) struct ToolRegistration {
+    /// Its id: the instance whose one action it is.
+    #[schema(value_type = String)]
+    id: InstanceId,
+    /// Digest of the catalogue.
+    #[schema(value_type = String)]
+    catalogue: Digest,
+    /// The catalogue that it follows; where another came into force meanwhile, it fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    predecessor: Option<Digest>,
+    /// Its version.
+    version: u64,
+    /// `waiting` (at its gate), `approved`, `activated`, `failed` or `withdrawn`. More words may come.
+    state: &'static str,
+    /// Who registers.
+    registrar: String,
+    /// When.
+    #[schema(value_type = String)]
+    registered: Timestamp,
+    /// The gate where people decide, or decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    gate: Option<GateId>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Its steps, in order; each is an entry of the organization's stream.
+    steps: Vec<ProposalStep>,
+    /// What becomes of each tool, as people are shown it.
+    words: String,
+}
+
+impl From<engine::ToolRegistration> for ToolRegistration {
+    fn from(record: engine::ToolRegistration) -> Self {
+        Self {
+            id: record.id,
+            catalogue: record.catalogue,
+            predecessor: record.predecessor,
+            version: record.version,
+            state: record.state,
+            registrar: record.registrar,
+            registered: record.registered,
+            gate: record.gate,
+            reason: record.reason,
+            steps: record.steps.into_iter().map(Into::into).collect(),
+            words: record.words,
+        }
+    }
 }
 
 impl From<engine::ToolsChanged> for ToolsChanged {
@@ -365,6 +430,7 @@ impl From<engine::ToolsChanged> for ToolsChanged {
             ignored: changed.ignored,
             missing: changed.missing,
             receipt: changed.receipt.map(Into::into),
+            registration: changed.registration.map(Into::into),
         }
     }
 }
@@ -389,6 +455,11 @@ async fn change(
         return reply::ok(&ToolsChanged::from(app.engine.check_tools(&who, request).await?));
     }
     let changed = app.engine.change_tools(who, request).await?;
+    if let Some(registration) = &changed.registration {
+        note_instance(registration.id);
+        let location = format!("/api/v1/tools/registrations/{}", registration.id);
+        return reply::waiting(&ToolsChanged::from(changed), &location);
+    }
     match changed.receipt.as_ref().map(|receipt| receipt.index) {
         Some(index) => reply::committed(done, &ToolsChanged::from(changed), index),
         None => reply::ok(&ToolsChanged::from(changed)),
@@ -420,17 +491,36 @@ async fn get_tool(State(app): State<AppState>, Auth(who): Auth, Id(name): Id<Nam
     reply::ok(&ToolDetail { tool: detail.tool.into(), report: detail.report.into() })
 }
 
+/// Read a registration
+///
+/// One that people are, or were, asked about: whoever asked for it reads it, and those who may read policy. Terminating its
+/// instance, which has the same id, withdraws it.
+#[utoipa::path(
+    get, path = "/api/v1/tools/registrations/{id}", operation_id = "getToolRegistration", tag = "tools",
+    params(("id" = String, Path, description = "The registration")),
+    responses((status = 200, description = "The registration, as far as it is", body = ToolRegistration)),
+)]
+async fn get_registration(
+    State(app): State<AppState>,
+    Auth(who): Auth,
+    Id(id): Id<InstanceId>,
+) -> Result<Response, Problem> {
+    reply::ok(&ToolRegistration::from(app.engine.tool_registration(&who, id).await?))
+}
+
 /// Register tools
 ///
 /// Every check (bounds, schemas, and whether the active bundle with its tests stands with them), then the word of policy,
 /// then the entry, then the change: in this order, all tools or none. Another definition is another version; permits and
-/// gates name the version that they are for.
+/// gates name the version that they are for. Where policy asks for people, a gate is opened and the change waits there; the
+/// same change again finds that gate.
 #[utoipa::path(
     post, path = "/api/v1/tools", operation_id = "registerTools", tag = "tools", params(Check),
     request_body = ToolsToRegister,
     responses(
         (status = 200, description = "A check, or nothing changes", body = ToolsChanged),
         (status = 201, description = "They are in force", body = ToolsChanged),
+        (status = 202, description = "People are asked first: see `registration`", body = ToolsChanged),
     ),
 )]
 async fn register_tools(
@@ -455,6 +545,7 @@ async fn register_tools(
     responses(
         (status = 200, description = "A check, or nothing changes", body = ToolsChanged),
         (status = 201, description = "They are in force", body = ToolsChanged),
+        (status = 202, description = "People are asked first: see `registration`", body = ToolsChanged),
     ),
 )]
 async fn import_mcp_tools(
@@ -475,7 +566,10 @@ async fn import_mcp_tools(
 #[utoipa::path(
     delete, path = "/api/v1/tools/{name}", operation_id = "retireTool", tag = "tools",
     params(("name" = String, Path, description = "The tool"), Check),
-    responses((status = 200, description = "It is not listed any more; or a check", body = ToolsChanged)),
+    responses(
+        (status = 200, description = "It is not listed any more; or a check", body = ToolsChanged),
+        (status = 202, description = "People are asked first: see `registration`", body = ToolsChanged),
+    ),
 )]
 async fn retire_tool(
     State(app): State<AppState>,

@@ -31,7 +31,7 @@ pub(crate) enum Tool {
         undone. data_class: public, internal, confidential, restricted.\n\n\
         Another definition (name, description, input, output, runner) is another version: gates and permits name theirs.\n\n\
         Examples:\n  countersign tool register ticket.json --check\n  countersign tool register ticket.json\n\n\
-        Exit codes: 0 in force (with --check: nothing stands in the way), 1 not.")]
+        Exit codes: 0 in force, or waiting for people (with --check: nothing stands in the way), 1 not.")]
     Register {
         /// A JSON file; `-` reads the standard input.
         file: PathBuf,
@@ -47,7 +47,7 @@ pub(crate) enum Tool {
         tools, by their name at the server: {\"create_issue\": {\"risk\": 2, \"scopes\": [\"issues:write\"]}}\n\n\
         Examples:\n  countersign tool import-mcp tools.json --as github --check\n  \
         countersign tool import-mcp tools.json --as github --data-class internal --words words.json\n\n\
-        Exit codes: 0 in force (with --check: nothing stands in the way), 1 not."
+        Exit codes: 0 in force, or waiting for people (with --check: nothing stands in the way), 1 not."
     )]
     ImportMcp {
         /// A JSON file with the result of `tools/list`, or the whole JSON-RPC answer; `-` reads the standard input.
@@ -73,10 +73,19 @@ pub(crate) enum Tool {
         /// The tool.
         name: String,
     },
+    /// Show a change of the catalogue that people are, or were, asked about
+    #[command(
+        after_help = "Whoever registered withdraws it with `countersign instance terminate` and the same id.\n\n\
+        Example:\n  countersign tool registration inst_0192…"
+    )]
+    Registration {
+        /// The registration.
+        id: String,
+    },
     /// Take a tool from the list; every call of it is refused from then on
     #[command(
         after_help = "A tool that a policy or a test of the active bundle names is not taken from under it: change the bundle first.\n\n\
-        Example:\n  countersign tool retire github.create_issue\n\nExit codes: 0 retired, 1 not."
+        Example:\n  countersign tool retire github.create_issue\n\nExit codes: 0 retired, or waiting for people, 1 not."
     )]
     Retire {
         /// The tool.
@@ -151,6 +160,10 @@ pub(crate) async fn tool(verb: Tool, global: &Global) -> Result<()> {
         Tool::Show { name } => {
             let shown = client.get(&format!("/api/v1/tools/{}", segment(&name)?)).await?;
             if global.json { global.document(&shown) } else { show(&shown) }
+        }
+        Tool::Registration { id } => {
+            let shown = client.get(&format!("/api/v1/tools/registrations/{}", segment(&id)?)).await?;
+            global.document(&shown)
         }
         Tool::Retire { name, check, yes } => retire(&client, &name, (check, yes), global).await,
     }
@@ -264,12 +277,22 @@ fn changed(answer: &Value, check: bool, global: &Global) -> Result<()> {
         let _ = writeln!(shown, "no longer offered, still listed: {}", names("missing"));
     }
     let version = answer.get("version").and_then(Value::as_u64).unwrap_or_default();
+    let registration = answer.get("registration");
     let what = match (answer.get("receipt"), answer.get("predecessor")) {
+        _ if registration.is_some() => "waits for people, not in force",
         (Some(_), _) => "in force",
         (None, Some(_)) if check => "would be in force",
         _ => "nothing changes",
     };
     let _ = writeln!(shown, "catalogue version {version} {}: {what}", text(answer, "catalogue"));
+    if let Some(waits) = registration {
+        let _ = writeln!(shown, "registration {}: {}", text(waits, "id"), text(waits, "state"));
+        let (gate, id) = (text(waits, "gate"), text(waits, "id"));
+        if !gate.is_empty() {
+            let _ = writeln!(shown, "decided at:   countersign gate show {gate}");
+        }
+        let _ = writeln!(shown, "read later:   countersign tool registration {id}");
+    }
     if let Some(index) = answer.pointer("/receipt/index").and_then(Value::as_u64) {
         let _ = writeln!(shown, "receipt: entry {index}");
     }

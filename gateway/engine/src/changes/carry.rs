@@ -76,7 +76,12 @@ impl Engine {
     }
 
     /// Consumes the permit, unless that was done before a crash. No: it is too late to begin.
-    async fn begin_operation(&self, org: &Arc<Org>, row: &ChangeRow, permit: PermitId) -> Result<bool, EngineError> {
+    pub(super) async fn begin_operation(
+        &self,
+        org: &Arc<Org>,
+        row: &ChangeRow,
+        permit: PermitId,
+    ) -> Result<bool, EngineError> {
         let now = self.now();
         let mut held = self.hold(org, row.instance).await?;
         let fold = held.fold()?;

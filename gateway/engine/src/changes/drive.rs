@@ -16,7 +16,7 @@ use countersign_gateway_model::{
 };
 use countersign_ledger_entry::body::{Cause, Created, GateSubject, OnDeny, QuestionKind, Step};
 use countersign_ledger_entry::payload;
-use countersign_ledger_entry::{Body, Draft, Entry, Payload, PayloadRole};
+use countersign_ledger_entry::{Draft, Entry, Payload, PayloadRole};
 use countersign_ledger_log::Appended;
 use countersign_policy_decide::{EntityRef, Operation, Question};
 use serde_json::json;
@@ -25,8 +25,8 @@ use crate::actions::canonical_action;
 use crate::asking::{actor_of, ask, chain, question};
 use crate::backtest::BacktestWindow;
 use crate::beside::Beside;
-use crate::changes::names::{ACTIVATE, POLICY_CHANGE, bundle_entity, name, workflow_version};
-use crate::changes::row::{ChangeRow, Compared, InForce, Stage};
+use crate::changes::names::{ACTIVATE, POLICY_CHANGE, TOOL_REGISTRATION, bundle_entity, name, workflow_version};
+use crate::changes::row::{ChangeRow, Compared, InForce, Stage, Subject};
 use crate::changes::under_way::UnderWay;
 use crate::error::EngineError;
 use crate::gates::Pending;
@@ -109,7 +109,9 @@ impl Engine {
                 }
             }
         }
-        org.entities.forget(&bundle_entity(org.id, &change.row().digest)?);
+        if change.row().subject == Subject::Bundle {
+            org.entities.forget(&bundle_entity(org.id, &change.row().digest)?);
+        }
         org.changes.remove(id);
         Ok(())
     }
@@ -120,6 +122,7 @@ impl Engine {
             return Ok(Turn::Wait);
         }
         match row.stage {
+            Stage::Proposed if row.subject == Subject::Catalogue => self.begin_registration(org, change, row).await,
             Stage::Proposed => self.begin_change(org, change, row).await,
             Stage::Shadowing => self.end_window(org, change, row).await,
             Stage::Asked => self.answered_change(org, change, row).await,
@@ -156,6 +159,10 @@ impl Engine {
     }
 
     pub(super) fn describe_row(&self, org: &Org, row: &ChangeRow) -> Result<(), EngineError> {
+        if row.subject == Subject::Catalogue {
+            // Policy is asked about the organization's catalogue; a candidate is no resource of its own.
+            return Ok(());
+        }
         org.entities.put(self.candidate_record(org, row)?).map(drop).map_err(EngineError::damaged)
     }
 
@@ -166,19 +173,26 @@ impl Engine {
         row: &ChangeRow,
         operation: Operation,
     ) -> Result<Question, EngineError> {
-        let mut asked = question(author, operation, bundle_entity(org.id, &row.digest)?, self.now());
+        let resource = match row.subject {
+            Subject::Bundle => bundle_entity(org.id, &row.digest)?,
+            Subject::Catalogue => EntityRef::organization(org.id),
+        };
+        let mut asked = question(author, operation, resource, self.now());
         asked.four_eyes = four_eyes(org);
         Ok(asked)
     }
 
-    /// The instance: created and started by the author's proposal, which policy allowed.
-    async fn begin_change(&self, org: &Arc<Org>, change: &UnderWay, mut row: ChangeRow) -> Result<Turn, EngineError> {
-        let author = Self::author(org, &row)?;
+    /// What the instance of a change is made with.
+    pub(super) fn created_for(org: &Org, author: &Principal, row: &ChangeRow) -> Result<Created, EngineError> {
         let me = org.known(row.author).ok_or_else(|| EngineError::damaged("nobody is known as the author"))?;
         let accountable = if author.kind == PrincipalKind::Person { Some(row.author) } else { me.owner };
-        let created = Created {
-            workflow: name(POLICY_CHANGE)?,
-            workflow_version: workflow_version(),
+        let workflow = match row.subject {
+            Subject::Bundle => POLICY_CHANGE,
+            Subject::Catalogue => TOOL_REGISTRATION,
+        };
+        Ok(Created {
+            workflow: name(workflow)?,
+            workflow_version: workflow_version(row.subject),
             initiator: row.author,
             accountable: accountable.ok_or_else(|| EngineError::damaged("nobody answers for the author"))?,
             owner: me.owner,
@@ -188,7 +202,13 @@ impl Engine {
             on_deny: OnDeny::Terminate,
             deadline: Some(row.window_ends + LONGEST),
             enforced: true,
-        };
+        })
+    }
+
+    /// The instance: created and started by the author's proposal, which policy allowed.
+    async fn begin_change(&self, org: &Arc<Org>, change: &UnderWay, mut row: ChangeRow) -> Result<Turn, EngineError> {
+        let author = Self::author(org, &row)?;
+        let created = Self::created_for(org, &author, &row)?;
         self.describe_row(org, &row)?;
         let snapshot = self.counted_snapshot(org).await?;
         let asked = self.question_of(org, &author, &row, Operation::ProposePolicy)?;
@@ -367,6 +387,15 @@ impl Engine {
         if fold.gate().is_some() {
             return Ok(Turn::Wait);
         }
+        if row.subject == Subject::Catalogue && row.action.is_none() {
+            let state = fold.state();
+            drop(held);
+            return match state {
+                State::Running => self.permit_registration(org, change, row).await,
+                state if state.is_terminal() => self.end_by_gate(org, change, row).await,
+                _ => Ok(Turn::Wait),
+            };
+        }
         let action = row.action.ok_or_else(|| EngineError::damaged("a question without its action"))?;
         let facts = self.action_row(org, action).await?;
         let permit = facts.permit.filter(|permit| {
@@ -377,6 +406,9 @@ impl Engine {
         let (terminal, status) = (fold.state().is_terminal(), facts.status());
         drop(held);
         match (permit, status) {
+            (Some(permit), _) if row.subject == Subject::Catalogue => {
+                self.carry_out_registration(org, change, row, permit).await.map(|()| Turn::Further)
+            }
             (Some(permit), _) => self.carry_out(org, change, row, permit).await.map(|()| Turn::Further),
             (None, ActionStatus::Refused) => {
                 self.fail(org, change, row, "the policy in force does not allow its activation").await
@@ -393,7 +425,12 @@ impl Engine {
     }
 
     /// The instance was ended by somebody: at its gate, by the gate's clock, or as any instance is stopped.
-    async fn end_by_gate(&self, org: &Arc<Org>, change: &UnderWay, row: ChangeRow) -> Result<Turn, EngineError> {
+    pub(super) async fn end_by_gate(
+        &self,
+        org: &Arc<Org>,
+        change: &UnderWay,
+        row: ChangeRow,
+    ) -> Result<Turn, EngineError> {
         let gate: Option<GateRow> = match row.gate {
             Some(gate) => Some(self.gate_row(org, gate).await?),
             None => None,
@@ -421,14 +458,20 @@ impl Engine {
         steps: &[Step],
         why: &str,
     ) -> Result<(), EngineError> {
-        tracing::info!(bundle = %row.digest, why, "a policy was not activated");
+        tracing::info!(subject = ?row.subject, digest = %row.digest, why, "a change did not come into force");
         row.stage = Stage::Failed;
         row.reason = Some(why.to_owned());
         row.settled = self.is_over(org, &row).await?;
         self.note(org, change, row, steps, (Beside::default(), Asked::nothing())).await.map(drop)
     }
 
-    async fn fail(&self, org: &Arc<Org>, change: &UnderWay, row: ChangeRow, why: &str) -> Result<Turn, EngineError> {
+    pub(super) async fn fail(
+        &self,
+        org: &Arc<Org>,
+        change: &UnderWay,
+        row: ChangeRow,
+        why: &str,
+    ) -> Result<Turn, EngineError> {
         self.fail_change(org, change, row, &[Step::Failed], why).await.map(|()| Turn::Further)
     }
 
@@ -438,17 +481,28 @@ impl Engine {
         &self,
         org: &Arc<Org>,
         change: &UnderWay,
-        mut row: ChangeRow,
+        row: ChangeRow,
         steps: &[Step],
+        with: (Beside, Asked),
+    ) -> Result<Appended, EngineError> {
+        let description = json!({ "instance": row.instance, "action": row.action, "reason": row.reason });
+        self.note_saying(org, change, row, (steps, description), with).await
+    }
+
+    pub(super) async fn note_saying(
+        &self,
+        org: &Arc<Org>,
+        change: &UnderWay,
+        mut row: ChangeRow,
+        (steps, description): (&[Step], serde_json::Value),
         (mut beside, after): (Beside, Asked),
     ) -> Result<Appended, EngineError> {
         let now = self.now();
-        let description = json!({ "instance": row.instance, "action": row.action, "reason": row.reason });
         let content = serde_json::to_vec(&description).map_err(EngineError::damaged)?;
         let mut drafts = Vec::with_capacity(steps.len());
         for step in steps {
             row.stepped(*step, now);
-            let mut draft = Draft::new(Body::Policy(row.body(*step)), Pseudonym::SYSTEM);
+            let mut draft = Draft::new(row.body(*step), Pseudonym::SYSTEM);
             draft.verdict.clone_from(&after.verdict);
             draft.determining.clone_from(&after.determining);
             if drafts.is_empty() {
@@ -458,7 +512,7 @@ impl Engine {
             }
             drafts.push(draft);
         }
-        if row.stage == Stage::Activated {
+        if row.stage == Stage::Activated && row.subject == Subject::Bundle {
             beside.rows.push(InForce::row(row.digest, row.predecessor, now)?);
         }
         beside.rows.push(row.to_row()?);

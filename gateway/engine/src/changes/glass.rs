@@ -55,7 +55,7 @@ impl Engine {
     ) -> Result<LiftAnswer, EngineError> {
         let org = self.org(who.org)?;
         self.may_read(&org, who, Operation::ReadPolicy, EntityRef::organization(org.id), "policy proposal")?;
-        let stored = self.change_row(&org, id).await?;
+        let stored = self.policy_row(&org, id).await?;
         decides(&org, who)?;
         if let Some(answer) = self.replayed(&org, instance_stream(id), who, key.as_ref()).await? {
             let held = self.hold(&org, id).await?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use countersign_gateway_model::{Digest, Duration, InstanceId, Principal, Timestamp};
 use countersign_ledger_entry::body::{AuthorityMode, Step};
 use countersign_ledger_entry::payload;
-use countersign_ledger_entry::{Blob, Body, Draft, PayloadRole};
+use countersign_ledger_entry::{Blob, Draft, PayloadRole};
 use countersign_policy_decide::{EntityRef, Operation};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::Engine;
 use crate::api::{Compared, Idempotency, Page, PolicyProposal, ProposalStep};
 use crate::changes::names::bundle_entity;
-use crate::changes::row::{CHANGES, ChangeRow, Stage};
+use crate::changes::row::{CHANGES, ChangeRow, Stage, Subject};
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::Org;
@@ -93,7 +93,7 @@ impl Engine {
         let Some(answer) = self.replayed(org, org.own_stream(), who, key).await? else { return Ok(None) };
         let id = answer.get("change").and_then(Value::as_str).and_then(|id| id.parse().ok());
         let id = id.ok_or_else(|| EngineError::damaged("a stored answer without its proposal"))?;
-        self.proposal_record(org, self.change_row(org, id).await?).await.map(Some)
+        self.proposal_record(org, self.policy_row(org, id).await?).await.map(Some)
     }
 
     async fn propose_change(
@@ -114,6 +114,7 @@ impl Engine {
         let (restores, predecessor) = (candidate.restores, candidate.predecessor);
         let window_ends = self.window_end(org, restores, predecessor, now).await?;
         let mut row = ChangeRow {
+            subject: Subject::Bundle,
             instance: self.mint().instance(),
             digest: candidate.digest,
             predecessor: candidate.predecessor,
@@ -121,6 +122,7 @@ impl Engine {
             root_version: candidate.root_version,
             signed_by: candidate.signed_by,
             bundle: Digest(Sha256::digest(&candidate.transport).into()),
+            tools: Vec::new(),
             diff: candidate.diff_digest,
             author: who.pseudonym,
             scopes: who.scopes.clone(),
@@ -157,12 +159,12 @@ impl Engine {
         let description = json!({ "instance": row.instance, "diff": candidate.diff });
         let content = serde_json::to_vec(&description).map_err(EngineError::damaged)?;
         asked.payloads.push(beside.payload(PayloadRole::Description, payload::seal(&self.mint().salt(), &content)));
-        let mut drafts = vec![draft_of(who, Body::Policy(row.body(Step::Proposed)), &asked)];
+        let mut drafts = vec![draft_of(who, row.body(Step::Proposed), &asked)];
         row.stepped(Step::Proposed, now);
         let window = (row.window_ends > now).then_some(Step::Shadowed);
         let tried = (!row.proofs.is_empty()).then_some(Step::Invariants);
         for step in [Step::Checked, Step::Tested].into_iter().chain(tried).chain(window) {
-            let mut draft = Draft::new(Body::Policy(row.body(step)), countersign_gateway_model::Pseudonym::SYSTEM);
+            let mut draft = Draft::new(row.body(step), countersign_gateway_model::Pseudonym::SYSTEM);
             if step == Step::Invariants {
                 // What is known of each: the entry says that they were tried, and its payload what came of it.
                 let content = serde_json::to_vec(&json!({ "invariants": row.proofs })).map_err(EngineError::damaged)?;
@@ -186,7 +188,7 @@ impl Engine {
             tracing::warn!(%error, change = %id, "a change could not be taken further yet");
         }
         self.timers().notify_one();
-        self.proposal_record(org, self.change_row(org, id).await?).await
+        self.proposal_record(org, self.policy_row(org, id).await?).await
     }
 
     /// When the shadow window of a candidate ends: now, where none is asked for.
@@ -219,12 +221,12 @@ impl Engine {
     ) -> Result<PolicyProposal, EngineError> {
         let org = self.org(who.org)?;
         self.may_read(&org, &who, Operation::ReadPolicy, EntityRef::organization(org.id), "policy proposal")?;
-        self.change_row(&org, id).await?;
+        self.policy_row(&org, id).await?;
         self.terminate(Arc::clone(&who), id, key).await?;
         let this = self.clone();
         Self::whole(async move {
             this.advance(&org, id).await?;
-            this.proposal_record(&org, this.change_row(&org, id).await?).await
+            this.proposal_record(&org, this.policy_row(&org, id).await?).await
         })
         .await
     }
@@ -236,7 +238,7 @@ impl Engine {
     pub async fn policy_proposal(&self, who: &Principal, id: InstanceId) -> Result<PolicyProposal, EngineError> {
         let org = self.org(who.org)?;
         self.may_read(&org, who, Operation::ReadPolicy, EntityRef::organization(org.id), "policy proposal")?;
-        self.proposal_record(&org, self.change_row(&org, id).await?).await
+        self.proposal_record(&org, self.policy_row(&org, id).await?).await
     }
 
     /// Proposals, newest first, without their differences.
@@ -257,7 +259,11 @@ impl Engine {
         let next = (page.len() == limit).then(|| page.last().map(|row| to_cursor(&row.key))).flatten();
         let mut items = Vec::with_capacity(page.len());
         for row in page {
-            items.push(self.record_of_change(&org, ChangeRow::read(&row.columns)?));
+            let change = ChangeRow::read(&row.columns)?;
+            // Changes of the tool catalogue are in the same table.
+            if change.subject == Subject::Bundle {
+                items.push(self.record_of_change(&org, change));
+            }
         }
         Ok(Page { items, next })
     }
@@ -308,7 +314,7 @@ impl Engine {
     }
 }
 
-fn word_of(step: Step) -> &'static str {
+pub(super) fn word_of(step: Step) -> &'static str {
     match step {
         Step::Proposed => "proposed",
         Step::Checked => "checked",

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use countersign_gateway_model::{
     ActionId, Assurance, Digest, GateId, InstanceId, Name, OrgId, Pseudonym, Scope, Timestamp,
 };
-use countersign_ledger_entry::Row;
 use countersign_ledger_entry::body::{PolicyStep, SignedBy, Step};
+use countersign_ledger_entry::{Body, Row};
 use countersign_policy_bundle::BacktestReport;
 use countersign_policy_decide::{BundleFacts, Record};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,26 @@ pub(crate) const ACTIVATIONS: &str = "policy_activations";
 
 /// Its key.
 pub(crate) const IN_FORCE: &[u8] = b"in_force";
+
+/// What comes into force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Subject {
+    /// A policy bundle. Rows that were written before there was another say nothing.
+    #[default]
+    Bundle,
+    /// A tool catalogue.
+    Catalogue,
+}
+
+/// What becomes of one tool: names and digests, nothing of others' text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ToolLine {
+    pub(crate) name: Name,
+    pub(crate) change: String,
+    pub(crate) before: Option<Digest>,
+    pub(crate) version: Option<Digest>,
+}
 
 /// How far a change is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,14 +88,20 @@ pub(crate) struct Compared {
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and policy reads three of them")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChangeRow {
+    #[serde(default)]
+    pub(crate) subject: Subject,
     pub(crate) instance: InstanceId,
+    /// Of the bundle or of the catalogue, as all that follows.
     pub(crate) digest: Digest,
     pub(crate) predecessor: Option<Digest>,
     pub(crate) version: u64,
     pub(crate) root_version: u64,
     pub(crate) signed_by: SignedBy,
-    /// Blob of the bundle's transport form.
+    /// Blob of the bundle's transport form, or of the catalogue's canonical one.
     pub(crate) bundle: Digest,
+    /// Of a catalogue: what becomes of each tool.
+    #[serde(default)]
+    pub(crate) tools: Vec<ToolLine>,
     /// Blob of the difference in words.
     pub(crate) diff: Digest,
     pub(crate) author: Pseudonym,
@@ -146,9 +172,9 @@ impl ChangeRow {
         serde_json::from_slice(columns).map_err(EngineError::damaged)
     }
 
-    /// The body of an entry that says that the bundle is as far as `step`.
-    pub(super) fn body(&self, step: Step) -> PolicyStep {
-        PolicyStep {
+    /// The body of an entry that says that the bundle or the catalogue is as far as `step`.
+    pub(super) fn body(&self, step: Step) -> Body {
+        let body = PolicyStep {
             step,
             digest: self.digest,
             predecessor: self.predecessor,
@@ -156,6 +182,10 @@ impl ChangeRow {
             root_version: self.root_version,
             signed_by: self.signed_by,
             break_glass: self.break_glass,
+        };
+        match self.subject {
+            Subject::Bundle => Body::Policy(body),
+            Subject::Catalogue => Body::Catalogue(body),
         }
     }
 

@@ -4,7 +4,7 @@ use countersign_gateway_model::{InstanceId, PrincipalKind};
 use countersign_policy_decide::Record;
 
 use crate::Engine;
-use crate::changes::row::{ACTIVATIONS, CHANGES, ChangeRow, IN_FORCE, InForce};
+use crate::changes::row::{ACTIVATIONS, CHANGES, ChangeRow, IN_FORCE, InForce, Subject};
 use crate::error::EngineError;
 use crate::org::Org;
 
@@ -26,6 +26,12 @@ impl Engine {
                 return Ok(());
             }
         }
+    }
+
+    /// A change of policy.
+    pub(super) async fn policy_row(&self, org: &Org, id: InstanceId) -> Result<ChangeRow, EngineError> {
+        let row = self.change_row(org, id).await?;
+        if row.subject == Subject::Bundle { Ok(row) } else { Err(EngineError::NotFound("policy proposal")) }
     }
 
     pub(super) async fn change_row(&self, org: &Org, id: InstanceId) -> Result<ChangeRow, EngineError> {

@@ -49,7 +49,7 @@ impl Changes {
         guard(&self.0).insert(row.instance, Arc::new(under_way));
     }
 
-    pub(super) fn get(&self, id: InstanceId) -> Option<Arc<UnderWay>> {
+    pub(crate) fn get(&self, id: InstanceId) -> Option<Arc<UnderWay>> {
         guard(&self.0).get(&id).cloned()
     }
 

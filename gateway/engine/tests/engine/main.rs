@@ -22,6 +22,7 @@ mod lifts;
 mod memory;
 mod organizations;
 mod queries;
+mod registration;
 mod rules;
 mod runner;
 mod runs;

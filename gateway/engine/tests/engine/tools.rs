@@ -14,7 +14,7 @@ use crate::bench::{Files, default_files};
 use crate::world::{Deciding, World, name, org};
 
 /// A tool that the world's agents hold the scope of.
-fn tickets(input: Value, words: Words) -> Definition {
+pub(crate) fn tickets(input: Value, words: Words) -> Definition {
     Definition {
         name: name("tickets.create"),
         description: "Creates a ticket.".to_owned(),
@@ -25,18 +25,22 @@ fn tickets(input: Value, words: Words) -> Definition {
     }
 }
 
-fn schema() -> Value {
+pub(crate) fn schema() -> Value {
     json!({"type": "object", "required": ["title"], "properties": {
         "title": {"type": "string", "maxLength": 20}, "labels": {"type": "array", "items": {"type": "string"}}
     }})
 }
 
 /// Data of the organization's own, a scope that agents hold; risk is left out, and so the highest.
-fn internal() -> Words {
+pub(crate) fn internal() -> Words {
     Words { data_class: Some(DataClass::Internal), scopes: Some(vec![name("notes:write")]), ..Words::default() }
 }
 
-async fn register(world: &World, who: &Arc<Principal>, tool: Definition) -> Result<ToolsChanged, EngineError> {
+pub(crate) async fn register(
+    world: &World,
+    who: &Arc<Principal>,
+    tool: Definition,
+) -> Result<ToolsChanged, EngineError> {
     world.engine.change_tools(Arc::clone(who), ToolsRequest::Register(vec![tool])).await
 }
 
@@ -244,7 +248,7 @@ async fn a_catalogue_with_which_the_active_bundle_fails_is_refused_and_nothing_c
 }
 
 /// The bundle that ships, with a person's approval for registering tools.
-fn approved_registration() -> Files {
+pub(crate) fn approved_registration() -> Files {
     let mut files = default_files();
     let gate = r#"
 @id("tools-need-approval")
@@ -260,18 +264,6 @@ unless { context.satisfied.contains(Countersign::ApprovalRule::"policy-change") 
         *text = tests.to_string();
     }
     files
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn where_policy_asks_for_people_the_answer_says_so_and_nothing_changes() {
-    let world = World::under(&approved_registration()).await;
-    let security = world.person("sam", &["SECURITY", "ADMIN", "AUDITOR"]);
-    let before = world.engine.snapshot(security.org).digests();
-    let count = entries(&world, &security).await.len();
-    assert_eq!(code(register(&world, &security, tickets(schema(), internal())).await), "approval-unavailable");
-    let after = entries(&world, &security).await;
-    assert_eq!((after.len(), after.last().unwrap().0.as_str()), (count + 1, "refusal"));
-    assert_eq!(world.engine.snapshot(security.org).digests(), before);
 }
 
 fn issue() -> Value {

@@ -27,7 +27,7 @@ fn json_of(gateway: &Gateway, token: &str, arguments: &[&str]) -> Value {
 }
 
 /// A second person, who may change policy too.
-fn mia(gateway: &Gateway, dana: &str) {
+pub(crate) fn mia(gateway: &Gateway, dana: &str) {
     let invited = gateway.post("/api/v1/enrolments/people", dana, &json!({ "roles": ["POLICY_ADMIN"] }));
     let token = invited.expect_status(201).json()["token"].clone();
     let body = json!({ "token": token, "id": "mia", "display_name": "Mia", "password": PASSWORD, "person": "mia" });
@@ -48,9 +48,13 @@ pub(crate) fn folder(at: &Path, comment: &str) -> PathBuf {
 /// The same, as it is sent.
 pub(crate) fn draft(comment: &str) -> Vec<u8> {
     let at = tempfile::tempdir().unwrap();
-    let bundle = folder(at.path(), comment);
+    draft_of(&folder(at.path(), comment))
+}
+
+/// A bundle's folder, as it is sent.
+pub(crate) fn draft_of(bundle: &Path) -> Vec<u8> {
     let mut files = serde_json::Map::new();
-    let mut folders = vec![bundle.clone()];
+    let mut folders = vec![bundle.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -58,7 +62,7 @@ pub(crate) fn draft(comment: &str) -> Vec<u8> {
                 folders.push(path);
                 continue;
             }
-            let name = path.strip_prefix(&bundle).unwrap().to_str().unwrap().to_owned();
+            let name = path.strip_prefix(bundle).unwrap().to_str().unwrap().to_owned();
             if name != "catalogue.json" {
                 files.insert(name, std::fs::read_to_string(&path).unwrap().into());
             }

@@ -413,6 +413,8 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
         | "reviewRecovery"
         // Nothing is lifted under the bundle that ships; the engine's own test has two organizations.
         | "closeReview"
+        // And nobody is asked about tools there.
+        | "getToolRegistration"
         | "proposePolicy"
         | "rollbackPolicy"
         | "login"

@@ -189,3 +189,72 @@ fn the_tools_of_an_mcp_server_come_with_a_report_of_what_policy_cannot_see() {
         said.err
     );
 }
+
+const GATE: &str = r#"
+@id("tools-need-approval")
+@requires_approval("policy-change")
+@title("Registering tools takes a second person")
+forbid (principal, action == Countersign::Action::"registerTool", resource)
+unless { context.satisfied.contains(Countersign::ApprovalRule::"policy-change") };
+"#;
+
+/// A bundle under which registering tools takes a second person.
+fn asks_people(gateway: &Gateway) -> Vec<u8> {
+    let bundle = crate::changes::folder(&gateway.beside(""), "tools take two");
+    let policies = bundle.join("policies.cedar");
+    fs::write(&policies, fs::read_to_string(&policies).unwrap() + GATE).unwrap();
+    for entry in fs::read_dir(bundle.join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut tests: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        if let Some(cases) = tests["cases"].as_array_mut() {
+            cases.retain(|case| case["ask"]["op"] != "registerTool");
+            fs::write(&path, tests.to_string()).unwrap();
+        }
+    }
+    crate::changes::draft_of(&bundle)
+}
+
+#[test]
+fn a_tool_that_takes_a_second_person_waits_at_a_gate_and_is_listed_once_approved() {
+    let mut gateway = Gateway::start();
+    let (dana, dana_decides) = gateway.enrol();
+    crate::changes::mia(&gateway, &dana);
+    let mia = gateway.login("mia", "act decide");
+    crate::changes::propose(&gateway, &dana, "/api/v1/policies/proposals", &asks_people(&gateway));
+    file(&gateway, "ticket.json", TICKET);
+    let tool: Value = serde_json::from_str(TICKET).unwrap();
+
+    // Over HTTP: 202, and where to look.
+    let answer = gateway.post("/api/v1/tools", &dana, &json!({ "tools": [tool] })).expect_status(202);
+    let waits = answer.json()["registration"].clone();
+    let place = format!("/api/v1/tools/registrations/{}", waits["id"].as_str().unwrap());
+    assert_eq!(answer.header("location").unwrap(), place);
+    assert_eq!(gateway.get(&place, &dana).expect_status(200).json()["state"], "waiting");
+    gateway.get("/api/v1/tools/tickets.create", &dana).expect_status(404);
+
+    // By the command line: the same gate again, in words.
+    let gate = waits["gate"].as_str().unwrap();
+    let said = run(&gateway, &dana, &["tool", "register", "ticket.json"]).ended(0);
+    assert!(said.out.contains("waits for people") && said.out.contains(gate), "{}", said.out);
+
+    let approve = |token: &str| {
+        let shown = gateway.get(&format!("/api/v1/gates/{gate}"), token).expect_status(200).json();
+        let view = shown["view"].as_str().unwrap();
+        assert!(view.contains("tickets.create of server tickets: added") && view.contains("notes:write"), "{view}");
+        let body = json!({ "decision": "APPROVE", "justification": "seen", "shown_digest": shown["shown_digest"] });
+        gateway.post(&format!("/api/v1/gates/{gate}/decisions"), token, &body).expect_status(200).json()
+    };
+    assert_eq!(approve(&dana_decides)["effect"], "not_eligible", "whoever registers it does not approve it");
+    assert_eq!(approve(&mia)["state"], "COMPLETED");
+    let said = run(&gateway, &dana, &["tool", "registration", waits["id"].as_str().unwrap()]).ended(0);
+    assert!(said.out.contains("activated"), "{}", said.out);
+    let listed = gateway.get("/api/v1/tools/tickets.create", &dana).expect_status(200).json();
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
+
+    // A restart loads what people approved.
+    assert!(gateway.stop());
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    assert_eq!(gateway.get("/api/v1/tools/tickets.create", &dana).expect_status(200).json(), listed);
+}

@@ -1,0 +1,270 @@
+//! Registrations of tools that people are asked about: their gate, what is approved, and what never comes into force.
+
+use std::sync::Arc;
+use std::time::Duration as Span;
+
+use countersign_gateway_engine::{
+    Definition, Effect, EngineError, EntryQuery, ToolRegistration, ToolsChanged, ToolsRequest, Words, verify_evidence,
+};
+use countersign_gateway_model::{Digest, Duration, GateId, InstanceId, Principal, Scope, State};
+use serde_json::json;
+
+use crate::tools::{approved_registration, internal, register, schema, tickets};
+use crate::world::{Deciding, World, name, org};
+
+struct Desk {
+    world: World,
+    /// Registers.
+    sam: Arc<Principal>,
+    /// Approves.
+    grace: Arc<Principal>,
+}
+
+impl Desk {
+    async fn open() -> Self {
+        let world = World::under(&approved_registration()).await;
+        let sam = world.person("sam", &["SECURITY", "ADMIN", "AUDITOR", "OPERATOR", "POLICY_ADMIN"]);
+        let grace = world.person("grace", &["POLICY_ADMIN"]);
+        Self { world, sam, grace }
+    }
+
+    async fn asks(&self) -> ToolRegistration {
+        waiting(register(&self.world, &self.sam, tickets(schema(), internal())).await.unwrap())
+    }
+
+    async fn read(&self, id: InstanceId) -> ToolRegistration {
+        self.world.engine.tool_registration(&self.sam, id).await.unwrap()
+    }
+
+    fn in_force(&self) -> Digest {
+        self.world.engine.snapshot(org(1)).digests().catalogue
+    }
+
+    /// Lets the gateway's clock loop run until a registration is as far as this, and its instance too.
+    async fn until(&self, id: InstanceId, state: &str, ended: State) -> ToolRegistration {
+        let timers = tokio::spawn(self.world.engine.clone().run_timers());
+        let mut seen = self.read(id).await;
+        for _ in 0..400 {
+            // While work is frozen its instance is not there yet.
+            let there = self.world.engine.instance(&self.sam, id).await;
+            if seen.state == state && there.is_ok_and(|instance| instance.state == ended) {
+                break;
+            }
+            tokio::time::sleep(Span::from_millis(25)).await;
+            seen = self.read(id).await;
+        }
+        timers.abort();
+        assert_eq!((seen.state, self.world.state(&self.sam, id).await), (state, ended), "{seen:?}");
+        seen
+    }
+
+    /// The steps of catalogues on record, in order.
+    async fn steps(&self) -> Vec<String> {
+        let query = EntryQuery { limit: 500, ..EntryQuery::default() };
+        let entries = self.world.engine.entries(&self.sam, query).await.unwrap().items;
+        let catalogue = entries.iter().filter(|entry| entry.kind == "catalogue");
+        catalogue.map(|entry| entry.body["step"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Every verdict on record is what comes out of what is stored; an auditor who has nothing else finds nothing wrong.
+    async fn holds(&self) {
+        let query = EntryQuery { limit: 500, ..EntryQuery::default() };
+        for entry in self.world.engine.entries(&self.sam, query).await.unwrap().items {
+            if entry.verdict.is_some() {
+                let again = self.world.engine.replay(&self.sam, entry.index).await.unwrap();
+                assert_eq!(again.computed.as_ref(), Some(&again.stored), "entry {} {}", entry.index, entry.kind);
+            }
+        }
+        let pack = self.world.engine.pack(&self.sam, true).await.unwrap();
+        let report = verify_evidence(&self.world.root_vkey(org(1)), &pack).unwrap();
+        assert_eq!(report.verdict.as_str(), "VALID", "{report:?}");
+    }
+}
+
+/// What people are asked about, and nothing has changed.
+fn waiting(answer: ToolsChanged) -> ToolRegistration {
+    assert!(answer.receipt.is_none(), "{answer:?}");
+    let registration = answer.registration.expect("people are asked");
+    assert_eq!(registration.state, "waiting");
+    registration
+}
+
+fn words(registration: &ToolRegistration) -> Vec<&'static str> {
+    registration.steps.iter().map(|step| step.step).collect()
+}
+
+fn code<T: std::fmt::Debug>(answer: Result<T, EngineError>) -> &'static str {
+    answer.unwrap_err().code()
+}
+
+fn gate(registration: &ToolRegistration) -> GateId {
+    registration.gate.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_that_people_must_approve_are_in_force_once_somebody_else_approved_them() {
+    let desk = Desk::open().await;
+    let before = desk.in_force();
+    let asked = desk.asks().await;
+    let shown = desk.world.engine.gate(&desk.grace, gate(&asked)).await.unwrap().view;
+    for told in [
+        "put tool catalogue version 2 in force",
+        "tickets.create of server tickets: added",
+        "risk       4 of 4",
+        "data       internal",
+        "scopes     notes:write",
+        "input      schema ",
+        "person/sam",
+        "the gateway carries it out at once",
+    ] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    let version = asked.words.lines().find(|line| line.contains("version ")).unwrap();
+    assert!(shown.contains(version.trim()), "{shown}");
+    assert!(!shown.contains("Supplied by"), "{shown}");
+    assert_eq!(
+        (desk.in_force(), desk.world.engine.tools(&desk.sam).unwrap().len()),
+        (before, {
+            let known = desk.world.engine.snapshot(org(1));
+            known.tools().count()
+        })
+    );
+    assert!(desk.world.engine.tool(&desk.sam, &name("tickets.create")).is_err(), "an unlisted tool is unknown");
+    // Nobody else begins or ends what is the gateway's to do.
+    let item = desk.world.engine.gate(&desk.grace, gate(&asked)).await.unwrap().gate.items[0].clone();
+    assert_eq!(code(desk.world.engine.begin(Arc::clone(&desk.sam), item.action, None).await), "not-found");
+
+    let decided = desk.world.decide(&desk.grace, gate(&asked), Deciding::Approve).await.unwrap();
+    assert_eq!(decided.state, State::Completed, "the gateway carried it out before it answered");
+    let done = desk.read(asked.id).await;
+    assert_eq!((done.state, done.catalogue), ("activated", desk.in_force()));
+    assert_eq!(words(&done), ["proposed", "checked", "tested", "approved", "activated"]);
+    assert_eq!(desk.steps().await, ["proposed", "checked", "tested", "approved", "activated"]);
+    assert_eq!(desk.world.engine.tool(&desk.sam, &name("tickets.create")).unwrap().tool.risk, 4);
+    desk.holds().await;
+
+    // Taking a tool from the list goes the same way.
+    let retired = ToolsRequest::Retire(name("tickets.create"));
+    let retired = waiting(desk.world.engine.change_tools(Arc::clone(&desk.sam), retired).await.unwrap());
+    assert!(retired.words.contains("tickets.create of server tickets: retired"), "{}", retired.words);
+    desk.world.decide(&desk.grace, gate(&retired), Deciding::Approve).await.unwrap();
+    assert!(desk.world.engine.tool(&desk.sam, &name("tickets.create")).is_err());
+    assert_eq!(desk.in_force(), before, "the catalogue that was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_four_eyes_whoever_registers_a_tool_does_not_approve_it() {
+    let desk = Desk::open().await;
+    desk.world.engine.raise_authority(Arc::clone(&desk.sam)).await.unwrap();
+    let before = desk.in_force();
+    let asked = desk.asks().await;
+    let own = desk.world.decide(&desk.sam, gate(&asked), Deciding::Approve).await.unwrap();
+    assert_eq!(own.effect, Effect::NotEligible);
+    assert_eq!((desk.read(asked.id).await.state, desk.in_force()), ("waiting", before));
+    let others = desk.world.decide(&desk.grace, gate(&asked), Deciding::Approve).await.unwrap();
+    assert_eq!(others.state, State::Completed);
+    assert_eq!(desk.in_force(), asked.catalogue);
+    desk.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_an_expired_and_a_withdrawn_registration_change_nothing_and_say_why() {
+    let desk = Desk::open().await;
+    let before = desk.in_force();
+    let rejected = desk.asks().await;
+    desk.world.decide(&desk.grace, gate(&rejected), Deciding::Reject).await.unwrap();
+    let rejected = desk.until(rejected.id, "failed", State::Terminated).await;
+    assert_eq!(rejected.reason.as_deref(), Some("it was rejected"));
+
+    let expired = desk.asks().await;
+    let until = desk.world.engine.gate(&desk.sam, gate(&expired)).await.unwrap().gate.expires.unwrap();
+    desk.world.clock.forward(Duration(until.0 - desk.world.engine.now().0 + 1000));
+    let expired = desk.until(expired.id, "failed", State::Terminated).await;
+    assert_eq!(expired.reason.as_deref(), Some("nobody approved it in time"));
+
+    let withdrawn = desk.asks().await;
+    desk.world.engine.terminate(Arc::clone(&desk.sam), withdrawn.id, None).await.unwrap();
+    desk.until(withdrawn.id, "withdrawn", State::Terminated).await;
+    assert_eq!(desk.in_force(), before);
+    let steps = desk.steps().await;
+    let ends: Vec<&String> = steps.iter().filter(|step| ["failed", "withdrawn"].contains(&step.as_str())).collect();
+    assert_eq!(ends, ["failed", "failed", "withdrawn"]);
+    desk.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_whose_catalogue_was_replaced_meanwhile_fails_and_says_so() {
+    let desk = Desk::open().await;
+    let first = desk.asks().await;
+    let other = tickets(schema(), Words { risk: Some(1), ..internal() });
+    let second = waiting(register(&desk.world, &desk.sam, other).await.unwrap());
+    assert_ne!((first.id, first.catalogue), (second.id, second.catalogue));
+    desk.world.decide(&desk.grace, gate(&second), Deciding::Approve).await.unwrap();
+    let decided = desk.world.decide(&desk.grace, gate(&first), Deciding::Approve).await.unwrap();
+    assert!(decided.state.is_terminal());
+    let first = desk.read(first.id).await;
+    assert_eq!((first.state, words(&first).last()), ("failed", Some(&"failed")));
+    assert_eq!(first.reason.as_deref(), Some("the tool catalogue changed meanwhile: register it again"));
+    assert_eq!(desk.in_force(), second.catalogue);
+    desk.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_registration_again_finds_the_gate_that_is_open() {
+    let desk = Desk::open().await;
+    let first = desk.asks().await;
+    let on_record = desk.steps().await;
+    let again = desk.asks().await;
+    assert_eq!((again.id, again.gate), (first.id, first.gate));
+    assert_eq!(desk.steps().await, on_record, "the ledger says it once");
+    // Another account's is its own.
+    let sue = desk.world.person("sue", &["SECURITY"]);
+    let others = waiting(register(&desk.world, &sue, tickets(schema(), internal())).await.unwrap());
+    assert_ne!(others.id, first.id);
+    // Once it is decided, the same is asked about anew.
+    desk.world.decide(&desk.grace, gate(&first), Deciding::Reject).await.unwrap();
+    desk.until(first.id, "failed", State::Terminated).await;
+    assert_ne!(desk.asks().await.id, first.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_waits_through_a_restart_and_a_freeze() {
+    let mut desk = Desk::open().await;
+    desk.world.engine.freeze(Arc::clone(&desk.sam), None, false).await.unwrap();
+    let asked = waiting(register(&desk.world, &desk.sam, tickets(schema(), internal())).await.unwrap());
+    assert_eq!(asked.gate, None, "while work is frozen it is on record, and nobody is asked");
+    desk.world.restart().await;
+    desk.world.engine.freeze(Arc::clone(&desk.sam), None, true).await.unwrap();
+    let waits = desk.until(asked.id, "waiting", State::WaitingForHuman).await;
+    desk.world.restart().await;
+    desk.world.decide(&desk.grace, gate(&waits), Deciding::Approve).await.unwrap();
+    assert_eq!(desk.in_force(), asked.catalogue);
+    desk.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_register_opens_no_gate_and_who_acts_for_another_is_told_so() {
+    let desk = Desk::open().await;
+    let ada = desk.world.person("ada", &["ADMIN", "AUDITOR"]);
+    let none = Definition { ..tickets(schema(), internal()) };
+    assert_eq!(code(register(&desk.world, &ada, none.clone()).await), "policy-denied");
+    let mut behalf = (*desk.sam).clone();
+    behalf.on_behalf_of = vec![countersign_gateway_model::Delegator {
+        kind: desk.sam.kind,
+        id: desk.sam.id.clone(),
+        pseudonym: desk.sam.pseudonym,
+    }];
+    behalf.scopes = vec![Scope::Act];
+    assert_eq!(code(register(&desk.world, &Arc::new(behalf), none).await), "approval-unavailable");
+    assert_eq!(desk.steps().await, Vec::<String>::new());
+    // What another organization waits for is nobody's to read here, nor what there is not.
+    let asked = desk.asks().await;
+    let agent = desk.world.agent("robot", &desk.sam);
+    assert_eq!(code(desk.world.engine.tool_registration(&agent, asked.id).await), "not-found");
+    let proposals = desk.world.engine.policy_proposals(&desk.sam, None, 10).await.unwrap();
+    assert!(proposals.items.is_empty(), "it is no proposal of a policy");
+    assert_eq!(code(desk.world.engine.policy_proposal(&desk.sam, asked.id).await), "not-found");
+    let spec = json!({ "id": "countersign.tool-registration", "version": "2" });
+    let spec = serde_json::from_value(spec).unwrap();
+    assert_eq!(code(desk.world.engine.register_workflow(Arc::clone(&desk.sam), spec).await), "parameter-invalid");
+}
