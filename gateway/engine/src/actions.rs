@@ -155,7 +155,8 @@ impl Engine {
             return Err(countersign_gateway_flow::Illegal::BatchSize(requests.len()).into());
         }
         if let Some(gate) = fold.gate() {
-            return Err(EngineError::Waiting(gate.gate));
+            let waiting = EngineError::Waiting(gate.gate);
+            return self.proposed_already(&org, &snapshot, who, &held, &requests).await?.ok_or(waiting);
         }
         let chain: Vec<Pseudonym> = who.on_behalf_of.iter().map(|delegator| delegator.pseudonym).collect();
         let acting = Acting { who: who.pseudonym, chain: &chain };

@@ -169,7 +169,8 @@ impl Engine {
             return asked_before(&answer, held.fold()?.state(), receipt);
         }
         if let Some(gate) = fold.gate() {
-            return Err(EngineError::Waiting(gate.gate));
+            let waiting = EngineError::Waiting(gate.gate);
+            return self.asked_already(&org, who, &held, request).await?.ok_or(waiting);
         }
         if fold.created().acting_kind != PrincipalKind::Agent {
             return Err(EngineError::invalid("instance", "rules are met in advance for the work of agents only"));
@@ -221,6 +222,30 @@ impl Engine {
         let appended = self.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
         let receipt = last_receipt(&appended)?;
         Ok(GrantAsked { grant, gate: gate_id, state: held.fold()?.state(), receipt })
+    }
+
+    /// The open gate, where it stands in front of the very same request by the same account: people are asked once.
+    async fn asked_already(
+        &self,
+        org: &Org,
+        who: &Principal,
+        held: &Held,
+        request: GrantRequest,
+    ) -> Result<Option<GrantAsked>, EngineError> {
+        let fold = held.fold()?;
+        let chain = who.on_behalf_of.iter().map(|delegator| delegator.pseudonym);
+        let open = fold.gate().filter(|gate| gate.proposer == who.pseudonym && gate.chain.iter().copied().eq(chain));
+        let Some((gate, offer)) = open.and_then(|gate| Some((gate, gate.offer.as_ref()?))) else { return Ok(None) };
+        // Terms that were erased, or that could not be asked for any more, are those of no request.
+        let Some(stands) = self.grant_terms(org, held, offer.sequence, &offer.body.scope).await? else {
+            return Ok(None);
+        };
+        let same = GrantTerms::read(&self.snapshot(org.id), who.kind, request).is_ok_and(|(asked, _)| asked == stands);
+        if !same {
+            return Ok(None);
+        }
+        let receipt = self.receipt_of_last(org, fold.id(), fold.sequence()).await?;
+        Ok(Some(GrantAsked { grant: offer.body.grant, gate: gate.gate, state: fold.state(), receipt }))
     }
 
     /// Takes a grant back: at once, for those whose work it is and for those who gave it, whatever policy says; for anybody

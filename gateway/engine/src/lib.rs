@@ -9,6 +9,7 @@
 
 pub mod acting;
 mod actions;
+mod again;
 mod answers;
 mod api;
 mod approvers;

@@ -600,3 +600,51 @@ async fn what_is_counted_otherwise_than_people_read_it_is_not_given() {
         assert!(given || report.problems[0].contains("another number of uses"), "{:?}", report.problems);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identical_pending_requests_collapse() {
+    let at = scene(&default_files()).await;
+    // A rule to be met in advance, asked for twice.
+    let asked = at.ask(mailing(3, 3600)).await.unwrap();
+    let on_record = at.entries("").await.len();
+    let again = GrantRequest { reason: "please".to_owned(), ..mailing(3, 3600) };
+    let again = at.ask(again).await.unwrap();
+    assert_eq!((again.grant, again.gate, again.state), (asked.grant, asked.gate, State::WaitingForHuman));
+    // Other terms, and another account, ask for something else: it waits its turn.
+    assert_eq!(code(at.ask(mailing(4, 3600)).await), "instance-waiting");
+    assert_eq!(code(at.ask(mailing(3, 3601)).await), "instance-waiting");
+    assert_eq!(code(at.ask_as(&at.owner, mailing(3, 3600)).await), "instance-waiting");
+    assert_eq!(at.entries("").await.len(), on_record, "the ledger says it once");
+    at.world.decide(&at.anna, asked.gate, Deciding::Approve).await.unwrap();
+    // What is not pending any more is asked for anew.
+    assert_ne!(at.ask(mailing(3, 3600)).await.unwrap().gate, asked.gate);
+    at.world.decide(&at.anna, at.list(&at.owner).await[1].gate, Deciding::Approve).await.unwrap();
+
+    // Actions: the same batch, in whatever order, is at the gate that is open.
+    let other = "other@example.com";
+    let note = || ("notes.append", json!({ "text": "x" }));
+    let proposed = at.propose(&[mail(other), note()]).await;
+    let on_record = at.entries("").await.len();
+    let again = at.propose(&[note(), mail(other)]).await;
+    assert_eq!((again.gate, again.first), (proposed.gate, false));
+    let actions = |one: &Proposed| one.items.iter().map(|item| item.action).collect::<Vec<_>>();
+    assert_eq!(actions(&again), actions(&proposed).into_iter().rev().collect::<Vec<_>>());
+    assert!(again.items.iter().all(|item| matches!(item.result, ActionResult::Waiting { .. })), "{again:?}");
+    for different in [vec![mail(other)], vec![mail(other), mail(other)], vec![mail("else@example.com"), note()]] {
+        let refused = at.world.propose(&at.agent, at.instance, &different).await;
+        assert_eq!(code(refused), "instance-waiting");
+    }
+    assert_eq!(at.entries("").await.len(), on_record, "the ledger says it once");
+
+    // In another instance it is another action, with a gate of its own.
+    let second = at.world.instance(&at.owner, "fix", &at.agent).await.instance.id;
+    let elsewhere = at.world.propose(&at.agent, second, &[mail(other), note()]).await.unwrap();
+    assert!(elsewhere.gate.is_some() && elsewhere.gate != proposed.gate && elsewhere.first);
+
+    // What a person changed at the gate is not what is asked for again.
+    let gate = at.world.engine.gate(&at.anna, proposed.gate.unwrap()).await.unwrap();
+    at.world.decide(&at.anna, gate.gate.id, Deciding::Approve).await.unwrap();
+    let anew = at.propose(&[mail(other), note()]).await;
+    assert!(anew.first && anew.gate != proposed.gate, "an approval is consumed with what it approved");
+    at.can_be_proven().await;
+}
