@@ -89,6 +89,8 @@ pub struct InstanceRecord {
     pub runnable: bool,
     /// Why not.
     pub reasons: Vec<String>,
+    /// Whether policy is held to in it now: not where its workflow is in shadow.
+    pub enforced: bool,
     /// Next sequence of its stream.
     pub sequence: u64,
 }

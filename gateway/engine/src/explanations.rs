@@ -3,7 +3,10 @@
 //! Whoever asks needs `queryPolicy`, and `readVerdict` for what is on record. Agents get neither: what stands in the way
 //! of one would teach it how to get round. Nothing is committed. Read next: `replay`, and `explain` of policy/decide.
 
-use countersign_gateway_model::{Assurance, InstanceId, Name, Principal, PrincipalKind, Scope, Verdict};
+use std::sync::Arc;
+
+use countersign_gateway_model::{Assurance, Decision, InstanceId, Name, Principal, PrincipalKind, Scope, Verdict};
+use countersign_ledger_entry::body::Created;
 use countersign_policy_decide::detectors::Found;
 use countersign_policy_decide::json::Json;
 use countersign_policy_decide::{
@@ -14,6 +17,7 @@ use countersign_policy_decide::{
 use crate::asking::StoredEvidence;
 use crate::error::EngineError;
 use crate::org::Org;
+use crate::permits::in_shadow;
 use crate::stream::{Held, four_eyes};
 use crate::{Engine, Snapshot};
 
@@ -37,6 +41,9 @@ pub struct QuestionExplained {
     pub policies: Vec<Explained>,
     /// What detectors found in the input.
     pub found: Vec<Found>,
+    /// Whether it is held to: a no that is not firm stops nothing where the workflow is in shadow, and a yes there permits
+    /// what policy does not stand behind.
+    pub enforced: bool,
     /// All of it in words.
     pub text: String,
 }
@@ -66,7 +73,9 @@ impl Engine {
                 let question = Question::parse(question.get().as_bytes(), &behind.snapshot);
                 let question = question.map_err(EngineError::damaged)?;
                 let slice = Slice::from_versions(&behind.snapshot, &question, &versions);
-                out.push(explained(&behind.snapshot, &slice, &question));
+                let created = self.created_behind(&org, &question).await?;
+                let shadow = stands_in_shadow(&behind.snapshot, &question, created.as_ref());
+                out.push(told_in_words(explain(&behind.snapshot, &slice, &question), &question, shadow));
             }
         }
         Ok(out)
@@ -103,7 +112,7 @@ impl Engine {
         Ok(answers)
     }
 
-    async fn supposed(&self, org: &Org, question: &[u8]) -> Result<QuestionExplained, EngineError> {
+    async fn supposed(&self, org: &Arc<Org>, question: &[u8]) -> Result<QuestionExplained, EngineError> {
         let snapshot = self.counted_snapshot(org).await?;
         let invalid = |error: &dyn std::error::Error| {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -123,7 +132,8 @@ impl Engine {
             }
         }
         // What policy is told of an instance and its gate lasts as long as they are in memory. Held until it has answered.
-        let _held = self.told(org, &mut question, &json).await?;
+        let held = self.told(org, &mut question, &json).await?;
+        let created = held.as_ref().and_then(|held| held.fold().ok()).map(|fold| fold.created().clone());
         self.usual(org, &mut question, &json);
         for (counter, value) in org.counting.reading(&snapshot, question.now, None).counters() {
             question.counters.entry(counter).or_insert(value);
@@ -131,22 +141,31 @@ impl Engine {
         let slices = org.entities.slices(&snapshot, std::slice::from_ref(&question));
         let mut decided = decide_chain(&snapshot, &slices, vec![question]);
         let question = decided.questions.pop().ok_or_else(|| EngineError::damaged("a question without an answer"))?;
+        let shadow = stands_in_shadow(&snapshot, &question, created.as_ref());
         let slice = org.entities.slice(&snapshot, &question);
         let mut explanation = explain(&snapshot, &slice, &question);
         if let Some(answer) = decided.answers.pop() {
             explanation.answer = answer;
         }
-        Ok(told_in_words(explanation, &question))
+        drop(held);
+        Ok(told_in_words(explanation, &question, shadow))
+    }
+
+    /// What the instance of a question on record was made with.
+    async fn created_behind(&self, org: &Arc<Org>, question: &Question) -> Result<Option<Created>, EngineError> {
+        let Some(id) = instance_of(org, question) else { return Ok(None) };
+        match self.hold(org, id).await {
+            Ok(held) => Ok(Some(held.fold()?.created().clone())),
+            Err(EngineError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the instance that a question names known to policy, with its open gate, and takes from it what a proposal
     /// takes from it.
     async fn told(&self, org: &Org, question: &mut Question, json: &Json) -> Result<Option<Held>, EngineError> {
-        let named = question.instance.as_ref().into_iter().chain(std::iter::once(&question.resource));
-        let instance = named.filter(|entity| entity.kind == EntityKind::Instance && entity.org == org.id);
-        let ids: Vec<InstanceId> = instance.filter_map(|entity| entity.id.as_str().parse().ok()).collect();
-        let Some(id) = ids.first() else { return Ok(None) };
-        let held = match self.hold(org, *id).await {
+        let Some(id) = instance_of(org, question) else { return Ok(None) };
+        let held = match self.hold(org, id).await {
             Ok(held) => held,
             // Policy says so itself, of what it is not told of.
             Err(EngineError::NotFound(_)) => return Ok(None),
@@ -203,18 +222,44 @@ fn without_unknown_input(json: Json, snapshot: &Snapshot) -> Json {
     }
 }
 
-fn explained(snapshot: &Snapshot, slice: &Slice, question: &Question) -> QuestionExplained {
-    told_in_words(explain(snapshot, slice, question), question)
+/// The instance that a question is about.
+fn instance_of(org: &Org, question: &Question) -> Option<InstanceId> {
+    let named = question.instance.as_ref().into_iter().chain(std::iter::once(&question.resource));
+    let mut instance = named.filter(|entity| entity.kind == EntityKind::Instance && entity.org == org.id);
+    instance.find_map(|entity| entity.id.as_str().parse().ok())
 }
 
-fn told_in_words(explanation: Explanation, question: &Question) -> QuestionExplained {
+/// Whether what policy says to a question stands under a shadow: what is started, done and completed in an instance of a
+/// workflow that is in shadow. `created` is what its instance was made with, where there is one.
+fn stands_in_shadow(snapshot: &Snapshot, question: &Question, created: Option<&Created>) -> bool {
+    match question.operation {
+        Operation::Start if created.is_none() => {
+            let workflow = Some(&question.resource).filter(|resource| resource.kind == EntityKind::Workflow);
+            workflow.is_some_and(|workflow| snapshot.workflow_in_shadow(&workflow.id, question.now))
+        }
+        Operation::Start | Operation::CallTool | Operation::Dispatch | Operation::Complete => {
+            created.is_some_and(|created| in_shadow(snapshot, created, question.now))
+        }
+        _ => false,
+    }
+}
+
+fn told_in_words(explanation: Explanation, question: &Question, shadow: bool) -> QuestionExplained {
+    let answer = &explanation.answer;
+    let firm = answer.verdict.error || answer.verdict.decision != Decision::Allow && answer.firm;
+    let told = match (shadow, firm) {
+        (false, _) => "",
+        (true, false) => "not enforced: the workflow is in shadow, so this is on record and stops nothing\n",
+        (true, true) => "enforced although the workflow is in shadow: this no is firm\n",
+    };
     QuestionExplained {
         asked: question.asked.to_string(),
         operation: question.operation.as_str(),
         resource: question.resource.to_string(),
         verdict: explanation.answer.verdict.clone(),
         determining: explanation.answer.determining.clone(),
-        text: explanation.to_string(),
+        enforced: !shadow || firm,
+        text: format!("{explanation}{told}"),
         policies: explanation.policies,
         found: explanation.found,
     }

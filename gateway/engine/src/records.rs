@@ -18,6 +18,7 @@ use crate::api::{
 };
 use crate::error::EngineError;
 use crate::org::{Live, Org};
+use crate::permits::in_shadow;
 use crate::stream::instance_name;
 
 /// Most items of one page.
@@ -226,6 +227,7 @@ impl Engine {
             deadline: created.deadline,
             runnable: reasons.is_empty(),
             reasons,
+            enforced: !in_shadow(&self.snapshot(org.id), created, self.now()),
             sequence: fold.sequence() + 1,
         })
     }
@@ -241,6 +243,8 @@ impl Engine {
         if org.is_frozen(None) {
             reasons.push("frozen".to_owned());
         }
+        let shadow = || self.snapshot(org.id).workflow_in_shadow(&row.workflow, self.now());
+        let enforced = row.enforced || !shadow();
         InstanceRecord {
             id,
             workflow: row.workflow,
@@ -260,6 +264,7 @@ impl Engine {
             deadline: row.deadline,
             runnable: reasons.is_empty(),
             reasons,
+            enforced,
             sequence: 0,
         }
     }

@@ -86,7 +86,7 @@ fn yes() -> bool {
     "workflow_version": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "state": "RUNNING",
     "initiator": "person/ada", "accountable": "person/ada", "owner": "person/ada", "acting": "agent/fixer",
     "created": "2026-11-20T09:00:00.000Z", "updated": "2026-11-20T09:00:01.000Z", "open_starts": [], "denials": 0,
-    "labels": {}, "runnable": true, "reasons": [], "sequence": 2
+    "labels": {}, "runnable": true, "reasons": [], "enforced": true, "sequence": 2
 }))]
 pub(crate) struct Instance {
     /// Its id.
@@ -138,6 +138,8 @@ pub(crate) struct Instance {
     runnable: bool,
     /// Why not.
     reasons: Vec<String>,
+    /// Whether policy is held to in it now. `false`: its workflow is in shadow, and a no that is not firm stops nothing.
+    enforced: bool,
     /// Next sequence of its stream: grows with every entry.
     sequence: u64,
     /// Rules that were lifted in it without their quorum, in order; not in lists, and not for agents.
@@ -166,6 +168,7 @@ impl From<engine::InstanceRecord> for Instance {
             deadline: record.deadline.map(Into::into),
             runnable: record.runnable,
             reasons: record.reasons,
+            enforced: record.enforced,
             sequence: record.sequence,
             lifts: Vec::new(),
         }

@@ -129,6 +129,8 @@ pub(crate) struct QuestionExplained {
     /// What detectors found in the input, and where.
     #[schema(value_type = Vec<Object>)]
     found: serde_json::Value,
+    /// Whether it is held to. `false`: the workflow is in shadow, and this is on record and stops nothing.
+    enforced: bool,
     /// All of it in words.
     text: String,
 }
@@ -143,7 +145,7 @@ pub(crate) struct QuestionExplained {
         "outcome": "holds", "clauses": [{ "text": "context.input.path like \"*credentials*\"", "outcome": "holds" }],
         "unasked": 0
     }],
-    "found": [], "text": "denied by credential-files\n"
+    "found": [], "enforced": true, "text": "denied by credential-files\n"
 }] }))]
 pub(crate) struct VerdictExplained {
     questions: Vec<QuestionExplained>,
@@ -162,6 +164,7 @@ impl TryFrom<engine::QuestionExplained> for QuestionExplained {
             determining: one.determining,
             policies: serde_json::to_value(&one.policies).map_err(internal)?,
             found: serde_json::to_value(&one.found).map_err(internal)?,
+            enforced: one.enforced,
             text: one.text,
         })
     }

@@ -160,7 +160,13 @@ pub(crate) async fn instance(verb: Instance, global: &Global) -> Result<()> {
             return global.page(&page, &["id", "state", "workflow", "acting", "updated"]);
         }
         Instance::Show { id } => {
-            return global.answer(&client.get(&format!("/api/v1/instances/{}", segment(&id)?)).await?);
+            let shown = client.get(&format!("/api/v1/instances/{}", segment(&id)?)).await?;
+            if shown.get("enforced") == Some(&Value::Bool(false)) && !global.json {
+                eprintln!(
+                    "Policy is not enforced in it: its workflow is in shadow, and what policy says is only on record."
+                );
+            }
+            return global.answer(&shown);
         }
         Instance::Start { id } => (id, "start"),
         Instance::Complete { id } => (id, "complete"),

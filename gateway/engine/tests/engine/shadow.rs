@@ -167,3 +167,56 @@ async fn an_action_that_a_firm_rule_holds_back_waits_beside_those_that_the_shado
     assert_eq!(at.permits(shadowed).await.len(), 3);
     at.verifies().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explanations_and_the_instance_say_that_a_verdict_under_shadow_is_not_enforced() {
+    let at = trial().await;
+    let (held, shadowed) = (at.begin("fix").await, at.begin("trial").await);
+    at.propose(shadowed, close()).await.unwrap();
+    let secrets = ("secrets.read", json!({ "name": "db" }));
+    assert_eq!(code(at.propose(shadowed, secrets.clone()).await), "policy-denied");
+    assert_eq!(code(at.propose(held, close()).await), "policy-denied");
+    // What is on record.
+    let of = async |instance: InstanceId, kind: &str| {
+        let query = EntryQuery { instance: Some(instance), from: 0, limit: 500 };
+        let entries = at.world.engine.entries(&at.owner, query).await.unwrap().items;
+        let entry = entries.into_iter().find(|entry| entry.kind == kind).unwrap();
+        let explained = at.world.engine.explain(&at.owner, entry.index).await.unwrap();
+        (explained[0].enforced, explained[0].text.clone())
+    };
+    let (enforced, text) = of(shadowed, "permit").await;
+    assert!(!enforced && text.contains("not enforced: the workflow is in shadow"), "{text}");
+    let (enforced, text) = of(shadowed, "refusal").await;
+    assert!(enforced && text.contains("enforced although the workflow is in shadow"), "{text}");
+    let (enforced, text) = of(held, "refusal").await;
+    assert!(enforced && !text.contains("shadow:") && !text.contains("in shadow"), "{text}");
+    assert!(!of(shadowed, "created").await.0, "it was started in shadow too");
+    // What would be said now.
+    let ask = async |instance: InstanceId, (tool, input): (&str, Value)| {
+        let question = json!({
+            "asked": "Agent::robot", "op": "callTool", "resource": format!("Tool::{tool}"),
+            "instance": format!("Instance::{instance}"), "input": input,
+        });
+        at.world.engine.what_if(&at.owner, question.to_string().as_bytes()).await.unwrap()
+    };
+    let supposed = ask(shadowed, merge()).await;
+    assert!(!supposed.enforced && supposed.text.contains("not enforced"), "{}", supposed.text);
+    assert!(ask(shadowed, secrets).await.enforced, "a firm no holds in shadow too");
+    let supposed = ask(held, merge()).await;
+    assert!(supposed.enforced && !supposed.text.contains("not enforced"), "{}", supposed.text);
+    let start = json!({ "asked": "Person::olga", "op": "start", "resource": "Workflow::trial" }).to_string();
+    assert!(!at.world.engine.what_if(&at.owner, start.as_bytes()).await.unwrap().enforced);
+    // The instance, by itself and in a list; and only while the shadow lasts.
+    let seen = async || {
+        let one = at.world.engine.instance(&at.owner, shadowed).await.unwrap().enforced;
+        let query = countersign_gateway_engine::InstanceQuery { limit: 10, ..Default::default() };
+        let list = at.world.engine.instances(&at.owner, query).await.unwrap().items;
+        let of = |id| list.iter().find(|record| record.id == id).unwrap().enforced;
+        (one, of(shadowed), of(held))
+    };
+    assert_eq!(seen().await, (false, false, true));
+    at.world.clock.forward(Duration(at.until.0 - at.world.engine.now().0));
+    assert_eq!(seen().await, (true, true, true));
+    assert!(ask(shadowed, merge()).await.enforced);
+    assert!(!of(shadowed, "permit").await.0, "what was said then was said under shadow");
+}
