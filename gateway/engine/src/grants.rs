@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use countersign_gateway_flow::{
-    AskGrant, HeldGrant, Instance, Now, Offer, OpenGate, Proposal, Reply, RevokeGrant, decide, terms_differ,
+    AskGrant, Asked, HeldGrant, Instance, Now, Offer, OpenGate, Proposal, Reply, RevokeGrant, decide, terms_differ,
 };
 use countersign_gateway_model::{
     Duration, GateId, GrantId, InstanceId, Name, Principal, PrincipalKind, Pseudonym, State, Timestamp,
@@ -237,7 +237,7 @@ impl Engine {
         let open = fold.gate().filter(|gate| gate.proposer == who.pseudonym && gate.chain.iter().copied().eq(chain));
         let Some((gate, offer)) = open.and_then(|gate| Some((gate, gate.offer.as_ref()?))) else { return Ok(None) };
         // Terms that were erased, or that could not be asked for any more, are those of no request.
-        let Some(stands) = self.grant_terms(org, held, offer.sequence, &offer.body.scope).await? else {
+        let Some(stands) = self.grant_terms(org, held, offer.sequence, (&offer.body, offer.lasts)).await? else {
             return Ok(None);
         };
         let same = GrantTerms::read(&self.snapshot(org.id), who.kind, request).is_ok_and(|(asked, _)| asked == stands);
@@ -249,7 +249,7 @@ impl Engine {
     }
 
     /// Takes a grant back: at once, for those whose work it is and for those who gave it, whatever policy says; for anybody
-    /// else if policy lets them.
+    /// else if policy lets them. What is only asked for is withdrawn by the one who asked, or the owner.
     ///
     /// # Errors
     /// [`EngineError::Refused`] for anybody else whom policy does not let.
@@ -275,12 +275,21 @@ impl Engine {
         let mut held = self.hold(&org, id).await?;
         let stream = instance_stream(id);
         let fold = held.fold()?;
+        let offer = fold.gate().and_then(|gate| gate.offer.as_ref()).filter(|offer| offer.body.grant == grant);
+        if offer.is_some() {
+            return self.withdraw_grant(&org, who, held, (grant, key)).await;
+        }
         let given = fold.grant(grant).cloned();
         let giver = given.as_ref().is_some_and(|given| given.is_approver(who.pseudonym));
         if !giver {
             self.visible(&org, who, fold)?;
         }
         let theirs = giver || fold.is_insider(who.pseudonym);
+        if given.is_none() && theirs && self.replayed(&org, stream, who, key.as_ref()).await?.is_some() {
+            // What was withdrawn is no grant any more; that it was is said again.
+            let receipt = self.receipt_of_last(&org, id, held.fold()?.sequence()).await?;
+            return Ok(GrantRevoked { already: false, receipt: Some(receipt) });
+        }
         let given = given.ok_or(EngineError::NotFound("grant"))?;
         if self.replayed(&org, stream, who, key.as_ref()).await?.is_some() {
             let receipt = self.receipt_of_last(&org, id, held.fold()?.sequence()).await?;
@@ -319,6 +328,32 @@ impl Engine {
         let answer = serde_json::to_vec(&json!({ "grant": grant })).map_err(EngineError::damaged)?;
         beside.idempotency = key.as_ref().map(|k| crate::writing::idempotency(stream, who, k, answer));
         let appended = self.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
+        Ok(GrantRevoked { already: false, receipt: Some(last_receipt(&appended)?) })
+    }
+
+    /// Withdraws what is asked for: its gate goes, and the instance goes on without it. By the one who asked, or the owner;
+    /// to anybody else there is nothing yet to take back.
+    async fn withdraw_grant(
+        &self,
+        org: &Arc<Org>,
+        who: &Principal,
+        mut held: Held,
+        (grant, key): (GrantId, Option<Idempotency>),
+    ) -> Result<GrantRevoked, EngineError> {
+        let fold = held.fold()?;
+        self.visible(org, who, fold)?;
+        let asker = fold.gate().is_some_and(|gate| gate.proposer == who.pseudonym);
+        if !asker && fold.created().owner != Some(who.pseudonym) {
+            return Err(EngineError::NotFound("grant"));
+        }
+        let (stream, now, snapshot) = (instance_stream(fold.id()), self.now(), self.snapshot(org.id));
+        let proposal = Proposal::RevokeGrant(Box::new(RevokeGrant { grant, asked: Asked::nothing() }));
+        let state = Now { at: now, frozen: false, by: actor_of(who) };
+        let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
+        let answer = serde_json::to_vec(&json!({ "grant": grant })).map_err(EngineError::damaged)?;
+        let idempotency = key.as_ref().map(|k| crate::writing::idempotency(stream, who, k, answer));
+        let beside = Beside { urgent: true, idempotency, ..Beside::default() };
+        let appended = self.commit_held(org, &mut held, decided, (beside, now, &snapshot)).await?;
         Ok(GrantRevoked { already: false, receipt: Some(last_receipt(&appended)?) })
     }
 

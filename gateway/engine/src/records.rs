@@ -10,6 +10,7 @@ use countersign_gateway_flow::rows::{
 use countersign_gateway_model::{
     ActionId, Digest, GateId, InstanceId, OrgId, PermitId, Principal, PrincipalKind, RunId,
 };
+use countersign_ledger_entry::body::Cause;
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::Engine;
@@ -319,6 +320,8 @@ impl Engine {
         let resolved = match row.state {
             GateState::Open => None,
             GateState::Approved => Some("APPROVED"),
+            // Nobody decided: what was asked for is asked for no more.
+            GateState::Overridden if row.cause == Some(Cause::Follow) => Some("WITHDRAWN"),
             GateState::Overridden => Some("OVERRIDDEN"),
             GateState::Rejected => Some("REJECTED"),
         };

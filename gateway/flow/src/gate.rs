@@ -631,6 +631,11 @@ impl OpenGate {
         }
     }
 
+    /// Whether somebody may withdraw what is asked for here in advance: whoever asked for it, and the owner.
+    pub(crate) fn may_withdraw(&self, who: Pseudonym, owner: Option<Pseudonym>) -> bool {
+        who == self.proposer || owner == Some(who)
+    }
+
     /// Whether this step of a rule's reminders or escalations has fired.
     pub fn has_fired(&self, event: GateEventKind, rule: &Name, step: u16) -> bool {
         Self::fired_key(event, Some(rule), Some(step)).is_some_and(|key| self.fired.contains(&key))

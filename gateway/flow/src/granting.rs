@@ -59,6 +59,11 @@ impl Scene<'_> {
     }
 
     pub(crate) fn revoke_grant(&self, revoke: &RevokeGrant) -> Row {
+        if let Some((gate, offer)) = self.instance.gate().and_then(|gate| Some((gate, gate.offer.as_ref()?)))
+            && offer.body.grant == revoke.grant
+        {
+            return self.withdraw_grant(gate, offer);
+        }
         let Some(held) = self.instance.grant(revoke.grant) else {
             return Err(Illegal::UnknownGrant(revoke.grant));
         };
@@ -72,6 +77,23 @@ impl Scene<'_> {
         }
         let body = TaskGrant { revoked: true, ..held.body.clone() };
         Ok((vec![draft_with(body, by, &revoke.asked)], Reply::Revoked(revoke.grant)))
+    }
+
+    /// What is asked for is asked for no more: its gate goes, and the instance goes on without it. As asking for it, that
+    /// is no question to policy.
+    fn withdraw_grant(&self, gate: &OpenGate, offer: &Offer) -> Row {
+        let by = &self.now.by;
+        if !gate.may_withdraw(by.actor, self.instance.created().owner) {
+            return Err(Illegal::Incomplete("the one who asked for the grant, or the owner"));
+        }
+        let asked = Asked::nothing();
+        let body = TaskGrant { revoked: true, ..offer.body.clone() };
+        let (waiting, overridden, resumed) = (State::WaitingForHuman, State::Overridden, State::Resumed);
+        let mut drafts = vec![draft(body, by, &asked)];
+        for (from, to) in [(waiting, overridden), (overridden, resumed), (resumed, State::Running)] {
+            drafts.push(draft(edge(from, to, Cause::Follow, None, false), by, &asked));
+        }
+        Ok((drafts, Reply::Revoked(offer.body.grant)))
     }
 
     /// What the last vote at a grant's gate gives.

@@ -76,7 +76,7 @@ pub(crate) struct Gate {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     expires: Option<Time>,
-    /// How it ended: `APPROVED`, `REJECTED` or `OVERRIDDEN`.
+    /// How it ended: `APPROVED`, `REJECTED`, `OVERRIDDEN`, or `WITHDRAWN`: what was asked for in advance is asked for no more.
     #[serde(skip_serializing_if = "Option::is_none")]
     resolved: Option<String>,
     /// Its items; only of an open gate.

@@ -266,7 +266,8 @@ async fn list_grants(
 /// Take a task grant back
 ///
 /// At once, by whoever gave it and by those whose work it is, whatever policy says; by anybody else if policy lets them
-/// (`revokeGrant`). What was permitted under it stays permitted.
+/// (`revokeGrant`). What was permitted under it stays permitted. While people are still asked for it, whoever asked and the
+/// owner withdraw it: its gate closes as `WITHDRAWN`, and the instance goes on.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/grants/{grant}/revoke", operation_id = "revokeGrant", tag = "gates",
     params(("id" = String, Path, description = "The instance"), ("grant" = String, Path, description = "The grant")),

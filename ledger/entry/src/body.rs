@@ -697,7 +697,9 @@ pub struct Assertion {
 ///
 /// Asked for, by whoever's work the instance is: nobody has approved it, and its gate follows in the same append; `until` is
 /// how long it would last if it were given at once. Given: after the last vote and its edges, equal but for the approvers
-/// and for `until`, which counts from then. Taken back: equal to what was given but for `revoked`.
+/// and for `until`, which counts from then. Taken back: equal to what was given but for `revoked`. Withdrawn before anything was
+/// given, by the one who asked or the owner: equal to what was asked for but for `revoked`, and the edges that leave its gate
+/// follow.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 #[cbor(array)]
 pub struct TaskGrant {

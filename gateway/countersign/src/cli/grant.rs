@@ -57,8 +57,12 @@ pub(crate) enum Grant {
         #[command(flatten)]
         paging: Paging,
     },
-    /// Take a grant back; what was permitted under it stays permitted
-    #[command(after_help = "Example:\n  countersign grant revoke inst_0192… grant_0192…")]
+    /// Take a grant back, or withdraw the request for one; what was permitted under it stays permitted
+    #[command(
+        visible_alias = "withdraw",
+        after_help = "While people are still asked, whoever asked and the owner withdraw it: its gate goes, and the instance goes on.\n\n\
+        Example:\n  countersign grant revoke inst_0192… grant_0192…"
+    )]
     Revoke {
         /// The instance.
         instance: String,

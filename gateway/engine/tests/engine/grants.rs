@@ -648,3 +648,39 @@ async fn identical_pending_requests_collapse() {
     assert!(anew.first && anew.gate != proposed.gate, "an approval is consumed with what it approved");
     at.can_be_proven().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_request_is_withdrawn_by_the_one_who_asked_or_the_owner_and_its_gate_goes_away() {
+    let mut at = scene(&default_files()).await;
+    let stranger = at.world.person("stan", &["OPERATOR"]);
+    let security = at.world.person("sepp", &["SECURITY"]);
+    for who in [Arc::clone(&at.agent), Arc::clone(&at.owner)] {
+        let asked = at.ask(mailing(2, 600)).await.unwrap();
+        let take = async |who: &Arc<Principal>, key: Option<Idempotency>| {
+            at.world.engine.revoke_grant(Arc::clone(who), at.instance, asked.grant, key).await
+        };
+        for other in [&stranger, &security, &at.anna] {
+            assert_eq!(code(take(other, None).await), "not-found", "nothing is given yet that they could take back");
+        }
+        assert_eq!(at.world.state(&at.owner, at.instance).await, State::WaitingForHuman);
+        let key = Idempotency { key: format!("k-{}", asked.grant), request: Digest([7; 32]) };
+        let withdrawn = take(&who, Some(key.clone())).await.unwrap();
+        assert!(!withdrawn.already && withdrawn.receipt.is_some());
+        assert!(take(&who, Some(key)).await.unwrap().receipt.is_some(), "the same request has the same answer");
+        assert_eq!(code(take(&who, None).await), "not-found");
+        assert_eq!(at.world.state(&at.owner, at.instance).await, State::Running, "the instance goes on");
+        assert!(at.list(&at.owner).await.iter().all(|one| one.grant != asked.grant));
+        let gate = at.world.engine.gate(&at.anna, asked.gate).await.unwrap();
+        assert_eq!(gate.gate.resolved.as_deref(), Some("WITHDRAWN"));
+        let late = at.world.decide(&at.anna, asked.gate, Deciding::Approve).await;
+        assert_eq!(code(late), "gate-closed");
+        let entry = at.entries("task_grant").await.pop().unwrap();
+        assert_eq!(entry.body["revoked"], json!(true));
+        // Nothing was given: people are asked about the next one.
+        let proposed = at.propose(&[mail(SHOP)]).await;
+        at.answered(&proposed).await;
+    }
+    at.restart_equals().await;
+    assert_eq!(at.world.state(&at.owner, at.instance).await, State::Running);
+    at.can_be_proven().await;
+}

@@ -173,6 +173,12 @@ impl Instance {
                 now.same(None)?;
                 self.open_gate(now, gate, 0, Some(offer))
             }
+            (Step::Withdrawn, Body::Edge(edge)) => {
+                now.same(None)?;
+                self.edge(now, edge, State::Overridden, Cause::Follow, false)?;
+                self.step = Step::Resume { verdict: None };
+                Ok(())
+            }
             (Step::Given { gate, verdict }, Body::TaskGrant(grant)) => {
                 now.same(verdict.as_ref())?;
                 self.given(now, &gate, grant)
@@ -283,6 +289,8 @@ impl Instance {
             (GateSubject::Terminate, Some(action)) => Step::Carry { to: State::Terminated, action, verdict },
             (GateSubject::Start | GateSubject::Complete | GateSubject::Terminate, _) => Step::Whole,
             (GateSubject::Actions, _) => Step::Grant(Grants { gate, given: Vec::new(), fresh: None }),
+            // It was withdrawn.
+            (GateSubject::Grant, _) if gate.offer.is_none() => Step::Whole,
             (GateSubject::Grant, _) => Step::Given { gate, verdict },
         };
         Ok(())

@@ -49,6 +49,10 @@ impl Instance {
 
     pub(super) fn revoke_grant(&mut self, now: Reading<'_>, body: &TaskGrant) -> Result<(), EvolveError> {
         known(now)?;
+        let offered = self.gate.as_ref().and_then(|gate| gate.offer.as_ref());
+        if offered.is_some_and(|offer| offer.body.grant == body.grant) {
+            return self.withdraw_grant(now, body);
+        }
         let Some(held) = self.grants.get(&body.grant) else { return Err(now.unlawful("there is no such grant")) };
         now.ensure(!held.revoked, "the grant was taken back before")?;
         let lawful = TaskGrant { revoked: true, ..held.body.clone() };
@@ -59,6 +63,24 @@ impl Instance {
         let held = HeldGrant { revoked: true, ..held.clone() };
         self.put_grant(held);
         self.step = Step::Whole;
+        Ok(())
+    }
+
+    /// What is asked for is asked for no more: the edges that lead on without it follow.
+    fn withdraw_grant(&mut self, now: Reading<'_>, body: &TaskGrant) -> Result<(), EvolveError> {
+        now.ensure(self.core.state == State::WaitingForHuman, "the instance is not waiting")?;
+        now.ensure(now.header.verdict.is_none(), "policy is asked of those who answer")?;
+        let owner = self.created.owner;
+        let Some(gate) = &self.gate else { return Err(now.unlawful("no gate is open")) };
+        let theirs = gate.may_withdraw(now.header.actor, owner);
+        now.ensure(theirs, "neither the one who asked for it nor the owner withdraws it")?;
+        let offered = gate.offer.as_ref().map(|offer| TaskGrant { revoked: true, ..offer.body.clone() });
+        now.ensure(offered.as_ref() == Some(body), "it withdraws something else than was asked for")?;
+        self.keep_gate();
+        if let Some(gate) = &mut self.gate {
+            gate.offer = None;
+        }
+        self.step = Step::Withdrawn;
         Ok(())
     }
 

@@ -48,6 +48,8 @@ pub(super) enum Step {
     Grant(Grants),
     /// After what is asked for in advance: its gate follows.
     Offer(Box<Offer>),
+    /// After what was asked for in advance is withdrawn: the edge that leaves its gate follows.
+    Withdrawn,
     /// After the edge to RUNNING from a grant's gate: what was given follows.
     Given { gate: Box<OpenGate>, verdict: Option<Verdict> },
 }

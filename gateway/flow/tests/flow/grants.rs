@@ -459,3 +459,39 @@ fn the_votes_of_a_grant_are_counted_again_under_the_rule_of_today() {
     assert!(!held.still_meets(&body::RuleForm { roles, ..form.clone() }, |_| true), "another role");
     assert!(held.still_meets(&body::RuleForm { groups: vec![name("legal")], distinct_teams: true, ..form }, |_| true));
 }
+
+#[test]
+fn what_is_asked_for_is_withdrawn_by_the_one_who_asked_or_the_owner_and_the_instance_goes_on() {
+    for who in [AGENT, OWNER] {
+        let mut w = World::running();
+        w.ask_grant(1, rule("r", 2), 1, 5_000).unwrap();
+        w.approve(ALICE, &[1]).unwrap();
+        for other in [STRANGER, ALICE, Pseudonym::SYSTEM] {
+            assert!(matches!(w.revoke(other, 1, allow()), Err(Illegal::Incomplete(_))), "{other}");
+        }
+        assert_eq!(w.revoke(who, 2, allow()), Err(Illegal::UnknownGrant(grant(2))));
+        let ballot = w.ballot(DecisionKind::Approve, BOB, &[(1, Change::Keep)]);
+        let late = w.decide(ballot);
+        assert_eq!(w.revoke(who, 1, allow()), Ok(Reply::Revoked(grant(1))));
+        assert_eq!(w.the().state(), State::Running);
+        assert!(w.the().gate().is_none() && w.the().grant(grant(1)).is_none(), "nothing was given");
+        refuse(&w, "withdrawn by a stranger", |f| last(f).iter_mut().for_each(|d| d.actor = STRANGER));
+        refuse(&w, "something else withdrawn", |f| edit(last(f), pick!(TaskGrant), |g| g.count = 7));
+        refuse(&w, "its gate left without a word", |f| {
+            last(f).remove(0);
+        });
+        refuse(&w, "withdrawn, and the gate left open", |f| last(f).truncate(1));
+        refuse(&w, "withdrawn, and nobody goes on", |f| last(f).truncate(3));
+        refuse(&w, "withdrawn, as if it had been approved", |f| {
+            edit(last(f), pick!(Edge), |edge| edge.to = State::Approved);
+        });
+        refuse(&w, "withdrawn, as if somebody had decided", |f| {
+            edit(last(f), pick!(Edge), |edge| edge.cause = body::Cause::Decision);
+        });
+        assert!(w.vote(late).is_err(), "its gate has gone");
+        // It goes on as ever, and the same may be asked for again.
+        let act = w.action(5, allow(), None);
+        w.act(vec![act]).unwrap();
+        assert_eq!(w.revoke(who, 1, allow()), Err(Illegal::UnknownGrant(grant(1))));
+    }
+}

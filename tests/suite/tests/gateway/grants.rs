@@ -142,3 +142,38 @@ fn the_command_line_asks_for_a_grant_lists_it_and_takes_it_back() {
     assert_eq!(command(&gateway, &dana, &["grant", "list", &instance])["items"][0]["state"], "revoked");
     gateway.propose(&agent, &instance, "mail.send", &reminder(SHOP)).expect_status(202);
 }
+
+#[test]
+fn the_same_request_again_is_at_the_open_gate_and_whoever_asked_withdraws_it() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let agent = mailer(&gateway, &dana);
+    gateway.workflow(&dana, "repair");
+    let instance = gateway.instance(&dana, "repair", "fixer");
+    let path = format!("/api/v1/instances/{instance}/grants");
+    let asked = gateway.post(&path, &agent, &mailing(2)).expect_status(202).json();
+    let size = gateway.entries(&dana).len();
+    let again = gateway.post(&path, &agent, &mailing(2)).expect_status(202).json();
+    assert_eq!((&again["grant"], &again["gate"]), (&asked["grant"], &asked["gate"]));
+    assert_eq!(gateway.post(&path, &agent, &mailing(3)).code(), "instance-waiting");
+    assert_eq!(gateway.entries(&dana).len(), size, "the ledger says it once");
+
+    let grant = asked["grant"].as_str().unwrap();
+    let withdrawn = command(&gateway, &agent, &["grant", "withdraw", &instance, grant]);
+    assert_eq!(withdrawn["already"], false);
+    let shown = gateway.get(asked["gate"]["href"].as_str().unwrap(), &dana).expect_status(200).json();
+    assert_eq!(shown["gate"]["resolved"], "WITHDRAWN", "{shown}");
+    let state = gateway.get(&format!("/api/v1/instances/{instance}"), &dana).expect_status(200).json();
+    assert_eq!((&state["state"], &state["enforced"]), (&json!("RUNNING"), &json!(true)));
+
+    // The same holds of actions: what waits is asked about once.
+    let first = gateway.propose(&agent, &instance, "mail.send", &reminder(SHOP)).expect_status(202).json();
+    let again = gateway.propose(&agent, &instance, "mail.send", &reminder(SHOP)).expect_status(202).json();
+    assert_eq!((&again["gate"], &again["first"]), (&first["gate"], &json!(false)));
+    assert_eq!(again["actions"][0]["action"], first["actions"][0]["action"]);
+    let other = gateway.propose(&agent, &instance, "mail.send", &reminder("other@example.com"));
+    assert_eq!(other.code(), "instance-waiting");
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
+    assert_eq!(report["counts"]["grants"], json!({ "asked": 1, "given": 0, "used": 0, "revoked": 1 }), "{report}");
+}
