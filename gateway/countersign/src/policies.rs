@@ -14,9 +14,9 @@ use countersign_gateway_engine::{
 use countersign_gateway_model::{Clock, Digest, OrgId, PolicyDigests};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_store::bundle::{
-    Bundle, BundleError, CATALOGUE_FORMAT, CanonicalError, CatalogueStatement, Custody, Diff, Draft, Lineage,
-    MANIFEST_FILE, People, Purpose, RootDocument, RootKey, RootKeyEntry, SignedCatalogue, SignedRoot, Standing,
-    Thresholds, check, check_draft, locked_out, sha256,
+    AuthorityStatement, Bundle, BundleError, CATALOGUE_FORMAT, CanonicalError, CatalogueStatement, Custody, Diff,
+    Draft, Lineage, MANIFEST_FILE, People, Purpose, RootDocument, RootKey, RootKeyEntry, SignedAuthority,
+    SignedCatalogue, SignedRoot, Standing, Thresholds, check, check_draft, locked_out, sha256,
 };
 use countersign_policy_store::decide::catalogue::Catalogue;
 use countersign_policy_store::decide::{PolicyParts, PolicySnapshot};
@@ -262,6 +262,29 @@ impl LocalPolicies {
             entries.push(bundle_entry(bundle, next.standing.as_ref())?);
         }
         Ok((entries, prepared))
+    }
+
+    /// What has to be signed so that the authority mode is lowered, signed by the local root key alone. `since` is the
+    /// entry since which it is raised.
+    pub(crate) fn lowering(&self, org: OrgId, since: u64) -> Result<SignedAuthority, PoliciesError> {
+        let held = self.held(org).ok_or(StoreError::UnknownOrganization(org))?;
+        let chain = self.store.root_chain(&org).ok_or(StoreError::UnknownOrganization(org))?;
+        let statement = AuthorityStatement::lowering(org, since, chain.current().version);
+        let mut signed = SignedAuthority::unsigned(statement);
+        let wrong = |error: CanonicalError| PoliciesError::Store(StoreError::Root(error.into()));
+        signed.sign(&held.key).map_err(wrong)?;
+        Ok(signed)
+    }
+
+    /// Whether as many root keys as a recovery needs signed that the authority mode is lowered, here and now.
+    pub(crate) fn may_lower(
+        &self,
+        org: OrgId,
+        since: u64,
+        signed: &SignedAuthority,
+    ) -> Result<Standing, PoliciesError> {
+        let chain = self.store.root_chain(&org).ok_or(StoreError::UnknownOrganization(org))?;
+        signed.verify(&chain, since).map_err(|error| PoliciesError::Store(StoreError::Root(error)))
     }
 
     /// Puts a prepared policy in force, once its entries are durable.

@@ -76,6 +76,9 @@ pub enum EngineError {
     /// The active bundle does not stand with the catalogue that would come; the one in force stays.
     #[error("nothing was registered; with these tools the active bundle does not pass its checks: {0}")]
     Catalogue(String),
+    /// One person may act alone already.
+    #[error("the authority mode is `solo`: there is nothing to lower")]
+    NotRaised,
     /// The confirmed diff is not the one of this candidate against the active bundle.
     #[error("confirm the difference to the active bundle first: its digest is `{digest}`")]
     ConfirmDiff {
@@ -188,6 +191,7 @@ impl EngineError {
             Self::LockedOut(_) => "bundle-locks-out",
             Self::Tools(_) => "tools-invalid",
             Self::Catalogue(_) => "catalogue-rejected",
+            Self::NotRaised => "parameter-invalid",
             Self::ConfirmDiff { .. } => "diff-unconfirmed",
             Self::BacktestRunning => "backtest-running",
             Self::DemandUnmet { .. } => "demand-unmet",

@@ -35,6 +35,7 @@ mod keyring;
 mod ladders;
 mod liftable;
 mod lifts;
+mod lowering;
 mod mint;
 mod opened;
 mod org;

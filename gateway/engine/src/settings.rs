@@ -19,7 +19,7 @@ use crate::policies::Electorate;
 use crate::recording::Recording;
 
 /// Table of settings: name to value.
-const SETTINGS: &str = "settings";
+pub(crate) const SETTINGS: &str = "settings";
 
 /// Table of freezes: team, or nothing for the whole organization.
 const FREEZES: &str = "freezes";
@@ -34,7 +34,7 @@ pub(crate) const PUBLIC_READ: &str = "log.public_read";
 pub(crate) const SHADOW_WINDOW: &str = "policy.shadow_window_s";
 
 /// `solo` or `four_eyes`. The row says what the newest entry may not yet say.
-const AUTHORITY: &str = "authority";
+pub(crate) const AUTHORITY: &str = "authority";
 
 /// Longest shadow window: 90 days.
 const LONGEST_WINDOW_S: u64 = 90 * 86_400;
@@ -59,9 +59,11 @@ impl Engine {
             known.ok_or_else(|| EngineError::damaged("a setting's value"))
         });
         org.set_recording(recording.transpose()?.unwrap_or_default());
-        let raised = org.log.view(SETTINGS, AUTHORITY.as_bytes()).await.map_err(EngineError::ledger)?;
-        if raised.as_deref() == Some(AuthorityMode::FourEyes.as_str().as_bytes()) {
-            org.set_authority(AuthorityMode::FourEyes);
+        let set = org.log.view(SETTINGS, AUTHORITY.as_bytes()).await.map_err(EngineError::ledger)?;
+        for mode in [AuthorityMode::Solo, AuthorityMode::FourEyes] {
+            if set.as_deref() == Some(mode.as_str().as_bytes()) {
+                org.set_authority(mode);
+            }
         }
         let window = org.log.view(SETTINGS, SHADOW_WINDOW.as_bytes()).await.map_err(EngineError::ledger)?;
         let window = window.map(|text| {
@@ -172,7 +174,7 @@ impl Engine {
 
     /// Raises the authority mode to `four_eyes`: at gates that open from here on nobody approves what is their own, and
     /// policy changes by the approval of somebody else. Gates that are open keep the exclusions they were opened with.
-    /// Going back needs the root key and a stopped gateway, and is not done here.
+    /// Going back needs the root keys and a stopped gateway: `lowering`.
     ///
     /// # Errors
     /// [`EngineError::LockedOut`] where nobody could then change policy; [`EngineError::Refused`] by policy.

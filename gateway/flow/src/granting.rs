@@ -12,7 +12,7 @@ use countersign_ledger_entry::body::{
 };
 
 use crate::error::Illegal;
-use crate::gate::{OpenGate, distinct};
+use crate::gate::{Offer, OpenGate, distinct};
 use crate::grant::{HeldGrant, MAX_USES, OPERATION, approvers, malformed};
 use crate::proposal::{Actor, AskGrant, Asked, ItemTerms, RevokeGrant};
 use crate::reply::Reply;

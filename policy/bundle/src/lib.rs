@@ -4,6 +4,7 @@
 //! activation (`policy/store`). Read next: `bundle` for the thing itself, `check` for what is asked of it.
 #![cfg_attr(test, expect(clippy::indexing_slicing, reason = "tests"))]
 
+mod authority;
 mod backtest;
 mod bundle;
 mod canonical;
@@ -26,6 +27,7 @@ mod source;
 
 pub use countersign_gateway_model::{Digest, Name, OrgId, Timestamp};
 
+pub use authority::{AUTHORITY_FORMAT, AuthorityStatement, SignedAuthority};
 pub use backtest::{
     Backtest, BacktestReport, Counts, Example as BacktestExample, Group, Limits, NotComputable, Said, Shift,
     StoredQuestion, StoredQuestions, backtest,

@@ -426,6 +426,7 @@ impl RootChain {
             Domain::Bundle => "bundle",
             Domain::Root => "root document",
             Domain::Catalogue => "catalogue",
+            Domain::Authority => "statement about the authority mode",
         };
         root.met_by(what, wanted(&root.thresholds), (domain, digest, signatures), &self.current.revoked)
     }

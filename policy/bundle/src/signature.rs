@@ -21,6 +21,8 @@ pub enum Domain {
     Root,
     /// A tool catalogue.
     Catalogue,
+    /// A statement that lowers the authority mode.
+    Authority,
 }
 
 impl Domain {
@@ -30,6 +32,7 @@ impl Domain {
             Self::Bundle => b"countersign/bundle/v1\0",
             Self::Root => b"countersign/root/v1\0",
             Self::Catalogue => b"countersign/catalogue/v1\0",
+            Self::Authority => b"countersign/authority/v1\0",
         }
     }
 

@@ -8,6 +8,7 @@ mod backtesting;
 mod checking;
 mod comparing;
 mod explaining;
+mod lowering;
 mod proposing;
 mod proving;
 mod querying;
@@ -88,6 +89,8 @@ pub(crate) enum Policy {
         Exit codes: 0 signed, 1 it does not pass its checks, 2 a file or a key cannot be used."
     )]
     Sign(signing::Sign),
+    /// Lower the authority mode, with the root keys and the gateway down: from here on one person changes policy alone
+    Solo(lowering::Solo),
     /// Check the signatures of a bundle against root documents, offline
     #[command(
         after_help = "Example:\n  countersign policy verify next.bundle --root root-1.json --genesis HEX --after \
@@ -224,6 +227,10 @@ pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
             proven == Proven::All
         }),
         Policy::Sign(args) => signing::sign(&args, global),
+        Policy::Solo(args) => {
+            lowering::solo(args, global).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Policy::Verify(args) => signing::verify(&args, global),
         Policy::Pack(args) => signing::pack(&args, global),
         Policy::Unpack(args) => signing::unpack(&args, global),

@@ -807,3 +807,35 @@ async fn a_question_about_a_supposed_item_is_asked_again_by_a_backtest() {
     assert_eq!((open.unchanged, open.changed.get(&Shift::DenyToAllow)), (0, Some(&1)), "{open:?}");
     office.holds().await;
 }
+
+async fn the_authority_mode_is_lowered_by_an_entry_of_its_own_and_stays_so_until_it_is_raised() {
+    let mut office = Office::four_eyes().await;
+    let (one, statement) = (org(1), json!({ "statement": "signed by the root keys" }));
+    let mode = |office: &Office| office.world.engine.policy(&office.ada).unwrap().authority;
+    assert_eq!((mode(&office), office.world.engine.four_eyes_since(one).await.unwrap()), ("four_eyes", 0));
+    let receipt = office.world.engine.lower_authority(one, statement.clone()).await.unwrap();
+    assert_eq!(mode(&office), "solo");
+    let again = office.world.engine.lower_authority(one, statement.clone()).await.unwrap_err();
+    assert_eq!(again.to_string(), "the authority mode is `solo`: there is nothing to lower");
+    assert!(office.world.engine.four_eyes_since(one).await.is_err());
+    let query = EntryQuery { limit: 500, ..EntryQuery::default() };
+    let entries = office.world.engine.entries(&office.ada, query.clone()).await.unwrap().items;
+    let entry = entries.iter().find(|entry| entry.index == receipt.index).unwrap();
+    assert_eq!(entry.kind, "settings");
+    assert!(entry.verdict.is_none(), "nobody is asked who may");
+    assert_eq!(entry.body["setting"], "authority");
+    let pack = office.world.engine.pack(&office.ada, true).await.unwrap();
+    let report = verify_evidence(&office.world.root_vkey(one), &pack).unwrap().render();
+    assert!(report.contains(&format!("changed at entry {}", receipt.index)), "{report}");
+    // A start reads it from the ledger; and one person alone changes policy again.
+    office.world.restart().await;
+    assert_eq!(mode(&office), "solo");
+    let files = other(2);
+    assert_eq!(office.propose(&files, Some(confirmed(&files))).await.unwrap().state, "activated");
+    // Raised again, it is raised since another entry: what was signed before is good for nothing.
+    let raised = office.world.engine.raise_authority(Arc::clone(&office.ada)).await.unwrap();
+    assert_eq!(office.world.engine.four_eyes_since(one).await.unwrap(), raised.index);
+    office.world.restart().await;
+    assert_eq!(mode(&office), "four_eyes");
+    office.holds().await;
+}

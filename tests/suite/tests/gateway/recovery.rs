@@ -145,3 +145,71 @@ fn a_recovery_needs_nothing_to_be_broken_and_takes_the_place_of_what_is_in_force
     let (code, report) = gateway.verify(&gateway.pack(&dana));
     assert_eq!((code, &report["recovery"], &report["recoveries"]), (0, &Value::Null, &json!(2)), "{report:#}");
 }
+
+#[test]
+fn the_authority_mode_is_lowered_offline_with_the_root_threshold_and_never_without() {
+    let mut gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    crate::changes::mia(&gateway, &dana);
+    let raise = |gateway: &Gateway, dana: &str| {
+        let body = json!({ "value": "four_eyes" }).to_string().into_bytes();
+        gateway.send("PUT", "/api/v1/settings/authority", dana, &[], Some(body)).expect_status(200);
+    };
+    let mode = |gateway: &Gateway, dana: &str| {
+        gateway.get("/api/v1/policies/active", dana).expect_status(200).json()["authority"].clone()
+    };
+    raise(&gateway, &dana);
+    let (ok, said) = gateway.operate(&["policy", "solo", "--yes"]);
+    assert!(!ok && said.contains("in use by another process"), "{said}");
+    let body = json!({ "value": "solo" }).to_string().into_bytes();
+    let refused = gateway.send("PUT", "/api/v1/settings/authority", &dana, &[], Some(body));
+    assert!(refused.status >= 400, "it is not lowered by anybody who asks");
+
+    // Without the root keys' signatures, or with those of another statement, nothing changes.
+    assert!(gateway.stop());
+    let file = gateway.beside("solo.json");
+    let path = file.to_str().unwrap();
+    let (ok, said) = gateway.operate(&["policy", "solo", "--out", path]);
+    assert!(ok, "{said}");
+    let whole: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let written = |document: &Value| std::fs::write(&file, document.to_string()).unwrap();
+    let mut stripped = whole.clone();
+    assert!(unsigned(&mut stripped));
+    written(&stripped);
+    let key = gateway.beside("other.key");
+    let (ok, said) = run(&["policy", "key", "--name", "other", "--out", key.to_str().unwrap()]);
+    assert!(ok, "{said}");
+    let lower = |gateway: &Gateway| gateway.operate(&["policy", "solo", "--yes", "--statement", path]);
+    let (ok, said) = lower(&gateway);
+    assert!(!ok && said.contains("signature"), "{said}");
+    let (ok, said) = run(&["policy", "solo", "sign", path, "--key", key.to_str().unwrap()]);
+    assert!(ok, "{said}");
+    let (ok, said) = lower(&gateway);
+    assert!(!ok && said.contains("signature"), "a key that is none of the root's: {said}");
+    let mut other = whole.clone();
+    other["statement"]["since"] = json!(0);
+    written(&other);
+    let (ok, said) = lower(&gateway);
+    assert!(!ok && said.contains("is not the one that lowers the authority mode here and now"), "{said}");
+
+    written(&whole);
+    let (ok, said) = lower(&gateway);
+    assert!(ok, "{said}");
+    let lowered: Value = serde_json::from_str(&said).unwrap();
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    assert_eq!(mode(&gateway, &dana), "solo");
+    let entry = gateway.get(&format!("/api/v1/audit/entries/{}", lowered["entry"]), &dana).expect_status(200).json();
+    assert_eq!((&entry["kind"], &entry["body"]["setting"]), (&json!("settings"), &json!("authority")));
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
+
+    // What was signed is good once: raised again, it takes another statement.
+    raise(&gateway, &dana);
+    assert!(gateway.stop());
+    let (ok, said) = lower(&gateway);
+    assert!(!ok && said.contains("is not the one that lowers the authority mode here and now"), "{said}");
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    assert_eq!(mode(&gateway, &dana), "four_eyes");
+}

@@ -88,8 +88,8 @@ pub(crate) enum Proposing {
     #[command(
         name = "four-eyes",
         after_help = "Example:\n  countersign policy four-eyes\n\nNobody approves what is their own any more, at gates that open from here on. It is refused \
-        while there is nobody who could approve: enrol a second person with the role first. There is no way back through \
-        the gateway."
+        while there is nobody who could approve: enrol a second person with the role first. The way back is \
+        `countersign policy solo`, with the gateway down."
     )]
     FourEyes {
         /// Do not ask.
@@ -169,7 +169,11 @@ pub(crate) async fn proposing(verb: Proposing, global: &Global) -> Result<()> {
             global.answer(&set)
         }
         Proposing::FourEyes { yes } => {
-            if !yes && !confirm("From here on nobody changes policy alone, and there is no way back. Go on?", "--yes")?
+            if !yes
+                && !confirm(
+                    "From here on nobody changes policy alone, and the way back takes the root keys. Go on?",
+                    "--yes",
+                )?
             {
                 bail!("nothing was changed");
             }
