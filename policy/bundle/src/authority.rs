@@ -114,7 +114,9 @@ mod tests {
 
     fn signed(statement: AuthorityStatement, by: &[u8]) -> SignedAuthority {
         let mut signed = SignedAuthority::unsigned(statement);
-        by.iter().for_each(|n| signed.sign(&key(*n)).unwrap());
+        for n in by {
+            signed.sign(&key(*n)).unwrap();
+        }
         signed
     }
 

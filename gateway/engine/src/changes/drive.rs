@@ -25,8 +25,10 @@ use crate::actions::canonical_action;
 use crate::asking::{actor_of, ask, chain, question};
 use crate::backtest::BacktestWindow;
 use crate::beside::Beside;
-use crate::changes::names::{ACTIVATE, POLICY_CHANGE, TOOL_REGISTRATION, bundle_entity, name, workflow_version};
-use crate::changes::row::{ChangeRow, Compared, InForce, Stage, Subject};
+use crate::changes::names::{
+    ACTIVATE, POLICY_CHANGE, Subject, TOOL_REGISTRATION, bundle_entity, name, workflow_version,
+};
+use crate::changes::row::{ChangeRow, Compared, InForce, Stage};
 use crate::changes::under_way::UnderWay;
 use crate::error::EngineError;
 use crate::gates::Pending;

@@ -3,9 +3,9 @@
 use countersign_gateway_model::{Digest, Name, OrgId, Timestamp};
 use countersign_policy_bundle::RESERVED_WORKFLOWS;
 use countersign_policy_decide::{EntityKind, EntityRef, Record, WorkflowFacts};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::changes::row::Subject;
 use crate::error::EngineError;
 
 /// The workflow of a change of policy.
@@ -19,6 +19,17 @@ pub(crate) const TOOL_REGISTRATION: &str = "countersign.tool-registration";
 
 /// The operation that puts a tool catalogue in force, as permits name it.
 pub(crate) const REGISTER: &str = "tools.register";
+
+/// What comes into force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Subject {
+    /// A policy bundle. Rows that were written before there was another say nothing.
+    #[default]
+    Bundle,
+    /// A tool catalogue.
+    Catalogue,
+}
 
 /// Whether an instance of this workflow is the gateway's to act in.
 pub(crate) fn is_reserved(workflow: &Name) -> bool {

@@ -15,8 +15,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Engine;
 use crate::api::{Compared, Idempotency, Page, PolicyProposal, ProposalStep};
-use crate::changes::names::bundle_entity;
-use crate::changes::row::{CHANGES, ChangeRow, Stage, Subject};
+use crate::changes::names::{Subject, bundle_entity};
+use crate::changes::row::{CHANGES, ChangeRow, Stage};
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::Org;

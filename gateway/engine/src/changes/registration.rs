@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use countersign_gateway_flow::{Action, Actions, Create, ItemTerms, Now, Proposal, decide};
 use countersign_gateway_model::{
-    ActionId, Decision, Digest, InstanceId, PermitId, Principal, Pseudonym, State, Timestamp,
+    ActionId, Decision, Digest, InstanceId, Name, PermitId, Principal, Pseudonym, State, Timestamp,
 };
 use countersign_ledger_entry::body::{GateSubject, QuestionKind, Step};
 use countersign_ledger_entry::{Blob, Body, Draft, Entry, PayloadRole, payload};
@@ -27,9 +27,9 @@ use crate::api::ProposalStep;
 use crate::asking::{Answered, StoredEvidence, actor_of, ask, chain};
 use crate::beside::Beside;
 use crate::changes::drive::Turn;
-use crate::changes::names::{REGISTER, name, workflow_version};
+use crate::changes::names::{REGISTER, Subject, name, workflow_version};
 use crate::changes::propose::word_of;
-use crate::changes::row::{ChangeRow, Stage, Subject, ToolLine};
+use crate::changes::row::{ChangeRow, Stage, ToolLine};
 use crate::changes::under_way::UnderWay;
 use crate::error::EngineError;
 use crate::gates::Pending;
@@ -439,12 +439,11 @@ fn lines_of(next: &Catalogue, changes: &[ToolChange]) -> Vec<String> {
         }
     }
     // Command lines and descriptions are text of others: each stays in its one line.
-    lines.iter_mut().for_each(|line| *line = line.replace(char::is_control, " "));
-    lines
+    lines.into_iter().map(|line| line.replace(char::is_control, " ")).collect()
 }
 
 fn words_of(tool: &Tool) -> Vec<String> {
-    let scopes: Vec<&str> = tool.scopes.iter().map(|scope| scope.as_str()).collect();
+    let scopes: Vec<&str> = tool.scopes.iter().map(Name::as_str).collect();
     let scopes = if scopes.is_empty() { "none: any caller may".to_owned() } else { scopes.join(", ") };
     let by = match &tool.runner {
         Some(runner) => format!("a runner, `{}`: {}", runner.kind.as_str(), runner.command.join(" ")),

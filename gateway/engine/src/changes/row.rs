@@ -13,7 +13,7 @@ use countersign_policy_bundle::BacktestReport;
 use countersign_policy_decide::{BundleFacts, Record};
 use serde::{Deserialize, Serialize};
 
-use crate::changes::names::name;
+use crate::changes::names::{Subject, name};
 use crate::changes::proofs::InvariantOutcome;
 use crate::error::EngineError;
 
@@ -25,17 +25,6 @@ pub(crate) const ACTIVATIONS: &str = "policy_activations";
 
 /// Its key.
 pub(crate) const IN_FORCE: &[u8] = b"in_force";
-
-/// What comes into force.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Subject {
-    /// A policy bundle. Rows that were written before there was another say nothing.
-    #[default]
-    Bundle,
-    /// A tool catalogue.
-    Catalogue,
-}
 
 /// What becomes of one tool: names and digests, nothing of others' text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

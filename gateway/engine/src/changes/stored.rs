@@ -4,7 +4,8 @@ use countersign_gateway_model::{InstanceId, PrincipalKind};
 use countersign_policy_decide::Record;
 
 use crate::Engine;
-use crate::changes::row::{ACTIVATIONS, CHANGES, ChangeRow, IN_FORCE, InForce, Subject};
+use crate::changes::names::Subject;
+use crate::changes::row::{ACTIVATIONS, CHANGES, ChangeRow, IN_FORCE, InForce};
 use crate::error::EngineError;
 use crate::org::Org;
 

@@ -84,7 +84,7 @@ impl Desk {
 /// What people are asked about, and nothing has changed.
 fn waiting(answer: ToolsChanged) -> ToolRegistration {
     assert!(answer.receipt.is_none(), "{answer:?}");
-    let registration = answer.registration.expect("people are asked");
+    let registration = answer.registration.unwrap();
     assert_eq!(registration.state, "waiting");
     registration
 }
