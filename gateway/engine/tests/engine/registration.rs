@@ -54,6 +54,8 @@ impl Desk {
             seen = self.read(id).await;
         }
         timers.abort();
+        // Row and state are of one append: read after the state, the row has its gate.
+        seen = self.read(id).await;
         assert_eq!((seen.state, self.world.state(&self.sam, id).await), (state, ended), "{seen:?}");
         seen
     }
