@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use countersign_gateway_flow::rows::{DECISIONS, DecisionRow};
 use countersign_gateway_flow::{Illegal, Now, OpenGate, Proposal, Reply, decide};
 use countersign_gateway_model::{ActionId, DecisionId, GateId, Principal, Timestamp};
-use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, QuestionKind};
+use countersign_ledger_entry::body::{DecisionKind, Effect};
 use countersign_ledger_log::Appended;
 
 use crate::answers::{last_receipt, refusal_record, refused, refused_before, result_of};

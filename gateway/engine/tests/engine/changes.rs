@@ -808,6 +808,7 @@ async fn a_question_about_a_supposed_item_is_asked_again_by_a_backtest() {
     office.holds().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
 async fn the_authority_mode_is_lowered_by_an_entry_of_its_own_and_stays_so_until_it_is_raised() {
     let mut office = Office::four_eyes().await;
     let (one, statement) = (org(1), json!({ "statement": "signed by the root keys" }));
