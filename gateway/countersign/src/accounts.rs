@@ -10,6 +10,7 @@ mod book;
 mod entry;
 mod introductions;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -70,7 +71,7 @@ impl Vault {
 
     async fn load(&self, org: OrgId) -> Result<(), StoreError> {
         let log = self.0.engine.log_of(org).map_err(|e| failed("the log is not open")(e.into()))?;
-        let mut rows = Vec::new();
+        let mut fresh = Book::default();
         let mut after: Option<Vec<u8>> = None;
         loop {
             let page = log
@@ -84,22 +85,15 @@ impl Vault {
                 let (kind, id) = read_key(&row.key).ok_or_else(damaged)?;
                 let columns: Columns<'_> = serde_json::from_slice(&row.columns).map_err(|_| damaged())?;
                 let stored = Stored { version: columns.version, value: columns.value.get().as_bytes().to_vec() };
-                rows.push((RecordKey::new(kind, org, id), stored));
+                let change = fresh.change(RecordKey::new(kind, org, id), Some(stored))?;
+                fresh.take_up(change);
                 after = Some(row.key);
             }
             if !whole {
                 break;
             }
         }
-        let mut book = self.0.book.write().unwrap_or_else(PoisonError::into_inner);
-        for key in book.keys_of(org) {
-            let change = book.change(key, None)?;
-            book.take_up(change);
-        }
-        for (key, stored) in rows {
-            let change = book.change(key, Some(stored))?;
-            book.take_up(change);
-        }
+        self.0.book.write().unwrap_or_else(PoisonError::into_inner).replace(org, fresh);
         Ok(())
     }
 
@@ -113,15 +107,26 @@ impl Vault {
         self.tell(org, self.read(|book| Concerned::all(book, org)?.introductions(book, org, now))?)
     }
 
+    /// Tells all of it, whatever of it fails; gives the first failure.
     fn tell(&self, org: OrgId, introductions: Vec<Introduction>) -> Result<(), StoreError> {
+        let mut first = Ok(());
         for introduction in introductions {
-            match introduction {
+            let told = match introduction {
                 Introduction::Principal { who, known, record } => self.0.engine.introduce(org, who, *known, record),
                 Introduction::Other(record) => self.0.engine.describe(org, record),
-            }
-            .map_err(|e| StoreError::new("policy cannot be told of an account", e))?;
+            };
+            first = first.and(told.map_err(|e| StoreError::new("policy cannot be told of an account", e)));
         }
-        Ok(())
+        first
+    }
+
+    /// Reads everything again after a change whose fate is not known, and tells the engine of everybody, and of those whom
+    /// the change concerned even if they are gone.
+    async fn recall(&self, org: OrgId, concerned: &Concerned) -> Result<(), StoreError> {
+        self.load(org).await?;
+        self.introduce_all(org)?;
+        let now = self.0.engine.now();
+        self.tell(org, self.read(|book| concerned.introductions(book, org, now))?)
     }
 
     /// Commits a batch that was checked against the rows in memory, then takes it up there.
@@ -135,6 +140,10 @@ impl Vault {
         if writes.iter().any(|write| write.key.org != org) {
             return Err(StoreError::new("a batch names two organizations", "nothing was written"));
         }
+        let keys: BTreeSet<&RecordKey> = writes.iter().map(|write| &write.key).collect();
+        if keys.len() != writes.len() {
+            return Err(StoreError::new("a batch names a row twice", "nothing was written"));
+        }
         let prepared = self.read(|book| prepare(book, &writes))?;
         let Some((entry, changes, concerned)) = prepared else { return Ok(false) };
         let committed = match authority {
@@ -143,9 +152,10 @@ impl Vault {
         };
         if let Err(error) = committed {
             // What is on disk may be ahead of memory if the answer was lost: it is read again before it is used.
-            if error.code() == "outcome-unknown" {
-                self.load(org).await?;
-                self.introduce_all(org)?;
+            if error.code() == "outcome-unknown"
+                && let Err(reading) = self.recall(org, &concerned).await
+            {
+                tracing::error!(error = %crate::words(&reading), "the accounts cannot be read again: restart the gateway");
             }
             return Err(failed("the ledger did not take the change")(error.into()));
         }
@@ -155,9 +165,12 @@ impl Vault {
             for change in changes {
                 book.take_up(change);
             }
-            concerned.introductions(&book, org, self.0.engine.now())?
+            concerned.introductions(&book, org, self.0.engine.now())
         };
-        self.tell(org, introductions)?;
+        // It is done, whoever could not be told of it: a caller who heard of a failure would do it again.
+        if let Err(error) = introductions.and_then(|introductions| self.tell(org, introductions)) {
+            tracing::error!(error = %crate::words(&error), "policy was not told of a change: restart the gateway");
+        }
         Ok(true)
     }
 }

@@ -154,7 +154,7 @@ async fn whole(args: &Args, config: &Config, teller: &Teller) -> Result<(Summary
     teller.head(&format!(
         "the gateway starts on http://{address} with an empty ledger, marked as a demo in its first entry"
     ));
-    let gateway = Gateway::open(config, &Options { demo: true, address, begin: None }).await?;
+    let gateway = Gateway::open(config, &Options { demo: true, address, begin: None, offline: false }).await?;
     let handle = serve::handle();
     let server =
         tokio::spawn(serve::serve(listener, transport_plain(&transport)?, (*handle).clone(), gateway.router()));

@@ -63,6 +63,8 @@ pub(crate) struct Options {
     pub address: SocketAddr,
     /// An organization to begin.
     pub begin: Option<String>,
+    /// For one command, and not to serve: no timer puts anything on record meanwhile.
+    pub offline: bool,
 }
 
 /// The one-time token that makes the first person of an organization.
@@ -277,7 +279,7 @@ impl Gateway {
         let token_seed = crate::keys::token_seed(&folder.path.join("keys"))?;
         let identity = open_identity(config, &token_seed, vault, options.demo, clock.now()).await?;
         let adopted = engine.adopt().await.context("runs of before cannot be adopted")?;
-        let timers = tokio::spawn(engine.clone().run_timers());
+        let timers = if options.offline { tokio::spawn(async {}) } else { tokio::spawn(engine.clone().run_timers()) };
 
         let organizations: Vec<Organization> = ledger.organizations.iter().map(Held::organization).collect();
         for organization in organizations.iter().chain([&ledger.installation.organization()]) {
@@ -566,7 +568,7 @@ mod tests {
 
     async fn open(folder: &std::path::Path) -> Result<Gateway> {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        Gateway::open(&config(folder), &Options { demo: false, address, begin: None }).await
+        Gateway::open(&config(folder), &Options { demo: false, address, begin: None, offline: false }).await
     }
 
     fn name(text: &str) -> Name {

@@ -58,7 +58,7 @@ impl Engine {
             draft.payloads.push(beside.payload(PayloadRole::Description, sealed));
             let text = AuthorityMode::Solo.as_str().as_bytes().to_vec();
             beside.rows.push(Row { table: SETTINGS, key: AUTHORITY.as_bytes().to_vec(), columns: Some(text) });
-            // Its own entry is the first that says `solo`: whoever reads the log sees the change where it was made.
+            // Its own entry is the first that says `solo`: nobody is served and no timer runs where this is done.
             org.set_authority(AuthorityMode::Solo);
             let policy = this.snapshot(org.id).digests();
             let appended = this.append_own(&org, vec![draft], beside, (this.now(), policy)).await;
@@ -81,6 +81,8 @@ async fn last_raise(org: &Org) -> Result<u64, EngineError> {
         for stored in page.iter().rev() {
             if let Body::Settings(settings) = Entry::parse(&stored.leaf)?.header.body
                 && settings.setting.as_str() == AUTHORITY
+                // A raise of what is raised is on record and changes nothing: statements on their way stay good.
+                && settings.old.as_ref() != Some(&settings.new)
             {
                 return Ok(stored.index);
             }

@@ -168,6 +168,9 @@ pub(crate) struct OutcomeRecorded {
 /// Each is asked of policy, and the answer is in the ledger before it is given. A single proposal that is refused
 /// answers with the problem `policy-denied` and the receipt of the refusal; in a batch each has its own answer. Where
 /// people must approve, the answer is 202 and names the gate; with `Prefer: wait=N` it waits up to N seconds for them.
+///
+/// Who asks for what waits already is answered with its gate. Nothing is committed for that, so its idempotency key, if it
+/// is another than the first one's, is bound to nothing: after the gate it would be a proposal of its own.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/actions", operation_id = "proposeActions", tag = "actions",
     params(("id" = String, Path, description = "The instance")),

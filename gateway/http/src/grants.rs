@@ -205,6 +205,9 @@ pub(crate) struct GrantRevoked {
 /// By the acting agent, or by one whose work the instance is. Opens a gate of the instance: the rule's own quorum gives the
 /// grant, and a rejection ends the instance. From then on, what is within the terms is permitted without asking anybody
 /// about that rule, as often and as long as was said.
+///
+/// Who asks for what waits already is answered with its gate; nothing is committed for that, and another idempotency key than
+/// the first one's is bound to nothing.
 #[utoipa::path(
     post, path = "/api/v1/instances/{id}/grants", operation_id = "requestGrant", tag = "gates",
     params(("id" = String, Path, description = "The instance")),

@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use countersign_gateway_engine as engine;
 use countersign_gateway_engine::OnDeny;
-use countersign_gateway_model::{Digest, InstanceId, Name, PermitId, Principal};
+use countersign_gateway_model::{Digest, InstanceId, Name, PermitId, Principal, PrincipalKind};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -139,7 +139,9 @@ pub(crate) struct Instance {
     /// Why not.
     reasons: Vec<String>,
     /// Whether policy is held to in it now. `false`: its workflow is in shadow, and a no that is not firm stops nothing.
-    enforced: bool,
+    /// Not for agents, whose permits say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enforced: Option<bool>,
     /// Next sequence of its stream: grows with every entry.
     sequence: u64,
     /// Rules that were lifted in it without their quorum, in order; not in lists, and not for agents.
@@ -168,10 +170,18 @@ impl From<engine::InstanceRecord> for Instance {
             deadline: record.deadline.map(Into::into),
             runnable: record.runnable,
             reasons: record.reasons,
-            enforced: record.enforced,
+            enforced: Some(record.enforced),
             sequence: record.sequence,
             lifts: Vec::new(),
         }
+    }
+}
+
+impl Instance {
+    /// What this reader is told of an instance.
+    fn told(who: &Principal, record: engine::InstanceRecord) -> Self {
+        let instance = Self::from(record);
+        if who.kind == PrincipalKind::Agent { Self { enforced: None, ..instance } } else { instance }
     }
 }
 
@@ -264,7 +274,7 @@ async fn create_instance(
     let waits = answer.gate.is_some();
     let wire = InstanceCreated {
         gate: answer.gate.map(Into::into),
-        instance: answer.instance.into(),
+        instance: Instance::told(&who, answer.instance),
         receipt: answer.receipt.into(),
     };
     let location = format!("/api/v1/instances/{id}");
@@ -318,7 +328,7 @@ async fn list_instances(
         after: filter.after,
         limit: Paging::limit(filter.limit)?,
     };
-    reply::ok(&Page::of(app.engine.instances(&who, query).await?, Instance::from))
+    reply::ok(&Page::of(app.engine.instances(&who, query).await?, |record| Instance::told(&who, record)))
 }
 
 /// Read an instance
@@ -350,7 +360,7 @@ async fn get_instance(
 /// An instance with what was lifted in it.
 async fn whole(app: &AppState, who: &Principal, record: engine::InstanceRecord) -> Result<Instance, Problem> {
     let lifts = app.engine.lifts(who, record.id).await?;
-    Ok(Instance { lifts: lifts.into_iter().map(Into::into).collect(), ..Instance::from(record) })
+    Ok(Instance { lifts: lifts.into_iter().map(Into::into).collect(), ..Instance::told(who, record) })
 }
 
 /// Start an instance

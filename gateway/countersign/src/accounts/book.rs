@@ -13,7 +13,7 @@ use countersign_gateway_model::{Name, OrgId, PrincipalKind, Pseudonym};
 use serde::de::DeserializeOwned;
 
 /// The rows of all organizations of this gateway.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Book {
     rows: BTreeMap<RecordKey, Stored>,
     /// Accounts of the same human being, by the key of that human being.
@@ -135,17 +135,23 @@ impl Book {
             self.rows.insert(key, stored);
         } else {
             self.rows.remove(&key);
-            self.owners.remove(&(key.kind, key.id));
+            let id = (key.kind, key.id);
+            if self.owners.get(&id) == Some(&org) {
+                self.owners.remove(&id);
+            }
         }
     }
 
-    /// Keys of all rows of an organization.
-    pub(super) fn keys_of(&self, org: OrgId) -> Vec<RecordKey> {
-        RecordKind::ALL
-            .into_iter()
-            .flat_map(|kind| self.list(kind, Some(org), None))
-            .map(|(key, _)| key.clone())
-            .collect()
+    /// Puts rows of an organization, all of them, in the place of those that were here.
+    pub(super) fn replace(&mut self, org: OrgId, fresh: Self) {
+        self.rows.retain(|key, _| key.org != org);
+        self.persons.retain(|(of, _), _| *of != org);
+        self.credentials.retain(|(of, _), _| *of != org);
+        self.owners.retain(|_, of| *of != org);
+        self.rows.extend(fresh.rows);
+        self.persons.extend(fresh.persons);
+        self.credentials.extend(fresh.credentials);
+        self.owners.extend(fresh.owners);
     }
 
     /// A record, if there is one.

@@ -387,6 +387,17 @@ mod tests {
                     prop_assert_eq!(book.find(RecordKind::ServiceAccount, &id), found);
                 }
             }
+            // Read again from what is stored it is the same book: every change keeps what rows are looked up by.
+            let mut again = Book::default();
+            for org in [ORG, OTHER, ORG] {
+                let mut fresh = Book::default();
+                for (key, stored) in naive.iter().filter(|(key, _)| key.org == org) {
+                    let change = fresh.change(key.clone(), Some(stored.clone())).unwrap();
+                    fresh.take_up(change);
+                }
+                again.replace(org, fresh);
+            }
+            prop_assert_eq!(again, book);
         }
     }
 }

@@ -54,7 +54,8 @@ async fn create(name: String, mut config: Config, global: &Global) -> Result<()>
     // Nothing is run here.
     config.runner.process = false;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let gateway = Gateway::open(&config, &Options { demo: mark.demo, address, begin: Some(name.clone()) }).await?;
+    let gateway =
+        Gateway::open(&config, &Options { demo: mark.demo, address, begin: Some(name.clone()), offline: true }).await?;
     let made = gateway.organizations.iter().find(|made| made.place.name.as_str() == name);
     let made = made.context("the organization was made and is not there")?;
     let (place, root_vkey) = (made.place.clone(), made.root_vkey.clone());

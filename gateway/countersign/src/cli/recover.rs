@@ -89,7 +89,7 @@ async fn offline(args: Recover, global: &Global) -> Result<()> {
     config.runner.process = false;
     config.policy.solver = None;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let gateway = Gateway::open(&config, &Options { demo: mark.demo, address, begin: None }).await?;
+    let gateway = Gateway::open(&config, &Options { demo: mark.demo, address, begin: None, offline: true }).await?;
     let done = carry_out(&gateway, &args, given, global).await;
     gateway.close().await?;
     done

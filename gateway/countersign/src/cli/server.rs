@@ -69,7 +69,7 @@ pub(crate) async fn up(args: Up, global: &Global) -> Result<()> {
     crate::telemetry::begin(&config.log)?;
     let (listener, transport) = serve::bind(&config.listen).await?;
     let address = listener.local_addr().context("the listener has no address")?;
-    let gateway = Gateway::open(&config, &Options { demo: false, address, begin: None }).await?;
+    let gateway = Gateway::open(&config, &Options { demo: false, address, begin: None, offline: false }).await?;
     let handle = serve::handle();
     let scheme = if matches!(transport, Transport::Tls(..)) { "https" } else { "http" };
     let mut server = tokio::spawn(serve::serve(listener, transport, (*handle).clone(), gateway.router()));

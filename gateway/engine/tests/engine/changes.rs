@@ -836,6 +836,9 @@ async fn the_authority_mode_is_lowered_by_an_entry_of_its_own_and_stays_so_until
     // Raised again, it is raised since another entry: what was signed before is good for nothing.
     let raised = office.world.engine.raise_authority(Arc::clone(&office.ada)).await.unwrap();
     assert_eq!(office.world.engine.four_eyes_since(one).await.unwrap(), raised.index);
+    // Raising what is raised changes nothing, and voids no statement that is carried round for signatures.
+    office.world.engine.raise_authority(Arc::clone(&office.ada)).await.unwrap();
+    assert_eq!(office.world.engine.four_eyes_since(one).await.unwrap(), raised.index);
     office.world.restart().await;
     assert_eq!(mode(&office), "four_eyes");
     office.holds().await;

@@ -165,6 +165,8 @@ fn the_same_request_again_is_at_the_open_gate_and_whoever_asked_withdraws_it() {
     assert_eq!(shown["gate"]["resolved"], "WITHDRAWN", "{shown}");
     let state = gateway.get(&format!("/api/v1/instances/{instance}"), &dana).expect_status(200).json();
     assert_eq!((&state["state"], &state["enforced"]), (&json!("RUNNING"), &json!(true)));
+    let told = gateway.get(&format!("/api/v1/instances/{instance}"), &agent).expect_status(200).json();
+    assert_eq!((&told["state"], told.get("enforced")), (&json!("RUNNING"), None), "an agent is not told before it asks");
 
     // The same holds of actions: what waits is asked about once.
     let first = gateway.propose(&agent, &instance, "mail.send", &reminder(SHOP)).expect_status(202).json();
@@ -175,5 +177,9 @@ fn the_same_request_again_is_at_the_open_gate_and_whoever_asked_withdraws_it() {
     assert_eq!(other.code(), "instance-waiting");
     let (code, report) = gateway.verify(&gateway.pack(&dana));
     assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
-    assert_eq!(report["counts"]["grants"], json!({ "asked": 1, "given": 0, "used": 0, "revoked": 1 }), "{report}");
+    assert_eq!(
+        report["counts"]["grants"],
+        json!({ "asked": 1, "given": 0, "used": 0, "revoked": 1, "terms": 1 }),
+        "{report}"
+    );
 }
