@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use countersign_gateway_model::{Decision, Name};
 
-use crate::decide::{Answer, decide, ground};
+use crate::decide::{Answer, decide};
 use crate::input::{self, TypedInput};
 use crate::masks;
 use crate::question::Question;
+use crate::round::ground;
 use crate::snapshot::PolicySnapshot;
 use crate::store::Slice;
 

@@ -15,6 +15,7 @@ mod gate;
 mod locate;
 mod question;
 mod reference;
+mod round;
 mod shadow;
 mod snapshot;
 mod store;
@@ -38,7 +39,7 @@ pub mod shape;
 pub mod terms;
 
 pub use chain::{Decided, decide_chain};
-pub use decide::{Answer, Reason, ReplayError, combine, combine_would_be, decide, decide_by_full_walk, ground, replay};
+pub use decide::{Answer, Reason, ReplayError, combine, combine_would_be, decide, decide_by_full_walk, replay};
 pub use entity::{
     AgentFacts, Attr, BundleFacts, EntityError, EntityVersion, GateFacts, InstanceFacts, PersonFacts, Record,
     ServiceFacts, WorkflowFacts,
@@ -48,6 +49,7 @@ pub use gate::annotation;
 pub use locate::{Pointer, ToolPattern};
 pub use question::{Operation, Question, QuestionError, scope_name};
 pub use reference::{EntityKind, EntityRef, ReferenceError};
+pub use round::ground;
 pub use shadow::WouldBe;
 pub use snapshot::{BuildError, KERNEL, LEVEL, Place, PolicyParts, PolicySnapshot, Prepared, RECOVERY, kernel_digest};
 pub use store::{EntityStore, Slice, SliceProblem};

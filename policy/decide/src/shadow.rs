@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use countersign_gateway_model::{Name, Verdict};
 
-use crate::decide::{Round, ground, sorted};
 use crate::reference::well_known;
+use crate::round::{Round, ground, sorted};
 use crate::snapshot::{PolicySnapshot, Prepared};
 
 /// The answer with the policies in shadow in force. Recorded beside the real one, never acted on.

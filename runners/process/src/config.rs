@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use countersign_runners_contract::model::Name;
 
-use crate::rundir;
+use crate::durable;
 use crate::spec::{GatewayEndpoint, Level, RunUser};
 use crate::workspace::{Caps, WorkspaceError};
 
@@ -92,12 +92,12 @@ pub(crate) fn minimum(config: &ProcessConfig, folder: &Path, found: Level) -> io
         return Ok(config.minimum);
     }
     let path = folder.join("minimum-level");
-    if let Some(level) = rundir::read_json::<Level>(&path)? {
+    if let Some(level) = durable::read_json::<Level>(&path)? {
         return Ok(Some(level));
     }
     if found == Level::L0 {
         return Ok(None);
     }
-    rundir::write_json(&path, &found)?;
+    durable::write_json(&path, &found)?;
     Ok(Some(found))
 }

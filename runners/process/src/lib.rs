@@ -17,6 +17,7 @@ mod canary;
 mod cgroup;
 mod config;
 pub mod doctor;
+mod durable;
 mod frames;
 
 mod procfs;

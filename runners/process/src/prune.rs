@@ -16,7 +16,7 @@ use std::time::SystemTime;
 
 use countersign_runners_contract::model::Digest;
 
-use crate::rundir::sync_folder;
+use crate::durable::sync_folder;
 use crate::time::machine;
 use crate::workspace::{Trees, While as _, WorkspaceError};
 

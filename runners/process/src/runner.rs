@@ -28,6 +28,7 @@ use crate::agent::{AgentProcess, AgentSpec};
 use crate::canary::{self, Found};
 use crate::config::{OpenError, ProcessConfig, minimum, program_of};
 use crate::doctor::{self, Doctor};
+use crate::durable;
 use crate::frames::{self, End};
 use crate::prune::Pruned;
 use crate::rundir::{self, Setup, Tombstone};
@@ -267,14 +268,14 @@ impl Inner {
     /// Tells whether the run of an order is there already.
     fn existing(&self, handle: &Handle, order: &Order) -> Result<bool, RunnerError> {
         let tombstone: Option<Tombstone> =
-            rundir::read_json(&self.runs.tombstone_of(handle)).map_err(|e| local("read a reaped run", e))?;
+            durable::read_json(&self.runs.tombstone_of(handle)).map_err(|e| local("read a reaped run", e))?;
         if tombstone.is_some() {
             return Err(RunnerError::Reaped(handle.external_name.clone()));
         }
         self.runs.check_fence(handle)?;
         let folder = self.runs.folder_of(handle);
         let stored: Option<Handle> =
-            rundir::read_json(&folder.join("handle")).map_err(|e| local("read the run's handle", e))?;
+            durable::read_json(&folder.join("handle")).map_err(|e| local("read the run's handle", e))?;
         let Some(stored) = stored else { return Ok(false) };
         let bytes = fs::read(folder.join("order")).map_err(|e| local("read the run's order", e))?;
         let same = stored == *handle
@@ -324,9 +325,9 @@ impl Inner {
             fs::create_dir(&partial)?;
             // The lock is held before the folder has its name, so nobody can find it there and unheld.
             let lock = rundir::try_lock(&partial)?.ok_or_else(|| io::Error::other("a new folder is locked"))?;
-            rundir::write_durably(&partial.join("order"), &sealed)?;
-            rundir::write_json(&partial.join("setup"), &setup)?;
-            rundir::write_json(&partial.join("handle"), handle)?;
+            durable::write_durably(&partial.join("order"), &sealed)?;
+            durable::write_json(&partial.join("setup"), &setup)?;
+            durable::write_json(&partial.join("handle"), handle)?;
             fs::set_permissions(&partial, fs::Permissions::from_mode(0o711))?;
             Ok(lock)
         };
@@ -340,7 +341,7 @@ impl Inner {
             return Err(local("name the run's folder", error));
         }
         drop(using);
-        rundir::sync_folder(self.runs.path()).map_err(|e| local("sync the folder of runs", e))?;
+        durable::sync_folder(self.runs.path()).map_err(|e| local("sync the folder of runs", e))?;
         // Reaped, or overtaken by a later attempt, since the first look: this one must not begin.
         let late = if self.runs.tombstone_of(handle).exists() {
             Err(RunnerError::Reaped(handle.external_name.clone()))
@@ -432,7 +433,7 @@ impl Inner {
         };
         touch(&folder.join("contact")).map_err(|e| local("note the contact", e))?;
         let setup: Option<Setup> =
-            rundir::read_json(&folder.join("setup")).map_err(|e| local("read the run's setup", e))?;
+            durable::read_json(&folder.join("setup")).map_err(|e| local("read the run's setup", e))?;
         let cancelling = folder.join("cancel").exists();
         let phase = match (&started, cancelling) {
             (_, true) => Phase::Cancelling,
@@ -479,7 +480,7 @@ impl Inner {
         let earlier = fs::read_to_string(&request).ok().and_then(|text| text.trim().parse::<u64>().ok());
         // A second request may shorten the grace, not extend it.
         if earlier.is_none_or(|earlier| grace.0 < earlier) {
-            rundir::write_durably(&request, grace.0.to_string().as_bytes())
+            durable::write_durably(&request, grace.0.to_string().as_bytes())
                 .map_err(|e| local("request the cancellation", e))?;
         }
         // A run that nobody is left to begin gets its last word now.
@@ -515,13 +516,13 @@ impl Inner {
         }
         let failed = |error| local(format!("clear run `{}` away", handle.run), error);
         let missing = |what: &str| failed(io::Error::other(format!("`{what}` is missing")));
-        let setup: Option<Setup> = rundir::read_json(&folder.join("setup")).map_err(failed)?;
+        let setup: Option<Setup> = durable::read_json(&folder.join("setup")).map_err(failed)?;
         let setup = setup.ok_or_else(|| missing("setup"))?;
-        let stored: Option<Handle> = rundir::read_json(&folder.join("handle")).map_err(failed)?;
+        let stored: Option<Handle> = durable::read_json(&folder.join("handle")).map_err(failed)?;
         let stored = stored.ok_or_else(|| missing("handle"))?;
         let tombstone = Tombstone { job: setup.job, not_after: setup.not_after, handle: stored };
         // Before the folder goes: from here on its order is known to have been carried out.
-        rundir::write_json(&self.runs.tombstone_of(&tombstone.handle), &tombstone).map_err(failed)?;
+        durable::write_json(&self.runs.tombstone_of(&tombstone.handle), &tombstone).map_err(failed)?;
         fs::remove_dir_all(&folder).map_err(failed)?;
         tracing::debug!(run = %handle.run, attempt = handle.attempt, "run cleared away");
         self.runs.forget_old_tombstones().map_err(failed)

@@ -14,6 +14,7 @@ use countersign_runners_contract::{
     Evidence, FailureClass, Handle, Manifest, Observation, Phase, RunnerError, Scope, Times,
 };
 
+use crate::durable;
 use crate::rundir::{self, Finished, Setup, Started, Tombstone};
 use crate::{procfs, shim};
 
@@ -84,9 +85,9 @@ impl Runs {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some(rest) = name.strip_prefix(&prefix) else { continue };
             let found = if rest.ends_with(".reaped") {
-                rundir::read_json::<Tombstone>(&entry.path()).map(|t| t.map(|t| t.handle))
+                durable::read_json::<Tombstone>(&entry.path()).map(|t| t.map(|t| t.handle))
             } else if rest.bytes().all(|b| b.is_ascii_digit()) {
-                rundir::read_json(&entry.path().join("handle"))
+                durable::read_json(&entry.path().join("handle"))
             } else {
                 continue;
             };
@@ -116,7 +117,7 @@ impl Runs {
         }
         let folder = self.folder_of(handle);
         let stored: Option<Handle> =
-            rundir::read_json(&folder.join("handle")).map_err(|e| local("read the run's handle", e))?;
+            durable::read_json(&folder.join("handle")).map_err(|e| local("read the run's handle", e))?;
         let Some(stored) = stored else {
             let reaped = self.tombstone_of(handle).exists();
             let name = handle.external_name.clone();
@@ -135,30 +136,30 @@ impl Runs {
     pub(crate) fn state(&self, folder: &Path) -> Result<State, RunnerError> {
         let failed = |error| local(format!("read the run in `{}`", folder.display()), error);
         let result = folder.join("result");
-        if let Some(finished) = rundir::read_json(&result).map_err(failed)? {
+        if let Some(finished) = durable::read_json(&result).map_err(failed)? {
             return Ok(State::Final(Box::new(finished)));
         }
-        let started: Option<Started> = rundir::read_json(&folder.join("started")).map_err(failed)?;
+        let started: Option<Started> = durable::read_json(&folder.join("started")).map_err(failed)?;
         let Some(lock) = rundir::try_lock(folder).map_err(failed)? else {
             return Ok(State::Alive(started));
         };
         // The writer may have finished between the first look and the lock.
-        if let Some(finished) = rundir::read_json(&result).map_err(failed)? {
+        if let Some(finished) = durable::read_json(&result).map_err(failed)? {
             return Ok(State::Final(Box::new(finished)));
         }
-        let started: Option<Started> = rundir::read_json(&folder.join("started")).map_err(failed)?;
+        let started: Option<Started> = durable::read_json(&folder.join("started")).map_err(failed)?;
         let finished = self.last_word(folder, started).map_err(failed)?;
         let phase = finished.observation.phase.as_str();
         tracing::warn!(folder = %folder.display(), phase, "a run was left without its shim and is closed");
         // From here on the run is over for everybody, whoever else may look.
-        rundir::write_json(&result, &finished).map_err(failed)?;
+        durable::write_json(&result, &finished).map_err(failed)?;
         drop(lock);
         Ok(State::Final(Box::new(finished)))
     }
 
     fn last_word(&self, folder: &Path, started: Option<Started>) -> io::Result<Finished> {
-        let setup: Option<Setup> = rundir::read_json(&folder.join("setup"))?;
-        let handle: Option<Handle> = rundir::read_json(&folder.join("handle"))?;
+        let setup: Option<Setup> = durable::read_json(&folder.join("setup"))?;
+        let handle: Option<Handle> = durable::read_json(&folder.join("handle"))?;
         let mut observation = Observation {
             phase: Phase::Lost,
             never_started: false,
@@ -200,7 +201,7 @@ impl Runs {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().ends_with(".reaped")
-                && rundir::read_json::<Tombstone>(&entry.path())?.is_some_and(|t| t.not_after + TOMBSTONE_LIFE < now)
+                && durable::read_json::<Tombstone>(&entry.path())?.is_some_and(|t| t.not_after + TOMBSTONE_LIFE < now)
             {
                 fs::remove_file(entry.path())?;
             }
@@ -216,7 +217,7 @@ impl Runs {
             if entry.file_name().to_string_lossy().starts_with('.') || !entry.path().is_dir() {
                 continue;
             }
-            let handle: Option<Handle> = rundir::read_json(&entry.path().join("handle")).map_err(failed)?;
+            let handle: Option<Handle> = durable::read_json(&entry.path().join("handle")).map_err(failed)?;
             handles.extend(handle.filter(|handle| match scope {
                 Scope::All => true,
                 Scope::Organization(org) => handle.org == org,
@@ -235,8 +236,8 @@ impl Runs {
             if !folder.is_dir() {
                 continue;
             }
-            let setup: Option<Setup> = rundir::read_json(&folder.join("setup")).map_err(failed)?;
-            let finished: Option<Finished> = rundir::read_json(&folder.join("result")).map_err(failed)?;
+            let setup: Option<Setup> = durable::read_json(&folder.join("setup")).map_err(failed)?;
+            let finished: Option<Finished> = durable::read_json(&folder.join("result")).map_err(failed)?;
             trees.extend(setup.and_then(|setup| setup.workspace));
             trees.extend(finished.and_then(|finished| finished.observation.workspace));
         }

@@ -29,7 +29,7 @@ use nix::sys::stat::{Mode, SFlag, fstatat};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::rundir::{sync_folder, write_durably};
+use crate::durable::{sync_folder, write_durably};
 use crate::spec::RunUser;
 
 const DOMAIN: &[u8] = b"countersign/tree/v1\0";

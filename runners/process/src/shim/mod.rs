@@ -33,6 +33,7 @@ use nix::unistd::{pipe2, setsid};
 use sha2::{Digest as _, Sha256};
 
 use crate::cgroup::Group;
+use crate::durable;
 use crate::frames::Writer;
 use crate::relay::Relay;
 use crate::rundir::{self, Finished, Setup};
@@ -140,8 +141,8 @@ pub(super) struct Shim {
 fn run(folder: &Path, secrets: &BTreeMap<String, Vec<u8>>) -> io::Result<()> {
     std::env::set_current_dir(folder)?;
     let missing = |what: &str| io::Error::other(format!("`{what}` is missing"));
-    let handle: Handle = rundir::read_json(Path::new("handle"))?.ok_or_else(|| missing("handle"))?;
-    let setup: Setup = rundir::read_json(Path::new("setup"))?.ok_or_else(|| missing("setup"))?;
+    let handle: Handle = durable::read_json(Path::new("handle"))?.ok_or_else(|| missing("handle"))?;
+    let setup: Setup = durable::read_json(Path::new("setup"))?.ok_or_else(|| missing("setup"))?;
     let mut shim = Shim {
         folder: folder.to_owned(),
         // The gateway's clock at submission plus what has passed since: one clock decides about a start.
@@ -157,7 +158,7 @@ fn run(folder: &Path, secrets: &BTreeMap<String, Vec<u8>>) -> io::Result<()> {
         Err(refused) => shim.never(Phase::Failed { class: refused.class, reason: refused.reason }),
     };
     // From here on the outcome is known to this file alone; without it the run counts as lost.
-    rundir::write_json(Path::new("result"), &finished)
+    durable::write_json(Path::new("result"), &finished)
 }
 
 impl Shim {

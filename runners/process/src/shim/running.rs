@@ -22,6 +22,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::{Shim, refuse_workspace};
 use crate::cgroup::Group;
+use crate::durable;
 use crate::frames::Writer;
 use crate::rundir::{self, Finished, Started};
 use crate::sandbox::{self, Launched, Said};
@@ -212,7 +213,7 @@ impl Running {
             evidence: shim.evidence.clone(),
         };
         // After this the run counts as begun, whatever happens: if no result follows, it is lost, never repeated.
-        rundir::write_json(Path::new("started"), &started).map_err(|e| infra("record the start", &e))?;
+        durable::write_json(Path::new("started"), &started).map_err(|e| infra("record the start", &e))?;
         shim.started = Some(now);
         self.launched.go().map_err(|e| infra("let the workload begin", &e))
     }

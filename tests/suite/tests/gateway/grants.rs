@@ -166,7 +166,11 @@ fn the_same_request_again_is_at_the_open_gate_and_whoever_asked_withdraws_it() {
     let state = gateway.get(&format!("/api/v1/instances/{instance}"), &dana).expect_status(200).json();
     assert_eq!((&state["state"], &state["enforced"]), (&json!("RUNNING"), &json!(true)));
     let told = gateway.get(&format!("/api/v1/instances/{instance}"), &agent).expect_status(200).json();
-    assert_eq!((&told["state"], told.get("enforced")), (&json!("RUNNING"), None), "an agent is not told before it asks");
+    assert_eq!(
+        (&told["state"], told.get("enforced")),
+        (&json!("RUNNING"), None),
+        "an agent is not told before it asks"
+    );
 
     // The same holds of actions: what waits is asked about once.
     let first = gateway.propose(&agent, &instance, "mail.send", &reminder(SHOP)).expect_status(202).json();
