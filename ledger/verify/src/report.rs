@@ -182,8 +182,7 @@ impl Facts {
         }
         if self.counts.grants.terms > 0 {
             out.push(format!(
-                "the terms of {} grants, as people were asked for them, name the rule, the tools, the uses, the budget and \
-                 the time that are counted",
+                "the terms of {} grants name the rule, the tools, the uses, the budget and the time that are counted",
                 self.counts.grants.terms
             ));
         }
@@ -213,6 +212,16 @@ impl Facts {
                 "that the inputs which rested on grants are within their terms: the entries hold digests of both"
                     .to_owned(),
             );
+        }
+        let Grants { asked, terms, .. } = self.counts.grants;
+        if asked > terms {
+            out.push(format!(
+                "that {} grants are what people read: their terms are not here, and no view is compared with terms",
+                asked.saturating_sub(terms)
+            ));
+        }
+        if terms > 0 {
+            out.push(format!("that people read the terms of {terms} grants: no view is compared with terms"));
         }
         out.push("that claimed times are true, beyond their order within 5 s".to_owned());
         out.push(
@@ -424,7 +433,7 @@ pub struct Grants {
     pub used: u64,
     /// Taken back.
     pub revoked: u64,
-    /// Asked for in terms that are disclosed, and are what is counted.
+    /// Of those asked for, those whose terms are disclosed, and are what is counted.
     pub terms: u64,
 }
 

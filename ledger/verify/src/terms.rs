@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use countersign_gateway_flow::terms_differ;
-use countersign_gateway_model::{Digest, Duration};
+use countersign_gateway_model::Duration;
 use countersign_ledger_entry::body::{Body, TaskGrant};
-use countersign_ledger_entry::{Header, PayloadRole, payload};
+use countersign_ledger_entry::{Header, PayloadRef, PayloadRole, payload};
 
 use crate::VerifyError;
 use crate::pack::PAYLOADS;
@@ -23,7 +23,8 @@ struct Asked {
     index: u64,
     body: TaskGrant,
     lasts: Duration,
-    terms: Vec<Digest>,
+    /// All payloads of the entry: the terms are those that the scope is of, whatever they are called there.
+    payloads: Vec<PayloadRef>,
 }
 
 impl GrantTerms {
@@ -33,28 +34,42 @@ impl GrantTerms {
         if body.revoked || !body.approvers.is_empty() {
             return;
         }
-        let named = header.payloads.iter().filter(|named| named.role == PayloadRole::Description);
-        let terms = named.map(|named| named.digest).collect();
-        self.asked.push(Asked { index, body: body.clone(), lasts: body.until.since(header.claimed), terms });
+        let (body, lasts) = (body.clone(), body.until.since(header.claimed));
+        self.asked.push(Asked { index, body, lasts, payloads: header.payloads.clone() });
     }
 
-    /// Compares what is disclosed of them, and says of how many.
+    /// Compares what is disclosed of them, and says of how many: each is one, however often its terms are there.
     pub(crate) fn compare(&self, parts: &BTreeMap<&str, &[u8]>) -> Result<u64, VerifyError> {
         let mut compared = 0;
-        for Asked { index, body, lasts, terms } in &self.asked {
-            for digest in terms {
-                let Some(bytes) = parts.get(format!("{PAYLOADS}{digest}").as_str()) else { continue };
-                let wrong = |problem| Err(VerifyError::Terms { index: *index, problem });
-                let Some((salt, content)) = payload::open(bytes) else { return wrong("its terms cannot be read") };
-                if payload::salted(payload::GRANT, &salt, content) != body.scope {
-                    return wrong("its terms are not those that its digest is of");
-                }
-                if let Some(problem) = terms_differ(content, body, *lasts) {
-                    return wrong(problem);
-                }
-                compared += 1;
-            }
+        for asked in &self.asked {
+            compared += u64::from(asked.compare(parts).map_err(|problem| asked.wrong(problem))?);
         }
         Ok(compared)
+    }
+}
+
+impl Asked {
+    fn wrong(&self, problem: &'static str) -> VerifyError {
+        VerifyError::Terms { index: self.index, problem }
+    }
+
+    /// Whether its terms are here; an error where they are others than it counts by, or can be nowhere else.
+    fn compare(&self, parts: &BTreeMap<&str, &[u8]>) -> Result<bool, &'static str> {
+        let disclosed = |named: &PayloadRef| parts.get(format!("{PAYLOADS}{}", named.digest).as_str()).copied();
+        let of_scope = |bytes| {
+            let (salt, content) = payload::open(bytes)?;
+            (payload::salted(payload::GRANT, &salt, content) == self.body.scope).then_some(content)
+        };
+        if let Some(content) = self.payloads.iter().filter_map(disclosed).find_map(of_scope) {
+            return terms_differ(content, &self.body, self.lasts).map_or(Ok(true), Err);
+        }
+        // Terms stand in a description. Where there is none, in whatever else the entry names.
+        let described = self.payloads.iter().any(|named| named.role == PayloadRole::Description);
+        let mut sought =
+            self.payloads.iter().filter(|named| !described || named.role == PayloadRole::Description).peekable();
+        if sought.peek().is_some() && sought.all(|named| disclosed(named).is_some()) {
+            return Err("its terms are not those that its digest is of");
+        }
+        Ok(false)
     }
 }

@@ -5,7 +5,7 @@ use countersign_gateway_model::{
     ActionId, Assurance, Decision as Answer, GrantId, InstanceId, PermitId, Pseudonym, Timestamp, Verdict as Said,
 };
 use countersign_ledger_entry::body::{DecisionKind, Permit, QuestionKind, Reservation, TaskGrant, TaskGrantUse};
-use countersign_ledger_entry::{Body, Draft};
+use countersign_ledger_entry::{Body, Draft, PayloadRef, PayloadRole, payload};
 use countersign_ledger_verify::{Grants, Verdict, verify};
 use serde_json::{Value, json};
 
@@ -74,6 +74,8 @@ fn grants_and_their_uses_are_counted_and_told() {
     assert!(text.contains("asked 1, given 1, used 2 times, taken back 1"), "{text}");
     assert!(text.contains("each of 2 uses of what people gave in advance was counted"), "{text}");
     assert!(text.contains("that the inputs which rested on grants are within their terms"), "{text}");
+    assert!(text.contains("that 1 grants are what people read: their terms are not here"), "{text}");
+    assert!(!text.contains("the terms of"), "{text}");
     // A log without any says nothing of them.
     let (plain, _) = World::small();
     let report = plain.verify();
@@ -246,11 +248,10 @@ fn terms_that_are_disclosed_are_those_that_are_counted() {
         let report = verify(&world.vkey(), &world.open_pack(), None);
         assert_eq!(report.verdict, Verdict::Valid, "{:?}", report.problems);
         assert_eq!(report.facts.as_ref().unwrap().counts.grants.terms, 1);
-        assert!(
-            report.render().contains("the terms of 1 grants, as people were asked for them"),
-            "{}",
-            report.render()
-        );
+        let text = report.render();
+        assert!(text.contains("the terms of 1 grants name the rule"), "{text}");
+        assert!(text.contains("that people read the terms of 1 grants: no view is compared with terms"), "{text}");
+        assert!(!text.contains("their terms are not here"), "{text}");
     }
 }
 
@@ -289,5 +290,90 @@ fn whoever_is_shown_other_terms_than_are_counted_has_approved_nothing() {
         let report = verify(&world.vkey(), &world.open_pack(), None);
         assert_eq!(report.verdict, Verdict::Invalid, "{what}");
         assert!(report.problems[0].contains(why), "{what}: {:?}", report.problems);
+    }
+}
+
+/// A payload that is no terms, as an entry names it, and its bytes.
+fn decoy() -> (PayloadRef, Vec<u8>) {
+    let bytes = payload::seal(&payload::Salt([7; 32]), b"what it is good for");
+    let length = u32::try_from(bytes.len()).unwrap();
+    (PayloadRef { role: PayloadRole::Description, digest: payload::digest(&bytes), length }, bytes)
+}
+
+/// A log whose grant names its terms under this role, beside what else the change names; the decoy's bytes are there.
+fn given_as(role: PayloadRole, change: fn(&mut Value, &mut AskGrant)) -> World {
+    let mut world = World::booted();
+    let instance = world.running();
+    world.ask_grant_as(instance, 2, role, change);
+    votes(&mut world, instance);
+    let (named, bytes) = decoy();
+    if asking(&world).contains(&named) {
+        world.payloads.insert(named.digest.to_string(), bytes);
+    }
+    world
+}
+
+/// The payloads of the entry that asks.
+fn asking(world: &World) -> Vec<PayloadRef> {
+    let mut all = world.leaves.iter().map(|leaf| countersign_ledger_entry::Entry::parse(leaf).unwrap().header);
+    all.find(|header| matches!(header.body, Body::TaskGrant(_))).unwrap().payloads
+}
+
+/// The same log with its terms kept back.
+fn without_terms(mut world: World) -> World {
+    let (decoy, _) = decoy();
+    for named in asking(&world).iter().filter(|named| **named != decoy) {
+        world.payloads.remove(&named.digest.to_string()).unwrap();
+    }
+    world
+}
+
+#[test]
+fn terms_are_compared_under_whatever_role_they_are_named() {
+    let beside: [fn(&mut Value, &mut AskGrant); 2] = [|_, _| {}, |_, ask| ask.payloads.push(decoy().0)];
+    let apart: [fn(&mut Value, &mut AskGrant); 2] = [
+        |terms, _| terms["uses"] = 1.into(),
+        |terms, ask| {
+            terms["uses"] = 1.into();
+            ask.payloads.push(decoy().0);
+        },
+    ];
+    for role in [PayloadRole::Description, PayloadRole::Question, PayloadRole::Job] {
+        for sound in beside {
+            let world = given_as(role, sound);
+            let report = verify(&world.vkey(), &world.open_pack(), None);
+            assert_eq!(report.verdict, Verdict::Valid, "{role:?}: {:?}", report.problems);
+            assert_eq!(report.facts.unwrap().counts.grants.terms, 1, "{role:?}");
+        }
+        for forged in apart {
+            let world = given_as(role, forged);
+            let report = verify(&world.vkey(), &world.open_pack(), None);
+            assert_eq!(report.verdict, Verdict::Invalid, "{role:?}");
+            assert!(report.problems[0].contains("another number of uses"), "{role:?}: {:?}", report.problems);
+        }
+    }
+}
+
+#[test]
+fn terms_that_are_kept_back_are_told_and_those_that_are_nowhere_are_refused() {
+    // One description is here and is no terms; the other one may be.
+    let world = without_terms(given_as(PayloadRole::Description, |_, ask| ask.payloads.push(decoy().0)));
+    let report = verify(&world.vkey(), &world.open_pack(), None);
+    assert_eq!(report.verdict, Verdict::Valid, "{:?}", report.problems);
+    assert_eq!(report.facts.as_ref().unwrap().counts.grants.terms, 0);
+    let line = "that 1 grants are what people read: their terms are not here, and no view is compared with terms";
+    assert!(report.not_proven.iter().any(|said| said == line), "{:?}", report.not_proven);
+    assert!(!report.proven.iter().any(|said| said.contains("the terms of")), "{:?}", report.proven);
+    // What is here is all that is described, or all that is named.
+    let forgeries: [fn(&mut Value, &mut AskGrant); 2] =
+        [|_, ask| ask.payloads.push(decoy().0), |_, ask| ask.scope = digest(8)];
+    for change in forgeries {
+        let mut world = given_as(PayloadRole::Question, change);
+        if asking(&world).len() > 1 {
+            world = without_terms(world);
+        }
+        let report = verify(&world.vkey(), &world.open_pack(), None);
+        assert_eq!(report.verdict, Verdict::Invalid);
+        assert!(report.problems[0].contains("not those that its digest is of"), "{:?}", report.problems);
     }
 }

@@ -454,6 +454,17 @@ impl World {
         count: u32,
         change: fn(&mut Value, &mut AskGrant),
     ) -> GrantId {
+        self.ask_grant_as(instance, count, PayloadRole::Description, change)
+    }
+
+    /// As [`World::ask_grant_with`], with the terms in a payload of this role.
+    pub(crate) fn ask_grant_as(
+        &mut self,
+        instance: InstanceId,
+        count: u32,
+        role: PayloadRole,
+        change: fn(&mut Value, &mut AskGrant),
+    ) -> GrantId {
         let mut terms = json!({
             "rule": "two-eyes",
             "uses": count,
@@ -482,7 +493,7 @@ impl World {
             item: ItemTerms { item, rules: vec![rule("two-eyes", 2)], involved: vec![OWNER] },
         };
         change(&mut terms, &mut ask);
-        let described = self.payload(PayloadRole::Description, &terms.to_string());
+        let described = self.payload(role, &terms.to_string());
         let (salt, content) = payload::open(&self.pending[&described.digest.to_string()]).unwrap();
         // A scope that the change has put there is kept.
         if ask.scope == digest(9) {
