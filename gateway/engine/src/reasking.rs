@@ -94,11 +94,18 @@ fn rules_of(again: &Again) -> Vec<Name> {
     again.answered.verdict.rules.clone()
 }
 
-/// Whether a round brought a rule that neither the gate nor the round before had.
-fn has_grown(gate: &OpenGate, before: &[Again], round: &[Again]) -> bool {
-    let pinned = |rule: &Name| gate.items.iter().any(|item| item.rules.iter().any(|form| form.rule == *rule));
-    let known: BTreeSet<Name> = before.iter().flat_map(rules_of).collect();
-    round.iter().flat_map(rules_of).any(|rule| !known.contains(&rule) && !pinned(&rule))
+/// Whether a round brought an item a rule that it had neither at the gate, or as it was put in its place, nor in the round
+/// before. Each item is counted by forms of its own: what another one has is no form of this one's.
+fn has_grown(gate: &OpenGate, replaced: &BTreeMap<ItemId, Replaced>, before: &[Again], round: &[Again]) -> bool {
+    let pinned = |item: ItemId, rule: &Name| match replaced.get(&item) {
+        Some(new) => new.answered.verdict.rules.contains(rule),
+        None => gate.item(item).is_some_and(|item| item.rules.iter().any(|form| form.rule == *rule)),
+    };
+    let asked = |item: ItemId, rule: &Name| {
+        before.iter().any(|again| again.item == item && again.answered.verdict.rules.contains(rule))
+    };
+    let mut rules = round.iter().flat_map(|again| again.answered.verdict.rules.iter().map(|rule| (again.item, rule)));
+    rules.any(|(item, rule)| !pinned(item, rule) && !asked(item, rule))
 }
 
 /// Goes round until there is nothing new. What does not come to an end in time is not decided: the last answers would be to
@@ -143,7 +150,7 @@ impl Engine {
                 asked_again = asked;
             }
             let before = std::mem::replace(&mut reasked, self.reask(work, gate, replaced, &tally, reading)?);
-            if has_grown(gate, &before, &reasked) {
+            if has_grown(gate, replaced, &before, &reasked) {
                 return Ok(ControlFlow::Continue(()));
             }
             Ok(ControlFlow::Break(Settled { met: tally.met, reasked: std::mem::take(&mut reasked), asked_again }))

@@ -243,6 +243,30 @@ async fn a_lift_of_one_rule_leaves_the_votes_of_the_others_to_people() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_one_item_has_is_asked_of_another_too_once_policy_does() {
+    let merge_to = |branch: &str| ("repo.merge", json!({ "branch": branch, "message": "m" }));
+    let at = gated(&releasing(|_| ()), &[merge_to("release"), merge_to("next")]).await;
+    let (sara, anna) = (at.world.person("sara", &["SECURITY"]), at.world.person("anna", &["APPROVER"]));
+    let items = at.world.engine.gate(&anna, at.gate).await.unwrap().gate.items;
+    let rules = |n: usize| items[n].rules.iter().map(|rule| rule.rule.as_str()).collect::<Vec<_>>();
+    assert_eq!((rules(0), rules(1)), (vec!["merge", "production"], vec!["merge"]));
+    let mut wider = releasing(|_| ());
+    let policies = wider.get_mut("policies.cedar").unwrap();
+    *policies = policies.replace(r#"context.input.branch == "release""#, r#"context.input.branch != "main""#);
+    at.world.policies.install(org(1), &wider);
+    for item in &items {
+        let request = LiftRequest { item: Some(item.item), ..at.request(&sara, at.gate, "merge").await };
+        let lifted = at.world.engine.break_glass(Arc::clone(&sara), at.gate, request, None).await.unwrap();
+        assert_eq!((lifted.answer.effect, lifted.answer.state), (Effect::Counted, State::WaitingForHuman));
+    }
+    let items = at.world.engine.gate(&anna, at.gate).await.unwrap().gate.items;
+    assert!(items[1].rules.iter().any(|rule| rule.rule.as_str() == "production" && !rule.met), "{:?}", items[1].rules);
+    let vote = at.world.decide(&anna, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.state), (Effect::Resolving, State::Running));
+    at.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_lift_is_on_record_and_the_gate_stays() {
     let at = gated(&liftable("merge", |_| ()), &[merge()]).await;
     // Policy would let an administrator, whom the rule does not name; the rule names SECURITY, which is not anna's.
