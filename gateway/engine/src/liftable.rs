@@ -31,7 +31,7 @@ pub(crate) fn role_for(glass: &BreakGlass, who: &Principal) -> Option<Name> {
 
 /// A rule that may be lifted, by those whom both bundles name, under the shorter of both times.
 pub(crate) struct Liftable {
-    /// As the bundle of the gate has it; none where that was not asked for, because something else stands in the way.
+    /// As the bundle of the gate has it; none where that was not looked for.
     pub(crate) pinned: Option<BreakGlass>,
     pub(crate) current: BreakGlass,
 }

@@ -36,8 +36,13 @@ use crate::stream::{Held, four_eyes};
 use crate::voters::decides;
 use crate::{Engine, Snapshot};
 
-/// The policy that a gate was opened under, looked for before its stream was held; none: it is not to be had.
-pub(crate) struct Past(Option<Snapshot>);
+/// What was found of the policy that a gate was opened under, before the lift is weighed under its stream's lock.
+pub(crate) enum Past {
+    /// It was not looked for: it is the one in force, or something else stands in this person's way.
+    Unasked,
+    /// It was; none: it is not to be had.
+    Built(Option<Snapshot>),
+}
 
 impl Engine {
     /// A person lifts one rule of one item of an open gate.
@@ -65,7 +70,7 @@ impl Engine {
     ) -> Result<LiftAnswer, EngineError> {
         let org = self.org(who.org)?;
         let row = self.gate_row(&org, id).await?;
-        let mut built = None;
+        let mut past = Past::Unasked;
         loop {
             let held = self.hold(&org, row.instance).await?;
             self.visible(&org, who, held.fold()?)?;
@@ -78,13 +83,13 @@ impl Engine {
             };
             let snapshot = self.counted_snapshot(&org).await?;
             let under = self.opened_under(&org, &held, &gate).await?;
-            match under.filter(|under| built.is_none() && *under != snapshot.digests()) {
+            match under.filter(|under| matches!(past, Past::Unasked) && *under != snapshot.digests()) {
                 // Nobody waits for the stream while a policy is built; all is read and asked again afterwards.
                 Some(under) if self.may_lift(&org, &snapshot, &held, who, (&gate, &request)).await? => {
                     drop(held);
-                    built = Some(Past(self.past_policy(&org, under).await?));
+                    past = Past::Built(self.past_policy(&org, under).await?);
                 }
-                _ => return Box::pin(self.lift_at(&org, held, who, (gate, request, built), key)).await,
+                _ => return Box::pin(self.lift_at(&org, held, who, (gate, request, past), key)).await,
             }
         }
     }
@@ -95,12 +100,12 @@ impl Engine {
         org: &Arc<Org>,
         mut held: Held,
         who: &Principal,
-        (gate, request, built): (OpenGate, LiftRequest, Option<Past>),
+        (gate, request, past): (OpenGate, LiftRequest, Past),
         key: Option<Idempotency>,
     ) -> Result<LiftAnswer, EngineError> {
         let snapshot = self.counted_snapshot(org).await?;
         let item = chosen(&gate, &request)?;
-        let liftable = self.liftable(org, &snapshot, &held, who, (&gate, &request, built)).await?;
+        let liftable = self.liftable(org, &snapshot, &held, (&gate, &request, past)).await?;
         if let Some(review) = self.overdue_review(org, &request.rule).await? {
             return Err(EngineError::ReviewOverdue { rule: request.rule, review });
         }
@@ -186,6 +191,13 @@ impl Engine {
         let answered = Self::ask_lifter(org, snapshot, who, (item, role.as_ref()), now)?;
         let groups = org.known(who.pseudonym).map(|known| known.groups).unwrap_or_default();
         let named = liftable.names(who, &groups);
+        if liftable.pinned.is_none()
+            && answered.allowed()
+            && liftable.current.authority.admits(&who.roles, &groups, &who.teams)
+        {
+            // Nothing known stands in their way by now, and what would tell was not looked for. It is not their refusal.
+            return Err(Illegal::AskAgain.into());
+        }
         // The questions themselves are asked for the state in which what they permit will be carried out.
         self.describe_instance_in(org, &held.live, countersign_gateway_model::State::Running)?;
         let mut lifting = Lifting {
@@ -255,7 +267,8 @@ impl Engine {
     }
 
     /// Whether nothing that is known without the policy that the gate was opened under stands in this person's way: only for
-    /// them is it built. What is said here decides nothing, and is asked again.
+    /// them is it built. A yes decides nothing: all is asked again once it is there. After a no the lift is refused, on record
+    /// with its reason, unless what is asked for that record has become a yes: then they are to try again.
     async fn may_lift(
         &self,
         org: &Org,
@@ -303,28 +316,22 @@ impl Engine {
     }
 
     /// What the bundle of the gate and the one in force say of lifting a rule. Where either does not let anybody, or is not
-    /// to be had, nobody does.
+    /// to be had, nobody does. One of the past is never built here, where others wait for the stream.
     async fn liftable(
         &self,
         org: &Org,
         snapshot: &Snapshot,
         held: &Held,
-        who: &Principal,
-        (gate, request, built): (&OpenGate, &LiftRequest, Option<Past>),
+        (gate, request, past): (&OpenGate, &LiftRequest, Past),
     ) -> Result<Liftable, EngineError> {
         let no = |why| EngineError::NotLiftable { rule: request.rule.clone(), why };
         let current = break_glass_of(snapshot, &request.rule).cloned();
         let current = current.ok_or_else(|| no("the policy in force does not let anybody"))?;
-        let pinned = match (self.opened_under(org, held, gate).await?, built) {
+        let pinned = match (self.opened_under(org, held, gate).await?, past) {
             (Some(under), _) if under == snapshot.digests() => Some(Arc::clone(snapshot)),
-            (Some(_), Some(Past(built))) => built,
-            (Some(under), None) => {
-                if !self.may_lift(org, snapshot, held, who, (gate, request)).await? {
-                    // They do not lift it, whatever the other one says.
-                    return Ok(Liftable { pinned: None, current });
-                }
-                self.past_policy(org, under).await?
-            }
+            (Some(_), Past::Built(built)) => built,
+            // Whoever may not lift it does not, whatever the other one says; `lift_proposal` asks.
+            (Some(_), Past::Unasked) => return Ok(Liftable { pinned: None, current }),
             (None, _) => None,
         };
         let pinned = pinned.ok_or_else(|| no("the policy that the gate was opened under is not to be had"))?;

@@ -22,6 +22,7 @@ use crate::demands::demands_met;
 use crate::error::EngineError;
 use crate::gates::involved;
 use crate::liftable::{break_glass_of, role_for};
+use crate::lifts::Past;
 use crate::lifts::reason;
 use crate::opened::shown_digest;
 use crate::org::{Org, instance_stream};
@@ -101,7 +102,7 @@ impl Engine {
             role: request.role,
             assertion: None,
         };
-        let lifted = Box::pin(self.lift_at(&org, *held, who, (gate, lift, None), key)).await;
+        let lifted = Box::pin(self.lift_at(&org, *held, who, (gate, lift, Past::Unasked), key)).await;
         // Where nothing was lifted, it fails now and not at the next turn of the clock.
         if let Err(error) = Box::pin(self.advance(&org, id)).await {
             tracing::warn!(%error, change = %id, "a change whose window was cut short waits to be taken further");

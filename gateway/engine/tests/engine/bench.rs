@@ -44,6 +44,8 @@ pub(crate) struct Bench {
     past_released: Condvar,
     /// How often one was asked for.
     past_asked: tokio::sync::watch::Sender<usize>,
+    /// What comes into force once what is in force was looked up so often.
+    coming: Mutex<Option<(usize, OrgId, Ready)>>,
 }
 
 /// A bundle and a catalogue that go together.
@@ -79,6 +81,12 @@ impl Bench {
     pub(crate) fn install(&self, org: OrgId, files: &Files) {
         let ready = Self::ready(self.seal(org, files.clone()).unwrap(), self.catalogue(org)).unwrap();
         self.swap(org, ready);
+    }
+
+    /// Puts a bundle in force in the middle of something: once what is in force was looked up `lookups` more times.
+    pub(crate) fn install_after(&self, lookups: usize, org: OrgId, files: &Files) {
+        let ready = Self::ready(self.seal(org, files.clone()).unwrap(), self.catalogue(org)).unwrap();
+        *self.coming.lock().unwrap() = Some((lookups, org, ready));
     }
 
     /// Puts a bundle in force under which these workflows are in shadow until an instant.
@@ -195,6 +203,12 @@ fn rejected(error: &dyn std::error::Error) -> PolicyProblem {
 
 impl Policies for Bench {
     fn snapshot(&self, org: OrgId) -> Snapshot {
+        let mut coming = self.coming.lock().unwrap();
+        match coming.take() {
+            Some((0, of, ready)) => self.swap(of, ready),
+            Some((lookups, of, ready)) => *coming = Some((lookups - 1, of, ready)),
+            None => {}
+        }
         Arc::clone(&self.in_force.read().unwrap()[&org].ready.snapshot)
     }
 

@@ -382,6 +382,81 @@ async fn the_policy_of_an_old_gate_is_built_for_nobody_who_may_not_lift() {
     at.holds().await;
 }
 
+/// A bundle that says what another says.
+fn and_a_word(mut files: Files) -> Files {
+    files.get_mut("policies.cedar").unwrap().push_str("\n// A word more.\n");
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_who_may_lift_by_now_is_on_record_as_refused() {
+    let deny = countersign_gateway_model::Decision::Deny;
+    let may = liftable("merge", |_| ());
+    let mut may_not = may.clone();
+    let policies = may_not.get_mut("policies.cedar").unwrap();
+    *policies = policies.replace(GLASS, "");
+    let mut told = Vec::new();
+    // Policy lets her from ever later in the course of her lift.
+    for lookups in 0..12 {
+        let at = gated(&may, &[merge()]).await;
+        let sara = at.world.person("sara", &["SECURITY"]);
+        at.world.policies.install(org(1), &may_not);
+        let request = at.request(&sara, at.gate, "merge").await;
+        let lift = || at.world.engine.break_glass(Arc::clone(&sara), at.gate, request.clone(), None);
+        at.world.policies.install_after(lookups, org(1), &and_a_word(may.clone()));
+        match lift().await {
+            Ok(lifted) => {
+                let record = at.entries("lift").await.remove(0);
+                let said = record.verdict.unwrap().decision;
+                assert_eq!(lifted.answer.effect == Effect::NotEligible, said == deny, "{lookups}: {said:?}");
+                told.push(if said == deny { "refused" } else { "lifted" });
+            }
+            Err(error) => {
+                assert_eq!(error.code(), "verdict-stale", "{lookups}");
+                assert!(at.entries("lift").await.is_empty(), "{lookups}");
+                assert_eq!(lift().await.unwrap().answer.effect, Effect::Resolving, "{lookups}: they are to try again");
+                told.push(error.code());
+            }
+        }
+        at.holds().await;
+        if told.last() == Some(&"refused") {
+            break;
+        }
+    }
+    assert_eq!((told.first(), told.last()), (Some(&"lifted"), Some(&"refused")), "{told:?}");
+    assert!(told.contains(&"verdict-stale"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_of_the_past_since_the_stream_is_held_is_not_built_there() {
+    let mut told = Vec::new();
+    for lookups in 0..12 {
+        let at = gated(&liftable("merge", |_| ()), &[merge()]).await;
+        let sara = at.world.person("sara", &["SECURITY"]);
+        let request = at.request(&sara, at.gate, "merge").await;
+        let lift = || at.world.engine.break_glass(Arc::clone(&sara), at.gate, request.clone(), None);
+        let asked = at.world.policies.past_asked();
+        at.world.policies.install_after(lookups, org(1), &and_a_word(liftable("merge", |_| ())));
+        match lift().await {
+            Ok(lifted) => {
+                assert_eq!(lifted.answer.effect, Effect::Resolving, "{lookups}");
+                told.push(if *asked.borrow() == 0 { "in force" } else { "built" });
+            }
+            Err(error) => {
+                assert_eq!((error.code(), *asked.borrow()), ("verdict-stale", 0), "{lookups}");
+                assert_eq!((lift().await.unwrap().answer.effect, *asked.borrow()), (Effect::Resolving, 1), "{lookups}");
+                told.push(error.code());
+            }
+        }
+        at.holds().await;
+        if told.last() == Some(&"in force") {
+            break;
+        }
+    }
+    assert_eq!((told.first(), told.last()), (Some(&"built"), Some(&"in force")), "{told:?}");
+    assert!(told.contains(&"verdict-stale"), "{told:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_policy_of_an_old_gate_is_built_nobody_waits_for_the_stream() {
     let within = std::time::Duration::from_secs(15);
