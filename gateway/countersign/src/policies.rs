@@ -93,8 +93,7 @@ struct Held {
     key: RootKey,
     log: LogHandle,
     recovery: Snapshot,
-    /// Policies of the past that were asked for lately, the latest at the end.
-    past: Mutex<VecDeque<(PolicyDigests, Snapshot)>>,
+    past: Past,
     /// Version of the newest catalogue; 0 before the first.
     catalogue: AtomicU64,
 }
@@ -105,20 +104,44 @@ struct PreparedCatalogue {
     version: u64,
 }
 
-impl Held {
+/// Policies of the past of one organization.
+#[derive(Default)]
+struct Past {
+    /// Those that were asked for lately, the latest at the end.
+    lately: Mutex<VecDeque<(PolicyDigests, Snapshot)>>,
+    /// Held by whoever builds one again. Whoever asks meanwhile waits, and finds it remembered if it is the same.
+    building: Mutex<()>,
+}
+
+impl Past {
     fn remember(&self, snapshot: Snapshot) {
         let digests = snapshot.digests();
-        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        past.retain(|(known, _)| *known != digests);
-        past.push_back((digests, snapshot));
-        if past.len() > PAST {
-            past.pop_front();
+        let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        lately.retain(|(known, _)| *known != digests);
+        lately.push_back((digests, snapshot));
+        if lately.len() > PAST {
+            lately.pop_front();
         }
     }
 
     fn remembered(&self, digests: &PolicyDigests) -> Option<Snapshot> {
-        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        past.iter().find(|(known, _)| known == digests).map(|(_, snapshot)| Arc::clone(snapshot))
+        let lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        lately.iter().find(|(known, _)| known == digests).map(|(_, snapshot)| Arc::clone(snapshot))
+    }
+
+    /// What is remembered, or else is built now: one at a time, since each takes a processor for long.
+    fn remembered_or(&self, digests: &PolicyDigests, build: impl FnOnce() -> Option<Snapshot>) -> Option<Snapshot> {
+        if let Some(known) = self.remembered(digests) {
+            return Some(known);
+        }
+        let building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = self.remembered(digests) {
+            return Some(known);
+        }
+        let built = build()?;
+        self.remember(Arc::clone(&built));
+        drop(building);
+        Some(built)
     }
 }
 
@@ -169,7 +192,7 @@ impl LocalPolicies {
             key,
             log: log.clone(),
             recovery: kernel_of(org)?,
-            past: Mutex::default(),
+            past: Past::default(),
             catalogue: AtomicU64::new(version),
         };
         self.held.write().unwrap_or_else(PoisonError::into_inner).insert(org, Arc::new(held));
@@ -561,14 +584,11 @@ impl Policies for LocalPolicies {
             return Some(active);
         }
         let held = self.held(org)?;
-        if let Some(known) = held.remembered(digests) {
-            return Some(known);
-        }
-        let (log, runtime, wanted) = (held.log.clone(), self.runtime.clone(), *digests);
-        // A thread of its own, because this is asked from within the runtime, which must not wait for itself.
-        let built = std::thread::spawn(move || runtime.block_on(rebuild(&log, &wanted))).join().ok()??;
-        held.remember(Arc::clone(&built));
-        Some(built)
+        held.past.remembered_or(digests, || {
+            let (log, runtime, wanted) = (held.log.clone(), self.runtime.clone(), *digests);
+            // A thread of its own, because this is asked from within the runtime, which must not wait for itself.
+            std::thread::spawn(move || runtime.block_on(rebuild(&log, &wanted))).join().ok()?
+        })
     }
 
     fn active(&self, org: OrgId) -> Option<(u64, SignedBy)> {
@@ -630,7 +650,7 @@ impl Policies for LocalPolicies {
             }
         };
         if let Some(held) = self.held(org) {
-            held.remember(self.snapshot(org));
+            held.past.remember(self.snapshot(org));
             if let Some(version) = catalogue {
                 held.catalogue.store(version, Ordering::Release);
             }
@@ -639,5 +659,38 @@ impl Policies for LocalPolicies {
         let done = std::thread::spawn(move || runtime.block_on(store.commit(*prepared))).join();
         done.map(drop)
             .map_err(|_| PolicyProblem::Rejected("the activation was cut off; restart the gateway".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn whoever_asks_at_once_for_a_policy_of_the_past_has_it_built_once() {
+        let snapshot = kernel_of(OrgId::from_bytes([1; 16])).unwrap();
+        let (past, built, start) = (Past::default(), AtomicUsize::new(0), Barrier::new(10));
+        std::thread::scope(|scope| {
+            for _ in 0..10 {
+                scope.spawn(|| {
+                    start.wait();
+                    let got = past.remembered_or(&snapshot.digests(), || {
+                        built.fetch_add(1, Ordering::SeqCst);
+                        // As long as others need to ask too.
+                        std::thread::sleep(std::time::Duration::from_millis(100));
+                        Some(Arc::clone(&snapshot))
+                    });
+                    assert!(got.is_some_and(|got| Arc::ptr_eq(&got, &snapshot)));
+                });
+            }
+        });
+        assert_eq!(built.load(Ordering::SeqCst), 1);
+        // What cannot be built is not remembered: whoever asks next tries again.
+        let past = Past::default();
+        assert!(past.remembered_or(&snapshot.digests(), || None).is_none());
+        assert!(past.remembered_or(&snapshot.digests(), || Some(Arc::clone(&snapshot))).is_some());
     }
 }
