@@ -115,7 +115,7 @@ pub struct GrantRecord {
     pub until: Option<Timestamp>,
     /// Counter, amount at most, and what its uses took.
     pub budget: Option<(Name, String, String)>,
-    /// What it is good for, by tool; none if its terms were erased.
+    /// What it is good for, by tool; none if its terms were erased, or are not what is counted: then it is good for nothing.
     pub terms: Option<BTreeMap<Name, ToolTerms>>,
     /// Who gave it; for people only.
     pub approvers: Option<Vec<String>>,
@@ -236,7 +236,7 @@ impl Engine {
         let chain = who.on_behalf_of.iter().map(|delegator| delegator.pseudonym);
         let open = fold.gate().filter(|gate| gate.proposer == who.pseudonym && gate.chain.iter().copied().eq(chain));
         let Some((gate, offer)) = open.and_then(|gate| Some((gate, gate.offer.as_ref()?))) else { return Ok(None) };
-        // Terms that were erased, or that could not be asked for any more, are those of no request.
+        // Terms that were erased, are not what is counted, or could not be asked for any more, are those of no request.
         let Some(stands) = self.grant_terms(org, held, offer.sequence, (&offer.body, offer.lasts)).await? else {
             return Ok(None);
         };

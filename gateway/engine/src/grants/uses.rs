@@ -81,7 +81,7 @@ impl Engine {
                 tracing::debug!(grant = %given.body.grant, why, "a grant does not count");
                 continue;
             }
-            // Erased terms hold for nothing.
+            // Terms that were erased, or that are not what is counted, hold for nothing.
             if let Some(terms) = self.grant_terms(org, held, given.asked, (&given.body, given.lasts())).await? {
                 out.push(Usable { held: given.clone(), terms });
             }
