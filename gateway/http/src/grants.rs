@@ -148,7 +148,8 @@ pub(crate) struct Grant {
     /// How much its uses take of a counter at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     budget: Option<GrantBudget>,
-    /// What it is good for, by tool; absent if its terms were erased, and then it is good for nothing.
+    /// What it is good for, by tool; absent if its terms were erased or are not what is counted, and then
+    /// it is good for nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     terms: Option<BTreeMap<Name, ToolTerms>>,
