@@ -21,6 +21,7 @@ mod registration;
 pub(crate) mod row;
 mod shown;
 mod stored;
+mod tool_lines;
 pub(crate) mod under_way;
 
 pub use proofs::InvariantOutcome;

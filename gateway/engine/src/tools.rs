@@ -269,6 +269,8 @@ impl Engine {
         if let Some(open) = self.registration_under_way(org, who, &planned.next.catalogue.digest()) {
             return Ok(open);
         }
+        // Before the bundle is checked: what nobody could weigh is not asked about.
+        let lines = self.registration_lines(org, &planned.next.catalogue, &planned.next.changes)?;
         let candidate = self.catalogue_candidate(org, planned.next.catalogue.clone()).await?;
         // What is on record is what policy said of the very same moment.
         let answered = self.answer_on(org, who);
@@ -276,7 +278,8 @@ impl Engine {
             let here = EntityRef::organization(org.id);
             self.authorize(who, Operation::RegisterTool, here, details).await?;
         }
-        self.await_registration(org, who, (candidate, &planned.next.changes), (answered, details)).await
+        let candidate = (candidate, planned.next.changes.as_slice(), lines);
+        self.await_registration(org, who, candidate, (answered, details)).await
     }
 
     /// What waits for people, taken as far as it goes now.

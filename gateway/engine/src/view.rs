@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use countersign_gateway_model::Timestamp;
 
+/// Most characters of one line of the gateway's own.
+const MAX_LINE: usize = 2000;
+
 /// Most characters of one agent-supplied value.
 const MAX_VALUE: usize = 400;
 
@@ -75,7 +78,7 @@ impl GateView {
         let mut out = String::with_capacity(1024);
         let field = |out: &mut String, name: &str, value: &str| {
             // Writing to a string cannot fail.
-            let _ = writeln!(out, "{name:<11}{}", escape(value, 2000));
+            let _ = writeln!(out, "{name:<11}{}", bounded(value));
         };
         field(&mut out, "Gate:", &self.gate);
         field(&mut out, "Instance:", &self.instance);
@@ -102,7 +105,7 @@ impl GateView {
             if !item.found.is_empty() {
                 let _ = writeln!(out, "\nFound by the gateway (names and quoted text are the proposer's):");
                 for line in &item.found {
-                    let _ = writeln!(out, "| {}", escape(line, 2000));
+                    let _ = writeln!(out, "| {}", bounded(line));
                 }
             }
         }
@@ -139,11 +142,11 @@ fn act(out: &mut String, item: &ItemView) {
     let target = item.target.as_ref().map_or_else(|| "none named".to_owned(), quote);
     let _ = writeln!(out, "{:<11}{target}", "Target:");
     let revision = item.revision.as_deref().unwrap_or("mutable: the tool cannot say which");
-    let _ = writeln!(out, "{:<11}{}", "Revision:", escape(revision, 2000));
+    let _ = writeln!(out, "{:<11}{}", "Revision:", bounded(revision));
     let amount = item.amount.as_ref().map_or_else(|| "none".to_owned(), quote);
     let _ = writeln!(out, "{:<11}{amount}", "Amount:");
     if let Some(risk) = &item.risk {
-        let _ = writeln!(out, "{:<11}{}", "Risk:", escape(risk, 2000));
+        let _ = writeln!(out, "{:<11}{}", "Risk:", bounded(risk));
     }
 }
 
@@ -162,6 +165,12 @@ fn flatten(lines: &mut Vec<String>, path: &str, value: &Value, depth: usize) {
         }
         leaf => lines.push(format!("{path} = {}", quote(leaf))),
     }
+}
+
+/// A line of the gateway's own, escaped and bounded; the full length is said where it is cut.
+fn bounded(text: &str) -> String {
+    let (count, shown) = (text.chars().count(), escape(text, MAX_LINE));
+    if count > MAX_LINE { format!("{shown} … cut: {count} characters in all") } else { shown }
 }
 
 /// A value in quotes, escaped and bounded; the full length is said where it is cut.
@@ -241,7 +250,7 @@ mod tests {
                 risk: None,
                 why: vec!["rule r".into()],
                 changed_by: None,
-                found: Vec::new(),
+                found: vec!["y".repeat(2000), "z".repeat(2001)],
                 terms: Vec::new(),
                 input: serde_json::json!({ "long": "x".repeat(1000), "many": (0..100).collect::<Vec<_>>() }),
             }],
@@ -249,6 +258,8 @@ mod tests {
         let text = view.render();
         assert!(text.contains("cut: 1000 characters in all"), "{text}");
         assert!(text.contains("61 more values"), "{text}");
+        assert!(text.contains(&format!("{}\n", "y".repeat(2000))), "{text}");
+        assert!(text.contains(&format!("{} … cut: 2001 characters in all\n", "z".repeat(2000))), "{text}");
         assert!(text.lines().skip_while(|l| !l.starts_with("Supplied")).skip(1).all(|l| l.starts_with("| ")), "{text}");
     }
 }

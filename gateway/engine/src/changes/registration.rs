@@ -10,13 +10,12 @@ use std::sync::Arc;
 
 use countersign_gateway_flow::{Action, Actions, Create, ItemTerms, Now, Proposal, decide};
 use countersign_gateway_model::{
-    ActionId, Decision, Digest, InstanceId, Name, PermitId, Principal, Pseudonym, State, Timestamp,
+    ActionId, Decision, Digest, InstanceId, PermitId, Principal, Pseudonym, State, Timestamp,
 };
 use countersign_ledger_entry::body::{GateSubject, QuestionKind, Step};
 use countersign_ledger_entry::{Blob, Body, Draft, Entry, PayloadRole, payload};
 use countersign_policy_bundle::sha256;
-use countersign_policy_decide::catalogue::{Catalogue, Tool};
-use countersign_policy_decide::json::Json;
+use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_decide::registration::ToolChange;
 use countersign_policy_decide::{EntityRef, Operation, Question};
 use serde_json::{Value, json};
@@ -30,6 +29,7 @@ use crate::changes::drive::Turn;
 use crate::changes::names::{REGISTER, Subject, name, workflow_version};
 use crate::changes::propose::word_of;
 use crate::changes::row::{ChangeRow, Stage, ToolLine};
+use crate::changes::tool_lines;
 use crate::changes::under_way::UnderWay;
 use crate::error::EngineError;
 use crate::gates::Pending;
@@ -55,17 +55,33 @@ impl Engine {
         org.changes.all().into_iter().find(|(_, change)| same(&change.row())).map(|(id, _)| id)
     }
 
+    /// What people would be shown of it, all of it.
+    ///
+    /// # Errors
+    /// [`EngineError::Tools`] where that is more than one view holds.
+    pub(crate) fn registration_lines(
+        &self,
+        org: &Org,
+        next: &Catalogue,
+        changes: &[ToolChange],
+    ) -> Result<Vec<String>, EngineError> {
+        let lines = tool_lines::lines_of(self.snapshot(org.id).catalogue(), next, changes);
+        match tool_lines::too_many(&lines) {
+            Some(why) => Err(tool_lines::refusal(why).into()),
+            None => Ok(lines),
+        }
+    }
+
     /// Puts a checked registration on record, for which policy asks for people, and opens its gate.
     pub(crate) async fn await_registration(
         &self,
         org: &Arc<Org>,
         who: &Principal,
-        (candidate, changes): (CatalogueCandidate, &[ToolChange]),
+        (candidate, changes, lines): (CatalogueCandidate, &[ToolChange], Vec<String>),
         (answered, details): (Answered, &Value),
     ) -> Result<InstanceId, EngineError> {
         let (policy, now) = (self.snapshot(org.id).digests(), self.now());
-        let next = Catalogue::parse(&candidate.blob.bytes).map_err(EngineError::damaged)?;
-        let lines = lines_of(&next, changes).join("\n");
+        let lines = tool_lines::stored(&lines).map_err(EngineError::damaged)?;
         let mut row = ChangeRow {
             subject: Subject::Catalogue,
             instance: self.mint().instance(),
@@ -76,7 +92,7 @@ impl Engine {
             signed_by: candidate.signed_by,
             bundle: candidate.blob.digest,
             tools: changes.iter().map(ToolLine::of).collect(),
-            diff: sha256(lines.as_bytes()),
+            diff: sha256(&lines),
             author: who.pseudonym,
             scopes: who.scopes.clone(),
             assurance: who.assurance,
@@ -109,7 +125,7 @@ impl Engine {
             row.stepped(step, now);
         }
         beside.blobs.push(candidate.blob);
-        beside.blobs.push(Blob { digest: row.diff, bytes: lines.into_bytes().into() });
+        beside.blobs.push(Blob { digest: row.diff, bytes: lines.into() });
         beside.rows.push(row.to_row()?);
         self.append_own(org, drafts, beside, (now, policy)).await?;
         // Durable with its row: a crash here leaves a registration without its gate, which the next start opens.
@@ -142,6 +158,10 @@ impl Engine {
         let (reference, digest) = beside.add(answered.evidence(&self.mint().salt(), &canonical));
         let (mut gate, mut item) = (None, None::<ItemTerms>);
         if answered.verdict.decision == Decision::NeedsApproval {
+            let found = match self.registration_findings(org, &row).await? {
+                Ok(found) => found,
+                Err(why) => return self.fail(org, change, row, &why).await,
+            };
             let pending = Pending {
                 what: format!("put tool catalogue version {} in force", row.version),
                 tool: None,
@@ -150,7 +170,7 @@ impl Engine {
                 revision: Some(row.digest.to_string()),
                 reasons: answered.reasons().map(str::to_owned).collect(),
                 changed_by: None,
-                found: self.registration_findings(org, &row).await?,
+                found,
                 terms: Vec::new(),
             };
             let scene = self.gate_scene(org, &snapshot, &author, &created, row.instance, now);
@@ -321,10 +341,18 @@ impl Engine {
         Catalogue::parse(&bytes).map_err(EngineError::damaged)
     }
 
-    /// What people are shown of it.
-    async fn registration_findings(&self, org: &Org, row: &ChangeRow) -> Result<Vec<String>, EngineError> {
+    /// What people are shown of it; or why nobody is.
+    async fn registration_findings(
+        &self,
+        org: &Org,
+        row: &ChangeRow,
+    ) -> Result<Result<Vec<String>, String>, EngineError> {
         let lines = org.log.blob(&row.diff).await.map_err(EngineError::ledger)?;
         let lines = lines.ok_or_else(|| EngineError::damaged("the words of a registration are gone"))?;
+        let lines = tool_lines::read(&lines);
+        if let Some(why) = tool_lines::too_many(&lines) {
+            return Ok(Err(why));
+        }
         let follows = row.predecessor.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
         let mut found = vec![
             format!("Catalogue:   version {}, {}", row.version, row.digest),
@@ -332,15 +360,8 @@ impl Engine {
             format!("Registrar:   {}", org.label(row.author)),
             "Checks:      the bundle in force passes with it, and so do its tests".to_owned(),
         ];
-        let lines = String::from_utf8_lossy(&lines);
-        found.extend(lines.lines().take(MAX_LINES).map(str::to_owned));
-        let more = lines.lines().count().saturating_sub(MAX_LINES);
-        if more > 0 {
-            found.push(format!(
-                "… {more} more lines: read the registration, and fewer tools at a time are easier to weigh"
-            ));
-        }
-        Ok(found)
+        found.extend(lines);
+        Ok(Ok(found))
     }
 
     /// A registration that people are, or were, asked about.
@@ -356,15 +377,10 @@ impl Engine {
         }
         let row = row.ok_or(EngineError::NotFound("tool registration"))?;
         let lines = org.log.blob(&row.diff).await.map_err(EngineError::ledger)?;
-        Ok(registration_record(&org, row, lines.map(|lines| String::from_utf8_lossy(&lines).into_owned())))
+        let words = lines.map(|lines| tool_lines::text(&tool_lines::read(&lines)));
+        Ok(registration_record(&org, row, words))
     }
 }
-
-/// Most characters of a tool's description that an approval view shows.
-const MAX_SAID: usize = 400;
-
-/// Most lines that an approval view shows; the digest of the catalogue covers all of it.
-const MAX_LINES: usize = 400;
 
 fn registration_record(org: &Org, row: ChangeRow, words: Option<String>) -> ToolRegistration {
     let waits = org.peek(row.instance).is_none_or(|(_, waits)| waits);
@@ -417,55 +433,4 @@ fn canonical_registration(author: &Principal, row: &ChangeRow, action: ActionId)
         (&name(REGISTER)?, Some(&row.digest), None),
         &input,
     )
-}
-
-/// What becomes of each tool, in words: what a person who is asked must know of it.
-fn lines_of(next: &Catalogue, changes: &[ToolChange]) -> Vec<String> {
-    let mut lines = Vec::new();
-    for change in changes {
-        let server = change.name.as_str().split('.').next().unwrap_or_default();
-        lines.push(format!("Tool:        {} of server {server}: {}", change.name, change.change.as_str()));
-        if let Some(before) = &change.before {
-            lines.push(format!("  before     version {before}"));
-        }
-        let listed = next.tools.iter().find(|tool| tool.name == change.name);
-        if let (Some(tool), Some(version)) = (listed, &change.version) {
-            lines.push(format!("  version    {version}"));
-            lines.extend(words_of(tool));
-        }
-        if let Some(report) = &change.report {
-            let hidden = report.sight.never.len() + report.sight.sometimes.len();
-            lines.push(format!("  unseen     {hidden} parts of its input that policy cannot, or not always, see"));
-        }
-    }
-    // Command lines and descriptions are text of others: each stays in its one line.
-    lines.into_iter().map(|line| line.replace(char::is_control, " ")).collect()
-}
-
-fn words_of(tool: &Tool) -> Vec<String> {
-    let scopes: Vec<&str> = tool.scopes.iter().map(Name::as_str).collect();
-    let scopes = if scopes.is_empty() { "none: any caller may".to_owned() } else { scopes.join(", ") };
-    let by = match &tool.runner {
-        Some(runner) => format!("a runner, `{}`: {}", runner.kind.as_str(), runner.command.join(" ")),
-        None => "the agent".to_owned(),
-    };
-    let mut lines = vec![
-        format!("  risk       {} of 4", tool.risk),
-        format!("  data       {}", tool.data_class.as_str()),
-        format!("  scopes     {scopes}"),
-        format!("  target     {}", if tool.mutable_target { "has no revision" } else { "has a revision" }),
-        format!("  done by    {by}"),
-        format!("  input      schema {}", digest_of(&tool.input)),
-    ];
-    if let Some(output) = &tool.output {
-        lines.push(format!("  output     schema {}", digest_of(output)));
-    }
-    let said: String = tool.description.chars().take(MAX_SAID).collect();
-    lines.push(format!("  says       (not checked by anybody, {} bytes in all) {said}", tool.description.len()));
-    lines
-}
-
-/// SHA-256 of a schema's canonical bytes (RFC 8785).
-fn digest_of(schema: &Value) -> Digest {
-    sha256(&Json::from_serde(schema).canonical())
 }

@@ -32,6 +32,21 @@ impl Desk {
         waiting(register(&self.world, &self.sam, tickets(schema(), internal())).await.unwrap())
     }
 
+    async fn registers(&self, tools: Vec<Definition>) -> Result<ToolsChanged, EngineError> {
+        self.world.engine.change_tools(Arc::clone(&self.sam), ToolsRequest::Register(tools)).await
+    }
+
+    /// A registration that was asked for and approved.
+    async fn approved(&self, tools: Vec<Definition>) {
+        let asked = waiting(self.registers(tools).await.unwrap());
+        self.world.decide(&self.grace, gate(&asked), Deciding::Approve).await.unwrap();
+        assert_eq!(self.read(asked.id).await.state, "activated");
+    }
+
+    async fn shown(&self, asked: &ToolRegistration) -> String {
+        self.world.engine.gate(&self.grace, gate(asked)).await.unwrap().view
+    }
+
     async fn read(&self, id: InstanceId) -> ToolRegistration {
         self.world.engine.tool_registration(&self.sam, id).await.unwrap()
     }
@@ -269,4 +284,134 @@ async fn who_may_not_register_opens_no_gate_and_who_acts_for_another_is_told_so(
     let spec = json!({ "id": "countersign.tool-registration", "version": "2" });
     let spec = serde_json::from_value(spec).unwrap();
     assert_eq!(code(desk.world.engine.register_workflow(Arc::clone(&desk.sam), spec).await), "parameter-invalid");
+}
+
+fn named(tool: &str) -> Definition {
+    Definition { name: name(tool), ..tickets(schema(), internal()) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_that_stay_as_they_are_push_no_changed_tool_out_of_the_view() {
+    let desk = Desk::open().await;
+    let many: Vec<Definition> = (0..25).map(|n| named(&format!("a.t{n}"))).collect();
+    desk.approved(many.clone()).await;
+    let more: Vec<Definition> = (0..25).map(|n| named(&format!("b.t{n}"))).collect();
+    desk.approved(more.clone()).await;
+    let all = many.into_iter().chain(more).chain([named("z.exec")]).collect();
+    let asked = waiting(desk.registers(all).await.unwrap());
+    let shown = desk.shown(&asked).await;
+    assert!(shown.contains("|   added        z.exec\n"), "{shown}");
+    assert!(shown.contains("z.exec of server z: added"), "{shown}");
+    assert!(!shown.contains("a.t1"), "what stays as it is takes no line: {shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_of_more_than_one_view_holds_opens_no_gate_and_says_what_to_do() {
+    let desk = Desk::open().await;
+    let many: Vec<Definition> = (0..60).map(|n| named(&format!("a.t{n}"))).collect();
+    let refused = desk.registers(many.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), "tools-invalid");
+    let EngineError::Tools(found) = refused else { panic!("{refused:?}") };
+    assert!(found.to_string().contains("register fewer at a time"), "{found}");
+    assert_eq!(desk.steps().await, Vec::<String>::new());
+    let gates = desk.world.engine.gates(&desk.grace, countersign_gateway_engine::GateQuery::default()).await.unwrap();
+    assert!(gates.items.is_empty(), "{gates:?}");
+    // Fewer are asked about, and the view names each, whole.
+    let asked = waiting(desk.registers(many[..20].to_vec()).await.unwrap());
+    let shown = desk.shown(&asked).await;
+    for tool in &many[..20] {
+        assert!(shown.contains(&format!("|   added        {}\n", tool.name)), "{shown}");
+        assert!(shown.contains(&format!("{} of server a: added", tool.name)), "{shown}");
+    }
+    assert!(!shown.contains("more lines"), "{shown}");
+}
+
+fn runner(command: &[&str], more: serde_json::Value) -> countersign_gateway_engine::ToolRunner {
+    let mut runner = json!({ "kind": "process", "environment": "sandbox", "command": command });
+    runner.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(runner).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_view_of_a_registration_shows_all_that_a_runner_gets_and_cuts_nothing_of_it() {
+    let desk = Desk::open().await;
+    let long = format!("{}END", "x".repeat(2500));
+    let with = runner(
+        &["sh", "-c", "a b", "one\nRisk: none", &long],
+        json!({ "environment": "production", "deadline_s": 77, "secrets": { "TOKEN": "secret://vault/prod/root" } }),
+    );
+    let asked = waiting(desk.registers(vec![Definition { runner: Some(with), ..named("a.run") }]).await.unwrap());
+    let shown = desk.shown(&asked).await;
+    for told in [
+        "done by    a runner of kind process",
+        "runs in    production",
+        "deadline   77 seconds",
+        "secret TOKEN secret:\\u{2f}/vault/prod/root",
+        "command    5 arguments, ",
+        "argument   1 of 5, 2 characters: sh\n",
+        "argument   2 of 5, 2 characters: -c\n",
+        "argument   3 of 5, 3 characters: a b\n",
+        "argument   4 of 5, 14 characters: one\\u{a}Risk: none\n",
+        "argument   5 of 5, 2503 characters, part 1 of 5: xxx",
+        "argument   5 of 5, 2503 characters, part 5 of 5: ",
+        "END\n",
+    ] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    let argument = |line: &str| line.split_once("part ").and_then(|(_, part)| part.split_once(": ")).map(|p| p.1.len());
+    assert_eq!(shown.lines().filter_map(argument).sum::<usize>(), 2503, "not one character is missing: {shown}");
+    assert!(shown.lines().filter(|line| line.starts_with("|   argument")).count() == 9, "{shown}");
+    for line in asked.words.lines() {
+        assert!(shown.contains(line), "whoever reads the registration reads what is shown: {line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_that_was_listed_before_is_shown_with_what_it_was_and_what_it_becomes() {
+    let desk = Desk::open().await;
+    let secrets = json!({ "secrets": { "KEY": "secret://env/ONE", "OLD": "secret://env/OLD" } });
+    let first = Definition { runner: Some(runner(&["ls"], secrets)), ..named("a.run") };
+    desk.approved(vec![first.clone()]).await;
+    let words = Words {
+        risk: Some(0),
+        data_class: Some(countersign_gateway_engine::DataClass::Public),
+        scopes: Some(vec![name("other:scope")]),
+        mutable_target: Some(true),
+    };
+    let asked = waiting(desk.registers(vec![Definition { words, ..first.clone() }]).await.unwrap());
+    let shown = desk.shown(&asked).await;
+    for told in [
+        "reclassified a.run",
+        "risk       from 4 of 4 to 0 of 4",
+        "data       from internal to public",
+        "scopes     from notes:write to other:scope",
+        "target     from has a revision to has no revision",
+        "argument   1 of 1, 2 characters: ls\n",
+    ] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    assert!(!shown.contains("|   was "), "the command line stays: {shown}");
+    desk.world.decide(&desk.grace, gate(&asked), Deciding::Reject).await.unwrap();
+    desk.until(asked.id, "failed", State::Terminated).await;
+
+    let changed = runner(
+        &["rm", "-rf"],
+        json!({ "environment": "production", "secrets": {
+        "KEY": "secret://env/TWO", "NEW": "secret://env/NEW"
+    } }),
+    );
+    let asked = waiting(desk.registers(vec![Definition { runner: Some(changed), ..first }]).await.unwrap());
+    let shown = desk.shown(&asked).await;
+    for told in [
+        "redefined    a.run",
+        "runs in    from sandbox to production",
+        "was        1 of 1, 2 characters: ls\n",
+        "argument   1 of 2, 2 characters: rm\n",
+        "argument   2 of 2, 3 characters: -rf\n",
+        "secret KEY from secret:\\u{2f}/env/ONE to secret:\\u{2f}/env/TWO",
+        "secret NEW secret:\\u{2f}/env/NEW, and none before",
+        "secret OLD none any more, before secret:\\u{2f}/env/OLD",
+    ] {
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
 }
