@@ -13,6 +13,7 @@
 #[expect(dead_code, reason = "shared with the tests, which use more of it")]
 #[path = "../tests/engine/bench.rs"]
 mod bench;
+#[expect(dead_code, reason = "shared with the tests, which use more of it")]
 #[path = "../tests/engine/faulty.rs"]
 mod faulty;
 #[expect(dead_code, reason = "shared with the tests, which use more of it")]

@@ -1,7 +1,7 @@
 //! Why the engine did not do as asked. `http` turns each into one problem by its `code`.
 
 use countersign_gateway_flow::Illegal;
-use countersign_gateway_model::{DecisionId, Digest, GateId, Name};
+use countersign_gateway_model::{DecisionId, Digest, GateId, InstanceId, Name};
 use countersign_ledger_entry::{EntryError, Receipt};
 use countersign_ledger_log::AppendError;
 use countersign_policy_decide::registration::RegistrationError;
@@ -76,6 +76,14 @@ pub enum EngineError {
     /// The active bundle does not stand with the catalogue that would come; the one in force stays.
     #[error("nothing was registered; with these tools the active bundle does not pass its checks: {0}")]
     Catalogue(String),
+    /// People are asked about another registration of this account.
+    #[error(
+        "your registration `{0}` waits for people: wait until they decided, or withdraw it with `countersign instance terminate`"
+    )]
+    RegistrationWaiting(InstanceId),
+    /// People are asked about as many registrations as may wait at a time.
+    #[error("{0} registrations wait for people, as many as may at a time: try again once some of them are decided")]
+    RegistrationsWaiting(usize),
     /// One person may act alone already.
     #[error("the authority mode is `solo`: there is nothing to lower")]
     NotRaised,
@@ -191,6 +199,7 @@ impl EngineError {
             Self::LockedOut(_) => "bundle-locks-out",
             Self::Tools(_) => "tools-invalid",
             Self::Catalogue(_) => "catalogue-rejected",
+            Self::RegistrationWaiting(_) | Self::RegistrationsWaiting(_) => "registration-waiting",
             Self::ConfirmDiff { .. } => "diff-unconfirmed",
             Self::BacktestRunning => "backtest-running",
             Self::DemandUnmet { .. } => "demand-unmet",

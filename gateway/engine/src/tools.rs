@@ -187,7 +187,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Tools`] and [`EngineError::Catalogue`] with every finding; [`EngineError::Refused`] where policy says
-    /// no, with code `approval-unavailable` where it asks for people about what is done for somebody else.
+    /// no, with code `approval-unavailable` where it asks for people about what is done for somebody else;
+    /// [`EngineError::RegistrationWaiting`] and [`EngineError::RegistrationsWaiting`] where people are asked enough already.
     pub async fn change_tools(&self, who: Arc<Principal>, request: ToolsRequest) -> Result<ToolsChanged, EngineError> {
         let this = self.clone();
         Self::whole(async move {
@@ -269,6 +270,7 @@ impl Engine {
         if let Some(open) = self.registration_under_way(org, who, &planned.next.catalogue.digest()) {
             return Ok(open);
         }
+        self.room_for_registration(org, who)?;
         // Before the bundle is checked: what nobody could weigh is not asked about.
         let lines = self.registration_lines(org, &planned.next.catalogue, &planned.next.changes)?;
         let candidate = self.catalogue_candidate(org, planned.next.catalogue.clone()).await?;

@@ -111,6 +111,7 @@ kinds! {
     BUNDLE_LOCKS_OUT { code: "bundle-locks-out", status: 422, title: "The policy bundle would lock everyone out" }
     TOOLS_INVALID { code: "tools-invalid", status: 422, title: "The tools cannot be registered" }
     CATALOGUE_REJECTED { code: "catalogue-rejected", status: 422, title: "The active bundle does not stand with these tools" }
+    REGISTRATION_WAITING { code: "registration-waiting", status: 409, title: "Another registration waits for people" }
     APPROVAL_UNAVAILABLE { code: "approval-unavailable", status: 409, title: "People would have to approve" }
     DIFF_UNCONFIRMED { code: "diff-unconfirmed", status: 409, title: "The difference is not confirmed" }
     DEMAND_UNMET { code: "demand-unmet", status: 403, title: "A rule demands another login" }
@@ -304,6 +305,9 @@ impl From<EngineError> for Problem {
             EngineError::Waiting(id)
             | EngineError::Illegal(Illegal::Waiting(id) | Illegal::GateClosed(id) | Illegal::GateExpired(id)) => {
                 problem.with("gate", gate(id))
+            }
+            EngineError::RegistrationWaiting(id) => {
+                problem.with("registration", json!({ "id": id, "href": format!("/api/v1/tools/registrations/{id}") }))
             }
             EngineError::Illegal(Illegal::OpenStarts(permits)) => problem.with("permits", json!(permits)),
             EngineError::Input { source, .. } => {

@@ -28,6 +28,7 @@ use crate::beside::Beside;
 use crate::changes::names::{
     ACTIVATE, POLICY_CHANGE, Subject, TOOL_REGISTRATION, bundle_entity, name, workflow_version,
 };
+use crate::changes::registration::OVERTAKEN;
 use crate::changes::row::{ChangeRow, Compared, InForce, Stage};
 use crate::changes::under_way::UnderWay;
 use crate::error::EngineError;
@@ -42,6 +43,12 @@ const PERMIT: Duration = Duration::from_secs(86_400);
 
 /// How long after its shadow window a change can stay undecided.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
+/// Why a change failed whose gate was rejected.
+pub(super) const REJECTED: &str = "it was rejected";
+
+/// Why a change failed whose gate expired.
+pub(super) const EXPIRED: &str = "nobody approved it in time";
 
 /// Whether another step can be taken at once.
 #[derive(PartialEq, Eq)]
@@ -87,6 +94,8 @@ impl Engine {
             }
             // A window was cut short for a lift, of which a crash may have left nothing.
             Stage::Asked if row.cut => true,
+            // Nobody is asked on about what cannot come into force any more.
+            Stage::Asked if self.overtaken(org, row) => true,
             // While people are asked, of the change or of a stop, there is nothing to do.
             Stage::Shadowing | Stage::Asked => org.peek(row.instance).is_none_or(|(_, waits)| !waits),
             _ => true,
@@ -386,6 +395,10 @@ impl Engine {
             drop(held);
             return self.fail(org, change, row, "its window was cut short, and no rule was lifted").await;
         }
+        if row.action.is_none() && !fold.state().is_terminal() && self.overtaken(org, &row) {
+            drop(held);
+            return self.fail(org, change, row, OVERTAKEN).await;
+        }
         if fold.gate().is_some() {
             return Ok(Turn::Wait);
         }
@@ -438,8 +451,8 @@ impl Engine {
             None => None,
         };
         match gate.filter(|gate| gate.state == GateState::Rejected).and_then(|gate| gate.cause) {
-            Some(Cause::Decision) => self.fail(org, change, row, "it was rejected").await,
-            Some(Cause::Expiry) => self.fail(org, change, row, "nobody approved it in time").await,
+            Some(Cause::Decision) => self.fail(org, change, row, REJECTED).await,
+            Some(Cause::Expiry) => self.fail(org, change, row, EXPIRED).await,
             _ => {
                 let mut row = row;
                 row.stage = Stage::Withdrawn;
@@ -554,7 +567,9 @@ impl Engine {
             beside.rows.push(row.to_row()?);
             // Crash before this: the row says how it ended, and the next start reports it.
             self.commit_outcome(org, &mut held, proposal, Actor::SYSTEM, beside).await?;
-        } else if held.fold()?.state() == State::Running || row.cut && !row.settled {
+        } else if held.fold()?.state() == State::Running
+            || (row.cut || row.subject == Subject::Catalogue && !activated) && !row.settled
+        {
             row.settled = true;
             // Crash before this: the outcome is on record, and the next start ends the instance.
             self.end_instance(org, &mut held, &row, permit.filter(|_| activated)).await?;

@@ -254,18 +254,28 @@ impl Engine {
         let org = self.org(who.org)?;
         self.may_read(&org, who, Operation::ReadPolicy, EntityRef::organization(org.id), "policy proposal")?;
         let limit = limit.clamp(1, MAX_PAGE);
-        let after = cursor(after)?;
-        let page = org.log.scan(CHANGES, b"", after.as_deref(), limit, true).await.map_err(EngineError::ledger)?;
-        let next = (page.len() == limit).then(|| page.last().map(|row| to_cursor(&row.key))).flatten();
-        let mut items = Vec::with_capacity(page.len());
-        for row in page {
-            let change = ChangeRow::read(&row.columns)?;
-            // Changes of the tool catalogue are in the same table.
-            if change.subject == Subject::Bundle {
-                items.push(self.record_of_change(&org, change));
+        let mut after = cursor(after)?;
+        let mut items = Vec::with_capacity(limit);
+        loop {
+            let page =
+                org.log.scan(CHANGES, b"", after.as_deref(), MAX_PAGE, true).await.map_err(EngineError::ledger)?;
+            let last = page.len() < MAX_PAGE;
+            for row in page {
+                let change = ChangeRow::read(&row.columns)?;
+                // Changes of the tool catalogue are in the same table.
+                if change.subject == Subject::Bundle {
+                    if items.len() == limit {
+                        let next = after.as_deref().map(to_cursor);
+                        return Ok(Page { items, next });
+                    }
+                    items.push(self.record_of_change(&org, change));
+                }
+                after = Some(row.key);
+            }
+            if last {
+                return Ok(Page { items, next: None });
             }
         }
-        Ok(Page { items, next })
     }
 
     async fn proposal_record(&self, org: &Org, row: ChangeRow) -> Result<PolicyProposal, EngineError> {

@@ -8,11 +8,12 @@
 
 use std::sync::Arc;
 
+use countersign_gateway_flow::rows::{GateRow, GateState};
 use countersign_gateway_flow::{Action, Actions, Create, ItemTerms, Now, Proposal, decide};
 use countersign_gateway_model::{
-    ActionId, Decision, Digest, InstanceId, PermitId, Principal, Pseudonym, State, Timestamp,
+    ActionId, Decision, Digest, GateId, InstanceId, PermitId, Principal, Pseudonym, State, Timestamp,
 };
-use countersign_ledger_entry::body::{GateSubject, QuestionKind, Step};
+use countersign_ledger_entry::body::{Cause, Edge, GateSubject, QuestionKind, Step};
 use countersign_ledger_entry::{Blob, Body, Draft, Entry, PayloadRole, payload};
 use countersign_policy_bundle::sha256;
 use countersign_policy_decide::catalogue::Catalogue;
@@ -25,7 +26,7 @@ use crate::actions::canonical_action;
 use crate::api::ProposalStep;
 use crate::asking::{Answered, StoredEvidence, actor_of, ask, chain};
 use crate::beside::Beside;
-use crate::changes::drive::Turn;
+use crate::changes::drive::{EXPIRED, REJECTED, Turn};
 use crate::changes::names::{REGISTER, Subject, name, workflow_version};
 use crate::changes::propose::word_of;
 use crate::changes::row::{ChangeRow, Stage, ToolLine};
@@ -41,18 +42,77 @@ use crate::stream::{Held, four_eyes};
 use crate::tools::ToolRegistration;
 
 /// What stands in the way where the catalogue in force is not the one that a registration was checked against.
-const OVERTAKEN: &str = "the tool catalogue changed meanwhile: register it again";
+pub(super) const OVERTAKEN: &str = "the tool catalogue changed meanwhile: register it again";
+
+/// Entries of an instance that are read at a time.
+const PAGE: usize = 64;
+
+/// Most registrations of an organization that wait for people at a time: each keeps a whole catalogue.
+const MAX_WAITING: usize = 16;
+
+/// What people agreed to at a gate.
+struct Agreed {
+    /// The questions as they were asked with the agreement.
+    questions: Vec<Question>,
+    /// The action as it was then.
+    action: Value,
+    /// The id of the action that the gate was opened for.
+    item: ActionId,
+}
+
+impl Agreed {
+    /// Whether that is this registration, to the last byte of its catalogue.
+    fn is_of(&self, row: &ChangeRow) -> bool {
+        let input = self.action.get("input");
+        let said = |key: &str| input.and_then(|input| input.get(key));
+        self.action.get("action") == Some(&json!(self.item))
+            && self.action.get("instance") == Some(&json!(row.instance))
+            && said("catalogue") == Some(&json!(row.digest))
+            && said("version") == Some(&json!(row.version))
+            && said("predecessor") == Some(&json!(row.predecessor))
+    }
+}
 
 impl Engine {
-    /// The registration of the same catalogue by the same account that people are still asked about.
+    /// The registration of the same catalogue by the same account that people are still asked about, and that can still
+    /// come into force.
     pub(crate) fn registration_under_way(&self, org: &Org, who: &Principal, catalogue: &Digest) -> Option<InstanceId> {
-        let same = |row: &ChangeRow| {
+        let same = |row: &&ChangeRow| row.author == who.pseudonym && row.digest == *catalogue;
+        self.waiting_registrations(org).iter().find(same).map(|row| row.instance)
+    }
+
+    /// Whether another registration of this account may wait for people.
+    ///
+    /// # Errors
+    /// [`EngineError::RegistrationWaiting`] where one of its own does, [`EngineError::RegistrationsWaiting`] where too many
+    /// of the organization do.
+    pub(crate) fn room_for_registration(&self, org: &Org, who: &Principal) -> Result<(), EngineError> {
+        let waiting = self.waiting_registrations(org);
+        if let Some(own) = waiting.iter().find(|row| row.author == who.pseudonym) {
+            return Err(EngineError::RegistrationWaiting(own.instance));
+        }
+        if waiting.len() < MAX_WAITING { Ok(()) } else { Err(EngineError::RegistrationsWaiting(waiting.len())) }
+    }
+
+    /// Registrations that may still come into force, and have not.
+    fn waiting_registrations(&self, org: &Org) -> Vec<ChangeRow> {
+        let ended = |row: &ChangeRow| org.peek(row.instance).is_some_and(|(state, _)| state.is_terminal());
+        let waits = |row: &ChangeRow| {
             row.subject == Subject::Catalogue
-                && row.author == who.pseudonym
-                && row.digest == *catalogue
                 && matches!(row.stage, Stage::Proposed | Stage::Asked)
+                && !self.overtaken(org, row)
+                && !ended(row)
         };
-        org.changes.all().into_iter().find(|(_, change)| same(&change.row())).map(|(id, _)| id)
+        org.changes.all().iter().map(|(_, change)| change.row()).filter(waits).collect()
+    }
+
+    /// Whether a registration cannot come into force any more: another catalogue did.
+    pub(super) fn overtaken(&self, org: &Org, row: &ChangeRow) -> bool {
+        let follows = || {
+            row.predecessor.is_none_or(|before| before == self.snapshot(org.id).digests().catalogue)
+                && row.version == self.policies().catalogue_version(org.id).saturating_add(1)
+        };
+        row.subject == Subject::Catalogue && matches!(row.stage, Stage::Proposed | Stage::Asked) && !follows()
     }
 
     /// What people would be shown of it, all of it.
@@ -141,7 +201,7 @@ impl Engine {
         mut row: ChangeRow,
     ) -> Result<Turn, EngineError> {
         let snapshot = self.counted_snapshot(org).await?;
-        if row.predecessor.is_some_and(|before| before != snapshot.digests().catalogue) {
+        if self.overtaken(org, &row) {
             return self.fail(org, change, row, OVERTAKEN).await;
         }
         let author = Self::author(org, &row)?;
@@ -211,9 +271,10 @@ impl Engine {
     ) -> Result<Turn, EngineError> {
         let author = Self::author(org, &row)?;
         let now = self.now();
-        let questions = if row.gate.is_some() {
-            match self.approved_questions(org, &row, now).await? {
-                Some(questions) => questions,
+        let questions = if let Some(gate) = row.gate {
+            match self.agreed(org, &row, gate, now).await? {
+                Some(agreed) if agreed.is_of(&row) => agreed.questions,
+                Some(_) => return self.fail(org, change, row, "people agreed to another catalogue than this").await,
                 None => return self.fail(org, change, row, "people went on without it, or it was erased").await,
             }
         } else {
@@ -256,38 +317,82 @@ impl Engine {
         Ok(Turn::Further)
     }
 
-    /// What people agreed to at the gate, as it was asked with their agreement. None: there is nothing that they agreed to.
-    async fn approved_questions(
+    /// What people agreed to at this gate, read from the ledger. None: there is nothing that they agreed to.
+    async fn agreed(
         &self,
         org: &Org,
         row: &ChangeRow,
+        gate: GateId,
         now: Timestamp,
-    ) -> Result<Option<Vec<Question>>, EngineError> {
+    ) -> Result<Option<Agreed>, EngineError> {
         let stream = instance_stream(row.instance);
-        let last = self.hold(org, row.instance).await?.fold()?.sequence();
-        // The instance does nothing else: the edge that leaves its gate is among the last of its entries.
-        let from = last.saturating_sub(63);
-        let stored = org.log.stream_entries(stream, from, 64).await.map_err(EngineError::ledger)?;
-        let snapshot = self.snapshot(org.id);
-        for entry in stored.iter().rev() {
-            let header = Entry::parse(&entry.leaf)?.header;
-            let Body::Edge(edge) = &header.body else { continue };
-            if edge.from != State::WaitingForHuman {
-                continue;
+        let mut from = self.gate_row(org, gate).await?.sequence;
+        let mut item = None;
+        loop {
+            let stored = org.log.stream_entries(stream, from, PAGE).await.map_err(EngineError::ledger)?;
+            for entry in &stored {
+                let header = Entry::parse(&entry.leaf)?.header;
+                let Some(item) = item else {
+                    // The first of them is the gate itself.
+                    match &header.body {
+                        Body::Gate(opened) if opened.gate == gate && opened.subject == GateSubject::Start => {
+                            item = opened.items.first().map(|item| item.action);
+                        }
+                        _ => {}
+                    }
+                    if item.is_none() {
+                        return Err(EngineError::damaged("a registration's gate without its entry"));
+                    }
+                    continue;
+                };
+                // The first edge out of waiting is this gate's: no other can be open beside it.
+                let Body::Edge(Edge { from: State::WaitingForHuman, to, .. }) = &header.body else { continue };
+                if !matches!(to, State::Approved | State::Overridden) {
+                    return Ok(None);
+                }
+                let question = header.payloads.iter().find(|payload| payload.role == PayloadRole::Question);
+                let Some(question) = question else { return Ok(None) };
+                let Some(content) = self.payload(org, entry.index, &question.digest).await? else { return Ok(None) };
+                return self.agreed_in(org, &content, (item, now)).map(Some);
             }
-            let Some(reference) = header.payloads.iter().find(|payload| payload.role == PayloadRole::Question) else {
+            if stored.len() < PAGE {
                 return Ok(None);
-            };
-            let Some(content) = self.payload(org, entry.index, &reference.digest).await? else { return Ok(None) };
-            let evidence = StoredEvidence::read(&content).map_err(EngineError::damaged)?;
-            let mut questions = Vec::with_capacity(evidence.questions.len());
-            for question in evidence.questions {
-                let parsed = Question::parse(question.get().as_bytes(), &snapshot).map_err(EngineError::damaged)?;
-                questions.push(Question { now, four_eyes: four_eyes(org), ..parsed });
             }
-            return Ok(Some(questions));
+            from = from.saturating_add(PAGE as u64);
         }
-        Ok(None)
+    }
+
+    /// The agreement in the payload of an edge that left its gate.
+    fn agreed_in(&self, org: &Org, content: &[u8], (item, now): (ActionId, Timestamp)) -> Result<Agreed, EngineError> {
+        let snapshot = self.snapshot(org.id);
+        let evidence = StoredEvidence::read(content).map_err(EngineError::damaged)?;
+        let action = serde_json::from_str(evidence.action.get()).map_err(EngineError::damaged)?;
+        let mut questions = Vec::with_capacity(evidence.questions.len());
+        for question in evidence.questions {
+            let parsed = Question::parse(question.get().as_bytes(), &snapshot).map_err(EngineError::damaged)?;
+            questions.push(Question { now, four_eyes: four_eyes(org), ..parsed });
+        }
+        Ok(Agreed { questions, action, item })
+    }
+
+    /// Whether policy still lets its author do it alone: what is in force may have changed since it was permitted.
+    async fn still_registers(&self, org: &Arc<Org>, row: &ChangeRow) -> Result<bool, EngineError> {
+        let author = Self::author(org, row)?;
+        let snapshot = self.counted_snapshot(org).await?;
+        let asked = self.question_of(org, &author, row, Operation::RegisterTool)?;
+        Ok(ask(&snapshot, org.facts(), chain(&author, asked)).allowed())
+    }
+
+    /// Whether a permit is for the catalogue of this row, as the ledger has it.
+    async fn is_permitted(&self, org: &Org, row: &ChangeRow, permit: PermitId) -> Result<bool, EngineError> {
+        let start =
+            self.start_row(org, permit).await?.ok_or_else(|| EngineError::damaged("a start without its row"))?;
+        let stored = org.log.stream_entries(instance_stream(row.instance), start.permit_sequence, 1).await;
+        let stored = stored.map_err(EngineError::ledger)?;
+        let stored = stored.first().ok_or_else(|| EngineError::damaged("a permit without its entry"))?;
+        let header = Entry::parse(&stored.leaf)?.header;
+        let Body::Permit(given) = header.body else { return Ok(false) };
+        Ok(given.permit == permit && given.tool == name(REGISTER)? && given.tool_version == row.digest)
     }
 
     /// Puts the catalogue of a permit in force, or says why not.
@@ -307,7 +412,14 @@ impl Engine {
         // Crash here: a start without an outcome. The next start finds the row with its permit and comes here again.
         let approved = if row.gate.is_some() { &[Step::Approved][..] } else { &[] };
         let failed = [approved, &[Step::Failed]].concat();
-        if row.predecessor.is_some_and(|before| before != self.snapshot(org.id).digests().catalogue) {
+        if !self.is_permitted(org, &row, permit).await? {
+            return self.fail_change(org, change, row, &failed, "its permit is for another catalogue").await;
+        }
+        if row.gate.is_none() && !self.still_registers(org, &row).await? {
+            let why = "policy does not allow it by now, or asks for people";
+            return self.fail_change(org, change, row, &failed, why).await;
+        }
+        if self.overtaken(org, &row) {
             return self.fail_change(org, change, row, &failed, OVERTAKEN).await;
         }
         let mut candidate = match self.catalogue_candidate(org, self.catalogue_of(org, &row).await?).await {
@@ -371,27 +483,54 @@ impl Engine {
     pub async fn tool_registration(&self, who: &Principal, id: InstanceId) -> Result<ToolRegistration, EngineError> {
         let org = self.org(who.org)?;
         let here = EntityRef::organization(org.id);
-        let row = self.change_row(&org, id).await.ok().filter(|row| row.subject == Subject::Catalogue);
+        let row = match self.change_row(&org, id).await {
+            Ok(row) => Some(row).filter(|row| row.subject == Subject::Catalogue),
+            Err(EngineError::NotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
         if row.as_ref().is_none_or(|row| row.author != who.pseudonym) {
             self.may_read(&org, who, Operation::ReadPolicy, here, "tool registration")?;
         }
         let row = row.ok_or(EngineError::NotFound("tool registration"))?;
         let lines = org.log.blob(&row.diff).await.map_err(EngineError::ledger)?;
         let words = lines.map(|lines| tool_lines::text(&tool_lines::read(&lines)));
-        Ok(registration_record(&org, row, words))
+        let instance = org.peek(row.instance);
+        let gate = match row.gate.filter(|_| instance.is_some_and(|(state, _)| state.is_terminal())) {
+            Some(gate) => Some(self.gate_row(&org, gate).await?),
+            None => None,
+        };
+        let standing = standing_of(&row, instance, gate.as_ref());
+        Ok(registration_record(&org, &row, standing, words))
     }
 }
 
-fn registration_record(org: &Org, row: ChangeRow, words: Option<String>) -> ToolRegistration {
-    let waits = org.peek(row.instance).is_none_or(|(_, waits)| waits);
-    let state = match row.stage {
-        Stage::Proposed | Stage::Shadowing => "waiting",
-        Stage::Asked if waits => "waiting",
-        Stage::Asked => "approved",
-        Stage::Activated => "activated",
-        Stage::Failed => "failed",
-        Stage::Withdrawn => "withdrawn",
+/// How a registration stands, and why it failed: its instance may be further than its row.
+fn standing_of(
+    row: &ChangeRow,
+    instance: Option<(State, bool)>,
+    gate: Option<&GateRow>,
+) -> (&'static str, Option<String>) {
+    let state = match (row.stage, instance) {
+        (Stage::Activated, _) => "activated",
+        (Stage::Failed, _) => "failed",
+        (Stage::Withdrawn, _) => "withdrawn",
+        (_, Some((state, _))) if state.is_terminal() => match gate.filter(|gate| gate.state == GateState::Rejected) {
+            Some(GateRow { cause: Some(Cause::Decision), .. }) => return ("failed", Some(REJECTED.to_owned())),
+            Some(GateRow { cause: Some(Cause::Expiry), .. }) => return ("failed", Some(EXPIRED.to_owned())),
+            _ => "withdrawn",
+        },
+        (Stage::Asked, Some((_, false))) => "approved",
+        _ => "waiting",
     };
+    (state, row.reason.clone())
+}
+
+fn registration_record(
+    org: &Org,
+    row: &ChangeRow,
+    (state, reason): (&'static str, Option<String>),
+    words: Option<String>,
+) -> ToolRegistration {
     ToolRegistration {
         id: row.instance,
         catalogue: row.digest,
@@ -401,7 +540,7 @@ fn registration_record(org: &Org, row: ChangeRow, words: Option<String>) -> Tool
         registrar: org.label(row.author),
         registered: row.proposed,
         gate: row.gate,
-        reason: row.reason,
+        reason,
         steps: row.steps.iter().map(|s| ProposalStep { step: word_of(s.step), at: s.at }).collect(),
         words: words.unwrap_or_default(),
     }

@@ -24,6 +24,10 @@ pub(crate) enum Fault {
     NotStored,
     /// It is stored, and an error is told.
     StoredAndLost,
+    /// The next change is not read.
+    Unreadable,
+    /// Whatever is read of changes says the second catalogue where it says the first: from now on, not once.
+    OtherCatalogue(Digest, Digest),
 }
 
 /// What goes wrong next, at whichever start.
@@ -40,7 +44,19 @@ impl Faulty {
         let mut armed = self.faults.lock().unwrap();
         armed.filter(|fault| of.contains(fault)).inspect(|_| *armed = None)
     }
+
+    fn altered(&self, table: &str, columns: Vec<u8>) -> Vec<u8> {
+        match *self.faults.lock().unwrap() {
+            Some(Fault::OtherCatalogue(one, other)) if table == CHANGES => {
+                String::from_utf8(columns).unwrap().replace(&one.to_string(), &other.to_string()).into_bytes()
+            }
+            _ => columns,
+        }
+    }
 }
+
+/// Table of changes.
+const CHANGES: &str = "changes";
 
 fn broken() -> JournalError {
     JournalError::Backend { doing: "was tested", source: "input/output error".into() }
@@ -143,7 +159,11 @@ impl Journal for Faulty {
 #[async_trait]
 impl Views for Faulty {
     async fn get(&self, org: OrgId, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
-        self.inner.get(org, table, key).await
+        if table == CHANGES && self.take(&[Fault::Unreadable]).is_some() {
+            return Err(broken());
+        }
+        let columns = self.inner.get(org, table, key).await?;
+        Ok(columns.map(|columns| self.altered(table, columns)))
     }
     async fn scan(
         &self,
@@ -154,6 +174,8 @@ impl Views for Faulty {
         limit: usize,
         reverse: bool,
     ) -> Result<Vec<ViewRow>, JournalError> {
-        self.inner.scan(org, table, prefix, after, limit, reverse).await
+        let rows = self.inner.scan(org, table, prefix, after, limit, reverse).await?;
+        let altered = |row: ViewRow| ViewRow { columns: self.altered(table, row.columns), ..row };
+        Ok(rows.into_iter().map(altered).collect())
     }
 }

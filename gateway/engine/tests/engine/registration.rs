@@ -9,6 +9,8 @@ use countersign_gateway_engine::{
 use countersign_gateway_model::{Digest, Duration, GateId, InstanceId, Principal, Scope, State};
 use serde_json::json;
 
+use crate::bench::{default_files, with_rule};
+use crate::faulty::Fault;
 use crate::tools::{approved_registration, internal, register, schema, tickets};
 use crate::world::{Deciding, World, name, org};
 
@@ -47,6 +49,32 @@ impl Desk {
         self.world.engine.gate(&self.grace, gate(asked)).await.unwrap().view
     }
 
+    /// Lets the gateway's clock loop run into something that goes wrong once, and starts another on the same folder.
+    async fn crashes_at_its_next_step(&mut self) {
+        *self.world.faults.lock().unwrap() = Some(Fault::StoredAndLost);
+        let timers = tokio::spawn(self.world.engine.clone().run_timers());
+        for _ in 0..400 {
+            if self.world.faults.lock().unwrap().is_none() {
+                break;
+            }
+            tokio::time::sleep(Span::from_millis(25)).await;
+        }
+        timers.abort();
+        assert!(self.world.faults.lock().unwrap().is_none(), "a step was taken");
+        self.world.restart().await;
+    }
+
+    /// A registration that needed nobody once it was its turn, permitted and not begun: the gateway crashed in between.
+    async fn permitted_without_people(&mut self) -> ToolRegistration {
+        self.world.engine.freeze(Arc::clone(&self.sam), None, false).await.unwrap();
+        let asked = self.asks().await;
+        self.world.policies.install(org(1), &default_files());
+        self.world.engine.freeze(Arc::clone(&self.sam), None, true).await.unwrap();
+        self.crashes_at_its_next_step().await;
+        self.crashes_at_its_next_step().await;
+        asked
+    }
+
     async fn read(&self, id: InstanceId) -> ToolRegistration {
         self.world.engine.tool_registration(&self.sam, id).await.unwrap()
     }
@@ -62,7 +90,9 @@ impl Desk {
         for _ in 0..400 {
             // While work is frozen its instance is not there yet.
             let there = self.world.engine.instance(&self.sam, id).await;
-            if seen.state == state && there.is_ok_and(|instance| instance.state == ended) {
+            // An end is told before it is on record.
+            let recorded = state == "waiting" || words(&seen).last() == Some(&state);
+            if seen.state == state && recorded && there.is_ok_and(|instance| instance.state == ended) {
                 break;
             }
             tokio::time::sleep(Span::from_millis(25)).await;
@@ -190,6 +220,8 @@ async fn a_rejected_an_expired_and_a_withdrawn_registration_change_nothing_and_s
     let before = desk.in_force();
     let rejected = desk.asks().await;
     desk.world.decide(&desk.grace, gate(&rejected), Deciding::Reject).await.unwrap();
+    let told = desk.read(rejected.id).await;
+    assert_eq!((told.state, told.reason.as_deref()), ("failed", Some("it was rejected")), "from the decision on");
     let rejected = desk.until(rejected.id, "failed", State::Terminated).await;
     assert_eq!(rejected.reason.as_deref(), Some("it was rejected"));
 
@@ -201,6 +233,7 @@ async fn a_rejected_an_expired_and_a_withdrawn_registration_change_nothing_and_s
 
     let withdrawn = desk.asks().await;
     desk.world.engine.terminate(Arc::clone(&desk.sam), withdrawn.id, None).await.unwrap();
+    assert_eq!(desk.read(withdrawn.id).await.state, "withdrawn");
     desk.until(withdrawn.id, "withdrawn", State::Terminated).await;
     assert_eq!(desk.in_force(), before);
     let steps = desk.steps().await;
@@ -214,7 +247,8 @@ async fn a_registration_whose_catalogue_was_replaced_meanwhile_fails_and_says_so
     let desk = Desk::open().await;
     let first = desk.asks().await;
     let other = tickets(schema(), Words { risk: Some(1), ..internal() });
-    let second = waiting(register(&desk.world, &desk.sam, other).await.unwrap());
+    let sue = desk.world.person("sue", &["SECURITY"]);
+    let second = waiting(register(&desk.world, &sue, other).await.unwrap());
     assert_ne!((first.id, first.catalogue), (second.id, second.catalogue));
     desk.world.decide(&desk.grace, gate(&second), Deciding::Approve).await.unwrap();
     let decided = desk.world.decide(&desk.grace, gate(&first), Deciding::Approve).await.unwrap();
@@ -326,7 +360,7 @@ async fn a_registration_of_more_than_one_view_holds_opens_no_gate_and_says_what_
     assert!(!shown.contains("more lines"), "{shown}");
 }
 
-fn runner(command: &[&str], more: serde_json::Value) -> countersign_gateway_engine::ToolRunner {
+fn runner(command: &[&str], more: &serde_json::Value) -> countersign_gateway_engine::ToolRunner {
     let mut runner = json!({ "kind": "process", "environment": "sandbox", "command": command });
     runner.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     serde_json::from_value(runner).unwrap()
@@ -338,7 +372,7 @@ async fn the_view_of_a_registration_shows_all_that_a_runner_gets_and_cuts_nothin
     let long = format!("{}END", "x".repeat(2500));
     let with = runner(
         &["sh", "-c", "a b", "one\nRisk: none", &long],
-        json!({ "environment": "production", "deadline_s": 77, "secrets": { "TOKEN": "secret://vault/prod/root" } }),
+        &json!({ "environment": "production", "deadline_s": 77, "secrets": { "TOKEN": "secret://vault/prod/root" } }),
     );
     let asked = waiting(desk.registers(vec![Definition { runner: Some(with), ..named("a.run") }]).await.unwrap());
     let shown = desk.shown(&asked).await;
@@ -370,7 +404,7 @@ async fn the_view_of_a_registration_shows_all_that_a_runner_gets_and_cuts_nothin
 async fn a_tool_that_was_listed_before_is_shown_with_what_it_was_and_what_it_becomes() {
     let desk = Desk::open().await;
     let secrets = json!({ "secrets": { "KEY": "secret://env/ONE", "OLD": "secret://env/OLD" } });
-    let first = Definition { runner: Some(runner(&["ls"], secrets)), ..named("a.run") };
+    let first = Definition { runner: Some(runner(&["ls"], &secrets)), ..named("a.run") };
     desk.approved(vec![first.clone()]).await;
     let words = Words {
         risk: Some(0),
@@ -396,7 +430,7 @@ async fn a_tool_that_was_listed_before_is_shown_with_what_it_was_and_what_it_bec
 
     let changed = runner(
         &["rm", "-rf"],
-        json!({ "environment": "production", "secrets": {
+        &json!({ "environment": "production", "secrets": {
         "KEY": "secret://env/TWO", "NEW": "secret://env/NEW"
     } }),
     );
@@ -414,4 +448,132 @@ async fn a_tool_that_was_listed_before_is_shown_with_what_it_was_and_what_it_bec
     ] {
         assert!(shown.contains(told), "{told}: {shown}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_was_overtaken_asks_nobody_on_and_is_never_the_same_as_a_later_one() {
+    let desk = Desk::open().await;
+    let first = desk.asks().await;
+    let sue = desk.world.person("sue", &["SECURITY"]);
+    let other = tickets(schema(), Words { risk: Some(1), ..internal() });
+    let second = waiting(register(&desk.world, &sue, other).await.unwrap());
+    desk.world.decide(&desk.grace, gate(&second), Deciding::Approve).await.unwrap();
+    // The same tools make the same catalogue, after another one.
+    let again = desk.asks().await;
+    assert_eq!(again.catalogue, first.catalogue);
+    assert_ne!((again.id, again.gate), (first.id, first.gate));
+    assert_eq!(again.predecessor, Some(second.catalogue));
+    // Nobody has to decide for the first one to end.
+    let ended = desk.until(first.id, "failed", State::Terminated).await;
+    assert_eq!(ended.reason.as_deref(), Some("the tool catalogue changed meanwhile: register it again"));
+    let late = desk.world.decide(&desk.grace, gate(&first), Deciding::Approve).await;
+    assert_eq!(code(late), "gate-closed");
+    desk.world.decide(&desk.grace, gate(&again), Deciding::Approve).await.unwrap();
+    assert_eq!(desk.in_force(), again.catalogue);
+    desk.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_people_agreed_to_is_what_comes_into_force_whatever_a_row_says() {
+    let mut desk = Desk::open().await;
+    let before = desk.in_force();
+    let asked = desk.asks().await;
+    let sue = desk.world.person("sue", &["SECURITY"]);
+    let other = waiting(register(&desk.world, &sue, named("z.exec")).await.unwrap());
+    assert_eq!((other.predecessor, other.version), (asked.predecessor, asked.version));
+    *desk.world.faults.lock().unwrap() = Some(Fault::OtherCatalogue(asked.catalogue, other.catalogue));
+    desk.world.restart().await;
+    assert_eq!(desk.read(asked.id).await.catalogue, other.catalogue, "the row says another catalogue");
+    desk.world.decide(&desk.grace, gate(&asked), Deciding::Approve).await.unwrap();
+    let failed = desk.until(asked.id, "failed", State::Terminated).await;
+    assert_eq!(failed.reason.as_deref(), Some("people agreed to another catalogue than this"));
+    assert_eq!(desk.in_force(), before);
+    assert!(desk.world.engine.tool(&desk.sam, &name("z.exec")).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permit_puts_no_other_catalogue_in_force_than_the_one_it_names() {
+    let mut desk = Desk::open().await;
+    let before = desk.in_force();
+    let asked = desk.permitted_without_people().await;
+    *desk.world.faults.lock().unwrap() = Some(Fault::OtherCatalogue(asked.catalogue, before));
+    desk.world.restart().await;
+    let failed = desk.until(asked.id, "failed", State::Terminated).await;
+    assert_eq!(failed.reason.as_deref(), Some("its permit is for another catalogue"));
+    assert_eq!(desk.in_force(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_needed_nobody_is_asked_about_again_before_it_comes_into_force() {
+    let mut desk = Desk::open().await;
+    let before = desk.in_force();
+    let asked = desk.permitted_without_people().await;
+    assert_eq!(asked.gate, None);
+    // Permitted, and now policy asks for people again.
+    desk.world.policies.install(org(1), &approved_registration());
+    let failed = desk.until(asked.id, "failed", State::Terminated).await;
+    assert_eq!(failed.reason.as_deref(), Some("policy does not allow it by now, or asks for people"));
+    assert_eq!(desk.in_force(), before);
+    desk.holds().await;
+
+    // Where policy still lets it, it comes into force.
+    let mut desk = Desk::open().await;
+    let asked = desk.permitted_without_people().await;
+    desk.until(asked.id, "activated", State::Completed).await;
+    assert_eq!(desk.in_force(), asked.catalogue);
+    desk.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_has_one_registration_that_waits_and_an_organization_a_bounded_number() {
+    let desk = Desk::open().await;
+    let first = desk.asks().await;
+    let refused = desk.registers(vec![named("z.exec")]).await.unwrap_err();
+    assert_eq!(refused.code(), "registration-waiting");
+    assert!(matches!(refused, EngineError::RegistrationWaiting(id) if id == first.id), "{refused:?}");
+    assert!(refused.to_string().contains(&first.id.to_string()), "{refused}");
+    for n in 1..16 {
+        let other = desk.world.person(&format!("registrar-{n}"), &["SECURITY"]);
+        waiting(register(&desk.world, &other, named("z.exec")).await.unwrap());
+    }
+    let last = desk.world.person("last", &["SECURITY"]);
+    let refused = register(&desk.world, &last, named("z.exec")).await.unwrap_err();
+    assert!(matches!(refused, EngineError::RegistrationsWaiting(16)), "{refused:?}");
+    // One that is decided makes room, for its account and for others.
+    desk.world.decide(&desk.grace, gate(&first), Deciding::Reject).await.unwrap();
+    waiting(register(&desk.world, &last, named("z.exec")).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_cannot_be_read_is_not_one_that_is_not_there() {
+    let desk = Desk::open().await;
+    let asked = desk.asks().await;
+    *desk.world.faults.lock().unwrap() = Some(Fault::Unreadable);
+    assert_eq!(code(desk.world.engine.tool_registration(&desk.sam, asked.id).await), "ledger-unreadable");
+    assert_eq!(desk.read(asked.id).await.id, asked.id);
+    let none = "inst_0198c7a4e1b27c4e9a3f5d6b7c8d9e0f".parse().unwrap();
+    assert_eq!(code(desk.world.engine.tool_registration(&desk.sam, none).await), "not-found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_between_proposals_leave_no_page_short() {
+    let desk = Desk::open().await;
+    desk.world.engine.set_shadow_window(Arc::clone(&desk.sam), 3600).await.unwrap();
+    let sue = desk.world.person("sue", &["SECURITY"]);
+    let mut proposed = Vec::new();
+    for (persons, registers) in [(2, Some(&desk.sam)), (3, Some(&sue)), (4, None)] {
+        let files = with_rule("merge", |rule| rule["quorum"]["persons"] = persons.into());
+        let confirmed = countersign_policy_bundle::sha256(format!("{} files", files.len()).as_bytes());
+        let bundle = serde_json::to_vec(&files).unwrap();
+        let made = desk.world.engine.propose_policy(Arc::clone(&desk.sam), bundle, Some(confirmed), None).await;
+        proposed.insert(0, made.unwrap().id);
+        if let Some(who) = registers {
+            waiting(register(&desk.world, who, named("z.exec")).await.unwrap());
+        }
+    }
+    let page = desk.world.engine.policy_proposals(&desk.sam, None, 2).await.unwrap();
+    assert_eq!(page.items.iter().map(|item| item.id).collect::<Vec<_>>(), proposed[..2]);
+    let page = desk.world.engine.policy_proposals(&desk.sam, page.next.as_deref(), 2).await.unwrap();
+    assert_eq!(page.items.iter().map(|item| item.id).collect::<Vec<_>>(), proposed[2..]);
+    assert_eq!(page.next, None);
 }
