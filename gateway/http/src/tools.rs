@@ -346,7 +346,7 @@ pub(crate) struct ToolsChanged {
     /// Proof of the entry; absent for a check, and where nothing changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     receipt: Option<Receipt>,
-    /// Where people are asked first; nothing has changed yet.
+    /// Where people are, or were, asked; nothing has changed unless its `state` is `activated`.
     #[serde(skip_serializing_if = "Option::is_none")]
     registration: Option<ToolRegistration>,
 }
@@ -372,7 +372,7 @@ pub(crate) struct ToolRegistration {
     predecessor: Option<Digest>,
     /// Its version.
     version: u64,
-    /// `waiting` (at its gate), `approved`, `activated`, `failed` or `withdrawn`. More words may come.
+    /// `waiting` (at its gate), `approved` (not in force yet), `activated`, `failed` or `withdrawn`. More words may come.
     state: &'static str,
     /// Who registers.
     registrar: String,
@@ -444,6 +444,16 @@ pub(crate) struct Check {
     check: Option<bool>,
 }
 
+/// The status for a change that people are, or were, asked about. `done` is that of one that is in force.
+fn status_of(state: &str, done: StatusCode) -> StatusCode {
+    match state {
+        "waiting" | "approved" => StatusCode::ACCEPTED,
+        "activated" => done,
+        // It ended, and nothing changed: there is nothing to wait for.
+        _ => StatusCode::OK,
+    }
+}
+
 async fn change(
     app: &AppState,
     who: Arc<Principal>,
@@ -458,7 +468,10 @@ async fn change(
     if let Some(registration) = &changed.registration {
         note_instance(registration.id);
         let location = format!("/api/v1/tools/registrations/{}", registration.id);
-        return reply::waiting(&ToolsChanged::from(changed), &location);
+        return match status_of(registration.state, done) {
+            StatusCode::ACCEPTED => reply::waiting(&ToolsChanged::from(changed), &location),
+            status => reply::json(status, &ToolsChanged::from(changed)),
+        };
     }
     match changed.receipt.as_ref().map(|receipt| receipt.index) {
         Some(index) => reply::committed(done, &ToolsChanged::from(changed), index),
@@ -513,12 +526,12 @@ async fn get_registration(
 /// Every check (bounds, schemas, and whether the active bundle with its tests stands with them), then the word of policy,
 /// then the entry, then the change: in this order, all tools or none. Another definition is another version; permits and
 /// gates name the version that they are for. Where policy asks for people, a gate is opened and the change waits there; the
-/// same change again finds that gate.
+/// same change again finds that gate. An account has one registration that waits, and an organization a few.
 #[utoipa::path(
     post, path = "/api/v1/tools", operation_id = "registerTools", tag = "tools", params(Check),
     request_body = ToolsToRegister,
     responses(
-        (status = 200, description = "A check, or nothing changes", body = ToolsChanged),
+        (status = 200, description = "A check, or nothing changes; a `registration` in it says how it ended", body = ToolsChanged),
         (status = 201, description = "They are in force", body = ToolsChanged),
         (status = 202, description = "People are asked first: see `registration`", body = ToolsChanged),
     ),
@@ -543,7 +556,7 @@ async fn register_tools(
     post, path = "/api/v1/tools/import-mcp", operation_id = "importMcpTools", tag = "tools", params(Check),
     request_body = McpToolsToImport,
     responses(
-        (status = 200, description = "A check, or nothing changes", body = ToolsChanged),
+        (status = 200, description = "A check, or nothing changes; a `registration` in it says how it ended", body = ToolsChanged),
         (status = 201, description = "They are in force", body = ToolsChanged),
         (status = 202, description = "People are asked first: see `registration`", body = ToolsChanged),
     ),
@@ -567,7 +580,7 @@ async fn import_mcp_tools(
     delete, path = "/api/v1/tools/{name}", operation_id = "retireTool", tag = "tools",
     params(("name" = String, Path, description = "The tool"), Check),
     responses(
-        (status = 200, description = "It is not listed any more; or a check", body = ToolsChanged),
+        (status = 200, description = "It is not listed any more; or a check; a `registration` in it says how it ended", body = ToolsChanged),
         (status = 202, description = "People are asked first: see `registration`", body = ToolsChanged),
     ),
 )]
@@ -578,4 +591,22 @@ async fn retire_tool(
     Params(check): Params<Check>,
 ) -> Result<Response, Problem> {
     change(&app, who, &check, StatusCode::OK, engine::ToolsRequest::Retire(name)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_registration_that_can_still_come_into_force_is_accepted_and_not_done() {
+        for (state, status) in [
+            ("waiting", StatusCode::ACCEPTED),
+            ("approved", StatusCode::ACCEPTED),
+            ("activated", StatusCode::CREATED),
+            ("failed", StatusCode::OK),
+            ("withdrawn", StatusCode::OK),
+        ] {
+            assert_eq!(status_of(state, StatusCode::CREATED), status, "{state}");
+        }
+    }
 }

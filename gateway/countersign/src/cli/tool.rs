@@ -31,7 +31,7 @@ pub(crate) enum Tool {
         undone. data_class: public, internal, confidential, restricted.\n\n\
         Another definition (name, description, input, output, runner) is another version: gates and permits name theirs.\n\n\
         Examples:\n  countersign tool register ticket.json --check\n  countersign tool register ticket.json\n\n\
-        Exit codes: 0 in force, or waiting for people (with --check: nothing stands in the way), 1 not.")]
+        Exit codes: 0 in force, or waiting for people (with --check: nothing stands in the way), 1 not, or it failed.")]
     Register {
         /// A JSON file; `-` reads the standard input.
         file: PathBuf,
@@ -47,7 +47,7 @@ pub(crate) enum Tool {
         tools, by their name at the server: {\"create_issue\": {\"risk\": 2, \"scopes\": [\"issues:write\"]}}\n\n\
         Examples:\n  countersign tool import-mcp tools.json --as github --check\n  \
         countersign tool import-mcp tools.json --as github --data-class internal --words words.json\n\n\
-        Exit codes: 0 in force, or waiting for people (with --check: nothing stands in the way), 1 not."
+        Exit codes: 0 in force, or waiting for people (with --check: nothing stands in the way), 1 not, or it failed."
     )]
     ImportMcp {
         /// A JSON file with the result of `tools/list`, or the whole JSON-RPC answer; `-` reads the standard input.
@@ -253,8 +253,10 @@ fn place_of(text: &str, pointer: &str) -> Option<(usize, usize)> {
 
 /// Shows what became of the catalogue.
 fn changed(answer: &Value, check: bool, global: &Global) -> Result<()> {
+    let ended = answer.get("registration").map_or(Ok(()), came_to);
     if global.json {
-        return global.document(answer);
+        global.document(answer)?;
+        return ended;
     }
     let text = |value: &Value, key: &str| plain(value.get(key).and_then(Value::as_str).unwrap_or_default());
     let list = |key: &str| answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -279,7 +281,7 @@ fn changed(answer: &Value, check: bool, global: &Global) -> Result<()> {
     let version = answer.get("version").and_then(Value::as_u64).unwrap_or_default();
     let registration = answer.get("registration");
     let what = match (answer.get("receipt"), answer.get("predecessor")) {
-        _ if registration.is_some() => "waits for people, not in force",
+        _ if registration.is_some() => standing(registration.map(|r| text(r, "state")).unwrap_or_default().as_str()),
         (Some(_), _) => "in force",
         (None, Some(_)) if check => "would be in force",
         _ => "nothing changes",
@@ -288,7 +290,7 @@ fn changed(answer: &Value, check: bool, global: &Global) -> Result<()> {
     if let Some(waits) = registration {
         let _ = writeln!(shown, "registration {}: {}", text(waits, "id"), text(waits, "state"));
         let (gate, id) = (text(waits, "gate"), text(waits, "id"));
-        if !gate.is_empty() {
+        if text(waits, "state") == "waiting" && !gate.is_empty() {
             let _ = writeln!(shown, "decided at:   countersign gate show {gate}");
         }
         let _ = writeln!(shown, "read later:   countersign tool registration {id}");
@@ -296,7 +298,28 @@ fn changed(answer: &Value, check: bool, global: &Global) -> Result<()> {
     if let Some(index) = answer.pointer("/receipt/index").and_then(Value::as_u64) {
         let _ = writeln!(shown, "receipt: entry {index}");
     }
-    out(&shown)
+    out(&shown)?;
+    ended
+}
+
+/// What a registration in this state comes to.
+fn standing(state: &str) -> &'static str {
+    match state {
+        "waiting" => "waits for people, not in force",
+        "approved" => "approved, not in force yet",
+        "activated" => "in force",
+        _ => "not in force",
+    }
+}
+
+/// An error for a registration that ended, and changed nothing.
+fn came_to(registration: &Value) -> Result<()> {
+    let text = |key: &str| plain(registration.get(key).and_then(Value::as_str).unwrap_or_default());
+    match text("state").as_str() {
+        "waiting" | "approved" | "activated" => Ok(()),
+        state if text("reason").is_empty() => bail!("the registration is {state}, and nothing was changed"),
+        _ => bail!("the registration failed, and nothing was changed: {}", text("reason")),
+    }
 }
 
 /// What policy cannot see of a tool, one line each.
@@ -342,6 +365,26 @@ fn show(tool: &Value) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_registration_that_ended_without_a_change_is_an_error_and_every_state_has_its_words() {
+        for (state, words) in [
+            ("waiting", "waits for people, not in force"),
+            ("approved", "approved, not in force yet"),
+            ("activated", "in force"),
+        ] {
+            assert_eq!(standing(state), words);
+            came_to(&json!({ "state": state })).unwrap();
+        }
+        for (state, reason, words) in [
+            ("failed", "it was rejected", "the registration failed, and nothing was changed: it was rejected"),
+            ("withdrawn", "", "the registration is withdrawn, and nothing was changed"),
+            ("of another day", "", "the registration is of another day, and nothing was changed"),
+        ] {
+            assert_eq!(standing(state), "not in force");
+            assert_eq!(came_to(&json!({ "state": state, "reason": reason })).unwrap_err().to_string(), words);
+        }
+    }
 
     #[test]
     fn a_pointer_is_found_in_the_text_with_line_and_column() {

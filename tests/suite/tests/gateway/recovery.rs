@@ -196,6 +196,9 @@ fn the_authority_mode_is_lowered_offline_with_the_root_threshold_and_never_witho
     let (ok, said) = lower(&gateway);
     assert!(ok, "{said}");
     let lowered: Value = serde_json::from_str(&said).unwrap();
+    let signers: Vec<&Value> =
+        whole["signatures"].as_array().unwrap().iter().map(|signature| &signature["key"]).collect();
+    assert_eq!((&lowered["signed_by"], &lowered["local_key"]), (&json!(signers), &json!(true)), "who signed is named");
     gateway.up();
     let dana = gateway.login("dana", "act");
     assert_eq!(mode(&gateway, &dana), "solo");

@@ -237,6 +237,11 @@ fn a_tool_that_takes_a_second_person_waits_at_a_gate_and_is_listed_once_approved
     let said = run(&gateway, &dana, &["tool", "register", "ticket.json"]).ended(0);
     assert!(said.out.contains("waits for people") && said.out.contains(gate), "{}", said.out);
 
+    // Another one of the same account is told which one waits.
+    let other = json!({ "tools": [{ "name": "tickets.close", "input": { "type": "object" } }] });
+    let refused = gateway.post("/api/v1/tools", &dana, &other).expect_status(409).json();
+    assert_eq!((&refused["code"], &refused["registration"]["href"]), (&json!("registration-waiting"), &json!(place)));
+
     let approve = |token: &str| {
         let shown = gateway.get(&format!("/api/v1/gates/{gate}"), token).expect_status(200).json();
         let view = shown["view"].as_str().unwrap();

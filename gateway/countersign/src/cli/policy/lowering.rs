@@ -137,9 +137,10 @@ async fn carry_out(gateway: &Gateway, args: &Solo, given: Option<SignedAuthority
     }
     let standing = gateway.policies.may_lower(org, since, &signed)?;
     let receipt = gateway.engine.lower_authority(org, serde_json::to_value(&signed)?).await?;
+    let signers: Vec<String> = standing.signers.iter().map(ToString::to_string).collect();
     // Durable: the entry says `solo`, and so does whatever is begun from here on.
     global.answer(&json!({
         "organization": org, "authority": "solo", "entry": receipt.index,
-        "signed_by": if standing.local { "local" } else { "threshold" },
+        "signed_by": signers, "local_key": standing.local,
     }))
 }
