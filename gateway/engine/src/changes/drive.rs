@@ -28,9 +28,8 @@ use crate::beside::Beside;
 use crate::changes::names::{
     ACTIVATE, POLICY_CHANGE, Subject, TOOL_REGISTRATION, bundle_entity, name, workflow_version,
 };
-use crate::changes::registration::OVERTAKEN;
-use crate::changes::row::{ChangeRow, Compared, InForce, Stage};
-use crate::changes::under_way::UnderWay;
+use crate::changes::row::{ChangeRow, Compared, EXPIRED, InForce, OVERTAKEN, REJECTED, Stage};
+use crate::changes::under_way::{Turn, UnderWay};
 use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::mint::MintExt as _;
@@ -43,19 +42,6 @@ const PERMIT: Duration = Duration::from_secs(86_400);
 
 /// How long after its shadow window a change can stay undecided.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
-
-/// Why a change failed whose gate was rejected.
-pub(super) const REJECTED: &str = "it was rejected";
-
-/// Why a change failed whose gate expired.
-pub(super) const EXPIRED: &str = "nobody approved it in time";
-
-/// Whether another step can be taken at once.
-#[derive(PartialEq, Eq)]
-pub(super) enum Turn {
-    Further,
-    Wait,
-}
 
 /// What became of asking the policy in force for an activation.
 pub(super) enum AskedFor {

@@ -26,12 +26,11 @@ use crate::actions::canonical_action;
 use crate::api::ProposalStep;
 use crate::asking::{Answered, StoredEvidence, actor_of, ask, chain};
 use crate::beside::Beside;
-use crate::changes::drive::{EXPIRED, REJECTED, Turn};
 use crate::changes::names::{REGISTER, Subject, name, workflow_version};
 use crate::changes::propose::word_of;
-use crate::changes::row::{ChangeRow, Stage, ToolLine};
+use crate::changes::row::{ChangeRow, EXPIRED, OVERTAKEN, REJECTED, Stage, ToolLine};
 use crate::changes::tool_lines;
-use crate::changes::under_way::UnderWay;
+use crate::changes::under_way::{Turn, UnderWay};
 use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::mint::MintExt as _;
@@ -40,9 +39,6 @@ use crate::own::draft_of;
 use crate::policies::CatalogueCandidate;
 use crate::stream::{Held, four_eyes};
 use crate::tools::ToolRegistration;
-
-/// What stands in the way where the catalogue in force is not the one that a registration was checked against.
-pub(super) const OVERTAKEN: &str = "the tool catalogue changed meanwhile: register it again";
 
 /// Entries of an instance that are read at a time.
 const PAGE: usize = 64;

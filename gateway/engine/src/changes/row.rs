@@ -17,6 +17,15 @@ use crate::changes::names::{Subject, name};
 use crate::changes::proofs::InvariantOutcome;
 use crate::error::EngineError;
 
+/// Why a change failed whose gate was rejected.
+pub(super) const REJECTED: &str = "it was rejected";
+
+/// Why a change failed whose gate expired.
+pub(super) const EXPIRED: &str = "nobody approved it in time";
+
+/// What stands in the way where the catalogue in force is not the one that a registration was checked against.
+pub(super) const OVERTAKEN: &str = "the tool catalogue changed meanwhile: register it again";
+
 /// Table of changes: instance to row.
 pub(crate) const CHANGES: &str = "changes";
 

@@ -10,6 +10,13 @@ use crate::changes::row::ChangeRow;
 /// How long a change rests after a step that failed.
 const REST: Duration = Duration::from_secs(5);
 
+/// Whether another step can be taken at once.
+#[derive(PartialEq, Eq)]
+pub(super) enum Turn {
+    Further,
+    Wait,
+}
+
 /// Changes under way, by instance.
 #[derive(Default)]
 pub(crate) struct Changes(Mutex<BTreeMap<InstanceId, Arc<UnderWay>>>);
