@@ -8,10 +8,11 @@ use std::sync::{Arc, LazyLock};
 use cedar_policy_core::ast::{Context, Value};
 use countersign_gateway_model::Name;
 
-use crate::counters::{self, CounterNow, Standing};
+use crate::counters;
 use crate::question::{Question, assurance_name};
 use crate::reference::{enum_uid, well_known};
 use crate::snapshot::PolicySnapshot;
+use crate::standing::{CounterNow, Standing, standing};
 use crate::value;
 
 /// Why a question has no context, in words.
@@ -45,7 +46,7 @@ pub(crate) fn context(
 ) -> Result<Context, Unfit> {
     let mut pairs: Vec<(&'static str, Value)> = Vec::with_capacity(24);
     let (member, level) = assurance(question);
-    let standing = counters::standing(snapshot.counters(), question).map_err(|error| error.to_string())?;
+    let standing = standing(snapshot.counters(), question).map_err(|error| error.to_string())?;
     // In the order of the names, so that the map is built without sorting.
     pairs.push((
         "advisory",

@@ -9,7 +9,7 @@
 //! it will be if this question is carried out (`context.after`), which counters the question does not reserve
 //! (`context.advisory`: two that race may both pass), and a fact `over:<counter>` where `after` exceeds the limit.
 //! Amounts are ten-thousandths, which is what Cedar's `decimal` holds. Absent: the counting itself, versions, settling:
-//! the engine's. Read next: `context`.
+//! the engine's. Read next: `standing`.
 
 use std::collections::BTreeMap;
 
@@ -17,9 +17,8 @@ use countersign_gateway_model::{Name, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
-use crate::json::{Digits, Json};
+use crate::json::Digits;
 use crate::locate::{Pointer, ToolPattern, all_tools};
-use crate::question::Question;
 
 /// How many ten-thousandths one is.
 pub const SCALE: i128 = 10_000;
@@ -89,28 +88,6 @@ pub struct Reservation {
     pub amount: u64,
 }
 
-/// Where the counters stand for one question.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Standing {
-    /// Counter, its value, its value after, whether it is reserved, whether the limit is exceeded.
-    pub(crate) counters: Vec<CounterNow>,
-}
-
-/// One counter for one question; values in ten-thousandths.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CounterNow {
-    pub(crate) name: Name,
-    pub(crate) before: i128,
-    pub(crate) taken: Option<u64>,
-    pub(crate) over: bool,
-}
-
-impl CounterNow {
-    pub(crate) fn after(&self) -> i128 {
-        self.before + i128::from(self.taken.unwrap_or(0))
-    }
-}
-
 /// Why a question's counters are not known. The text goes to those who may read verdicts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CounterError {
@@ -154,7 +131,7 @@ pub fn decimal(units: i128) -> String {
 }
 
 /// Ten-thousandths of a number that is exactly that; `None` for any other, and below 0.
-fn exact(number: f64) -> Option<u64> {
+pub(crate) fn exact(number: f64) -> Option<u64> {
     if number < 0.0 {
         return None;
     }
@@ -215,41 +192,4 @@ impl Counter {
     pub fn window_start(&self, now: Timestamp) -> Timestamp {
         window_start(self.window_s, now)
     }
-
-    fn taken(&self, name: &Name, question: &Question) -> Result<Option<u64>, CounterError> {
-        let Some(input) = question.input.as_ref().filter(|_| question.is_tool()) else { return Ok(None) };
-        let fits = |reserve: &&Reserve| reserve.tools.iter().any(|tool| tool.admits(input.tool().as_str()));
-        let Some(reserve) = self.reserve.iter().find(fits) else { return Ok(None) };
-        match &reserve.amount {
-            Amount::Fixed(text) => Ok(units(text).and_then(|units| u64::try_from(units).ok())),
-            Amount::Field(pointer) => {
-                let bad = || CounterError::Amount { counter: name.clone(), pointer: pointer.to_string() };
-                // The canonical bytes were written by this program: they always read.
-                let value = Json::parse(input.canonical()).map_err(|_| bad())?;
-                let (mut sum, mut count, mut whole) = (0_u64, 0_usize, true);
-                pointer.each(&value, &mut |_, value| {
-                    count += 1;
-                    let amount = if let Json::Number(number) = value { exact(*number) } else { None };
-                    match amount.and_then(|amount| sum.checked_add(amount)) {
-                        Some(total) => sum = total,
-                        None => whole = false,
-                    }
-                });
-                if count > 0 && whole { Ok(Some(sum)) } else { Err(bad()) }
-            }
-        }
-    }
-}
-
-/// Where the counters stand for a question, and what it takes.
-pub(crate) fn standing(counters: &BTreeMap<Name, Counter>, question: &Question) -> Result<Standing, CounterError> {
-    let mut all = Vec::with_capacity(counters.len());
-    for (name, counter) in counters {
-        let text = question.counters.get(name).ok_or_else(|| CounterError::Absent(name.clone()))?;
-        let before = units(text).ok_or_else(|| CounterError::NotDecimal(name.clone()))?;
-        let mut now = CounterNow { name: name.clone(), before, taken: counter.taken(name, question)?, over: false };
-        now.over = counter.limit.as_deref().and_then(units).is_some_and(|limit| now.after() > limit);
-        all.push(now);
-    }
-    Ok(Standing { counters: all })
 }

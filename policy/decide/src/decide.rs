@@ -14,11 +14,12 @@ use countersign_gateway_model::{Decision, Determining, Name, OrgId, Verdict};
 
 use crate::context::{context, satisfy};
 use crate::entity::{EntityError, EntityVersion};
+use crate::prepared::Prepared;
 use crate::question::{Question, QuestionError};
 use crate::reference::well_known;
 use crate::round::{Round, ground, sorted};
 use crate::shadow::{self, WouldBe};
-use crate::snapshot::{PolicySnapshot, Prepared};
+use crate::snapshot::PolicySnapshot;
 use crate::store::{Slice, SliceProblem};
 
 /// Why the answer is what it is, for those who may read verdicts.
@@ -78,7 +79,7 @@ impl Answer {
 /// Answers one question.
 pub fn decide(snapshot: &PolicySnapshot, slice: &Slice, question: &Question) -> Answer {
     let mut candidates = Vec::with_capacity(32);
-    snapshot.candidates(question, slice, &mut candidates);
+    snapshot.candidates(question, slice.principal.as_deref(), slice.resource.as_deref(), &mut candidates);
     answer(snapshot, slice, question, &Walk { candidates, scopes_hold: true })
 }
 
@@ -404,11 +405,10 @@ mod tests {
     use crate::catalogue::Catalogue;
     use crate::entity::{AgentFacts, InstanceFacts, PersonFacts, Record, WorkflowFacts};
     use crate::masks::Masks;
-    use crate::question::Operation;
+    use crate::operation::Operation;
+    use crate::parts::{BuildError, PolicyParts};
     use crate::reference::{EntityKind, EntityRef};
     use crate::rules::Rules;
-    use crate::snapshot::BuildError;
-    use crate::snapshot::PolicyParts;
     use crate::store::EntityStore;
 
     fn org() -> OrgId {
@@ -668,7 +668,7 @@ mod tests {
 
             let all: Vec<&Prepared> = snapshot.policies().iter().map(|p| &**p).collect();
             let mut candidates = Vec::new();
-            snapshot.candidates(&question, &slice, &mut candidates);
+            snapshot.candidates(&question, slice.principal.as_deref(), slice.resource.as_deref(), &mut candidates);
             let (allowed, reasons, errors) = by_cedar(&snapshot, &slice, &question, false);
             for walked in [Walk { candidates: all, scopes_hold: false }, Walk { candidates, scopes_hold: true }] {
                 let (round, shadow) = evaluate(

@@ -16,8 +16,9 @@ use serde::Serialize;
 use crate::context::context;
 use crate::decide::{Answer, decide};
 use crate::detectors::Found;
+use crate::prepared::Prepared;
 use crate::question::Question;
-use crate::snapshot::{PolicySnapshot, Prepared};
+use crate::snapshot::PolicySnapshot;
 use crate::store::Slice;
 
 /// What was asked for, policy by policy.
@@ -95,7 +96,7 @@ pub fn explain(snapshot: &PolicySnapshot, slice: &Slice, question: &Question) ->
     }
     let evaluator = Evaluator::new(request, slice.cedar(), Extensions::all_available());
     let mut candidates = Vec::new();
-    snapshot.candidates(question, slice, &mut candidates);
+    snapshot.candidates(question, slice.principal.as_deref(), slice.resource.as_deref(), &mut candidates);
     explanation.policies = candidates.into_iter().map(|policy| explained(&evaluator, policy, question)).collect();
     explanation.policies.sort_by_cached_key(|policy| {
         let holds = policy.outcome != Outcome::Fails;

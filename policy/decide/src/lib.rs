@@ -5,6 +5,8 @@
 //! Absent: files, signatures and activation (`policy/bundle`, `policy/store`), votes and states (`gateway/flow`),
 //! clocks, IO. Read next: `snapshot`, `store`, `decide`.
 
+mod admitted;
+mod asking;
 mod chain;
 mod clauses;
 mod context;
@@ -12,12 +14,18 @@ mod decide;
 mod entity;
 mod explain;
 mod gate;
+mod index;
+mod loading;
 mod locate;
+mod operation;
+mod parts;
+mod prepared;
 mod question;
 mod reference;
 mod round;
 mod shadow;
 mod snapshot;
+mod standing;
 mod store;
 mod value;
 
@@ -46,12 +54,16 @@ pub use entity::{
 };
 pub use explain::{Clause, Explained, Explanation, Outcome, explain};
 pub use gate::annotation;
+pub use loading::LEVEL;
 pub use locate::{Pointer, ToolPattern};
-pub use question::{Operation, Question, QuestionError, scope_name};
+pub use operation::Operation;
+pub use parts::{BuildError, Place, PolicyParts};
+pub use prepared::Prepared;
+pub use question::{Question, QuestionError, scope_name};
 pub use reference::{EntityKind, EntityRef, ReferenceError};
 pub use round::ground;
 pub use shadow::WouldBe;
-pub use snapshot::{BuildError, KERNEL, LEVEL, Place, PolicyParts, PolicySnapshot, Prepared, RECOVERY, kernel_digest};
+pub use snapshot::{KERNEL, PolicySnapshot, RECOVERY, kernel_digest};
 pub use store::{EntityStore, Slice, SliceProblem};
 
 /// Plain SHA-256.

@@ -4,7 +4,7 @@
 
 use countersign_gateway_model::Name;
 
-use crate::snapshot::Prepared;
+use crate::prepared::Prepared;
 
 /// Grounds that are the gateway's own, as they stand among determining ids.
 pub mod ground {

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 
 use countersign_gateway_model::{Name, Verdict};
 
+use crate::prepared::Prepared;
 use crate::reference::well_known;
 use crate::round::{Round, ground, sorted};
-use crate::snapshot::{PolicySnapshot, Prepared};
+use crate::snapshot::PolicySnapshot;
 
 /// The answer with the policies in shadow in force. Recorded beside the real one, never acted on.
 #[derive(Clone, Debug, PartialEq, Eq)]
