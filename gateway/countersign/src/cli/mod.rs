@@ -14,6 +14,7 @@ mod policy;
 mod recover;
 mod review;
 mod server;
+mod stopped;
 mod tool;
 mod work;
 
@@ -215,7 +216,7 @@ async fn verb_with(verb: Verb, global: &Global) -> Result<ExitCode> {
         Verb::Grant(verb) => grant::grant(verb, global).await?,
         Verb::Run(verb) => work::run(verb, global).await?,
         Verb::Ledger(verb) => return ledger::ledger(verb, global).await,
-        Verb::Policy(verb) => return policy::policy(verb, global).await,
+        Verb::Policy(verb) => return Box::pin(policy::policy(verb, global)).await,
         Verb::Recover(args) => recover::recover(args, global).await?,
         Verb::Config(verb) => generate::config(&verb, global)?,
         Verb::DemoAgent(args) => crate::agent::run(args).await?,

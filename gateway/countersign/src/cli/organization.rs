@@ -1,16 +1,14 @@
 //! Organizations: the operator's commands on a data folder. Making one needs the gateway to be down; listing does not.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::stopped::Stopped;
 use super::{Global, out};
-use crate::config::Config;
 use crate::folder::read_mark;
-use crate::gateway::{Gateway, Options};
 use crate::organizations::{self, Place};
 
 /// Organizations.
@@ -35,32 +33,22 @@ pub(crate) enum Organization {
     },
 }
 
-fn config(data_dir: Option<&PathBuf>, global: &Global) -> Result<Config> {
-    let flags: Vec<_> = data_dir.iter().map(|d| ("data.dir", d.display().to_string(), "--data-dir")).collect();
-    Ok(global.load(&flags)?.config)
-}
-
 pub(crate) async fn organization(verb: Organization, global: &Global) -> Result<()> {
     match verb {
-        Organization::Create { name, data_dir } => create(name, config(data_dir.as_ref(), global)?, global).await,
-        Organization::List { data_dir } => list(&config(data_dir.as_ref(), global)?, global),
+        Organization::Create { name, data_dir } => create(name, data_dir.as_deref(), global).await,
+        Organization::List { data_dir } => list(data_dir.as_deref(), global),
     }
 }
 
 /// Opens the gateway once with the new organization in it, and closes it: there is one way in which one comes to be.
-async fn create(name: String, mut config: Config, global: &Global) -> Result<()> {
-    let mark = read_mark(&config.data.dir.join("countersign.json"))
-        .with_context(|| format!("`{}` is no data folder: `countersign up` makes one", config.data.dir.display()))?;
-    // Nothing is run here.
-    config.runner.process = false;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let gateway =
-        Gateway::open(&config, &Options { demo: mark.demo, address, begin: Some(name.clone()), offline: true }).await?;
-    let made = gateway.organizations.iter().find(|made| made.place.name.as_str() == name);
-    let made = made.context("the organization was made and is not there")?;
-    let (place, root_vkey) = (made.place.clone(), made.root_vkey.clone());
-    let token = gateway.first_token(&place).await?;
-    gateway.close().await?;
+async fn create(name: String, data_dir: Option<&Path>, global: &Global) -> Result<()> {
+    let begun = Stopped::at(data_dir, global)?.work(Some(name.clone()), async |gateway| {
+        let made = gateway.organizations.iter().find(|made| made.place.name.as_str() == name);
+        let made = made.context("the organization was made and is not there")?;
+        let token = gateway.first_token(&made.place).await?;
+        Ok((made.place.clone(), made.root_vkey.clone(), token))
+    });
+    let (place, root_vkey, token) = begun.await?;
     let file = place.enrolment();
     global.answer(&json!({
         "name": place.name, "organization": place.org, "log": place.log, "root_vkey": root_vkey,
@@ -78,8 +66,9 @@ async fn create(name: String, mut config: Config, global: &Global) -> Result<()>
     ))
 }
 
-fn list(config: &Config, global: &Global) -> Result<()> {
-    let data = &config.data.dir;
+fn list(data_dir: Option<&Path>, global: &Global) -> Result<()> {
+    let flags: Vec<_> = data_dir.iter().map(|d| ("data.dir", d.display().to_string(), "--data-dir")).collect();
+    let data = &global.load(&flags)?.config.data.dir;
     let mark =
         read_mark(&data.join("countersign.json")).with_context(|| format!("`{}` is no data folder", data.display()))?;
     let row = |place: &Place| -> Value {

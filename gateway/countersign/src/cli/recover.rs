@@ -3,18 +3,16 @@
 //!
 //! Absent: which bundle that is and its signatures (`crate::policies`), the entries (`engine`).
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use countersign_policy_store::read_bundle;
 use serde_json::json;
 
+use super::stopped::{self, Stopped};
 use super::{Global, confirm};
-use crate::folder::read_mark;
-use crate::gateway::{Gateway, Options};
-use crate::organizations::{self, PlaceError};
+use crate::gateway::Gateway;
 
 /// Puts the bundle that ships in force, past the one that is, with the root threshold. The gateway must be down. Until a
 /// person closes the review of it, every pack of the log says so.
@@ -75,24 +73,14 @@ async fn review(yes: bool, global: &Global) -> Result<()> {
 }
 
 async fn offline(args: Recover, global: &Global) -> Result<()> {
-    let flags: Vec<_> = args.data_dir.iter().map(|d| ("data.dir", d.display().to_string(), "--data-dir")).collect();
-    let mut config = global.load(&flags)?.config;
-    let mark = read_mark(&config.data.dir.join("countersign.json"))
-        .with_context(|| format!("`{}` is no data folder", config.data.dir.display()))?;
+    let folder = Stopped::at(args.data_dir.as_deref(), global)?;
     let given = args.bundle.as_deref().map(read_bundle).transpose()?;
     let question =
         "Put the bundle that ships in force, past the policy that is? Every pack says so until it is reviewed.";
     if args.out.is_none() && !args.yes && !confirm(question, "--yes")? {
         bail!("nothing was changed");
     }
-    // Nothing is run here, and nothing is proved: what is put in force has been tried for everybody.
-    config.runner.process = false;
-    config.policy.solver = None;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let gateway = Gateway::open(&config, &Options { demo: mark.demo, address, begin: None, offline: true }).await?;
-    let done = carry_out(&gateway, &args, given, global).await;
-    gateway.close().await?;
-    done
+    folder.work(None, async |gateway| carry_out(gateway, &args, given, global).await).await
 }
 
 async fn carry_out(
@@ -101,9 +89,7 @@ async fn carry_out(
     given: Option<countersign_policy_store::bundle::Bundle>,
     global: &Global,
 ) -> Result<()> {
-    let name = args.organization.as_deref().unwrap_or(organizations::DEFAULT);
-    let found = gateway.organizations.iter().find(|made| made.place.name.as_str() == name);
-    let org = found.ok_or_else(|| PlaceError::Unknown(name.to_owned()))?.place.org;
+    let org = stopped::organization(gateway, args.organization.as_deref())?;
     let bundle = match given {
         Some(bundle) => bundle,
         None => gateway.policies.recovery_bundle(org).await?,

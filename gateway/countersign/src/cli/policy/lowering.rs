@@ -4,7 +4,6 @@
 //! written to a file, carried to where the other keys are, signed there (`policy solo sign`), and brought back. Absent: the
 //! entry (`engine`), whose signatures count (`crate::policies`).
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,12 +11,11 @@ use clap::{Args, Subcommand};
 use countersign_policy_store::bundle::SignedAuthority;
 use serde_json::json;
 
+use super::super::stopped::{self, Stopped};
 use super::super::{Global, confirm};
 use super::signing::private_keys;
 use super::{replace, write_new};
-use crate::folder::read_mark;
-use crate::gateway::{Gateway, Options};
-use crate::organizations::{self, PlaceError};
+use crate::gateway::Gateway;
 
 /// Largest statement that is read, in bytes.
 const MAX_STATEMENT: u64 = 1 << 20;
@@ -102,30 +100,18 @@ fn sign(file: &Path, keys: &[PathBuf], global: &Global) -> Result<()> {
 }
 
 async fn lower(args: Solo, global: &Global) -> Result<()> {
-    let flags: Vec<_> = args.data_dir.iter().map(|d| ("data.dir", d.display().to_string(), "--data-dir")).collect();
-    let mut config = global.load(&flags)?.config;
-    let mark = read_mark(&config.data.dir.join("countersign.json"))
-        .with_context(|| format!("`{}` is no data folder", config.data.dir.display()))?;
+    let folder = Stopped::at(args.data_dir.as_deref(), global)?;
     let given = args.statement.as_deref().map(read).transpose()?;
     let question =
         "Lower the authority mode to `solo`? One person then changes policy alone, and approves their own agents.";
     if args.out.is_none() && !args.yes && !confirm(question, "--yes")? {
         bail!("nothing was changed");
     }
-    // Nothing is run here, and nothing is proved.
-    config.runner.process = false;
-    config.policy.solver = None;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let gateway = Gateway::open(&config, &Options { demo: mark.demo, address, begin: None, offline: true }).await?;
-    let done = carry_out(&gateway, &args, given, global).await;
-    gateway.close().await?;
-    done
+    folder.work(None, async |gateway| carry_out(gateway, &args, given, global).await).await
 }
 
 async fn carry_out(gateway: &Gateway, args: &Solo, given: Option<SignedAuthority>, global: &Global) -> Result<()> {
-    let name = args.organization.as_deref().unwrap_or(organizations::DEFAULT);
-    let found = gateway.organizations.iter().find(|made| made.place.name.as_str() == name);
-    let org = found.ok_or_else(|| PlaceError::Unknown(name.to_owned()))?.place.org;
+    let org = stopped::organization(gateway, args.organization.as_deref())?;
     let since = gateway.engine.four_eyes_since(org).await?;
     let signed = match given {
         Some(signed) => signed,
