@@ -58,7 +58,7 @@ impl Purpose {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolmentRecord {
-    /// `enrol_` and 32 hex digits, unique over all organizations.
+    /// `enrol_` and 32 hex digits, unique over all organizations: the organization's own for its first person's.
     pub id: Name,
     /// The organization.
     pub org: OrgId,
@@ -134,7 +134,11 @@ impl Enrolments {
                 return Err(IdentityError::AccountUnknown(bound_to.to_string()));
             }
         }
-        let digits = hex128(&*self.entropy)?;
+        // The first person's token has one place in an organization: a new one ends the one before.
+        let digits = match &issued_by {
+            Some(_) => hex128(&*self.entropy)?,
+            None => const_hex::encode(org.as_bytes()),
+        };
         let token = Secret::mint(&format!("{PREFIX}{digits}_"), &*self.entropy)?;
         let id = crate::directory::minted(&format!("enrol_{digits}"))?;
         let expires = now + ENROLMENT_LIFE;
@@ -148,7 +152,9 @@ impl Enrolments {
             expires,
             used: None,
         };
-        let write = accounts::write(RecordKey::new(RecordKind::Enrolment, org, id.as_str()), None, &record)?;
+        let key = RecordKey::new(RecordKind::Enrolment, org, id.as_str());
+        let before = self.accounts.get(&key).await?.map(|stored| stored.version);
+        let write = accounts::write(key, before, &record)?;
         self.directory.commit(vec![write], || IdentityError::AccountExists(id.to_string())).await?;
         Ok(Enrolment { id, token, expires })
     }
@@ -306,6 +312,23 @@ mod tests {
         let taken = enrolments.enrol_person(&enrolment.token, login("ada"), START).await;
         assert_eq!(code(taken), "account-exists");
         assert_eq!(code(enrolments.enrol_person(&enrolment.token, login("bob"), START).await), "ok");
+    }
+
+    #[tokio::test]
+    async fn a_first_persons_token_ends_the_one_before() {
+        let world = World::new().await;
+        let enrolments = &world.identity.enrolments;
+        let before = enrolments.mint(world.org, purpose(), None, START).await.unwrap().token;
+        let latest = enrolments.mint(world.org, purpose(), None, after(1)).await.unwrap().token;
+        let other = enrolments.mint(OrgId::from_bytes([9; 16]), purpose(), None, after(1)).await.unwrap().token;
+        assert_eq!(code(enrolments.enrol_person(&before, login("eve"), after(2)).await), "enrolment-invalid");
+        let (first, second) = tokio::join!(
+            enrolments.enrol_person(&before, login("eve"), after(2)),
+            enrolments.enrol_person(&latest, login("ada"), after(2))
+        );
+        assert_eq!([code(first), code(second)], ["enrolment-invalid", "ok"]);
+        assert_eq!(world.identity.directory.persons(world.org, None, 10).await.unwrap().len(), 1);
+        assert_eq!(code(enrolments.enrol_person(&other, login("ada"), after(2)).await), "ok", "another organization's");
     }
 
     #[tokio::test]
