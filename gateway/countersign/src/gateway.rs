@@ -457,6 +457,7 @@ async fn open_runners(
     address: SocketAddr,
     clock: &Arc<dyn Clock>,
 ) -> Result<OrgRunners> {
+    crate::secrets::refuse_defaults(&config.secrets)?;
     let mut opened = Vec::with_capacity(ledger.organizations.len());
     for held in &ledger.organizations {
         let log = ledger.logs.log(held.place.org).await?;

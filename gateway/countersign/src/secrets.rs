@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use countersign_gateway_identity::{IdentityError, refuse_default_secret};
 use countersign_gateway_model::{OrgId, SecretRef};
 use countersign_runners_contract::{MAX_SECRET_BYTES, SecretError, SecretSource, SecretValue};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -25,6 +26,17 @@ pub(crate) struct OrgSecrets {
     variables: BTreeSet<String>,
     /// Its own folder of files.
     folder: Option<PathBuf>,
+}
+
+/// Refuses variables that tools may name and that are not there, empty, or some example's.
+///
+/// # Errors
+/// The first of them, by name.
+pub(crate) fn refuse_defaults(config: &Secrets) -> Result<(), IdentityError> {
+    config.environment.iter().try_for_each(|name| {
+        let value = crate::environment::variable(name).unwrap_or_default();
+        refuse_default_secret(name, &value.to_string_lossy())
+    })
 }
 
 impl OrgSecrets {
@@ -52,6 +64,9 @@ impl OrgSecrets {
         } else if bytes.last() == Some(&b'\n') {
             // Editors and `echo` end a file so; no secret does.
             bytes.pop();
+        }
+        if refuse_default_secret(reference.path(), &String::from_utf8_lossy(&bytes)).is_err() {
+            return Err(unusable(reference, "it is empty, or the default of some example"));
         }
         SecretValue::new(reference, bytes)
     }
@@ -149,6 +164,8 @@ mod tests {
         let own = dir.path().join(org(1).to_string());
         write(&own.join("ci/token"), &format!("{VALUE}\n"), 0o400);
         write(&own.join("ci.json"), &format!(r#"{{"password":"{VALUE}","port":1}}"#), 0o440);
+        write(&own.join("example"), "changeme\n", 0o400);
+        write(&own.join("example.json"), r#"{"password":"${PASSWORD}"}"#, 0o400);
         let first = OrgSecrets::of(&config, org(1), true);
         assert_eq!(ask(&first, "secret://file/ci/token").await.unwrap(), VALUE);
         assert_eq!(ask(&first, "secret://file/ci.json?key=password").await.unwrap(), VALUE);
@@ -158,6 +175,8 @@ mod tests {
             ("secret://file/ci/token?key=password", "no JSON object"),
             ("secret://file/absent", "does not exist"),
             ("secret://file/ci", "no file"),
+            ("secret://file/example", "the default of some example"),
+            ("secret://file/example.json?key=password", "the default of some example"),
             ("secret://vault/ci", "does not have"),
         ] {
             let error = ask(&first, text).await.unwrap_err();
@@ -191,6 +210,14 @@ mod tests {
         }
         // The way Kubernetes mounts a secret: a link to a folder beside it.
         assert_eq!(ask(&secrets, "secret://file/mounted").await.unwrap(), VALUE);
+    }
+
+    #[test]
+    fn a_listed_variable_that_is_not_set_is_refused_at_start() {
+        let listed = |name: &str| Secrets { folder: None, environment: vec![name.to_owned()] };
+        refuse_defaults(&listed("CARGO_MANIFEST_DIR")).unwrap();
+        let error = refuse_defaults(&listed("NOBODY_SETS_THIS_ONE")).unwrap_err().to_string();
+        assert!(error.contains("`NOBODY_SETS_THIS_ONE` is empty"), "{error}");
     }
 
     #[tokio::test]

@@ -58,4 +58,4 @@ pub use session::{ChainLink, Session, require_scope};
 pub use subject::{Subject, SubjectError};
 pub use token::{DECIDE_LIFE, TokenGrant, TokenKind, TokenService};
 pub use verifier::{EdDsaVerifier, TokenVerifier};
-pub use weak::refuse_weak_secret;
+pub use weak::refuse_default_secret;

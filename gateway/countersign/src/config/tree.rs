@@ -121,7 +121,8 @@ pub(crate) struct Runner {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Secrets {
     /// Variables of the gateway's environment that tools of the organization `default` may name: `secret://env/NAME`. As
-    /// a variable or a flag: names with commas between them.
+    /// a variable or a flag: names with commas between them. One that is not set, empty or some example's default refuses
+    /// to start.
     pub environment: Vec<String>,
     /// Folder of files, with one folder for each organization, called by its id: `secret://file/PATH`, or
     /// `secret://file/PATH?key=KEY` for a member of a JSON object. Files that others can read are refused.
