@@ -404,7 +404,12 @@ async fn decide(args: &Args, human: &Client, gate: &str, summary: &mut Summary, 
         }
         "Approved at the terminal of the demo"
     } else {
-        teller.line("          nobody is asked: the demo's stand-in human approves, with assurance `demo`, which no other log accepts");
+        let said =
+            "nobody is asked: the demo's stand-in human approves, with assurance `demo`, which no other log accepts";
+        teller.line(&format!("          {said}"));
+        if teller.quiet {
+            eprintln!("{said}");
+        }
         "Approved by the demo's stand-in human"
     };
     let body = json!({
