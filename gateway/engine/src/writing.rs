@@ -9,6 +9,7 @@ use countersign_ledger_entry::{Draft, SignedEntry, payload};
 use countersign_ledger_log::{Append, AppendError, Appended, IdempotencyScope, Sealing};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::MutexGuard;
+use tracing::Instrument as _;
 
 use crate::api::Idempotency;
 use crate::beside::Beside;
@@ -182,11 +183,11 @@ impl Engine {
         Ok(appended)
     }
 
-    /// Runs `work` to its end even if the caller goes away in the middle.
+    /// Runs `work` to its end even if the caller goes away in the middle; what it logs belongs to the caller's request.
     pub(crate) async fn whole<T: Send + 'static>(
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
-        match tokio::spawn(work).await {
+        match tokio::spawn(work.in_current_span()).await {
             Ok(result) => result,
             Err(error) => Err(EngineError::damaged(error)),
         }
