@@ -17,15 +17,14 @@ mod medians;
 mod server;
 mod table;
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use crate::surroundings::{Stopwatch, Surroundings};
+use crate::surroundings::Surroundings;
 
 /// Flags of `bench`.
 #[derive(Args)]
@@ -101,12 +100,12 @@ pub fn run(surroundings: &Surroundings, arguments: &Arguments) -> Result<bool> {
 
 /// The measurement, and the sync probes before and after it.
 fn measure(bench: &server::Bench, measurement: Option<&Measurement>) -> Result<(server::Measured, [Value; 2])> {
-    let before = sync_probe(&bench.folder)?;
+    let before = server::sync_probe(&bench.folder)?;
     let measured = match measurement {
         None | Some(Measurement::Actions) => actions::run(bench)?,
         Some(Measurement::Evaluations(arguments)) => evaluations::run(bench, arguments)?,
     };
-    Ok((measured, [before, sync_probe(&bench.folder)?]))
+    Ok((measured, [before, server::sync_probe(&bench.folder)?]))
 }
 
 fn build(surroundings: &Surroundings, profile: &str) -> Result<()> {
@@ -135,24 +134,6 @@ fn scratch(surroundings: &Surroundings) -> Result<PathBuf> {
     let folder = surroundings.target.join(format!("bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
-}
-
-/// Median and 99th percentile of appending 4 KiB and syncing, in microseconds.
-fn sync_probe(folder: &Path) -> Result<Value> {
-    let path = folder.join("probe");
-    let mut file = std::fs::File::create(&path)?;
-    let block = [7_u8; 4096];
-    let mut taken = Vec::new();
-    for _ in 0..400 {
-        let begun = Stopwatch::start();
-        file.write_all(&block)?;
-        file.sync_data()?;
-        taken.push(begun.elapsed().as_micros());
-    }
-    std::fs::remove_file(path)?;
-    taken.sort_unstable();
-    let at = |q: usize| u64::try_from(taken.get(taken.len() * q / 100).copied().unwrap_or(0)).unwrap_or(0);
-    Ok(json!({ "p50": at(50), "p99": at(99) }))
 }
 
 fn machine() -> Value {

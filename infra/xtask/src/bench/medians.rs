@@ -24,6 +24,9 @@ pub fn medians(rows: &[Value]) -> Vec<Value> {
             "per_s": of(wanted, "/load/per_s"), "p50_us": of(wanted, "/load/p50_us"),
             "p99_us": of(wanted, "/load/p99_us"), "server_cpu_us": of(wanted, "/server_cpu_us"),
         });
+        if what == "gateway" {
+            median["sync_probe_us"] = json!(of(wanted, "/extra/sync_probe_us/p50"));
+        }
         if what == "gateway" && offered.is_null() {
             let others = keys.iter().filter(|other| other[0] != *what && other[1..] == wanted[1..]);
             let by = |other: &[Value; 3]| {

@@ -2,6 +2,8 @@
 //!
 //! Absent: how a server is started, and what it is asked (`gateway.rs`, `actions.rs`, `evaluations.rs`). Next: `table.rs`.
 
+use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -144,6 +146,7 @@ impl Server {
     }
 
     fn row(&self, bench: &Bench, pass: u32, (connections, rate): Load) -> Result<Row> {
+        let probe = if self.process.data.is_some() { sync_probe(&bench.folder)? } else { Value::Null };
         let before = self.figures();
         let load = self.load(&bench.programs, connections, bench.seconds, rate)?;
         let after = self.figures();
@@ -161,12 +164,13 @@ impl Server {
         }
         let grown = |name: &str| after.metric(name) - before.metric(name);
         let extra = json!({
-            "peak_rss_mb": after.peak_rss_kb / 1024,
+            "sync_probe_us": probe,
+            "peak_rss_mb": after.peak_rss_kb * 1024 / 1_000_000,
             "written_bytes_each": (after.written - before.written) as f64 / requests,
             "commits": grown("countersign_ledger_commits_total"),
             "syncs": grown("countersign_ledger_syncs_total"),
             "entries": grown("countersign_ledger_entries_total"),
-            "batches": after.histogram("countersign_ledger_batches"),
+            "batches": grown_batches(&before.metrics, &after.metrics),
         });
         Ok(Row { pass, what: self.what, load, cpu_us, extra })
     }
@@ -219,14 +223,58 @@ struct Figures {
 impl Figures {
     /// The sum over all series whose name begins so.
     fn metric(&self, name: &str) -> f64 {
-        self.metrics
-            .lines()
-            .filter(|line| line.starts_with(name) && !line.contains("_bucket"))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+        let series = self.metrics.lines().filter(|line| line.starts_with(name));
+        series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
+}
 
-    fn histogram(&self, name: &str) -> Vec<String> {
-        self.metrics.lines().filter(|l| l.starts_with(name) && l.contains("_bucket")).map(str::to_owned).collect()
+/// How many commits had at least so many entries, and fewer than the next line's: what was added between two readings of a
+/// gateway's metrics.
+fn grown_batches(before: &str, after: &str) -> Vec<Value> {
+    let batches = |metrics: &str| -> BTreeMap<u64, u64> {
+        let series = metrics.lines().filter_map(|line| line.strip_prefix("countersign_ledger_batches_total{least=\""));
+        series
+            .filter_map(|rest| {
+                let (least, count) = rest.split_once("\"} ")?;
+                Some((least.parse().ok()?, count.trim().parse().ok()?))
+            })
+            .collect()
+    };
+    let before = batches(before);
+    let grown = batches(after).into_iter().map(|(least, count)| (least, count - before.get(&least).unwrap_or(&0)));
+    grown.filter(|(_, count)| *count > 0).map(|(least, count)| json!({ "least": least, "commits": count })).collect()
+}
+
+/// Median and 99th percentile of appending 4 KiB and syncing, in microseconds.
+pub fn sync_probe(folder: &Path) -> Result<Value> {
+    let path = folder.join("probe");
+    let mut file = std::fs::File::create(&path)?;
+    let block = [7_u8; 4096];
+    let mut taken = Vec::new();
+    for _ in 0..400 {
+        let begun = Stopwatch::start();
+        file.write_all(&block)?;
+        file.sync_data()?;
+        taken.push(begun.elapsed().as_micros());
+    }
+    std::fs::remove_file(path)?;
+    taken.sort_unstable();
+    let at = |q: usize| u64::try_from(taken.get(taken.len() * q / 100).copied().unwrap_or(0)).unwrap_or(0);
+    Ok(json!({ "p50": at(50), "p99": at(99) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_histogram_is_what_a_load_added_to_it() {
+        let before =
+            "countersign_ledger_batches_total{least=\"1\"} 5\ncountersign_ledger_batches_total{least=\"2\"} 1\n";
+        let after = "# HELP countersign_ledger_batches Batches by number of entries.\n\
+                     countersign_ledger_batches_total{least=\"1\"} 5\ncountersign_ledger_batches_total{least=\"2\"} 4\n\
+                     countersign_ledger_batches_total{least=\"4\"} 2\ncountersign_ledger_batches_total{least=\"8\"} 0\n";
+        let grown = grown_batches(before, after);
+        assert_eq!(grown, [json!({ "least": 2, "commits": 3 }), json!({ "least": 4, "commits": 2 })]);
     }
 }

@@ -10,24 +10,25 @@ pub fn print(report: &Value) {
     println!("date         {}", report["date"].as_str().unwrap_or_default());
     println!("measured     {}, profile {}", word(&report["measured"]), word(&report["profile"]));
     println!("durable      {}", report["durable"].as_str().unwrap_or_default());
-    println!("sync probe   4 KiB append + fdatasync, us: {}", report["sync_probe_us"]);
+    println!("sync probe   4 KiB append + fdatasync, us: {}, and in each row of the gateway", report["sync_probe_us"]);
     for (name, value) in report["beside"].as_object().into_iter().flatten() {
         println!("{name:<12} {value}");
     }
     rows(&report["rows"]);
+    batches(&report["rows"]);
     medians(&report["medians"]);
 }
 
 fn rows(rows: &Value) {
     println!();
     println!(
-        "| pass | what | connections | loop | per s | p50 us | p99 us | p99.9 us | server CPU us | commits | syncs | bytes | peak RSS MB | errors |"
+        "| pass | what | connections | loop | per s | p50 us | p99 us | p99.9 us | server CPU us | commits | syncs | bytes | peak RSS MB | probe us | errors |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for row in rows.as_array().into_iter().flatten() {
         let (load, extra) = (&row["load"], &row["extra"]);
         println!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row["pass"],
             word(&row["what"]),
             load["connections"],
@@ -41,7 +42,28 @@ fn rows(rows: &Value) {
             whole(&extra["syncs"]),
             whole(&extra["written_bytes_each"]),
             extra["peak_rss_mb"],
+            whole(&extra["sync_probe_us"]["p50"]),
             load["errors"],
+        );
+    }
+}
+
+/// How many entries shared a commit, a line for each load of the gateway.
+fn batches(rows: &Value) {
+    println!();
+    println!("Commits by how many entries they had, at least:");
+    println!();
+    println!("| pass | connections | loop | commits |");
+    println!("| --- | --- | --- | --- |");
+    for row in rows.as_array().into_iter().flatten().filter(|row| row["what"] == "gateway") {
+        let batches = row["extra"]["batches"].as_array().into_iter().flatten();
+        let each = batches.map(|batch| format!("{}: {}", batch["least"], batch["commits"]));
+        println!(
+            "| {} | {} | {} | {} |",
+            row["pass"],
+            row["load"]["connections"],
+            kind(&row["load"]),
+            each.collect::<Vec<_>>().join(", "),
         );
     }
 }
@@ -52,13 +74,13 @@ fn medians(medians: &Value) {
         "Medians over the passes; a quotient is the gateway's requests per second by those of the other, closed loops only."
     );
     println!();
-    println!("| what | connections | loop | per s | p50 us | p99 us | server CPU us | quotients |");
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| what | connections | loop | per s | p50 us | p99 us | server CPU us | probe us | quotients |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for row in medians.as_array().into_iter().flatten() {
         let quotients = row["quotients"].as_object().into_iter().flatten();
         let quotients = quotients.map(|(other, by)| format!("÷ {other} {:.2}", by.as_f64().unwrap_or(0.0)));
         println!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             word(&row["what"]),
             row["connections"],
             kind(row),
@@ -66,6 +88,7 @@ fn medians(medians: &Value) {
             whole(&row["p50_us"]),
             whole(&row["p99_us"]),
             whole(&row["server_cpu_us"]),
+            whole(&row["sync_probe_us"]),
             quotients.collect::<Vec<_>>().join(", "),
         );
     }
