@@ -1,6 +1,6 @@
 //! How long one append takes beside what the disk alone takes: run by hand, in release mode.
 //!
-//! `cargo run --release -p countersign-ledger-sql --example append_latency -- [seconds] [folder]`
+//! `cargo run --profile dist -p countersign-ledger-sql --example append_latency -- [seconds] [folder]`
 //!
 //! One append at a time, and before each one a bare write of as many bytes with its sync, on the same disk in the same
 //! minute; the ratio of the two is what counts. Absent: throughput (`commit_rate`), HTTP (`cargo xtask bench`).

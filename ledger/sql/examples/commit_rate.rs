@@ -1,6 +1,6 @@
 //! How many durable appends a second, at what cost: run by hand, in release mode, on a machine that does nothing else.
 //!
-//! `cargo run --release -p countersign-ledger-sql --example commit_rate -- [seconds] [in flight] [plain|full] [appends a stream] [folder]`
+//! `cargo run --profile dist -p countersign-ledger-sql --example commit_rate -- [seconds] [in flight] [plain|full] [appends a stream] [folder]`
 //!
 //! Each task has one append in flight, as the engine has: seal, append, wait for the receipt; after 20 appends (or as
 //! many as said) it goes on with a new stream. `plain` is an entry alone; `full` (the default) has a payload of 700 bytes, two projection rows and an idempotency key. Beside

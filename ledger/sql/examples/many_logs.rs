@@ -1,6 +1,6 @@
-//! What a log costs: ten thousand of them in one process, one append each. Run by hand, in release mode.
+//! What a log costs: ten thousand of them in one process, one append each. Run by hand, built as what is shipped is.
 //!
-//! `cargo run --release -p countersign-ledger-sql --example many_logs -- [logs] [cached logs]`
+//! `cargo run --profile dist -p countersign-ledger-sql --example many_logs -- [logs] [cached logs]`
 //!
 //! Prints memory before and after (all logs stay in memory unless fewer are asked for), time, and bytes on the disk.
 #![expect(

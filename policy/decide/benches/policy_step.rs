@@ -1,6 +1,6 @@
 //! What the whole policy step costs: typed input, question, closed slice, context, validated request, decision.
 //!
-//! `cargo bench -p countersign-policy-decide` prints a table first: median and 99th percentile of single calls, by the
+//! `cargo bench --profile dist --bench policy_step` prints a table first: median and 99th percentile of single calls, by the
 //! wall clock and by the CPU time of this thread (a busy machine spoils only the former), beside a bare
 //! `is_authorized` over the same policies in the same run. Then Criterion measures the same steps.
 //! Absent: the store's writes, the ledger. The promise: at most 100 µs at the 99th percentile with 10,000 grants.
