@@ -25,6 +25,10 @@ use countersign_policy_decide::{
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use nix::time::{ClockId, clock_gettime};
 
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 macro_rules! default_file {
     ($path:literal) => {
         include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../bundles/default/", $path))
@@ -50,6 +54,11 @@ fn entity(kind: EntityKind, id: &str) -> EntityRef {
 
 /// The default bundle with `policies` and `tools` beside it.
 fn snapshot(policies: String, tools: usize) -> PolicySnapshot {
+    snapshot_with(policies, tools, &[])
+}
+
+/// The same with some of the policies in shadow.
+fn snapshot_with(policies: String, tools: usize, shadow: &[&str]) -> PolicySnapshot {
     let mut catalogue = Catalogue::parse(default_file!("tools/catalogue.json").as_bytes()).unwrap();
     let model = catalogue.tools.iter().find(|t| t.name.as_str() == "repo.read").unwrap().clone();
     catalogue.tools.extend((0..tools).map(|i| {
@@ -66,6 +75,7 @@ fn snapshot(policies: String, tools: usize) -> PolicySnapshot {
         rules: Rules::parse(default_file!("rules.json").as_bytes()).unwrap(),
         roles: Roles::parse(default_file!("roles.json").as_bytes()).unwrap().roles.into_keys().collect(),
         catalogue: Some(catalogue),
+        shadow: shadow.iter().map(|id| (name(id), Timestamp(u64::MAX))).collect(),
         ..PolicyParts::recovery(org())
     };
     PolicySnapshot::build(parts).unwrap()
@@ -123,6 +133,12 @@ fn wildcards(count: usize) -> String {
         );
     }
     text
+}
+
+/// A policy that stands in everybody's way.
+fn stopper() -> String {
+    "@id(\"stopper\") forbid (principal is Countersign::Agent, action in Countersign::Action::\"dispatch\", resource);\n"
+        .to_owned()
 }
 
 /// Two gates on everyone: asked once, found standing in the way, asked again with their rules met.
@@ -289,8 +305,12 @@ fn resident() -> f64 {
 }
 
 fn built(what: &str, policies: String, tools: usize) -> PolicySnapshot {
+    built_with(what, policies, tools, &[])
+}
+
+fn built_with(what: &str, policies: String, tools: usize, shadow: &[&str]) -> PolicySnapshot {
     let (before, start) = (resident(), Instant::now());
-    let snapshot = snapshot(policies, tools);
+    let snapshot = snapshot_with(policies, tools, shadow);
     println!(
         "\n{what}: {} policies, {} tools; built in {:.0} ms, {:.1} MiB more resident",
         snapshot.policies().len(),
@@ -323,6 +343,13 @@ fn table(store: &EntityStore) {
     }
     let snapshot = built("50 policies that apply to everyone", for_everyone(50), 0);
     line("whole policy step, allowed", &measure(|| ask(&snapshot, store).step()));
+    let snapshot =
+        built("50 policies that apply to everyone, and 10,000 grants", for_everyone(50) + &grants(10_000), 0);
+    line("whole policy step, allowed", &measure(|| ask(&snapshot, store).step()));
+    let snapshot = built_with("one policy in shadow that would deny", stopper() + &grants(10_000), 0, &["stopper"]);
+    let shadowed = ask(&snapshot, store);
+    assert!(shadowed.step().would_be.is_some(), "what it would be is told");
+    line("whole policy step, allowed, and what it would be", &measure(|| shadowed.step()));
     let snapshot = built("two gates on everyone", gates() + &grants(10_000), 0);
     let gated = ask(&snapshot, store);
     println!("{} rounds, rules {:?}", gated.step().rounds, gated.step().verdict.rules);
