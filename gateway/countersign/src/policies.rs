@@ -3,6 +3,8 @@
 //! What is activated is kept twice: the store's folder for a quick start, and blobs in the ledger from which any policy
 //! of the past is built again. The ledger says which bundle is active. Absent: who may activate (policy itself).
 
+mod roots;
+
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +17,7 @@ use countersign_gateway_model::{Clock, Digest, OrgId, PolicyDigests};
 use countersign_ledger_log::LogHandle;
 use countersign_policy_store::bundle::{
     AuthorityStatement, Bundle, BundleError, CATALOGUE_FORMAT, CanonicalError, CatalogueStatement, Custody, Diff,
-    Draft, Lineage, MANIFEST_FILE, People, Purpose, RootDocument, RootKey, RootKeyEntry, SignedAuthority,
+    Draft, Lineage, MANIFEST_FILE, People, Purpose, RootDocument, RootError, RootKey, RootKeyEntry, SignedAuthority,
     SignedCatalogue, SignedRoot, Standing, Thresholds, check, check_draft, locked_out, sha256,
 };
 use countersign_policy_store::decide::catalogue::Catalogue;
@@ -57,8 +59,33 @@ pub(crate) enum PoliciesError {
         /// What it must be.
         wanted: Digest,
     },
+    /// The folder holds older root documents than the ledger names.
+    #[error(
+        "the ledger names root document `{wanted}`, and the policy folder ends with version {version}, before it: restore \
+         the `roots` folder from a newer copy; nothing is served without it"
+    )]
+    RootMissing {
+        /// On record.
+        wanted: Digest,
+        /// The last one here.
+        version: u64,
+    },
+    /// A tool catalogue is signed here or nowhere, and the key that is here is not enough.
+    #[error(
+        "a tool catalogue is signed by the root key in the data folder, and root version {version} asks for {wanted} \
+         signatures, of which that key gives {got}: no tool is registered until a root document with `--catalogue 1` lists \
+         that key (`countersign policy root next`, then `policy root install`)"
+    )]
+    CatalogueKey {
+        /// The root document in force.
+        version: u64,
+        /// How many must sign.
+        wanted: u32,
+        /// How many of them are here.
+        got: usize,
+    },
     /// The ledger.
-    #[error("the ledger cannot be read")]
+    #[error("the ledger cannot be read, or not written")]
     Ledger(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -184,6 +211,8 @@ impl LocalPolicies {
         let org = log.org();
         let genesis = log.trusted().genesis().root_document;
         let opened = self.store.open(org, genesis, last_good).await?;
+        let chain = self.store.root_chain(&org).ok_or(StoreError::UnknownOrganization(org))?;
+        roots::compare(&chain, log).await?;
         if let Some(trouble) = opened.trouble {
             tracing::error!(error = %crate::words(&trouble), %org, "the active bundle cannot be loaded; the kernel alone decides");
         }
@@ -321,7 +350,7 @@ impl LocalPolicies {
         org: OrgId,
         catalogue: &Catalogue,
         predecessor: Option<Digest>,
-    ) -> Result<CatalogueCandidate, StoreError> {
+    ) -> Result<CatalogueCandidate, PoliciesError> {
         let held = self.held(org).ok_or(StoreError::UnknownOrganization(org))?;
         let chain = self.store.root_chain(&org).ok_or(StoreError::UnknownOrganization(org))?;
         let statement = CatalogueStatement {
@@ -333,8 +362,11 @@ impl LocalPolicies {
             catalogue: catalogue.digest(),
         };
         let mut signed = SignedCatalogue::unsigned(statement);
-        signed.sign(&held.key).map_err(countersign_policy_store::bundle::RootError::from)?;
-        let standing = signed.verify(&chain)?;
+        signed.sign(&held.key).map_err(|error| StoreError::Root(error.into()))?;
+        let standing = signed.verify(&chain).map_err(|error| match error {
+            RootError::Threshold { version, got, wanted, .. } => PoliciesError::CatalogueKey { version, wanted, got },
+            other => StoreError::Root(other).into(),
+        })?;
         let canonical = catalogue.canonical();
         Ok(CatalogueCandidate {
             digest: signed.statement.catalogue,
@@ -629,10 +661,12 @@ impl Policies for LocalPolicies {
 
     fn check_catalogue(&self, org: OrgId, catalogue: Catalogue) -> Result<CatalogueCandidate, PolicyProblem> {
         let before = self.store.active(&org).and_then(|active| active.catalogue.as_ref().map(|c| c.digest()));
-        let change = Change { bundle: None, catalogue: Some(catalogue.clone()) };
+        // Signed before anything is tried: where the key that is here is not enough, nothing else is worth saying.
+        let signed = self.signed(org, &catalogue, before);
+        let mut candidate = signed.map_err(|error| PolicyProblem::Rejected(crate::words(&error)))?;
+        let change = Change { bundle: None, catalogue: Some(catalogue) };
         let prepared =
             self.runtime.block_on(self.store.prepare(org, change, self.clock.now())).map_err(|e| problem(&e))?;
-        let mut candidate = self.signed(org, &catalogue, before).map_err(|e| problem(&e))?;
         candidate.prepared = Box::new(PreparedCatalogue { prepared, version: candidate.version });
         Ok(candidate)
     }

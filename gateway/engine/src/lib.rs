@@ -53,6 +53,7 @@ mod recovery;
 mod replay;
 mod resolving;
 mod reviews;
+mod roots;
 mod runs;
 mod settings;
 mod stream;
@@ -101,6 +102,7 @@ pub use permissions::{Permission, Permissions};
 pub use person_keys::{NewPersonKey, PersonKeyList, PersonKeyRecord};
 pub use policies::{Candidate, CatalogueCandidate, Electorate, Policies, PolicyProblem};
 pub use recording::Recording;
+pub use roots::root_on_record;
 pub use tools::{ToolDetail, ToolRecord, ToolRegistration, ToolsChanged, ToolsRequest};
 pub use view::escape;
 

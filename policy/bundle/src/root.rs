@@ -263,7 +263,8 @@ impl RootDocument {
         }
         Ok(Standing {
             root_version: self.version,
-            local: signers.iter().any(|k| k.custody == Custody::Local),
+            local: u32::try_from(signers.iter().filter(|k| k.custody == Custody::Local).count())
+                .is_ok_and(|n| n >= wanted),
             signers: signers.into_iter().map(|k| k.vkey.id().clone()).collect(),
         })
     }
@@ -276,7 +277,7 @@ pub struct Standing {
     pub root_version: u64,
     /// The keys that counted.
     pub signers: Vec<KeyId>,
-    /// One of them is kept by the gateway itself: its holder could have signed alone.
+    /// Those that are kept by the gateway itself are enough: whoever holds its folder could have signed alone.
     pub local: bool,
 }
 
@@ -553,6 +554,15 @@ mod tests {
         one.add(Domain::Bundle, &digest, &key(2));
         let good = standing(&one).unwrap();
         assert_eq!((good.signers.len(), good.local), (2, false));
+        // A key in the gateway's own folder is one of them, and not enough alone.
+        for (threshold, alone) in [(1, true), (2, false)] {
+            let mut keys = entries(&[1, 2]);
+            keys[0].custody = Custody::Local;
+            let document = RootDocument::first(org(), keys, Thresholds::all(threshold)).unwrap();
+            let chain = RootChain::first(signed(document, &[1, 2])).unwrap();
+            let good = chain.standing(Domain::Bundle, &digest, &one, 1, |t| t.bundle).unwrap();
+            assert_eq!((good.signers.len(), good.local), (2, alone), "{threshold}");
+        }
     }
 
     #[test]

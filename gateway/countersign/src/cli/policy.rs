@@ -8,6 +8,7 @@ mod backtesting;
 mod checking;
 mod comparing;
 mod explaining;
+mod installing;
 mod lowering;
 mod proposing;
 mod proving;
@@ -37,7 +38,8 @@ const COULD_NOT: u8 = 2;
 /// Policy.
 #[derive(Debug, Subcommand)]
 #[command(
-    after_help = "check, fmt, lint, test, diff, prove, sign, verify, pack, unpack, key and root ask no gateway.\n\n\
+    after_help = "check, fmt, lint, test, diff, prove, import, default, sign, verify, pack, unpack, key and root ask no gateway;\n\
+    root install and solo work on a stopped one.\n\n\
     Their exit codes: 0 good, 1 something was found, 2 it could not be done (a file, a key); 64 wrong usage."
 )]
 pub(crate) enum Policy {
@@ -235,7 +237,7 @@ pub(crate) async fn policy(verb: Policy, global: &Global) -> Result<ExitCode> {
         Policy::Pack(args) => signing::pack(&args, global),
         Policy::Unpack(args) => signing::unpack(&args, global),
         Policy::Key(args) => signing::new_key(&args, global),
-        Policy::Root(verb) => roots::root(&verb, global),
+        Policy::Root(verb) => roots::root(&verb, global).await,
     };
     // A pipeline tells "the policy is bad" from "nothing was looked at".
     Ok(match good {

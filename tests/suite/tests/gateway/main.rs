@@ -22,6 +22,7 @@ mod people;
 mod proving;
 mod queries;
 mod recovery;
+mod roots;
 mod signing;
 mod stopping;
 mod tools;

@@ -1,4 +1,5 @@
-//! `root`: root documents, offline. Version 1, the next one after it, a further signature, and what they say.
+//! `root`: root documents, offline. Version 1, the next one after it, a further signature, and what they say; and on a
+//! stopped gateway, which one is in force (`installing`).
 //!
 //! A next document needs the thresholds of the one before and of itself. A key that is revoked counts for nothing any
 //! more, whatever it signed and when, and never comes back.
@@ -14,6 +15,7 @@ use countersign_policy_store::bundle::{
 use serde_json::{Value, json};
 
 use super::super::Global;
+use super::installing::{Install, install};
 use super::signing::{private_keys, read_root};
 
 /// Root documents.
@@ -25,8 +27,12 @@ pub(crate) enum Root {
     New(New),
     /// Make the next version: keys added, taken out, revoked, other thresholds
     #[command(
-        after_help = "Example:\n  countersign policy root next --root root-1.json --add VKEY --revoke root-1+0123abcd \
-        --key root-1.key --key root-2.key --out root-2.json"
+        after_help = "A gateway keeps the documents of an organization in its data folder, under policy/<organization>/roots.\n\
+        Give them as they lie there: the key in the data folder signs when a document is installed.\n\n\
+        Examples:\n  countersign policy root next --root 1.json --add VKEY --add VKEY --threshold 2 --catalogue 1 \
+        --key root-1.key --key root-2.key --out root-2.json\n  \
+        countersign policy root next --root 1.json --root 2.json --revoke root-1+0123abcd \
+        --key root-2.key --key root-3.key --out root-3.json"
     )]
     Next(Next),
     /// Add a signature to a root document
@@ -37,6 +43,14 @@ pub(crate) enum Root {
         after_help = "Example:\n  countersign policy root show --root root-1.json --root root-2.json --genesis HEX"
     )]
     Show(Show),
+    /// Put the next version in force, on a stopped gateway: from then on its keys and thresholds count
+    #[command(
+        after_help = "The key in the data folder signs it, too, where the document before or this one lists that key. The ledger says\n\
+        which document is in force; an older one does not come back.\n\n\
+        Example:\n  countersign policy root install root-2.json --data-dir ./countersign-data\n\n\
+        Exit codes: 0 in force, 2 it is not: nothing was changed."
+    )]
+    Install(Install),
 }
 
 /// How many must sign what.
@@ -48,12 +62,17 @@ pub(crate) struct Numbers {
     /// How many must sign a recovery, if more than that.
     #[arg(long, value_name = "N")]
     recovery: Option<u32>,
+    /// How many must sign a tool catalogue. A gateway signs those itself, with the key in its data folder, and nobody else
+    /// does: above 1 no tool is registered.
+    #[arg(long, value_name = "N")]
+    catalogue: Option<u32>,
 }
 
 impl Numbers {
     fn over(self, before: Thresholds) -> Thresholds {
         let all = self.threshold.map_or(before, Thresholds::all);
-        Thresholds { recovery: self.recovery.unwrap_or(all.recovery), ..all }
+        let (recovery, catalogue) = (self.recovery.unwrap_or(all.recovery), self.catalogue.unwrap_or(all.catalogue));
+        Thresholds { recovery, catalogue, ..all }
     }
 }
 
@@ -122,7 +141,7 @@ pub(crate) struct Show {
     genesis: Digest,
 }
 
-pub(super) fn root(verb: &Root, global: &Global) -> Result<bool> {
+pub(super) async fn root(verb: &Root, global: &Global) -> Result<bool> {
     match verb {
         Root::New(args) => {
             let keys = args.public.iter().map(|vkey| entry(vkey.clone())).collect();
@@ -130,6 +149,7 @@ pub(super) fn root(verb: &Root, global: &Global) -> Result<bool> {
             written(document, &args.key, &args.out, global)
         }
         Root::Next(args) => next(args, global),
+        Root::Install(args) => install(args, global).await.map(|()| true),
         Root::Sign(args) => {
             let mut signed = read_root(&args.file)?;
             for key in private_keys(&args.key)? {
