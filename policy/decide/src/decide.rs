@@ -547,6 +547,50 @@ mod tests {
         PolicySnapshot::build(parts)
     }
 
+    /// Per-agent grants in every form that a head can name an agent, and a few policies for everyone.
+    fn grants(agents: usize) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        for i in 0..10 {
+            writeln!(text, "@id(\"all{i}\") forbid (principal, action, resource) when {{ context.denials > {i} }};")
+                .unwrap();
+        }
+        let (agent, tool) = (|i| format!("Countersign::Agent::\"{}/a{i}\"", org()), format!("\"{}/s0.a\"", org()));
+        for i in 0..agents {
+            let head = match i % 3 {
+                0 | 1 if i < 2 => format!("principal == {}, action, resource", agent(i)),
+                0 => format!("principal == {}, action, resource is Countersign::Tool", agent(i)),
+                1 => format!("principal == {}, action, resource == Countersign::Tool::{tool}", agent(i)),
+                _ => format!("principal in {}, action, resource", agent(i)),
+            };
+            writeln!(text, "@id(\"g{i}\") permit ({head});").unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn the_policies_looked_at_for_one_agent_are_as_many_with_twenty_times_the_grants_of_others() {
+        let looked_at = |agents: usize| {
+            let snapshot = build(grants(agents)).unwrap();
+            let store = world();
+            let compiled = snapshot.tool("s0.a").unwrap();
+            let tool = EntityRef::new(org(), EntityKind::Tool, name("s0.a"));
+            let agent = EntityRef::new(org(), EntityKind::Agent, name("a1"));
+            let mut question = Question::new(agent, Operation::CallTool, tool, AT);
+            question.input = Some(Arc::new(crate::input::parse(compiled, b"{}").unwrap()));
+            question.instance = Some(EntityRef::new(org(), EntityKind::Instance, name("i")));
+            let slice = store.slice(&snapshot, &question);
+            let mut found = Vec::new();
+            snapshot.candidates(&question, slice.principal.as_deref(), slice.resource.as_deref(), &mut found);
+            assert_eq!(decide(&snapshot, &slice, &question).verdict.decision, Decision::Allow);
+            let of = |prefix: &str| found.iter().filter(|policy| policy.id.as_str().starts_with(prefix)).count();
+            // The agent's own grant, what is for everyone, and no grant of anybody else.
+            assert_eq!((of("g"), of("all")), (1, 10), "{agents}");
+            found.len()
+        };
+        assert_eq!(looked_at(100), looked_at(2_000));
+    }
+
     fn questions(snapshot: &PolicySnapshot) -> Vec<Question> {
         let person = EntityRef::new(org(), EntityKind::Person, name("p"));
         let mut all = vec![
