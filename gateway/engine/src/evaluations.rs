@@ -1,8 +1,9 @@
 //! Evaluations for enforcement points: what policy says to somebody else's request. Never a permit.
 //!
 //! The asking credential must hold `evaluateFor` on the subject. Nothing is ever `satisfied` in such a question, and what
-//! the caller says of itself reaches policy as claims only. Each evaluation is an entry before it is an answer, unless a
-//! ledgered setting says less; calls that ask at the same moment share one append. Absent: the wire format (`http`).
+//! the caller says of itself reaches policy as claims only; the instance that it names counts if the subject acts in it.
+//! Each evaluation is an entry before it is an answer, unless a ledgered setting says less; calls that ask at the same
+//! moment share one append. Absent: the wire format (`http`).
 //!
 //! Read next: `own` (the organization's stream), `settings` (what is recorded).
 
@@ -13,7 +14,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use countersign_gateway_model::{
-    Decision, Duration, Name, PolicyDigests, Principal, PrincipalKind, Pseudonym, Timestamp,
+    Decision, Duration, InstanceId, Name, PolicyDigests, Principal, PrincipalKind, Pseudonym, State, Timestamp,
 };
 use countersign_ledger_entry::body::Evaluation;
 use countersign_ledger_entry::payload::{self, Salt};
@@ -23,11 +24,13 @@ use countersign_policy_decide::{EntityKind, EntityRef, Operation, Question, inpu
 
 use crate::asking::{Answered, ask, chain, entity_of, question};
 use crate::beside::Beside;
+use crate::changes::names::is_reserved;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::Org;
 use crate::own::draft_of;
 use crate::recording::{OverQuota, Waiting, lock};
+use crate::stream::Held;
 use crate::{Engine, Snapshot};
 
 /// Most evaluations of one call, and most entries of one append.
@@ -73,6 +76,9 @@ pub struct EvaluationRequest {
     pub subject: Option<EvaluationSubject>,
     /// What.
     pub target: Option<EvaluationTarget>,
+    /// The instance in which a tool would be called, as the caller names it. What names none in which the subject acts is
+    /// denied.
+    pub instance: Option<String>,
     /// What the caller says of itself, `key=value`.
     pub claims: BTreeSet<String>,
     /// The request as it came, as JSON: what the record keeps of it.
@@ -144,7 +150,7 @@ impl Engine {
         self.may_evaluate(&org, &snapshot, who, requests, now).await?;
         let mut decided = Vec::with_capacity(requests.len());
         for request in requests {
-            let one = self.evaluate_one(&org, &snapshot, who, request, now)?;
+            let one = self.evaluate_one(&org, &snapshot, who, request, now).await?;
             let ends = match (semantic, one.answer.decision) {
                 (Semantic::ExecuteAll, _) => false,
                 (Semantic::DenyOnFirstDeny, decision) => decision != Decision::Allow,
@@ -183,7 +189,7 @@ impl Engine {
         Ok(())
     }
 
-    fn evaluate_one(
+    async fn evaluate_one(
         &self,
         org: &Org,
         snapshot: &Snapshot,
@@ -191,10 +197,13 @@ impl Engine {
         request: &EvaluationRequest,
         now: Timestamp,
     ) -> Result<Decided, EngineError> {
-        let mut reason = None;
         let subject = request.subject.as_ref().and_then(|(kind, id)| org.known_by_id(*kind, id));
+        let subject = subject.map(|(pseudonym, _)| pseudonym);
         let mut questions = Vec::new();
         let mut operation = Operation::EvaluateFor;
+        let mut reason = None;
+        // Held until policy has answered: it stays as it is, and policy is told of it.
+        let mut inside = None;
         match (&request.subject, &request.target) {
             (None, _) => reason = Some("the subject is not known".to_owned()),
             (_, None) => reason = Some("there is no such action on such a resource".to_owned()),
@@ -204,13 +213,25 @@ impl Engine {
                     Ok(mut question) => {
                         operation = question.operation;
                         question.claims.clone_from(&request.claims);
-                        questions.push(question);
+                        let named = request.instance.as_deref().filter(|_| question.is_tool());
+                        match self.inside(org, subject, named).await? {
+                            Ok(held) => {
+                                if let Some(fold) = held.as_ref().map(Held::fold).transpose()? {
+                                    question.instance = Some(Self::instance_entity(org, fold.id())?);
+                                    question.denials = u64::from(fold.denials());
+                                }
+                                inside = held;
+                                questions.push(question);
+                            }
+                            Err(text) => reason = Some(text.to_owned()),
+                        }
                     }
                     Err(text) => reason = Some(text),
                 }
             }
         }
         let answered = ask(snapshot, org.facts(), questions);
+        drop(inside);
         if reason.is_none() && !answered.allowed() {
             reason = Some(match answered.verdict.decision {
                 Decision::NeedsApproval => "a person would have to approve it".to_owned(),
@@ -227,10 +248,40 @@ impl Engine {
             answer: EvaluationAnswer { decision: answered.verdict.decision, reason, receipt: None },
             operation: Name::new(operation.as_str()).map_err(EngineError::damaged)?,
             // Nobody of the organization has it: the request itself says who was meant.
-            subject: subject.map_or(Pseudonym::SYSTEM, |(pseudonym, _)| pseudonym),
+            subject: subject.unwrap_or(Pseudonym::SYSTEM),
             answered,
             evidence,
         })
+    }
+
+    /// The instance that is named for a subject, or in words why it calls nothing there. One that is not there, another
+    /// organization's and one in which somebody else acts are one answer.
+    async fn inside(
+        &self,
+        org: &Org,
+        subject: Option<Pseudonym>,
+        named: Option<&str>,
+    ) -> Result<Result<Option<Held>, &'static str>, EngineError> {
+        let Some(named) = named else { return Ok(Ok(None)) };
+        let none = Ok(Err("the subject acts in no such instance"));
+        let (Some(subject), Ok(id)) = (subject, named.parse::<InstanceId>()) else { return none };
+        let held = match self.hold(org, id).await {
+            Ok(held) => held,
+            Err(EngineError::NotFound(_)) => return none,
+            Err(error) => return Err(error),
+        };
+        let fold = held.fold()?;
+        if fold.created().acting != subject || is_reserved(&fold.created().workflow) {
+            return none;
+        }
+        // No proposal would pass here, whatever a bundle says of it.
+        if fold.state() != State::Running {
+            return Ok(Err("the instance is not running"));
+        }
+        if org.is_frozen(held.live.team.as_ref()) {
+            return Ok(Err("work in the instance is frozen"));
+        }
+        Ok(Ok(Some(held)))
     }
 
     fn evaluated_question(

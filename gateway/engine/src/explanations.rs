@@ -232,6 +232,10 @@ fn instance_of(org: &Org, question: &Question) -> Option<InstanceId> {
 /// Whether what policy says to a question stands under a shadow: what is started, done and completed in an instance of a
 /// workflow that is in shadow. `created` is what its instance was made with, where there is one.
 fn stands_in_shadow(snapshot: &Snapshot, question: &Question, created: Option<&Created>) -> bool {
+    // An evaluation is answered with what policy says; a shadow permits nothing there.
+    if question.unreserved {
+        return false;
+    }
     match question.operation {
         Operation::Start if created.is_none() => {
             let workflow = Some(&question.resource).filter(|resource| resource.kind == EntityKind::Workflow);

@@ -51,7 +51,8 @@ pub(crate) struct EvaluatedEntity<'a> {
     r#type: String,
     /// Its id.
     id: String,
-    /// Policy does not see them, and they are not kept.
+    /// Of a subject `instance`: the instance in which it would call a tool, which must be its own. Policy does not see any
+    /// other, nor any of a resource, and they are not kept.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     properties: Option<Members<'a>>,
@@ -60,7 +61,7 @@ pub(crate) struct EvaluatedEntity<'a> {
 /// What the subject would do.
 #[derive(Deserialize, Serialize, Clone, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({ "name": "callTool", "properties": { "path": "README.md" } }))]
+#[schema(example = json!({ "name": "callTool", "properties": { "text": "a" } }))]
 pub(crate) struct EvaluatedAction<'a> {
     /// Its name.
     name: String,
@@ -74,8 +75,11 @@ pub(crate) struct EvaluatedAction<'a> {
 #[derive(Deserialize, Serialize, Clone, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
-    "subject": { "type": "agent", "id": "fixer" }, "action": { "name": "callTool", "properties": { "path": "README.md" } },
-    "resource": { "type": "tool", "id": "repo.read" }, "context": { "time": "2026-11-21T09:00:00Z" }
+    "subject": {
+        "type": "agent", "id": "fixer", "properties": { "instance": "inst_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a" }
+    },
+    "action": { "name": "callTool", "properties": { "text": "a" } },
+    "resource": { "type": "tool", "id": "notes.append" }, "context": { "time": "2026-11-21T09:00:00Z" }
 }))]
 pub(crate) struct EvaluationBody<'a> {
     /// Who.
@@ -97,7 +101,10 @@ pub(crate) struct EvaluationBody<'a> {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
-    "subject": { "type": "agent", "id": "fixer" }, "action": { "name": "callTool", "properties": { "path": "README.md" } },
+    "subject": {
+        "type": "agent", "id": "fixer", "properties": { "instance": "inst_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a" }
+    },
+    "action": { "name": "dispatch", "properties": { "path": "README.md" } },
     "evaluations": [{ "resource": { "type": "tool", "id": "repo.read" } }],
     "options": { "evaluations_semantic": "execute_all" }
 }))]
@@ -324,22 +331,34 @@ fn request(body: &EvaluationBody<'_>) -> Result<EvaluationRequest, Problem> {
     let subject_in = body.subject.as_ref().ok_or_else(|| missing("subject"))?;
     let action = body.action.as_ref().ok_or_else(|| missing("action"))?;
     let resource = body.resource.as_ref().ok_or_else(|| missing("resource"))?;
+    let instance = subject_in.properties.as_ref().and_then(instance);
     let words = [&subject_in.r#type, &subject_in.id, &action.name, &resource.r#type, &resource.id];
-    if words.iter().any(|word| word.len() > LONGEST_WORD) {
+    if words.into_iter().chain(&instance).any(|word| word.len() > LONGEST_WORD) {
         return Err(Problem::new(PARAMETER_INVALID, format!("types, ids and names have at most {LONGEST_WORD} bytes")));
     }
     let internal = |error: serde_json::Error| Problem::internal("a question could not be written", &error);
+    // No other properties: the typed question holds what policy may see of them.
+    let mut asked = serde_json::json!({
+        "subject": { "type": subject_in.r#type, "id": subject_in.id },
+        "action": action.name,
+        "resource": { "type": resource.r#type, "id": resource.id },
+    });
+    if let (Some(members), Some(instance)) = (asked.as_object_mut(), &instance) {
+        members.insert("instance".to_owned(), instance.as_str().into());
+    }
     Ok(EvaluationRequest {
         subject: subject(subject_in),
         target: target(action, resource).map_err(internal)?,
+        instance,
         claims: body.context.as_ref().map(claims).transpose()?.unwrap_or_default(),
-        // No properties: the typed question holds what policy may see of them.
-        asked: serde_json::json!({
-            "subject": { "type": subject_in.r#type, "id": subject_in.id },
-            "action": action.name,
-            "resource": { "type": resource.r#type, "id": resource.id },
-        }),
+        asked,
     })
+}
+
+/// The instance that a subject's properties name. What is no text names none, and stays so that it is refused.
+fn instance(properties: &Members<'_>) -> Option<String> {
+    let named = properties.get("instance")?.get();
+    Some(serde_json::from_str::<String>(named).unwrap_or_else(|_| named.to_owned()))
 }
 
 /// `user` and `person` are persons, `agent` and `service` what they say; anything else is nobody.
@@ -471,6 +490,36 @@ mod tests {
             let subject = request.subject.map(|(kind, id)| format!("Some(({kind:?}, Name(\"{id}\")))"));
             assert_eq!(subject.as_deref().unwrap_or("None"), who, "{text}");
         }
+    }
+
+    #[test]
+    fn a_subjects_instance_is_kept_and_no_other_property() {
+        let with = |subject: &str, resource: &str| {
+            let text = format!(
+                r#"{{"subject":{{"type":"agent","id":"a","properties":{subject}}},"action":{{"name":"callTool"}},
+                "resource":{{"type":"tool","id":"t","properties":{resource}}}}}"#
+            );
+            request(&body(&text)).unwrap()
+        };
+        let named = with(r#"{"instance":"inst_1","mood":"good"}"#, "{}");
+        assert_eq!(named.instance.as_deref(), Some("inst_1"));
+        let kept = serde_json::json!({
+            "subject": { "type": "agent", "id": "a" }, "action": "callTool", "instance": "inst_1",
+            "resource": { "type": "tool", "id": "t" },
+        });
+        assert_eq!(named.asked, kept);
+        // The properties of a resource are its own: a database has instances too.
+        assert_eq!(with("{}", r#"{"instance":"inst_1"}"#).instance, None);
+        for odd in ["7", "null", r#"["inst_1"]"#, r#"{"id":"inst_1"}"#] {
+            let asked = with(&format!(r#"{{"instance":{odd}}}"#), "{}");
+            assert_eq!(asked.instance.as_deref(), Some(odd), "it is there, and names none");
+        }
+        let long = format!(
+            r#"{{"subject":{{"type":"agent","id":"a","properties":{{"instance":"{}"}}}},"action":{{"name":"callTool"}},
+            "resource":{{"type":"tool","id":"t"}}}}"#,
+            "x".repeat(LONGEST_WORD + 1)
+        );
+        assert_eq!(request(&body(&long)).unwrap_err().code(), "parameter-invalid");
     }
 
     #[test]

@@ -4,13 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use countersign_gateway_engine::{
-    EngineError, EntryQuery, EntryRecord, EvaluationRequest, EvaluationTarget, Known, Recording, Semantic,
+    EngineError, EntryQuery, EntryRecord, EvaluationAnswer, EvaluationRequest, EvaluationTarget, Known, Recording,
+    Semantic,
 };
-use countersign_gateway_model::{Assurance, Decision, Duration, Principal, PrincipalKind, Pseudonym, Scope, Timestamp};
+use countersign_gateway_model::{
+    Assurance, Decision, Duration, InstanceId, Principal, PrincipalKind, Pseudonym, Scope, Timestamp,
+};
 use countersign_policy_decide::{Record, ServiceFacts};
 use serde_json::{Value, json};
 
-use crate::world::{World, name};
+use crate::bench::{Files, default_files};
+use crate::world::{Of, World, name, org};
 
 /// An enforcement point: a service that may ask about others.
 pub(crate) fn enforcement_point(world: &World, owner: &Principal, scopes: &[&str]) -> Arc<Principal> {
@@ -54,6 +58,7 @@ pub(crate) fn asks(kind: PrincipalKind, id: &str, tool: &str, input: &Value) -> 
     EvaluationRequest {
         subject: Some((kind, name(id))),
         target: Some(EvaluationTarget::Tool { tool: name(tool), input: serde_json::to_vec(input).unwrap() }),
+        instance: None,
         claims: BTreeSet::new(),
         asked: json!({ "tool": tool }),
     }
@@ -71,8 +76,45 @@ struct Scene {
     proxy: Arc<Principal>,
 }
 
+/// The default bundle, in which agents may write notes and merge outside of any instance; a merge waits for people there, too.
+fn anywhere() -> Files {
+    let mut files = default_files();
+    files.get_mut("policies.cedar").unwrap().push_str(
+        r#"
+@id("outside-of-instances")
+@title("Agents write notes and merge outside of instances")
+permit (
+  principal is Countersign::Agent,
+  action in [Countersign::Action::"callTool:notes.append", Countersign::Action::"callTool:repo.merge"],
+  resource is Countersign::Tool
+)
+when { !(context has instance) };
+"#,
+    );
+    files
+}
+
+/// What is allowed as it stands under [`anywhere`].
+fn allowed() -> EvaluationRequest {
+    asks(PrincipalKind::Agent, "fixer", "notes.append", &json!({ "text": "a" }))
+}
+
+/// What a person would have to approve.
+fn gated() -> EvaluationRequest {
+    asks(PrincipalKind::Agent, "fixer", "repo.merge", &json!({ "branch": "main", "message": "m" }))
+}
+
+/// What nobody can lift.
+fn denied() -> EvaluationRequest {
+    asks(PrincipalKind::Agent, "fixer", "secrets.read", &json!({ "name": "root" }))
+}
+
 async fn scene() -> Scene {
-    let world = World::new().await;
+    scene_under(&default_files()).await
+}
+
+async fn scene_under(files: &Files) -> Scene {
+    let world = World::under(files).await;
     let admin = world.person("ada", &["ADMIN", "AUDITOR", "SECURITY"]);
     let proxy = enforcement_point(&world, &admin, &["evaluate"]);
     world.agent("fixer", &admin);
@@ -107,14 +149,96 @@ async fn an_evaluation_is_on_record_before_it_is_answered_and_can_be_computed_ag
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_evaluation_is_never_a_permit_and_nothing_is_satisfied_in_it() {
-    let Scene { world, admin, proxy } = scene().await;
-    let mut request = asks(PrincipalKind::Person, "ada", "repo.merge", &json!({ "branch": "main", "message": "m" }));
-    request.claims = BTreeSet::from(["satisfied=merge".to_owned()]);
-    let answers = world.engine.evaluate(proxy, vec![request], Semantic::ExecuteAll).await.unwrap();
-    assert_ne!(answers[0].decision, Decision::Allow);
+    let Scene { world, admin, proxy } = scene_under(&anywhere()).await;
+    let mut claiming = gated();
+    claiming.claims =
+        ["satisfied=merge", "satisfied=[\"merge\"]", "overridden=merge", "granted=merge"].map(str::to_owned).into();
+    let requests = vec![allowed(), gated(), claiming];
+    let answers = world.engine.evaluate(proxy, requests, Semantic::ExecuteAll).await.unwrap();
+    let (allow, needs) = (Decision::Allow, Decision::NeedsApproval);
+    let decisions: Vec<Decision> = answers.iter().map(|answer| answer.decision).collect();
+    assert_eq!(decisions, [allow, needs, needs]);
+    let approve = Some("a person would have to approve it");
+    let reasons: Vec<Option<&str>> = answers.iter().map(|answer| answer.reason.as_deref()).collect();
+    assert_eq!(reasons, [None, approve, approve]);
+    for (entry, answer) in evaluations(&world, &admin).await.iter().zip(&answers) {
+        let verdict = entry.verdict.as_ref().unwrap();
+        assert_eq!((verdict.decision, verdict.rules.len()), (answer.decision, usize::from(answer.decision == needs)));
+        let replay = world.engine.replay(&admin, entry.index).await.unwrap();
+        assert_eq!(replay.computed.as_ref(), Some(&replay.stored));
+    }
     let query = EntryQuery { instance: None, from: 0, limit: 200 };
     let entries = world.engine.entries(&admin, query).await.unwrap().items;
     assert!(entries.iter().all(|entry| entry.kind != "permit" && entry.kind != "gate"));
+}
+
+/// Everything that an answer says but its place in the log.
+fn said(answers: &[EvaluationAnswer]) -> Vec<(Decision, Option<&str>)> {
+    answers.iter().map(|answer| (answer.decision, answer.reason.as_deref())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tool_is_allowed_in_the_subjects_own_running_instance_and_in_no_other() {
+    let world = World::with(&[org(1), org(2)]).await;
+    let admin = world.person("ada", &["ADMIN", "AUDITOR", "SECURITY", "OPERATOR"]);
+    let proxy = enforcement_point(&world, &admin, &["evaluate"]);
+    let (fixer, other) = (world.agent("fixer", &admin), world.agent("other", &admin));
+    world.workflow(&admin, "repair").await;
+    let own = world.instance(&admin, "repair", &fixer).await.instance.id;
+    let others = world.instance(&admin, "repair", &other).await.instance.id;
+    // Another organization has people of the same names.
+    let abroad = Of { roles: &["ADMIN", "OPERATOR"], ..Of::default() };
+    let abroad = world.person_of(org(2), "ada", abroad);
+    let namesake = world.agent("fixer", &abroad);
+    world.workflow(&abroad, "repair").await;
+    let foreign = world.instance(&abroad, "repair", &namesake).await.instance.id;
+
+    let inside = |request: EvaluationRequest, instance: &str| EvaluationRequest {
+        instance: Some(instance.to_owned()),
+        ..request
+    };
+    let here = own.to_string();
+    let evaluate = async |requests: Vec<EvaluationRequest>| {
+        world.engine.evaluate(Arc::clone(&proxy), requests, Semantic::ExecuteAll).await.unwrap()
+    };
+    let answers = evaluate(vec![inside(allowed(), &here), inside(gated(), &here), inside(denied(), &here)]).await;
+    let decisions: Vec<Decision> = answers.iter().map(|answer| answer.decision).collect();
+    assert_eq!(decisions, [Decision::Allow, Decision::NeedsApproval, Decision::Deny], "{answers:?}");
+    // Outside of it the default bundle lets an agent call nothing.
+    assert_eq!(evaluate(vec![allowed()]).await[0].decision, Decision::Deny);
+
+    // One that is not there, another agent's, another organization's and what is no id: one answer.
+    let unknown = InstanceId::from_bytes([7; 16]).to_string();
+    let named = [unknown, others.to_string(), foreign.to_string(), "nowhere".to_owned(), String::new()];
+    let elsewhere = evaluate(named.iter().map(|instance| inside(allowed(), instance)).collect()).await;
+    assert_eq!(said(&elsewhere), [(Decision::Deny, Some("the subject acts in no such instance")); 5]);
+    // Nor may somebody else's word be lent: a person is asked about in the agent's instance.
+    let ada = asks(PrincipalKind::Person, "ada", "notes.append", &json!({ "text": "a" }));
+    let nobody = asks(PrincipalKind::Agent, "nobody", "notes.append", &json!({ "text": "a" }));
+    let lent = evaluate(vec![inside(ada, &here), inside(nobody, &here)]).await;
+    assert_eq!(said(&lent), [(Decision::Deny, Some("the subject acts in no such instance")); 2]);
+
+    world.engine.freeze(Arc::clone(&admin), None, false).await.unwrap();
+    assert_eq!(
+        said(&evaluate(vec![inside(allowed(), &here)]).await),
+        [(Decision::Deny, Some("work in the instance is frozen"))]
+    );
+    world.engine.freeze(Arc::clone(&admin), None, true).await.unwrap();
+    assert_eq!(evaluate(vec![inside(allowed(), &here)]).await[0].decision, Decision::Allow);
+    // While people are asked, nothing else is done in it.
+    let merge = ("repo.merge", json!({ "branch": "main", "message": "m" }));
+    world.propose(&fixer, own, &[merge]).await.unwrap();
+    assert_eq!(
+        said(&evaluate(vec![inside(allowed(), &here)]).await),
+        [(Decision::Deny, Some("the instance is not running"))]
+    );
+    for entry in evaluations(&world, &admin).await {
+        let replay = world.engine.replay(&admin, entry.index).await.unwrap();
+        assert_eq!(replay.computed.as_ref(), Some(&replay.stored), "entry {}", entry.index);
+    }
+    let query = EntryQuery { instance: None, from: 0, limit: 200 };
+    let entries = world.engine.entries(&admin, query).await.unwrap().items;
+    assert!(entries.iter().all(|entry| entry.kind != "permit"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,33 +287,59 @@ async fn calls_that_ask_at_the_same_moment_share_appends_and_each_gets_its_own_r
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_ends_where_its_semantic_says() {
-    let Scene { world, proxy, .. } = scene().await;
-    let denied = asks(PrincipalKind::Agent, "fixer", "no.such.tool", &json!({}));
-    for (semantic, expected) in
-        [(Semantic::ExecuteAll, 3), (Semantic::DenyOnFirstDeny, 1), (Semantic::PermitOnFirstPermit, 3)]
-    {
-        let requests = vec![denied.clone(); 3];
-        let answers = world.engine.evaluate(Arc::clone(&proxy), requests, semantic).await.unwrap();
-        assert_eq!(answers.len(), expected, "{semantic:?}");
+    use Decision::{Allow, Deny, NeedsApproval};
+    use Semantic::{DenyOnFirstDeny, ExecuteAll, PermitOnFirstPermit};
+    let Scene { world, proxy, .. } = scene_under(&anywhere()).await;
+    let cases: [(Semantic, &[fn() -> EvaluationRequest], &[Decision]); 9] = [
+        (ExecuteAll, &[denied, allowed, denied], &[Deny, Allow, Deny]),
+        (DenyOnFirstDeny, &[denied, allowed, denied], &[Deny]),
+        (PermitOnFirstPermit, &[denied, allowed, denied], &[Deny, Allow]),
+        (ExecuteAll, &[allowed, denied, allowed], &[Allow, Deny, Allow]),
+        (DenyOnFirstDeny, &[allowed, denied, allowed], &[Allow, Deny]),
+        (PermitOnFirstPermit, &[allowed, denied, allowed], &[Allow]),
+        // What people would have to approve is not allowed as it stands.
+        (DenyOnFirstDeny, &[allowed, gated, allowed], &[Allow, NeedsApproval]),
+        (PermitOnFirstPermit, &[gated, allowed, denied], &[NeedsApproval, Allow]),
+        (PermitOnFirstPermit, &[gated, denied], &[NeedsApproval, Deny]),
+    ];
+    for (semantic, requests, expected) in cases {
+        let asked = requests.iter().map(|request| request()).collect();
+        let answers = world.engine.evaluate(Arc::clone(&proxy), asked, semantic).await.unwrap();
+        let decisions: Vec<Decision> = answers.iter().map(|answer| answer.decision).collect();
+        assert_eq!(decisions, expected, "{semantic:?}");
     }
-    let too_many = world.engine.evaluate(proxy, vec![denied; 65], Semantic::ExecuteAll).await;
+    let too_many = world.engine.evaluate(proxy, vec![denied(); 65], ExecuteAll).await;
     assert_eq!(too_many.unwrap_err().code(), "parameter-invalid");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_recorded_is_a_ledgered_setting_that_outlives_a_restart() {
-    let Scene { mut world, admin, proxy } = scene().await;
-    let request = asks(PrincipalKind::Agent, "fixer", "no.such.tool", &json!({}));
+    let Scene { mut world, admin, proxy } = scene_under(&anywhere()).await;
+    let requests = || vec![allowed(), denied(), gated()];
+    let recorded = |answers: &[EvaluationAnswer]| -> Vec<Option<u64>> {
+        answers.iter().map(|answer| answer.receipt.as_ref().map(|receipt| receipt.index)).collect()
+    };
     world.engine.set_evaluations_record(Arc::clone(&admin), Recording::None).await.unwrap();
     world.restart().await;
     let proxy_again = enforcement_point(&world, &admin, &["evaluate"]);
     assert_eq!(proxy.pseudonym, proxy_again.pseudonym);
-    let answers = world.engine.evaluate(Arc::clone(&proxy), vec![request.clone()], Semantic::ExecuteAll).await.unwrap();
-    assert!(answers[0].receipt.is_none());
+    let evaluate = async || world.engine.evaluate(Arc::clone(&proxy), requests(), Semantic::ExecuteAll).await.unwrap();
+    assert_eq!(recorded(&evaluate().await), [None; 3]);
     assert!(evaluations(&world, &admin).await.is_empty());
+
     world.engine.set_evaluations_record(Arc::clone(&admin), Recording::Denials).await.unwrap();
-    let answers = world.engine.evaluate(proxy, vec![request], Semantic::ExecuteAll).await.unwrap();
-    assert!(answers[0].receipt.is_some(), "a denial is recorded again");
+    let answers = evaluate().await;
+    assert_eq!(answers[0].decision, Decision::Allow);
+    let entries = evaluations(&world, &admin).await;
+    let indices: Vec<Option<u64>> = entries.iter().map(|entry| Some(entry.index)).collect();
+    // What is allowed leaves nothing; each of the others its one entry.
+    assert_eq!(recorded(&answers), [&[None], &indices[..]].concat());
+    let kept: Vec<Decision> = entries.iter().map(|entry| entry.verdict.as_ref().unwrap().decision).collect();
+    assert_eq!(kept, [Decision::Deny, Decision::NeedsApproval]);
+
+    world.engine.set_evaluations_record(Arc::clone(&admin), Recording::All).await.unwrap();
+    assert!(recorded(&evaluate().await).iter().all(Option::is_some));
+    assert_eq!(evaluations(&world, &admin).await.len(), 2 + 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
