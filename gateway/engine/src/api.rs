@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use countersign_gateway_flow::WhyNot;
 use countersign_gateway_model::{
     ActionId, DecisionId, Digest, GateId, InstanceId, ItemId, Name, Outcome, PermitId, RunId, State, Timestamp, Verdict,
 };
@@ -388,6 +389,10 @@ pub struct DecisionAnswer {
     pub decision: DecisionId,
     /// What it did.
     pub effect: Effect,
+    /// Why it has no effect, where that is the decider's or their view's; none: it has one, or `effect` says it all.
+    pub why: Option<WhyNot>,
+    /// The instance.
+    pub instance: InstanceId,
     /// Where the instance stands.
     pub state: State,
     /// What the gate's items got, where it resolved.

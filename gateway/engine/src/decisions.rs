@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use countersign_gateway_flow::rows::{DECISIONS, DecisionRow};
-use countersign_gateway_flow::{Illegal, Now, OpenGate, Proposal, Reply, decide};
+use countersign_gateway_flow::{Illegal, Now, OpenGate, Proposal, Reply, WhyNot, decide};
 use countersign_gateway_model::{ActionId, DecisionId, GateId, Principal, Timestamp};
 use countersign_ledger_entry::body::{DecisionKind, Effect};
 use countersign_ledger_log::Appended;
@@ -117,6 +118,7 @@ impl Engine {
         }
         let fold = held.fold()?;
         let (effect, cancel) = effect_of(&reply);
+        let why = why_of(&reply);
         self.cancel_runs(org, fold, &cancel);
         let expires = now + self.permit_ttl();
         let items = match &reply {
@@ -155,7 +157,7 @@ impl Engine {
                 }
             }
         }
-        Ok(DecisionAnswer { decision, effect, state, items, remaining, receipt })
+        Ok(DecisionAnswer { decision, effect, why, instance, state, items, remaining, receipt })
     }
 
     /// Weighs a decision and commits it. With [`EngineError::CountersBusy`] nothing has changed.
@@ -176,7 +178,7 @@ impl Engine {
         let decision = if let Proposal::Decide(decide) = &proposal { decide.decision } else { self.mint().decision() };
         let decided = decide(held.live.fold.as_ref(), proposal, &state)?;
         let reply = decided.reply.clone();
-        let mut answer = json!({ "decision": decision });
+        let mut answer = json!({ "decision": decision, "why": why_of(&reply) });
         if let Reply::Refused(reason) = &reply {
             answer = refusal_record(*reason, "refused by policy");
         }
@@ -200,6 +202,8 @@ impl Engine {
         Ok(DecisionAnswer {
             decision,
             effect: row.effect,
+            why: why_before(answer)?,
+            instance: fold.id(),
             state: fold.state(),
             items: Vec::new(),
             remaining: Vec::new(),
@@ -241,6 +245,18 @@ fn effect_of(reply: &Reply) -> (Effect, Vec<countersign_gateway_model::PermitId>
         Reply::Rejected { cancel } | Reply::Resolved { cancel, .. } => (Effect::Resolving, cancel.clone()),
         _ => (Effect::NotEligible, Vec::new()),
     }
+}
+
+pub(crate) fn why_of(reply: &Reply) -> Option<WhyNot> {
+    match reply {
+        Reply::Counted { why, .. } => *why,
+        _ => None,
+    }
+}
+
+/// What [`why_of`] said when the same key came first.
+pub(crate) fn why_before(answer: &Value) -> Result<Option<WhyNot>, EngineError> {
+    answer.get("why").map_or(Ok(None), |why| Option::deserialize(why).map_err(EngineError::damaged))
 }
 
 fn action_id(answer: &countersign_gateway_flow::ActionAnswer) -> ActionId {

@@ -5,7 +5,7 @@ use std::str::FromStr as _;
 use countersign_gateway_model::Principal;
 use countersign_ledger_entry::key::VKey;
 
-pub use countersign_gateway_flow::Illegal;
+pub use countersign_gateway_flow::{Illegal, WhyNot};
 pub use countersign_ledger_entry::assertion::EDDSA;
 pub use countersign_ledger_entry::body::{Assertion, DecisionKind, Effect, Finding, GateSubject, OnDeny};
 pub use countersign_ledger_entry::payload::Salt;

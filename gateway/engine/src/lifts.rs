@@ -22,7 +22,7 @@ use crate::asking::{Answered, actor_of, ask, question};
 use crate::beside::Beside;
 use crate::counters::{REPEATS, Reading};
 use crate::deciding::Deciding;
-use crate::decisions::Decision;
+use crate::decisions::{Decision, why_before, why_of};
 use crate::demands::{check_lift_signature, demands_met};
 use crate::error::EngineError;
 use crate::keyring::hold_keys;
@@ -163,7 +163,7 @@ impl Engine {
         let state = Now { at: now, frozen: org.is_frozen(held.live.team.as_ref()), by: actor_of(who) };
         let decided = decide(held.live.fold.as_ref(), Proposal::Lift(Box::new(lift)), &state)?;
         let reply = decided.reply.clone();
-        let stored = serde_json::to_vec(&json!({ "lift": id })).map_err(EngineError::damaged)?;
+        let stored = serde_json::to_vec(&json!({ "lift": id, "why": why_of(&reply) })).map_err(EngineError::damaged)?;
         let stream = instance_stream(held.fold()?.id());
         beside.idempotency = key.map(|k| crate::writing::idempotency(stream, who, k, stored));
         beside.reading = Some(reading);
@@ -356,6 +356,8 @@ impl Engine {
         let answer = DecisionAnswer {
             decision: lift,
             effect: row.effect,
+            why: why_before(answer)?,
+            instance: fold.id(),
             state: fold.state(),
             items: Vec::new(),
             remaining: Vec::new(),

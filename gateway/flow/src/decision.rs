@@ -32,16 +32,10 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
         return Ok((vec![draft_with(refusal, by, &decide.asked)], Reply::Refused(reason)));
     }
     let ballot = &decide.ballot;
-    let eligible = answer(&decide.asked)? == Answer::Allow;
-    if !eligible {
-        let error = decide.asked.verdict.as_ref().is_some_and(|v| v.error);
-        let (effect, why) =
-            if error { (Effect::PolicyError, WhyNot::PolicyError) } else { (Effect::NotEligible, WhyNot::Policy) };
-        return Ok(not_effective(scene, &decide, effect, why));
-    }
     let items = ballot.items.iter().map(|i| i.item);
-    if let Some(why) = gate.excluded(ballot.kind, by.actor, ballot.person(), items, scene.instance.chain()) {
-        return Ok(not_effective(scene, &decide, Effect::NotEligible, why));
+    let excluded = gate.excluded(ballot.kind, by.actor, ballot.person(), items, scene.instance.chain());
+    if let Some((effect, why)) = ineligible(&decide.asked, excluded)? {
+        return Ok(not_effective(scene, &decide, effect, why));
     }
     if ballot.kind == DecisionKind::Reject {
         return Ok(reject(scene, &decide));
@@ -83,6 +77,18 @@ pub(crate) fn decide(scene: &Scene<'_>, decide: Decide) -> Row {
     let Decide { asked, reasked, grants, .. } = decide;
     let first = draft_with(resolving, by, &asked);
     resolve(scene, &after, first, Following { decided: &asked, reasked: &reasked, grants })
+}
+
+/// Why this person's act has no effect, whatever it is about: policy refuses them, or they are excluded.
+pub(crate) fn ineligible(asked: &Asked, excluded: Option<WhyNot>) -> Result<Option<(Effect, WhyNot)>, Illegal> {
+    if answer(asked)? == Answer::Allow {
+        return Ok(excluded.map(|why| (Effect::NotEligible, why)));
+    }
+    if asked.verdict.as_ref().is_some_and(|v| v.error) {
+        return Ok(Some((Effect::PolicyError, WhyNot::PolicyError)));
+    }
+    // Policy refuses those who are excluded too, and cannot say which way they are.
+    Ok(Some((Effect::NotEligible, excluded.unwrap_or(WhyNot::Policy))))
 }
 
 /// What a request must have to be a decision at all.

@@ -8,7 +8,7 @@ use countersign_gateway_model::{Decision as Answer, Pseudonym};
 use countersign_ledger_entry::body::{DecisionKind, Effect, GateSubject, Lift};
 use countersign_ledger_entry::{Draft, PayloadRole};
 
-use crate::decision::{Following, check_reasked, denied, reasked, resolve};
+use crate::decision::{Following, check_reasked, denied, ineligible, reasked, resolve};
 use crate::error::Illegal;
 use crate::gate::{Lifted, OpenGate, is_blank};
 use crate::proposal::LiftRule;
@@ -29,20 +29,14 @@ pub(crate) fn decide(scene: &Scene<'_>, lift: LiftRule) -> Row {
         let body = body(&lift, gate, effect);
         (vec![draft_with(body, by, &lift.asked)], Reply::Counted { effect, why: Some(why) })
     };
-    if answer(&lift.asked)? != Answer::Allow {
-        let error = lift.asked.verdict.as_ref().is_some_and(|v| v.error);
-        let (effect, why) =
-            if error { (Effect::PolicyError, WhyNot::PolicyError) } else { (Effect::NotEligible, WhyNot::Policy) };
+    let (item, person) = (lift.lifting.item, lift.lifting.person());
+    // Whoever may not approve the item may not lift its rules either.
+    let barred = gate.excluded(DecisionKind::Approve, by.actor, person, std::iter::once(item), scene.instance.chain());
+    if let Some((effect, why)) = ineligible(&lift.asked, barred)? {
         return Ok(not_effective(effect, why));
     }
     if !lift.named {
         return Ok(not_effective(Effect::NotEligible, WhyNot::NotNamed));
-    }
-    let (item, person) = (lift.lifting.item, lift.lifting.person());
-    // Whoever may not approve the item may not lift its rules either.
-    let barred = gate.excluded(DecisionKind::Approve, by.actor, person, std::iter::once(item), scene.instance.chain());
-    if let Some(why) = barred {
-        return Ok(not_effective(Effect::NotEligible, why));
     }
     if lift.stale {
         return Ok(not_effective(Effect::Stale, WhyNot::Stale));

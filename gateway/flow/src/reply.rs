@@ -3,6 +3,7 @@
 use countersign_gateway_model::{ActionId, GateId, GrantId, InstanceId, ItemId, Outcome, PermitId, State};
 use countersign_ledger_entry::Draft;
 use countersign_ledger_entry::body::{Effect, RefusalReason};
+use serde::{Deserialize, Serialize};
 
 /// One append, not yet sealed, and the answer to give once it is durable. Before that nothing may be told or done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,8 +156,9 @@ pub enum ActionAnswer {
     Voided(ActionId),
 }
 
-/// Why a decision is not effective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a decision is not effective. Its words are what deciders are told, and are kept with their idempotency keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum WhyNot {
     /// Policy does not let this person decide.
     Policy,

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use countersign_gateway_engine as engine;
-use countersign_gateway_engine::{Effect, Finding};
+use countersign_gateway_engine::{Effect, Finding, WhyNot};
 use countersign_gateway_model::{DecisionId, Digest, GateId, InstanceId, ItemId, Name};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -91,6 +91,11 @@ pub(crate) struct LiftDone {
     /// `hard_denied`, `policy_error`: on record, and nothing was lifted.
     #[schema(value_type = String, example = "resolving")]
     effect: Effect,
+    /// Why nothing was lifted; absent where something was, and where `hard_denied` says it all. `not-named`: the rule's data
+    /// does not name them. Else as of a decision. More words may come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "not-named")]
+    why: Option<WhyNot>,
     /// Where the instance stands.
     #[schema(value_type = String, example = "RUNNING")]
     state: &'static str,
@@ -279,10 +284,12 @@ async fn break_glass_policy(
 
 fn lifted(done: engine::LiftAnswer) -> Result<Response, Problem> {
     let engine::LiftAnswer { answer, review_by } = done;
+    note_instance(answer.instance);
     note_entry(answer.receipt.index);
     reply::ok(&LiftDone {
         lift: answer.decision,
         effect: answer.effect,
+        why: answer.why,
         state: answer.state.as_str(),
         actions: answer.items.into_iter().map(Into::into).collect(),
         remaining: answer.remaining.into_iter().map(Into::into).collect(),

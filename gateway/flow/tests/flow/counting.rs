@@ -81,6 +81,11 @@ fn approval_by_the_acting_principal_or_its_chain_is_always_refused() {
         assert_eq!(why(w.approve(person, &[1])), (Effect::NotEligible, Some(WhyNot::ActingChain)));
         assert_eq!(why(w.drop_items(person, &[1])), (Effect::NotEligible, Some(WhyNot::ActingChain)));
     }
+    // Policy refuses them too, in words that do not say why.
+    let mut vote = w.decide(w.ballot(DecisionKind::Approve, DELEGATOR, &[(1, Change::Keep)]));
+    vote.asked.verdict = deny().verdict;
+    let reply = w.propose(DELEGATOR, Proposal::Decide(Box::new(vote)));
+    assert_eq!(why(reply), (Effect::NotEligible, Some(WhyNot::ActingChain)));
     // Not by another account of that person either.
     let ballot = w.ballot(DecisionKind::Approve, DELEGATOR, &[(1, Change::Keep)]);
     let vote = w.decide(ballot);

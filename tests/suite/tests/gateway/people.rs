@@ -71,6 +71,37 @@ fn a_consent_is_good_for_the_agent_that_it_names() {
 }
 
 #[test]
+fn who_an_agent_acts_for_approves_nothing_of_it_and_is_told_why() {
+    let gateway = Gateway::start();
+    let (dana, dana_decides) = gateway.enrol();
+    let agent = gateway.agent(&dana, "fixer");
+    let anna = crate::glass::person(&gateway, &dana, "anna", "APPROVER");
+    gateway.workflow(&dana, "repair");
+    let instance = gateway.instance(&dana, "repair", "fixer");
+    let consent = gateway.post("/api/v1/tokens/consent", &dana, &json!({ "agent": "fixer", "life_s": 600 }));
+    let consent = json!({ "consent": consent.expect_status(200).json()["access_token"] });
+    let acting = gateway.post("/api/v1/tokens/exchange", &agent, &consent).expect_status(200).json();
+    let merge = json!({ "branch": "main", "message": "fix" });
+    let waiting = gateway.propose(acting["access_token"].as_str().unwrap(), &instance, "repo.merge", &merge);
+    let waiting = waiting.expect_status(202).json();
+    let gate = waiting["gate"]["id"].as_str().unwrap();
+    let approve = |token: &str| {
+        let shown = gateway.get(&format!("/api/v1/gates/{gate}"), token).expect_status(200).json();
+        let body = json!({ "decision": "APPROVE", "justification": "seen", "shown_digest": shown["shown_digest"] });
+        gateway.post_once(&format!("/api/v1/gates/{gate}/decisions"), token, "once", &body).expect_status(200).json()
+    };
+    let own = approve(&dana_decides);
+    assert_eq!((&own["effect"], &own["why"]), (&json!("not_eligible"), &json!("acting-chain")), "{own}");
+    assert_eq!((&own["state"], &own["remaining"][0]["counted"]), (&json!("WAITING_FOR_HUMAN"), &json!(0)), "{own}");
+    let again = approve(&dana_decides);
+    assert_eq!((&again["decision"], &again["why"]), (&own["decision"], &own["why"]), "one key, one answer");
+    let other = approve(&anna);
+    assert_eq!((&other["effect"], other.get("why")), (&json!("resolving"), None), "{other}");
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
+}
+
+#[test]
 fn who_gives_the_current_password_gets_a_new_one_and_the_old_one_ends() {
     const NEW: &str = "quite another passphrase 8";
     let gateway = Gateway::start();
