@@ -71,13 +71,18 @@ pub(crate) fn draft_of(bundle: &Path) -> Vec<u8> {
     serde_json::to_vec(&json!({ "format": "countersign-draft/1", "files": files })).unwrap()
 }
 
-/// Proposes a bundle with the difference confirmed, as one person alone must.
-pub(crate) fn propose(gateway: &Gateway, token: &str, path: &str, body: &[u8]) -> Value {
+/// The path at which a bundle is taken: with the difference confirmed, as one person alone must.
+pub(crate) fn confirmed(gateway: &Gateway, token: &str, path: &str, body: &[u8]) -> String {
     let answer = gateway.send("POST", path, token, &[], Some(body.to_vec())).expect_status(409);
     assert_eq!(answer.code(), "diff-unconfirmed");
     let problem = answer.json();
     assert!(!problem["diff"].as_str().unwrap().is_empty(), "{problem}");
-    let confirmed = format!("{path}?confirmed_diff={}", problem["diff_digest"].as_str().unwrap());
+    format!("{path}?confirmed_diff={}", problem["diff_digest"].as_str().unwrap())
+}
+
+/// Proposes a bundle with the difference confirmed.
+pub(crate) fn propose(gateway: &Gateway, token: &str, path: &str, body: &[u8]) -> Value {
+    let confirmed = confirmed(gateway, token, path, body);
     let answer = gateway.send("POST", &confirmed, token, &[], Some(body.to_vec()));
     assert!(answer.status < 300, "{}", String::from_utf8_lossy(&answer.bytes));
     answer.json()

@@ -62,16 +62,15 @@ fn proposed(gateway: &Gateway, dana: &str, who: &str) -> (String, String, String
     (text("id"), text("diff_digest"), sara)
 }
 
-/// For the walk over all operations: a window is cut short. What is in force then lets nobody break anything.
-pub(crate) fn cut(gateway: &Gateway, dana: &str, who: &str) {
+/// For the walk over all operations: a window that can be cut short, as path, token and body.
+pub(crate) fn cuttable(gateway: &Gateway, dana: &str, who: &str) -> (String, String, Value) {
     let (id, diff, sara) = proposed(gateway, dana, who);
     let body = json!({ "rule": "policy-change", "justification": "it stops every refund", "diff_digest": diff });
-    let lifted = gateway.post(&format!("/api/v1/policies/proposals/{id}/break-glass"), &sara, &body);
-    assert_eq!(lifted.expect_status(200).json()["effect"], "resolving");
-    window(gateway, dana, 0);
+    (format!("/api/v1/policies/proposals/{id}/break-glass"), sara, body)
 }
 
-fn window(gateway: &Gateway, dana: &str, seconds: u32) {
+/// How long a change of policy is compared with what is asked before it is put in force.
+pub(crate) fn window(gateway: &Gateway, dana: &str, seconds: u32) {
     let body = json!({ "value": seconds }).to_string().into_bytes();
     gateway.send("PUT", "/api/v1/settings/policy.shadow_window_s", dana, &[], Some(body)).expect_status(200);
 }
@@ -102,8 +101,9 @@ fn json_of(gateway: &Gateway, token: &str, arguments: &[&str]) -> Value {
     serde_json::from_str(&said).unwrap_or_else(|_| panic!("{arguments:?} printed no JSON: {said}"))
 }
 
-/// For the walk over all operations: a rule is lifted; the lift, and the instance.
-pub(crate) fn broken(gateway: &Gateway, dana: &str, who: &str) -> (String, String) {
+/// For the walk over all operations: a rule that can be lifted, as path, token and body.
+pub(crate) fn breakable(gateway: &Gateway, dana: &str, who: &str) -> (String, String, Value) {
+    window(gateway, dana, 0);
     activate_edited(gateway, dana, liftable);
     let sara = person(gateway, dana, who, "SECURITY");
     let agent = gateway.agent(dana, &format!("{who}s-fixer"));
@@ -114,9 +114,15 @@ pub(crate) fn broken(gateway: &Gateway, dana: &str, who: &str) -> (String, Strin
     let body = json!({
         "rule": "merge", "justification": "production is down", "shown_digest": shown["shown_digest"]
     });
-    let lifted = gateway.post(&format!("/api/v1/gates/{gate}/break-glass"), &sara, &body).expect_status(200).json();
+    (format!("/api/v1/gates/{gate}/break-glass"), sara, body)
+}
+
+/// A rule that was lifted: the lift.
+pub(crate) fn broken(gateway: &Gateway, dana: &str, who: &str) -> String {
+    let (path, sara, body) = breakable(gateway, dana, who);
+    let lifted = gateway.post(&path, &sara, &body).expect_status(200).json();
     assert_eq!(lifted["effect"], "resolving", "{lifted}");
-    (lifted["lift"].as_str().unwrap().to_owned(), instance)
+    lifted["lift"].as_str().unwrap().to_owned()
 }
 
 #[test]
@@ -141,7 +147,8 @@ fn one_person_breaks_the_glass_another_reviews_it_and_the_pack_tells_both() {
         |token: &str| run(&gateway, token, &[&["gate", "break-glass", &gate, "--rule", "merge"], &words[..]].concat());
     // Whoever the rule does not name, and an agent, lift nothing.
     let (ok, said) = lift(&anna);
-    assert!(ok && said.contains("not_eligible"), "{said}");
+    let unfit: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((ok, &unfit["effect"], &unfit["why"]), (true, &json!("not_eligible"), &json!("policy")), "{unfit}");
     let (ok, said) = lift(&agent);
     assert!(!ok && said.contains("you are no person to whom its view is shown"), "{said}");
     let body = json!({ "rule": "merge", "justification": "production is down", "shown_digest": digest });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use countersign_tests_testkit::Gateway;
+use countersign_tests_testkit::{Answer, Gateway, PASSWORD};
 use serde_json::{Value, json};
 
 /// Every operation of the document: method, path, description.
@@ -79,203 +79,285 @@ fn each_changing_operation_leaves_an_entry_even_when_refused() {
     gateway.workflow(&dana, "repair");
     let document = gateway.get("/openapi.json", "").expect_status(200).json();
     let without: BTreeSet<&str> = countersign_gateway_http::WITHOUT_ENTRY.iter().map(|(id, _)| *id).collect();
-    let size = || gateway.entries(&dana).len();
-    // What each needs to become a question. An agent asks wherever it may not: the refusal must be there.
+    let by = By { gateway: &gateway, dana: &dana, decider: &decider, agent: &agent };
     let mut missing: Vec<String> = Vec::new();
     let mut seen = BTreeSet::new();
     for (method, path, operation) in operations(&document) {
         let id = operation["operationId"].as_str().unwrap().to_owned();
-        if method == "GET" || without.contains(id.as_str()) {
-            seen.insert(id);
-            continue;
-        }
-        let before = size();
-        let made = act(&gateway, &id, (&dana, &decider, &agent));
-        if !made || size() == before {
-            missing.push(format!("{id} ({method} {path})"));
+        if method != "GET" && !without.contains(id.as_str()) {
+            let left = by.prepared(&id).is_some_and(|call| by.leaves_an_entry(&id, &call));
+            if !left {
+                missing.push(format!("{id} ({method} {path})"));
+            }
         }
         seen.insert(id);
     }
     assert!(missing.is_empty(), "no entry after: {missing:#?}");
     let stale: Vec<&&str> = without.iter().filter(|id| !seen.contains(**id)).collect();
     assert!(stale.is_empty(), "no longer in the document: {stale:?}");
-}
 
-/// Carries one operation out in earnest; false if this test does not know it, which is a failure.
-fn act(gateway: &Gateway, id: &str, (dana, decider, agent): (&str, &str, &str)) -> bool {
-    let post = |path: &str, token: &str, body: Value| gateway.post(path, token, &body);
-    let instance = || gateway.instance(dana, "repair", "fixer");
-    let gate = || {
-        let instance = instance();
-        let merge = json!({ "branch": "main", "message": "fix" });
-        gateway.propose(agent, &instance, "repo.merge", &merge).json()["gate"]["id"].as_str().unwrap().to_owned()
-    };
-    let permitted = || {
-        let instance = instance();
-        let note = json!({ "text": "a" });
-        let answer = gateway.propose(agent, &instance, "notes.append", &note).json();
-        answer["actions"][0]["action"].as_str().unwrap().to_owned()
-    };
-    let answer = match id {
-        "createInstance" => post("/api/v1/instances", dana, json!({ "workflow": "repair", "agent": "fixer" })),
-        "startInstance" => {
-            let body = json!({ "workflow": "repair", "agent": "fixer", "start": false });
-            let made = post("/api/v1/instances", dana, body).json();
-            let made = made["instance"]["id"].as_str().unwrap().to_owned();
-            post(&format!("/api/v1/instances/{made}/start"), dana, json!({}))
-        }
-        "completeInstance" => post(&format!("/api/v1/instances/{}/complete", instance()), agent, json!({})),
-        "terminateInstance" => post(&format!("/api/v1/instances/{}/terminate", instance()), agent, json!({})),
-        "proposeActions" => gateway.propose(agent, &instance(), "notes.append", &json!({ "text": "a" })),
-        "startAction" => post(&format!("/api/v1/actions/{}/start", permitted()), agent, json!({})),
-        "reportOutcome" => {
-            let action = permitted();
-            post(&format!("/api/v1/actions/{action}/start"), agent, json!({})).expect_status(200);
-            post(&format!("/api/v1/actions/{action}/outcome"), agent, json!({ "outcome": "succeeded" }))
-        }
-        "decide" => {
-            let gate = gate();
-            post(&format!("/api/v1/gates/{gate}/decisions"), decider, json!({ "decision": "REJECT" }))
-        }
-        "breakGlass" => {
-            crate::glass::broken(gateway, dana, "sara");
-            return true;
-        }
-        "breakGlassPolicy" => {
-            crate::glass::cut(gateway, dana, "sven");
-            return true;
-        }
-        "closeReview" => {
-            let (lift, _) = crate::glass::broken(gateway, dana, "saul");
-            let body = json!({ "finding": "upheld", "justification": "looked at it" });
-            let reviewer = crate::glass::person(gateway, dana, "rita", "ADMIN");
-            post(&format!("/api/v1/reviews/{lift}"), &reviewer, body)
-        }
-        "requestGrant" => post(&format!("/api/v1/instances/{}/grants", instance()), agent, crate::grants::mailing(1)),
-        "revokeGrant" => {
-            let (instance, grant) = crate::grants::granted(gateway, &instance(), agent, decider);
-            post(&format!("/api/v1/instances/{instance}/grants/{grant}/revoke"), agent, json!({}))
-        }
-        "registerWorkflow" => post("/api/v1/workflows", dana, json!({ "id": "other", "version": "1" })),
-        "evaluate" => {
-            let about = json!({ "type": "user", "id": "dana" });
-            let body = json!({ "subject": about, "action": { "name": "updatePrincipal" }, "resource": about });
-            gateway.post("/access/v1/evaluation", agent, &body).expect_status(403);
-            return true;
-        }
-        "evaluateMany" => {
-            let about = json!({ "type": "user", "id": "dana" });
-            let body = json!({
-                "subject": about, "action": { "name": "updatePrincipal" }, "evaluations": [{ "resource": about }]
-            });
-            gateway.post("/access/v1/evaluations", agent, &body).expect_status(403);
-            return true;
-        }
-        "freeze" => post("/api/v1/freezes", dana, json!({ "team": "nobody" })),
-        "liftFreeze" => post("/api/v1/freezes/lift", dana, json!({ "team": "nobody" })),
-        _ => return act_on_accounts(gateway, id, (dana, agent)),
-    };
-    assert!(answer.status < 300, "{id}: {}", String::from_utf8_lossy(&answer.bytes));
-    true
-}
-
-/// Operations on accounts, settings and policy are asked by the agent, who may not: the refusal is what must be there.
-fn act_on_accounts(gateway: &Gateway, id: &str, (dana, agent): (&str, &str)) -> bool {
-    let (method, path, body) = match id {
-        "createPerson" => ("POST", "/api/v1/people", json!({ "id": "eve", "display_name": "Eve" })),
-        "changePerson" => ("PATCH", "/api/v1/people/dana", json!({ "display_name": "D" })),
-        "setPassword" => ("PUT", "/api/v1/people/dana/password", json!({ "password": "another long password 7" })),
-        "registerPersonKey" => {
-            let body = json!({ "alg": -8, "key": "A".repeat(43) + "=", "possession": "A".repeat(86) + "==" });
-            ("POST", "/api/v1/people/dana/keys", body)
-        }
-        "revokePersonKey" => ("POST", "/api/v1/people/dana/keys/revoke", json!({ "key_id": "00".repeat(32) })),
-        "erasePerson" => ("DELETE", "/api/v1/people/dana", json!({})),
-        "createAgent" => ("POST", "/api/v1/agents", json!({ "id": "eve", "display_name": "Eve", "owner": "dana" })),
-        "changeAgent" => ("PATCH", "/api/v1/agents/fixer", json!({ "display_name": "F" })),
-        "createService" => ("POST", "/api/v1/services", json!({ "id": "ci", "display_name": "CI", "owner": "dana" })),
-        "changeService" => ("PATCH", "/api/v1/services/ci", json!({ "display_name": "CI" })),
-        "createServiceAccount" => ("POST", "/api/v1/service-accounts", json!({ "bound_to": "agent:fixer" })),
-        "changeServiceAccount" | "rotateClientSecret" => {
-            let listed = gateway.get("/api/v1/service-accounts", dana).expect_status(200).json();
-            let client = listed["items"][0]["client_id"].as_str().unwrap().to_owned();
-            let answer = if id == "rotateClientSecret" {
-                gateway.post(&format!("/api/v1/service-accounts/{client}/rotate"), agent, &json!({}))
-            } else {
-                let body = json!({ "disabled": false }).to_string().into_bytes();
-                gateway.send("PATCH", &format!("/api/v1/service-accounts/{client}"), agent, &[], Some(body))
-            };
-            assert_eq!(answer.code(), "policy-denied", "{id}");
-            return true;
-        }
-        "invitePerson" => ("POST", "/api/v1/enrolments/people", json!({ "roles": ["OPERATOR"] })),
-        "inviteServiceAccount" => ("POST", "/api/v1/enrolments/service-accounts", json!({ "bound_to": "agent:fixer" })),
-        "revokeToken" => ("POST", "/api/v1/tokens/revoke", json!({ "account": "person:dana" })),
-        "setPublicRead" => ("PUT", "/api/v1/settings/log.public_read", json!({ "value": true })),
-        "setEvaluationsRecord" => ("PUT", "/api/v1/settings/evaluations.record", json!({ "value": "none" })),
-        "enrolPerson" => {
-            let answer = gateway.post("/api/v1/enrolments/people", dana, &json!({ "roles": ["OPERATOR"] }));
-            let token = answer.expect_status(201).json()["token"].clone();
-            let body = json!({
-                "token": token, "id": "mia", "display_name": "Mia", "password": countersign_tests_testkit::PASSWORD,
-            });
-            gateway.post("/api/v1/enrol/person", "", &body).expect_status(201);
-            return true;
-        }
-        "enrolServiceAccount" => {
-            let body = json!({ "bound_to": "agent:fixer" });
-            let answer = gateway.post("/api/v1/enrolments/service-accounts", dana, &body);
-            let token = answer.expect_status(201).json()["token"].clone();
-            gateway.post("/api/v1/enrol/service-account", "", &json!({ "token": token })).expect_status(201);
-            return true;
-        }
-        "registerTools" => {
-            let tool = json!({ "name": "tickets.create", "input": { "type": "object" } });
-            ("POST", "/api/v1/tools", json!({ "tools": [tool] }))
-        }
-        "importMcpTools" => {
-            let tool = json!({ "name": "create", "inputSchema": { "type": "object" } });
-            ("POST", "/api/v1/tools/import-mcp", json!({ "server": "tickets", "tools_list": { "tools": [tool] } }))
-        }
-        "retireTool" => ("DELETE", "/api/v1/tools/notes.append", json!({})),
-        "reviewRecovery" => ("POST", "/api/v1/policies/recovery/review", json!({})),
-        "setShadowWindow" => ("PUT", "/api/v1/settings/policy.shadow_window_s", json!({ "value": 60 })),
-        "raiseAuthority" => ("PUT", "/api/v1/settings/authority", json!({ "value": "four_eyes" })),
-        "activatePolicy" => return activate(gateway, dana),
-        "proposePolicy" | "withdrawPolicyProposal" | "rollbackPolicy" => return change_policy(gateway, id, dana),
-        _ => return false,
-    };
-    let answer = gateway.send(method, path, agent, &[], Some(body.to_string().into_bytes()));
-    assert_eq!(answer.code(), "policy-denied", "{id}: {}", String::from_utf8_lossy(&answer.bytes));
-    true
-}
-
-/// The way of a bundle is the program's own to walk; its entry is held by `first_hour`.
-fn activate(gateway: &Gateway, dana: &str) -> bool {
-    crate::first_hour::activate_a_changed_bundle(gateway, dana);
-    true
-}
-
-/// A change of policy, and its way back.
-fn change_policy(gateway: &Gateway, id: &str, dana: &str) -> bool {
-    let proposals = "/api/v1/policies/proposals";
-    let window = |seconds: u64| {
-        let body = json!({ "value": seconds }).to_string().into_bytes();
-        gateway.send("PUT", "/api/v1/settings/policy.shadow_window_s", dana, &[], Some(body)).expect_status(200);
-    };
-    // Far enough that a proposal rests in its window.
-    window(if id == "rollbackPolicy" { 0 } else { 3600 });
-    let proposed = crate::changes::propose(gateway, dana, proposals, &crate::changes::draft(id));
-    match id {
-        "withdrawPolicyProposal" => {
-            let path = format!("{proposals}/{}/withdraw", proposed["id"].as_str().unwrap());
-            gateway.post(&path, dana, &json!({})).expect_status(200);
-        }
-        "rollbackPolicy" => {
-            let back = crate::changes::propose(gateway, dana, "/api/v1/policies/rollback", b"{}");
-            assert_eq!(back["rollback"], true, "{back}");
-        }
-        _ => {}
+    // What is set up before the one request does not count for it.
+    for id in ["checkPolicy", "login"] {
+        assert!(without.contains(id), "{id} is said to leave nothing");
+        let call = by.prepared(id).unwrap();
+        assert!(!by.leaves_an_entry(id, &call), "{id} left an entry, or the walk counts what is not the request's");
     }
-    true
+}
+
+/// The one request that is measured: whatever it needs is there.
+struct Call {
+    method: &'static str,
+    path: String,
+    token: String,
+    body: Vec<u8>,
+    /// What it must be answered with to have been asked at all.
+    good: fn(&Answer) -> bool,
+}
+
+fn done(answer: &Answer) -> bool {
+    answer.status < 300
+}
+
+fn denied(answer: &Answer) -> bool {
+    answer.code() == "policy-denied"
+}
+
+impl Call {
+    fn post(path: impl Into<String>, token: &str, body: &Value) -> Self {
+        let body = body.to_string().into_bytes();
+        Self { method: "POST", path: path.into(), token: token.to_owned(), body, good: done }
+    }
+
+    /// By whoever may not: the refusal must be there.
+    fn denied(method: &'static str, path: impl Into<String>, token: &str, body: &Value) -> Self {
+        Self { method, good: denied, ..Self::post(path, token, body) }
+    }
+}
+
+/// Who asks in the walk.
+struct By<'a> {
+    gateway: &'a Gateway,
+    dana: &'a str,
+    decider: &'a str,
+    agent: &'a str,
+}
+
+impl By<'_> {
+    /// Sends the request alone, and looks for an entry of its own: the one that its receipt proves, or else one that somebody
+    /// left. What the gateway does by itself meanwhile, when a time has come, is nobody's. Whoever has no account yet is nobody
+    /// too, and leaves one that makes an account known, which no clock does.
+    fn leaves_an_entry(&self, id: &str, call: &Call) -> bool {
+        let nobody = format!("who_{}", "0".repeat(32));
+        let before = self.gateway.entries(self.dana).len();
+        let answer = self.gateway.send(call.method, &call.path, &call.token, &[], Some(call.body.clone()));
+        assert!((call.good)(&answer), "{id}: {}: {}", answer.status, String::from_utf8_lossy(&answer.bytes));
+        let entries = self.gateway.entries(self.dana);
+        let body: Value = serde_json::from_slice(&answer.bytes).unwrap_or_default();
+        match body["receipt"]["index"].as_u64() {
+            Some(index) => entries[before..].iter().any(|entry| entry["index"] == index),
+            None if call.token.is_empty() => entries[before..].iter().any(|entry| entry["kind"] == "principal"),
+            None => entries[before..].iter().any(|entry| entry["actor"] != nobody.as_str()),
+        }
+    }
+
+    fn instance(&self) -> String {
+        self.gateway.instance(self.dana, "repair", "fixer")
+    }
+
+    /// An instance of the agent's, as part of a path.
+    fn at_instance(&self, rest: &str) -> String {
+        format!("/api/v1/instances/{}/{rest}", self.instance())
+    }
+
+    fn gate(&self) -> String {
+        let merge = json!({ "branch": "main", "message": "fix" });
+        let waiting = self.gateway.propose(self.agent, &self.instance(), "repo.merge", &merge).json();
+        waiting["gate"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// An action that may be started.
+    fn permitted(&self) -> String {
+        let note = json!({ "text": "a" });
+        let answer = self.gateway.propose(self.agent, &self.instance(), "notes.append", &note).json();
+        answer["actions"][0]["action"].as_str().unwrap().to_owned()
+    }
+
+    /// Sets up what one operation needs, and gives the request; none if this test does not know the operation.
+    fn prepared(&self, id: &str) -> Option<Call> {
+        let By { gateway, dana, decider, agent } = *self;
+        Some(match id {
+            "createInstance" => {
+                Call::post("/api/v1/instances", dana, &json!({ "workflow": "repair", "agent": "fixer" }))
+            }
+            "startInstance" => {
+                let body = json!({ "workflow": "repair", "agent": "fixer", "start": false });
+                let made = gateway.post("/api/v1/instances", dana, &body).expect_status(201).json();
+                let made = made["instance"]["id"].as_str().unwrap();
+                Call::post(format!("/api/v1/instances/{made}/start"), dana, &json!({}))
+            }
+            "completeInstance" => Call::post(self.at_instance("complete"), agent, &json!({})),
+            "terminateInstance" => Call::post(self.at_instance("terminate"), agent, &json!({})),
+            "proposeActions" => {
+                let action = json!({ "tool": "notes.append", "input": { "text": "a" } });
+                Call::post(self.at_instance("actions"), agent, &json!({ "actions": [action] }))
+            }
+            "startAction" => Call::post(format!("/api/v1/actions/{}/start", self.permitted()), agent, &json!({})),
+            "reportOutcome" => {
+                let action = self.permitted();
+                gateway.post(&format!("/api/v1/actions/{action}/start"), agent, &json!({})).expect_status(200);
+                let body = json!({ "outcome": "succeeded" });
+                Call::post(format!("/api/v1/actions/{action}/outcome"), agent, &body)
+            }
+            "decide" => {
+                let path = format!("/api/v1/gates/{}/decisions", self.gate());
+                Call::post(path, decider, &json!({ "decision": "REJECT" }))
+            }
+            "breakGlass" => {
+                let (path, sara, body) = crate::glass::breakable(gateway, dana, "sara");
+                Call::post(path, &sara, &body)
+            }
+            "breakGlassPolicy" => {
+                let (path, sven, body) = crate::glass::cuttable(gateway, dana, "sven");
+                Call::post(path, &sven, &body)
+            }
+            "closeReview" => {
+                let lift = crate::glass::broken(gateway, dana, "saul");
+                let reviewer = crate::glass::person(gateway, dana, "rita", "ADMIN");
+                let body = json!({ "finding": "upheld", "justification": "looked at it" });
+                Call::post(format!("/api/v1/reviews/{lift}"), &reviewer, &body)
+            }
+            "requestGrant" => Call::post(self.at_instance("grants"), agent, &crate::grants::mailing(1)),
+            "revokeGrant" => {
+                let (instance, grant) = crate::grants::granted(gateway, &self.instance(), agent, decider);
+                Call::post(format!("/api/v1/instances/{instance}/grants/{grant}/revoke"), agent, &json!({}))
+            }
+            "registerWorkflow" => Call::post("/api/v1/workflows", dana, &json!({ "id": "other", "version": "1" })),
+            "evaluate" | "evaluateMany" => {
+                let about = json!({ "type": "user", "id": "dana" });
+                let (path, mut body) = ("/access/v1/evaluation", json!({ "subject": about, "resource": about }));
+                body["action"] = json!({ "name": "updatePrincipal" });
+                let call = if id == "evaluate" {
+                    Call::post(path, agent, &body)
+                } else {
+                    body["evaluations"] = json!([{ "resource": about }]);
+                    Call::post(format!("{path}s"), agent, &body)
+                };
+                Call { good: |answer| answer.status == 403, ..call }
+            }
+            "freeze" => Call::post("/api/v1/freezes", dana, &json!({ "team": "nobody" })),
+            "liftFreeze" => {
+                gateway.post("/api/v1/freezes", dana, &json!({ "team": "nobody" })).expect_status(200);
+                Call::post("/api/v1/freezes/lift", dana, &json!({ "team": "nobody" }))
+            }
+            // The two that leave nothing, with something set up before them that does.
+            "checkPolicy" => {
+                self.instance();
+                let body = crate::changes::draft(id);
+                Call { body, ..Call::post("/api/v1/policies/check", dana, &json!({})) }
+            }
+            "login" => {
+                self.instance();
+                let body = json!({ "id": "dana", "password": PASSWORD, "scope": "act" });
+                Call::post("/api/v1/tokens/login", "", &body)
+            }
+            "activatePolicy" | "proposePolicy" | "withdrawPolicyProposal" | "rollbackPolicy" => self.of_policy(id),
+            _ => return self.of_accounts(id),
+        })
+    }
+
+    /// Operations on accounts, settings and tools are asked by the agent, who may not: the refusal is what must be there.
+    fn of_accounts(&self, id: &str) -> Option<Call> {
+        let By { gateway, dana, agent, .. } = *self;
+        let (method, path, body) = match id {
+            "createPerson" => ("POST", "/api/v1/people", json!({ "id": "eve", "display_name": "Eve" })),
+            "changePerson" => ("PATCH", "/api/v1/people/dana", json!({ "display_name": "D" })),
+            "setPassword" => ("PUT", "/api/v1/people/dana/password", json!({ "password": "another long password 7" })),
+            "registerPersonKey" => {
+                let body = json!({ "alg": -8, "key": "A".repeat(43) + "=", "possession": "A".repeat(86) + "==" });
+                ("POST", "/api/v1/people/dana/keys", body)
+            }
+            "revokePersonKey" => ("POST", "/api/v1/people/dana/keys/revoke", json!({ "key_id": "00".repeat(32) })),
+            "erasePerson" => ("DELETE", "/api/v1/people/dana", json!({})),
+            "createAgent" => ("POST", "/api/v1/agents", json!({ "id": "eve", "display_name": "Eve", "owner": "dana" })),
+            "changeAgent" => ("PATCH", "/api/v1/agents/fixer", json!({ "display_name": "F" })),
+            "createService" => {
+                ("POST", "/api/v1/services", json!({ "id": "ci", "display_name": "CI", "owner": "dana" }))
+            }
+            "changeService" => ("PATCH", "/api/v1/services/ci", json!({ "display_name": "CI" })),
+            "createServiceAccount" => ("POST", "/api/v1/service-accounts", json!({ "bound_to": "agent:fixer" })),
+            "changeServiceAccount" | "rotateClientSecret" => {
+                let listed = gateway.get("/api/v1/service-accounts", dana).expect_status(200).json();
+                let client = listed["items"][0]["client_id"].as_str().unwrap();
+                let path = format!("/api/v1/service-accounts/{client}");
+                return Some(if id == "rotateClientSecret" {
+                    Call::denied("POST", format!("{path}/rotate"), agent, &json!({}))
+                } else {
+                    Call::denied("PATCH", path, agent, &json!({ "disabled": false }))
+                });
+            }
+            "invitePerson" => ("POST", "/api/v1/enrolments/people", json!({ "roles": ["OPERATOR"] })),
+            "inviteServiceAccount" => {
+                ("POST", "/api/v1/enrolments/service-accounts", json!({ "bound_to": "agent:fixer" }))
+            }
+            "revokeToken" => ("POST", "/api/v1/tokens/revoke", json!({ "account": "person:dana" })),
+            "setPublicRead" => ("PUT", "/api/v1/settings/log.public_read", json!({ "value": true })),
+            "setEvaluationsRecord" => ("PUT", "/api/v1/settings/evaluations.record", json!({ "value": "none" })),
+            "enrolPerson" | "enrolServiceAccount" => {
+                let (what, body) = match id {
+                    "enrolPerson" => ("people", json!({ "roles": ["OPERATOR"] })),
+                    _ => ("service-accounts", json!({ "bound_to": "agent:fixer" })),
+                };
+                let invited = gateway.post(&format!("/api/v1/enrolments/{what}"), dana, &body).expect_status(201);
+                let token = invited.json()["token"].clone();
+                return Some(if id == "enrolPerson" {
+                    let mia = json!({ "token": token, "id": "mia", "display_name": "Mia", "password": PASSWORD });
+                    Call::post("/api/v1/enrol/person", "", &mia)
+                } else {
+                    Call::post("/api/v1/enrol/service-account", "", &json!({ "token": token }))
+                });
+            }
+            "registerTools" => {
+                let tool = json!({ "name": "tickets.create", "input": { "type": "object" } });
+                ("POST", "/api/v1/tools", json!({ "tools": [tool] }))
+            }
+            "importMcpTools" => {
+                let tool = json!({ "name": "create", "inputSchema": { "type": "object" } });
+                ("POST", "/api/v1/tools/import-mcp", json!({ "server": "tickets", "tools_list": { "tools": [tool] } }))
+            }
+            "retireTool" => ("DELETE", "/api/v1/tools/notes.append", json!({})),
+            "reviewRecovery" => ("POST", "/api/v1/policies/recovery/review", json!({})),
+            "setShadowWindow" => ("PUT", "/api/v1/settings/policy.shadow_window_s", json!({ "value": 60 })),
+            "raiseAuthority" => ("PUT", "/api/v1/settings/authority", json!({ "value": "four_eyes" })),
+            _ => return None,
+        };
+        Some(Call::denied(method, path, agent, &body))
+    }
+
+    /// A change of policy, and its way back.
+    fn of_policy(&self, id: &str) -> Call {
+        let By { gateway, dana, .. } = *self;
+        let proposals = "/api/v1/policies/proposals";
+        // Far enough that a proposal rests in its window.
+        let rests = ["proposePolicy", "withdrawPolicyProposal"].contains(&id);
+        crate::glass::window(gateway, dana, if rests { 3600 } else { 0 });
+        let draft = crate::changes::draft(id);
+        let asked = |path: &str, body: &[u8]| {
+            let path = crate::changes::confirmed(gateway, dana, path, body);
+            Call { body: body.to_vec(), ..Call::post(path, dana, &json!({})) }
+        };
+        match id {
+            "activatePolicy" => asked("/api/v1/policies/activate", &draft),
+            "proposePolicy" => asked(proposals, &draft),
+            "withdrawPolicyProposal" => {
+                let proposed = crate::changes::propose(gateway, dana, proposals, &draft);
+                let path = format!("{proposals}/{}/withdraw", proposed["id"].as_str().unwrap());
+                Call::post(path, dana, &json!({}))
+            }
+            _ => {
+                let replaced = crate::changes::propose(gateway, dana, proposals, &draft);
+                assert_eq!(replaced["state"], "activated", "there is one to go back from: {replaced}");
+                asked("/api/v1/policies/rollback", b"{}")
+            }
+        }
+    }
 }
