@@ -110,7 +110,7 @@ impl Gateway {
     /// What the program wrote to its standard error before it ended.
     pub fn try_up(&mut self) -> Result<(), String> {
         self.port = free_port();
-        let errors = std::fs::File::create(self.folder.path().join("stderr")).expect("a file for its words");
+        let file = |name| std::fs::File::create(self.folder.path().join(name)).expect("a file for its words");
         let mut command = Command::new(countersign());
         command
             .env_clear()
@@ -121,8 +121,8 @@ impl Gateway {
             .args(["--listen", &format!("127.0.0.1:{}", self.port)])
             .args(&self.options.arguments)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors);
+            .stdout(file("stdout"))
+            .stderr(file("stderr"));
         let mut child = command.spawn().expect("the program starts");
         let begun = Instant::now();
         loop {
@@ -146,6 +146,35 @@ impl Gateway {
     /// What the program said on its standard error so far.
     pub fn words(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// What the program has greeted with, on a standard output that is no terminal: it does so once it is ready.
+    pub fn greeting(&self) -> String {
+        let begun = Instant::now();
+        loop {
+            let said = std::fs::read_to_string(self.folder.path().join("stdout")).unwrap_or_default();
+            if said.ends_with('\n') {
+                return said;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not greet: {}", self.words());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until so many requests are under way, the one that asks among them.
+    pub fn until_under_way(&self, requests: u64) {
+        let begun = Instant::now();
+        loop {
+            let figures = self.get("/metrics", "").expect_status(200).bytes;
+            let figures = String::from_utf8_lossy(&figures).into_owned();
+            let mut gauge = figures.lines().filter_map(|line| line.strip_prefix("countersign_http_in_flight "));
+            let now: u64 = gauge.next().expect("the figure is there").parse().expect("a number");
+            if now >= requests {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "only {now} requests are under way");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The data folder.
@@ -218,7 +247,10 @@ impl Gateway {
             request = request.bearer_auth(token);
         }
         if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body);
+            if !headers.iter().any(|(name, _)| *name == "content-type") {
+                request = request.header("content-type", "application/json");
+            }
+            request = request.body(body);
         }
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use countersign_gateway_engine::{ActionResult, Effect, EngineError, EntryQuery, verify_evidence};
-use countersign_gateway_model::{ActionId, GateId, InstanceId, ItemId, Principal, State};
+use countersign_gateway_model::{ActionId, Clock as _, Duration, GateId, InstanceId, ItemId, Principal, State};
 use serde_json::json;
 
 use crate::bench::with_rule;
@@ -216,6 +216,32 @@ async fn a_quorum_of_groups_is_met_by_people_of_those_groups() {
     }
     let vote = at.world.decide(&fay, at.gate, Deciding::Approve).await.unwrap();
     assert_eq!((vote.effect, vote.state), (Effect::Resolving, State::Running));
+    at.verifies().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_after_its_gate_has_expired_is_refused_as_that_and_leaves_no_entry() {
+    let merge = ("repo.merge", json!({ "branch": "main" }));
+    let at = gated("merge", |rule| rule["quorum"]["persons"] = 2.into(), &[merge]).await;
+    let [anna, bert] = ["anna", "bert"].map(|id| at.world.person(id, &["APPROVER"]));
+    let expires = at.world.engine.gate(&anna, at.gate).await.unwrap().gate.expires.unwrap();
+    at.world.clock.forward(Duration(expires.0 - at.world.clock.now().0 - 1));
+    let vote = at.world.decide(&anna, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!(vote.effect, Effect::Counted, "in its last millisecond");
+    at.world.clock.forward(Duration(1));
+    let size = || at.world.engine.log_of(org(1)).unwrap().checkpoint().checkpoint().size;
+    let before = size();
+    let drop = Deciding::Override(BTreeMap::from([(at.items[0].0, None)]));
+    for decision in [Deciding::Approve, Deciding::Reject, drop] {
+        let answer = at.world.decide(&bert, at.gate, decision.clone()).await;
+        assert_eq!(code(answer), "gate-expired", "{decision:?}");
+    }
+    assert_eq!(size(), before, "what comes too late is no decision");
+    assert_eq!(
+        at.world.state(&at.agent, at.instance).await,
+        State::WaitingForHuman,
+        "silence is the timers' to act on"
+    );
     at.verifies().await;
 }
 

@@ -1,7 +1,11 @@
 //! Bad input gets a clear error of its own and loses nothing: each with its problem code, a page, and no entry.
 
-use countersign_tests_testkit::{Gateway, Options};
-use serde_json::{Value, json};
+use std::io::Read as _;
+use std::time::{Duration, Instant};
+
+use countersign_tests_testkit::Gateway;
+use flate2::{Compress, Compression, FlushCompress};
+use serde_json::json;
 
 fn entries(gateway: &Gateway, token: &str) -> usize {
     gateway.entries(token).len()
@@ -87,12 +91,71 @@ fn bad_bodies_and_credentials_are_told_apart_and_leave_no_entry() {
 
 #[test]
 fn an_expired_token_is_told_from_a_revoked_one() {
-    let variables = vec![("COUNTERSIGN_IDENTITY__TOKEN_TTL_S".to_owned(), "1".to_owned())];
-    let gateway = Gateway::start_with(Options { variables, ..Options::default() });
-    let (dana, _) = gateway.enrol();
-    std::thread::sleep(std::time::Duration::from_millis(2100));
-    let answer = gateway.get("/api/v1/me", &dana);
+    let mut gateway = Gateway::start();
+    let (revoked, _) = gateway.enrol();
+    gateway.get("/api/v1/me", &revoked).expect_status(200);
+    gateway.post("/api/v1/tokens/revoke", &revoked, &json!({})).expect_status(204);
+    let answer = gateway.get("/api/v1/me", &revoked);
+    assert_eq!((answer.status, answer.code().as_str()), (401, "token-revoked"));
+    // The program's clock is the machine's: nothing but time makes a token expire.
+    assert!(gateway.stop());
+    gateway.set_variable("COUNTERSIGN_IDENTITY__TOKEN_TTL_S", "1");
+    gateway.up();
+    let expires = gateway.login("dana", "act");
+    let patience = Instant::now() + Duration::from_secs(30);
+    let answer = loop {
+        let answer = gateway.get("/api/v1/me", &expires);
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(Instant::now() < patience, "a token of one second does not expire");
+        std::thread::sleep(Duration::from_millis(50));
+    };
     assert_eq!((answer.status, answer.code().as_str()), (401, "token-expired"));
+    let answer = gateway.get("/api/v1/me", &revoked);
+    assert_eq!(answer.code(), "token-revoked", "and the other one is still told as what it is");
+}
+
+/// A ZIP of one part that is `mebibytes` of zeros, compressed, in about a thousandth of that.
+fn bomb(mebibytes: u32) -> Vec<u8> {
+    let zeros = vec![0; 1 << 20];
+    let name = b"EVIDENCE";
+    let mut deflate = Compress::new(Compression::best(), false);
+    let (mut chunk, mut end) = (Vec::with_capacity(8 << 10), Vec::with_capacity(64));
+    // Ended at a byte without the end of the stream, so it may stand any number of times.
+    deflate.compress_vec(&zeros, &mut chunk, FlushCompress::Sync).unwrap();
+    Compress::new(Compression::best(), false).compress_vec(&[], &mut end, FlushCompress::Finish).unwrap();
+    let (one, mut sum) = (crc32fast::hash(&zeros), crc32fast::Hasher::new());
+    for _ in 0..mebibytes {
+        sum.combine(&crc32fast::Hasher::new_with_initial_len(one, 1 << 20));
+    }
+    let data = [chunk.repeat(mebibytes as usize), end].concat();
+    // Version 2.0, no flags, deflate, 1980-01-01; sum, sizes and lengths.
+    let mut common = [20_u16, 0, 8, 0, 0x21].map(u16::to_le_bytes).concat();
+    for field in
+        [sum.finalize(), u32::try_from(data.len()).unwrap(), mebibytes << 20, u32::try_from(name.len()).unwrap()]
+    {
+        common.extend(field.to_le_bytes());
+    }
+    let local = [b"PK\x03\x04".as_slice(), &common, name, &data].concat();
+    let central = [b"PK\x01\x02\x14\0".as_slice(), &common, &[0; 14], name].concat();
+    let mut end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0".to_vec();
+    for length in [central.len(), local.len()] {
+        end.extend(u32::try_from(length).unwrap().to_le_bytes());
+    }
+    [local, central, end, vec![0, 0]].concat()
+}
+
+#[test]
+fn the_bomb_of_these_tests_is_one() {
+    let small = bomb(3);
+    let data = &small[30 + b"EVIDENCE".len()..];
+    let mut inflated = Vec::new();
+    flate2::read::DeflateDecoder::new(data).read_to_end(&mut inflated).unwrap();
+    assert_eq!(inflated.len(), 3 << 20);
+    assert!(inflated.iter().all(|byte| *byte == 0));
+    assert_eq!(small[14..18], crc32fast::hash(&inflated).to_le_bytes(), "the sum is that of what comes out");
+    assert!(small.len() < inflated.len() / 500, "{} bytes", small.len());
 }
 
 #[test]
@@ -101,33 +164,42 @@ fn a_truncated_pack_and_a_zip_bomb_are_invalid() {
     let (dana, _) = gateway.enrol();
     let pack = gateway.pack(&dana);
     let whole = std::fs::read(&pack).unwrap();
+    let post = |bytes: &[u8]| {
+        let path = format!("/api/v1/verify?root={}", urlencode(&gateway.root_vkey()));
+        let zip = [("content-type", "application/zip")];
+        gateway.send("POST", &path, &dana, &zip, Some(bytes.to_vec())).expect_status(200).json()
+    };
     assert_eq!(gateway.verify(&pack).0, 0);
-    let cases: [(&str, Vec<u8>); 3] = [
-        ("truncated", whole[..whole.len() / 2].to_vec()),
-        ("with a byte too many", [whole.as_slice(), b"\0"].concat()),
-        ("a compressed part", {
-            // Method 8 (deflate) in the first local header: a bomb has to be compressed.
-            let mut bomb = whole.clone();
-            bomb[8] = 8;
-            bomb
-        }),
+    assert_eq!(post(&whole)["verdict"], "VALID");
+
+    // Three gigabytes in three megabytes, which is a body that is read; and one that says it is no larger than it looks.
+    let honest = bomb(3 << 10);
+    let mut lying = bomb(3 << 10);
+    let looks = lying[18..22].to_vec();
+    lying[22..26].copy_from_slice(&looks);
+    let entries = gateway.entries(&dana).len();
+    let cases: [(&str, Vec<u8>, &str); 5] = [
+        ("truncated", whole[..whole.len() / 2].to_vec(), "it ends in the middle of a part"),
+        ("with a byte too many", [whole.as_slice(), b"\0"].concat(), "not the one canonical form"),
+        ("empty", Vec::new(), "not the one canonical form"),
+        ("a bomb", honest, "a part is larger than 256 MiB"),
+        ("a bomb that lies", lying, "not the one canonical form"),
     ];
-    for (what, bytes) in cases {
+    for (what, bytes, problem) in cases {
         let path = gateway.beside("bad.evidence");
-        std::fs::write(&path, bytes).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
         let (code, report) = gateway.verify(&path);
-        assert_eq!((code, report["verdict"].as_str()), (1, Some("INVALID")), "{what}: {report}");
-        let answer: Value = gateway
-            .send(
-                "POST",
-                &format!("/api/v1/verify?root={}", urlencode(&gateway.root_vkey())),
-                &dana,
-                &[("content-type", "application/octet-stream")],
-                None,
-            )
-            .json();
-        assert!(answer.is_object());
+        assert_eq!(code, 1, "{what}: {report}");
+        let answer = post(&bytes);
+        for report in [&report, &answer] {
+            assert_eq!(report["verdict"], "INVALID", "{what}: {report}");
+            let problems = report["problems"].as_array().unwrap();
+            assert_eq!(problems.len(), 1, "{what}: {report}");
+            assert!(problems[0].as_str().unwrap().contains(problem), "{what}: {report}");
+            assert_eq!(report["proven"], json!([]), "{what}: nothing in it is proven");
+        }
     }
+    assert_eq!(gateway.entries(&dana).len(), entries, "checking leaves nothing");
 }
 
 fn urlencode(text: &str) -> String {
