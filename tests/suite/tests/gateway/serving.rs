@@ -1,0 +1,150 @@
+//! A gateway as whoever runs it meets it: what it greets with, what it logs, what it remembers outside, how it ends.
+
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use countersign_tests_testkit::{Gateway, Options, countersign_verify};
+use serde_json::{Value, json};
+
+#[test]
+fn the_greeting_names_documentation_and_root_key_and_keeps_the_token_to_its_file() {
+    let gateway = Gateway::start();
+    let said = gateway.greeting();
+    let docs = gateway.url("/docs");
+    assert!(said.contains(&docs) && said.contains(&gateway.root_vkey()), "{said}");
+    assert_eq!(gateway.get("/docs", "").status / 100, 2, "there it is");
+    let token = gateway.enrolment_token();
+    let file = gateway.data().join("enrolment.token");
+    assert!(said.contains(file.to_str().unwrap()), "it says where the token is: {said}");
+    assert!(token.len() > 20 && !said.contains(&token), "no terminal, no token: {said}");
+    assert!(!gateway.words().contains(&token));
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+
+    let json = Options { arguments: vec!["--json".to_owned()], ..Options::default() };
+    let gateway = Gateway::start_with(json);
+    let said = gateway.greeting();
+    assert!(!said.contains(&gateway.enrolment_token()), "{said}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&said["docs"], &said["root_vkey"]), (&json!(gateway.url("/docs")), &json!(gateway.root_vkey())));
+    assert_eq!(said["enrolment_token_file"], json!(gateway.data().join("enrolment.token")));
+}
+
+#[test]
+fn an_answered_request_is_logged_with_its_id_its_instance_and_its_entry() {
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let variables =
+        vec![variable("COUNTERSIGN_LOG__JSON", "true"), variable("COUNTERSIGN_LOG__FILTER", "info,countersign=debug")];
+    let gateway = Gateway::start_with(Options { variables, ..Options::default() });
+    let (dana, decider) = gateway.enrol();
+    let agent = gateway.agent(&dana, "fixer");
+    gateway.workflow(&dana, "repair");
+    let instance = gateway.instance(&dana, "repair", "fixer");
+    let noted = gateway.propose(&agent, &instance, "notes.append", &json!({ "text": "a" })).expect_status(200);
+    let refused = gateway.propose(&agent, &instance, "repo.teleport", &json!({})).expect_status(403);
+    let merge = json!({ "branch": "main", "message": "fix" });
+    let waiting = gateway.propose(&agent, &instance, "repo.merge", &merge).expect_status(202).json();
+    let path = format!("/api/v1/gates/{}/decisions", waiting["gate"]["id"].as_str().unwrap());
+    let decided = gateway.post(&path, &decider, &json!({ "decision": "REJECT" })).expect_status(200);
+
+    let words = gateway.words();
+    let lines: Vec<Value> = words.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for (answer, route) in [
+        (noted, "/api/v1/instances/{id}/actions"),
+        (refused, "/api/v1/instances/{id}/actions"),
+        (decided, "/api/v1/gates/{id}/decisions"),
+    ] {
+        let id = answer.header("x-request-id").unwrap().to_owned();
+        let mut of_it = lines.iter().filter(|line| line["message"] == "answered" && line["span"]["id"] == id.as_str());
+        let line = of_it.next().unwrap_or_else(|| panic!("nothing of {id}: {words}"));
+        assert!(of_it.next().is_none(), "once: {words}");
+        assert_eq!((&line["level"], &line["span"]["route"]), (&json!("DEBUG"), &json!(route)), "{line}");
+        assert_eq!((&line["instance"], &line["status"]), (&json!(instance), &json!(answer.status)), "{line}");
+        let entry = answer.json()["receipt"]["index"].clone();
+        assert!(entry.is_u64(), "{}", answer.json());
+        assert_eq!(line["entry"], entry, "{line}");
+    }
+    assert!(!words.contains(&agent) && !words.contains(&dana), "no credential is logged");
+}
+
+#[test]
+fn an_anchor_holds_checkpoints_that_an_auditor_takes_for_their_own() {
+    let outside = tempfile::tempdir().unwrap();
+    let anchor = outside.path().join("checkpoints");
+    let arguments = vec!["--anchor".to_owned(), anchor.to_str().unwrap().to_owned()];
+    let mut gateway = Gateway::start_with(Options { arguments, ..Options::default() });
+    let (dana, _) = gateway.enrol();
+    let early = gateway.entries(&dana).len();
+    assert!(gateway.stop());
+    // One note a log: the installation has one too.
+    let notes = std::fs::read_to_string(&anchor).unwrap();
+    let (vkey, mut lines) = (gateway.root_vkey(), notes.lines());
+    let origin = lines.find(|line| vkey.starts_with(&format!("{line}/"))).unwrap_or_else(|| panic!("{vkey}: {notes}"));
+    let signed = lines.scan(false, |signed, line| {
+        let more = !*signed || line.starts_with('\u{2014}');
+        *signed |= line.starts_with('\u{2014}');
+        more.then_some(line)
+    });
+    let remembered = std::iter::once(origin).chain(signed).flat_map(|line| [line, "\n"]).collect::<String>();
+    let size: usize = remembered.lines().nth(1).unwrap().parse().unwrap();
+    assert!(size >= early, "what is durable is remembered: {size} of {early}");
+
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    gateway.agent(&dana, "fixer");
+    let pack = gateway.pack(&dana);
+    let verify = |known: &str| {
+        let file = outside.path().join("known");
+        std::fs::write(&file, known).unwrap();
+        let output = Command::new(countersign_verify())
+            .env_clear()
+            .args(["--json", "--key", &gateway.root_vkey(), "--known", file.to_str().unwrap()])
+            .arg(&pack)
+            .output()
+            .unwrap();
+        (output.status.code(), serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default())
+    };
+    let (code, report) = verify(&remembered);
+    assert_eq!((code, &report["verdict"]), (Some(0), &json!("VALID")), "{report}");
+    assert_eq!(report["known"], json!(size), "the auditor's own checkpoint lies on this log: {report}");
+    assert!(report["population"]["to"].as_u64().unwrap() > size as u64, "{report}");
+    // Of another size it was never signed.
+    let (code, report) = verify(&remembered.replacen(&format!("\n{size}\n"), &format!("\n{}\n", size - 1), 1));
+    assert_ne!(code, Some(0), "{report}");
+}
+
+#[test]
+fn on_sigterm_what_is_under_way_is_answered_and_nothing_new_is_taken() {
+    let mut gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let agent = gateway.agent(&dana, "fixer");
+    gateway.workflow(&dana, "repair");
+    let instance = gateway.instance(&dana, "repair", "fixer");
+    let merge = json!({ "actions": [{ "tool": "repo.merge", "input": { "branch": "main", "message": "fix" } }] });
+    let answer = std::thread::scope(|scope| {
+        let slow = scope.spawn(|| {
+            let path = format!("/api/v1/instances/{instance}/actions");
+            let body = merge.to_string().into_bytes();
+            gateway.send("POST", &path, &agent, &[("prefer", "wait=6")], Some(body))
+        });
+        gateway.until_under_way(2);
+        let sent = Command::new("kill").args(["-TERM", &gateway.pid().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let patience = Instant::now() + Duration::from_secs(5);
+        while TcpStream::connect(gateway.address()).is_ok() {
+            assert!(Instant::now() < patience, "it goes on taking connections");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(!slow.is_finished(), "new work is refused while what was taken is still under way");
+        slow.join().unwrap()
+    });
+    assert_eq!((answer.status, answer.header("preference-applied")), (202, Some("wait")));
+    assert_eq!(answer.json()["state"], "WAITING_FOR_HUMAN");
+    assert_eq!(gateway.ended(), Some(0), "{}", gateway.words());
+    // What it said is so.
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    let now = gateway.get(&format!("/api/v1/instances/{instance}"), &dana).expect_status(200).json();
+    assert_eq!(now["state"], "WAITING_FOR_HUMAN");
+}
