@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Global, Paging, query};
+use super::{Global, Paging, out, query};
 use crate::client::{Client, segment};
 
 /// Most files of an uploaded folder.
@@ -326,6 +326,8 @@ pub(crate) enum Run {
         id: String,
     },
     /// Print a run's output
+    ///
+    /// With `--json` as one document; with `--follow` besides, as one JSON object a line, as the output comes.
     #[command(after_help = "Example:\n  countersign run logs run_0192… --follow")]
     Logs {
         /// The run.
@@ -350,14 +352,18 @@ pub(crate) async fn run(verb: Run, global: &Global) -> Result<()> {
     }
 }
 
-/// Output as it was: bytes to standard output and standard error, or the pages with `--json`.
+/// Output as it was: bytes to standard output and standard error. With `--json` the pages, as one document; where more may
+/// follow, a line each.
 async fn logs(client: &Client, id: &str, follow: bool, global: &Global) -> Result<()> {
     let (mut stdout_from, mut stderr_from) = (0, 0);
+    let mut pieces = Vec::new();
     loop {
         let path = format!("/api/v1/runs/{id}/logs?stdout_from={stdout_from}&stderr_from={stderr_from}");
-        let page = if follow { client.get_waiting(&path, 20).await? } else { client.get(&path).await? };
-        if global.json {
-            global.document(&page)?;
+        let mut page = if follow { client.get_waiting(&path, 20).await? } else { client.get(&path).await? };
+        if global.json && follow {
+            out(&format!("{page}\n"))?;
+        } else if global.json {
+            pieces.extend(page.get_mut("items").and_then(Value::as_array_mut).into_iter().flat_map(std::mem::take));
         } else {
             for piece in page.get("items").and_then(Value::as_array).into_iter().flatten() {
                 piece_out(piece)?;
@@ -369,6 +375,10 @@ async fn logs(client: &Client, id: &str, follow: bool, global: &Global) -> Resul
         let moved = next != (stdout_from, stderr_from);
         (stdout_from, stderr_from) = next;
         if ended || !(follow || moved) {
+            if let (true, false, Some(whole)) = (global.json, follow, page.as_object_mut()) {
+                whole.insert("items".to_owned(), Value::Array(pieces));
+                return global.document(&page);
+            }
             return Ok(());
         }
     }
