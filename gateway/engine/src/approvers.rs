@@ -316,8 +316,10 @@ fn demands(snapshot: &Snapshot, gate: &OpenGate) -> Vec<String> {
     let rules: BTreeSet<&Name> = gate.live_items().flat_map(|item| item.rules.iter().map(|form| &form.rule)).collect();
     let mut words = Vec::new();
     for (name, rule) in rules.into_iter().filter_map(|name| Some((name, snapshot.rules().get(name.as_str())?))) {
-        if rule.demand.assurance.is_some() {
-            words.push(format!("rule `{name}`: a login with more than one factor"));
+        if let Some(what) = rule.demand.unmeetable() {
+            words.push(format!("rule `{name}`: {what}"));
+        } else if rule.demand.assurance == Some(Assurance::Password) {
+            words.push(format!("rule `{name}`: a login with a password"));
         }
         if let Some(seconds) = rule.demand.fresh_s {
             words.push(format!("rule `{name}`: a login no older than {seconds} seconds"));

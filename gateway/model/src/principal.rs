@@ -50,9 +50,14 @@ pub enum Assurance {
     /// A password.
     #[n(2)]
     Password,
-    /// More than one factor.
+    /// More than one factor. No login of this program is: what demands it is met by nobody.
     #[n(3)]
     Mfa,
+}
+
+impl Assurance {
+    /// The surest that a person's login is in this program.
+    pub const SUREST: Self = Self::Password;
 }
 
 /// What a credential may be used for.

@@ -1,8 +1,8 @@
 //! Nobody locked out: under a candidate, someone can propose a policy, a policy change can be carried through, and
 //! someone can terminate work that is not their own.
 //!
-//! Asked of the candidate's own snapshot with the organization's real people, each with the best login there is, about
-//! a stand-in bundle, instance and gate. Absent: IO; the engine gives the people. Read next: `check`.
+//! Asked of the candidate's own snapshot with the organization's real people, each with the surest login that this program
+//! gives, about a stand-in bundle, instance and gate. What a rule demands that no such login meets stands in the way. Absent: IO; the engine gives the people. Read next: `check`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -163,15 +163,14 @@ impl<'a> Probe<'a> {
         Ok(false)
     }
 
-    /// Asks with the best login that a person can have.
+    /// Asks with the surest login that a person can have, just made. Nobody signs an operation: `asserted` stays false.
     fn ask(&self, voter: &Voter, operation: Operation, kind: EntityKind) -> Answer {
         let asked = EntityRef::new(self.org, EntityKind::Person, voter.id.clone());
         let resource = EntityRef::new(self.org, kind, self.name.clone());
         let mut question = Question::new(asked, operation, resource, self.people.now);
         question.scopes = BTreeSet::from(["act", "decide"]);
-        question.assurance = Assurance::Mfa;
+        question.assurance = Assurance::SUREST;
         question.authenticated_at = Some(self.people.now);
-        question.asserted = true;
         question.four_eyes = self.people.four_eyes;
         question.counters = self.snapshot.counters().keys().map(|c| (c.clone(), "0.0".to_owned())).collect();
         decide(self.snapshot, &self.scratch.slice(self.snapshot, &question), &question)
@@ -263,6 +262,9 @@ impl<'a> Probe<'a> {
             expires_at: None,
             escalation: 0,
         };
+        if let Some(what) = rule.demand.unmeetable() {
+            return Ok(Err(format!("demands {what}")));
+        }
         self.scratch.put(Record::gate(self.org, self.name.clone(), &facts, self.people.now))?;
         self.scratch.put(Record::item(self.org, self.name.clone(), &facts, self.people.now))?;
         let mut eligible: BTreeMap<Option<&Name>, Vec<&Voter>> = BTreeMap::new();

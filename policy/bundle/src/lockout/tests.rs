@@ -85,6 +85,28 @@ fn someone_can_propose_carry_through_and_stop_or_the_bundle_is_refused() {
 }
 
 #[test]
+fn what_no_login_of_this_program_has_locks_everybody_out() {
+    let a: Someone = ("a", "k1", &["ADMIN", "STOP"], &[], &[]);
+    let b: Someone = ("b", "k2", &["ADMIN"], &[], &[]);
+    let policies = format!("{POLICIES}{GATE}");
+    let rule = |demand: &str| format!(r#""change":{{"authority":{{"roles":["ADMIN"]}},"demand":{demand}}}"#);
+    for demand in ["{}", r#"{"assurance":"password"}"#, r#"{"fresh_s":60}"#, r#"{"assertion":true}"#] {
+        assert_eq!(found(&policies, &rule(demand), &[a, b], true), [""; 0], "{demand}");
+    }
+    let refused = found(&policies, &rule(r#"{"assurance":"mfa"}"#), &[a, b], true);
+    assert!(
+        refused.len() == 1 && refused[0].contains("rule `change` demands a login with more than one"),
+        "{refused:?}"
+    );
+    // Nor does a permit that asks for it, or for a signature over the operation, help anybody.
+    for condition in [r#"context.assurance == Countersign::Assurance::"mfa""#, "context.asserted"] {
+        let picky = POLICIES.replace("principal in Countersign::Role::\"STOP\"", condition);
+        let refused = found(&picky, "", &[a, b], false);
+        assert!(refused.len() == 1 && refused[0].contains("terminate"), "{condition}: {refused:?}");
+    }
+}
+
+#[test]
 fn the_quorum_of_a_policy_change_is_counted_by_persons_teams_and_groups() {
     let policies = format!("{POLICIES}{GATE}");
     let rule = |quorum: &str| format!(r#""change":{{"authority":{{"roles":["ADMIN"]}},"quorum":{quorum}}}"#);
