@@ -395,6 +395,19 @@ impl LocalPolicies {
         Ok(bundle)
     }
 
+    /// Refuses a bundle that names the tools in force by another version of the catalogue. The store knows digests alone.
+    fn names_version(&self, org: OrgId, prepared: &Prepared) -> Result<(), PolicyProblem> {
+        let (version, bundle) = (self.catalogue_version(org), prepared.next().bundle.as_ref());
+        match bundle.and_then(|bundle| bundle.manifest().catalogue).filter(|named| named.version != version) {
+            None => Ok(()),
+            Some(named) => Err(PolicyProblem::Rejected(format!(
+                "the bundle names version {} of the tool catalogue, and version {version} is in force: name that one, or \
+                 leave `catalogue` out of `bundle.json`",
+                named.version
+            ))),
+        }
+    }
+
     /// The bundle that the one in force replaced. Called on a blocking thread.
     fn before(&self, org: OrgId) -> Result<Bundle, StoreError> {
         let active = self.store.active(&org).ok_or(StoreError::UnknownOrganization(org))?;
@@ -638,6 +651,7 @@ impl Policies for LocalPolicies {
         // Called on a blocking thread: the store's own waits are for files and for its turn.
         let prepared =
             self.runtime.block_on(self.store.prepare(org, change, self.clock.now())).map_err(|e| problem(&e))?;
+        self.names_version(org, &prepared)?;
         nobody_locked_out(&prepared.next().snapshot, electorate)?;
         candidate(prepared, predecessor, (transport, restores))
     }

@@ -152,6 +152,15 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
     if let (Some(rules), Some(roles)) = (&data.rules, &data.roles) {
         unknown_roles(bundle, rules, roles, &mut findings);
     }
+    // Said once the snapshot is built: what was put in force with it is still loaded.
+    let mut later = Vec::new();
+    if let Some(rules) = &data.rules {
+        lint::approval::beyond(rules, bundle.files().get("rules.json").map_or("", |text| text), &mut later);
+    }
+    if let Some(ages) = &data.ages {
+        aged(bundle, ages, &mut later);
+    }
+    other_catalogue(bundle, catalogue, &mut later);
     let mut snapshot = None;
     if let Data {
         rules: Some(rules),
@@ -197,6 +206,7 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
     let tests = snapshot.as_deref().map(|s| crate::cases::run(bundle.files(), &policies, s, &mut findings));
     // After the snapshot: what decides is built all the same, so that it can be proved of, and loaded again.
     let invariants = invariants::read(bundle, &mut findings);
+    findings.extend(later);
     findings.sort();
     findings.dedup();
     Checked { report: Report { findings, policies: policies.len(), tests, invariants }, snapshot }
@@ -281,6 +291,37 @@ impl Data {
                 None
             }
         }
+    }
+}
+
+/// Every fact is this program's own, so current, and known as of its last change or of the last start: an age would deny
+/// what it should not, and bound nothing.
+fn aged(bundle: &Bundle, ages: &Ages, findings: &mut Vec<Finding>) {
+    let text = bundle.files().get("ages.json").map_or("", |text| text);
+    for kind in ages.ages_s.keys() {
+        let at = text.find(&format!("\"{kind}\"")).unwrap_or(0);
+        let message = format!(
+            "a greatest age of `{kind}` would deny every vote that long after its last change or the last start: no other \
+             system is a source of facts here, and those of this program do not grow old"
+        );
+        let next = "leave it out; what is revoked here counts at once";
+        findings.push(Finding::error(Place::at("ages.json", text, at), RuleId::Unsupported, message, next));
+    }
+}
+
+/// The manifest may name the tool catalogue that the bundle was written for. Whether it is the one in force is asked again,
+/// and held to, where the bundle is put in force: a later catalogue is checked with the bundle as it is.
+fn other_catalogue(bundle: &Bundle, catalogue: Option<&Catalogue>, findings: &mut Vec<Finding>) {
+    let Some(named) = bundle.manifest().catalogue else { return };
+    let digest = catalogue.map(Catalogue::digest);
+    if digest != Some(named.digest) {
+        let given = digest.map_or_else(|| "none".to_owned(), |digest| format!("`{digest}`"));
+        findings.push(Finding::warning(
+            Place::start(crate::MANIFEST_FILE),
+            RuleId::Catalogue,
+            format!("the bundle names tool catalogue `{}`, and is checked with {given}", named.digest),
+            "check it with the catalogue in force and name that one, or leave `catalogue` out",
+        ));
     }
 }
 

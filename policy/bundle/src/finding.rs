@@ -99,6 +99,8 @@ rules! {
     Shadow = "shadow",
     /// A part of a bundle that this program does not apply: it is refused rather than ignored.
     Unsupported = "unsupported",
+    /// A bundle that names another tool catalogue than the one it is checked with.
+    Catalogue = "catalogue",
     /// An invariant of which nothing could be proved as it is written.
     Invariant = "invariant",
     /// An invariant that is refuted, or not proved.

@@ -138,10 +138,36 @@ fn facts_too_old_to_decide_on_deny_deciding_and_gated_actions_only() {
     assert_eq!((answer.decision(), ids(&answer)), (Decision::Deny, vec![ground::STALE]));
     question.satisfied.insert(name("a"));
     assert_eq!(ids(&ask(&s, &store, &question)), [ground::STALE]);
+    // Whoever decides is asked about at any age of the rest; the voter's own facts are what counts.
+    let facts = GateFacts {
+        instance: name("i1"),
+        gate: name("g1"),
+        rules: vec![name("a")],
+        roles: vec![name("APPROVER")],
+        groups: vec![],
+        teams: vec![],
+        involved: vec![],
+        initiator: None,
+        accountable: name("ida"),
+        agent: None,
+        tool: None,
+        open: true,
+        opened_at: NOW,
+        expires_at: None,
+        escalation: 0,
+    };
+    store.put(Record::gate(org(), name("g1"), &facts, NOW)).unwrap();
+    store.put(Record::item(org(), name("it1"), &facts, NOW)).unwrap();
+    let mut vote = Question::new(entity("Person::ida"), Operation::Approve, entity("Item::it1"), NOW);
+    vote.scopes.insert("decide");
+    assert_eq!(ids(&ask(&s, &store, &vote)), [ground::DEFAULT], "known as of now: policy itself is asked");
+    vote.now = Timestamp(NOW.0 + 61_000);
+    assert_eq!(ids(&ask(&s, &store, &vote)), [ground::STALE], "a vote stands on facts about the voter");
     for id in ["olga", "ida"] {
         store.put(Record::person(org(), name(id), person(true, "inner"), Timestamp(NOW.0 + 1000))).unwrap();
     }
     assert_eq!(ask(&s, &store, &question).decision(), Decision::Allow);
+    assert_eq!(ids(&ask(&s, &store, &vote)), [ground::DEFAULT]);
 }
 
 #[test]

@@ -63,6 +63,17 @@ pub enum StoreError {
     /// The active bundle cannot be read, so its version is not known here.
     #[error("bundle `{0}` is active but cannot be read; restore it, or seal its successor with an explicit version")]
     VersionUnknown(Digest),
+    /// Another tool catalogue is in force than the one that the bundle names.
+    #[error(
+        "the bundle names tool catalogue `{named}`, and {in_force} is in force: check it with that one and name it, or leave \
+         `catalogue` out of `bundle.json`"
+    )]
+    OtherCatalogue {
+        /// The one that it was written for.
+        named: Digest,
+        /// What is.
+        in_force: String,
+    },
     /// Past its end date.
     #[error("the bundle was not to be activated after {0}; seal it with a later end date")]
     Expired(Timestamp),
@@ -513,6 +524,11 @@ fn prepare(
             follows(&bundle, &active)?;
             if let Some(end) = bundle.manifest().expires.filter(|end| now > *end) {
                 return Err(StoreError::Expired(end));
+            }
+            let digest = catalogue.as_ref().map(|catalogue| catalogue.digest());
+            if let Some(named) = bundle.manifest().catalogue.filter(|named| Some(named.digest) != digest) {
+                let in_force = digest.map_or_else(|| "none".to_owned(), |digest| format!("`{digest}`"));
+                return Err(StoreError::OtherCatalogue { named: named.digest, in_force });
             }
             (Some(Arc::new(bundle)), Some(standing))
         }

@@ -317,3 +317,17 @@ fn more_policies_than_are_taken_are_refused_before_one_is_parsed() {
     assert!(checked.report.findings.iter().all(|f| f.rule != RuleId::PolicyId), "none was looked at");
     assert!(checked.accepted().is_none());
 }
+
+#[test]
+fn what_this_program_has_nothing_for_is_refused_and_what_was_in_force_with_it_still_loads() {
+    let demanding = RULES.replace("[\"ADMIN\"]}", "[\"ADMIN\"]},\n\"demand\":{\"assurance\":\"mfa\"}");
+    for (file, text, place) in [
+        ("ages.json", "{\"ages_s\":\n{\"Person\":3600}}", "ages.json:2:2"),
+        ("rules.json", demanding.as_str(), "rules.json:2:11"),
+    ] {
+        let draft = with(&[(file, text)]);
+        assert_eq!(first_error(&draft), (RuleId::Unsupported, place.to_owned()));
+        assert!(check_draft(&draft, org(), None).built().is_some(), "{file}");
+    }
+    assert!(check_draft(&with(&[("ages.json", "{\"ages_s\":{}}")]), org(), None).accepted().is_some());
+}

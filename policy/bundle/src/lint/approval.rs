@@ -94,6 +94,23 @@ fn unsupported(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, 
     }
 }
 
+/// What the data can say and this program has nothing for. Asked once the snapshot is built: a bundle that was put in force
+/// with it is still loaded.
+pub(crate) fn beyond(rules: &Rules, text: &str, findings: &mut Vec<Finding>) {
+    for (name, rule) in &rules.rules {
+        if let Some(what) = rule.demand.unmeetable() {
+            let message = format!("rule `{name}` demands {what}: nobody could ever vote for it");
+            let next = "demand a login just made (`fresh_s`), or a signature by the voter's own key (`assertion`)";
+            findings.push(Finding::error(place(text, name, "assurance"), RuleId::Unsupported, message, next));
+        }
+        for target in rule.escalation.iter().flat_map(|circle| &circle.notify) {
+            let message = format!("rule `{name}` notifies `{target}` of a further circle, and nothing here is told so");
+            let next = "leave `notify` out; a subscription to the organization's events says that a gate was escalated";
+            findings.push(Finding::warning(place(text, name, "notify"), RuleId::Unsupported, message, next));
+        }
+    }
+}
+
 /// Seconds that a review may take: nobody reviews in less than the one, and what is due after the other is never due.
 const REVIEW: std::ops::RangeInclusive<u64> = 60..=366 * 86_400;
 

@@ -299,6 +299,7 @@ fn of_rules(rules: &str, gate: &str, tools: &str) -> Vec<(RuleId, Severity, Stri
     let rules = countersign_policy_decide::rules::Rules::parse(text.as_bytes()).unwrap();
     let catalogue = countersign_policy_decide::catalogue::Catalogue::parse(tools.as_bytes()).unwrap();
     approval::lint(&rules, &text, &policies, Some(&catalogue), &mut findings);
+    approval::beyond(&rules, &text, &mut findings);
     findings.into_iter().map(|f| (f.rule, f.severity, f.place.to_string())).collect()
 }
 
@@ -351,12 +352,13 @@ fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
         (r#""quorum":{"persons":3,"distinct_teams":2}"#, 57),
         (r#""quorum":{"persons":2,"distinct_teams":1}"#, 57),
         (r#""quorum":{"persons":256}"#, 35),
+        (r#""demand":{"fresh_s":60,"assurance":"mfa"}"#, 58),
     ] {
         let place = format!("rules.json:2:{column}");
         assert_eq!(rule(bad), [(RuleId::Unsupported, Severity::Error, place)], "{bad}");
     }
     for good in [
-        r#""demand":{"assertion":true,"assurance":"mfa","fresh_s":60}"#,
+        r#""demand":{"assertion":true,"assurance":"password","fresh_s":60}"#,
         r#""veto":true"#,
         r#""break_glass":{"authority":{"roles":["B"]},"review_within_s":60}"#,
         r#""quorum":{"persons":3,"distinct_teams":3}"#,
@@ -364,6 +366,18 @@ fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
     ] {
         assert_eq!(rule(good), [], "{good}");
     }
+}
+
+#[test]
+fn whoever_is_to_be_notified_and_is_not_is_named() {
+    let rule = |circle: &str| {
+        let rule = format!(r#"{{"authority":{{"roles":["A"]}},"escalation":[{circle}]}}"#);
+        of_rules(&rule, GATE, r#"{"tools":[]}"#)
+    };
+    let circle = r#""after_s":60,"authority":{"roles":["B"]}"#;
+    assert_eq!(rule(&format!("{{{circle}}}")), []);
+    let found = rule(&format!(r#"{{{circle},"notify":["mail"]}}"#));
+    assert_eq!(found, [(RuleId::Unsupported, Severity::Warning, "rules.json:2:91".to_owned())]);
 }
 
 /// Somebody may lift rules.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use countersign_policy_bundle::{Custody, RootDocument, RootKey, RootKeyEntry, Settings, Thresholds};
+use countersign_policy_bundle::{CatalogueRef, Custody, RootDocument, RootKey, RootKeyEntry, Settings, Thresholds};
 
 use super::*;
 
@@ -237,6 +237,33 @@ async fn a_catalogue_changes_only_if_the_bundle_in_force_still_passes() {
     let last_good = LastGood::Ledgered { bundle: digest.bundle, catalogue: Some(digest.catalogue) };
     assert!(again.open(org(1), genesis, last_good).await.unwrap().trouble.is_none());
     assert_eq!(again.snapshot(&org(1)).unwrap().digests(), digest);
+}
+
+#[tokio::test]
+async fn a_bundle_that_names_a_catalogue_comes_into_force_with_that_one_alone() {
+    let catalogue = |name: &str| {
+        let text =
+            format!(r#"{{"tools":[{{"name":"{name}","input":{{"type":"object","properties":{{}}}},"risk":0}}]}}"#);
+        Catalogue::parse(text.as_bytes()).unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    store.create(root(org(1))).await.unwrap();
+    let mut named = draft(&policy("p"), "allow");
+    named.settings.catalogue = Some(CatalogueRef { version: 1, digest: catalogue("a.b").digest() });
+    let bundle = sealed(org(1), 1, None, named);
+    for other in [None, Some(catalogue("c.d"))] {
+        let change = Change { bundle: Some(bundle.clone()), catalogue: other };
+        let error = store.prepare(org(1), change, NOW).await.unwrap_err();
+        assert!(matches!(error, StoreError::OtherCatalogue { .. }), "{error}");
+        assert!(error.to_string().contains(&catalogue("a.b").digest().to_string()), "{error}");
+    }
+    let same = Change { bundle: Some(bundle), catalogue: Some(catalogue("a.b")) };
+    store.commit(store.prepare(org(1), same, NOW).await.unwrap()).await;
+    // Tools change under it as under any other: the bundle is checked with them as it is.
+    let later = Change { bundle: None, catalogue: Some(catalogue("c.d")) };
+    let prepared = store.prepare(org(1), later, NOW).await.unwrap();
+    assert!(prepared.report().to_string().contains("warning[catalogue]"), "{}", prepared.report());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

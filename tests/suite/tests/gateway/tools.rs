@@ -263,3 +263,31 @@ fn a_tool_that_takes_a_second_person_waits_at_a_gate_and_is_listed_once_approved
     let dana = gateway.login("dana", "act");
     assert_eq!(gateway.get("/api/v1/tools/tickets.create", &dana).expect_status(200).json(), listed);
 }
+
+#[test]
+fn a_bundle_names_the_tool_catalogue_in_force_by_digest_and_version_or_none() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    run(&gateway, &dana, &["policy", "default", "policy"]).ended(0);
+    let active = gateway.get("/api/v1/policies/active", &dana).expect_status(200).json()["catalogue"].clone();
+    let check = |catalogue: &Value| {
+        let read = |name: &str| json!(fs::read_to_string(gateway.beside("policy").join(name)).unwrap());
+        let files = json!({
+            "bundle.json": json!({ "catalogue": catalogue }).to_string(), "policies.cedar": read("policies.cedar"),
+            "roles.json": read("roles.json"), "rules.json": read("rules.json"),
+        });
+        let draft = json!({ "format": "countersign-draft/1", "files": files });
+        gateway.post("/api/v1/policies/check", &dana, &draft)
+    };
+    check(&json!({ "version": 1, "digest": active })).expect_status(200);
+    check(&Value::Null).expect_status(200);
+    let other = "0".repeat(64);
+    for (catalogue, part) in [
+        (json!({ "version": 1, "digest": other }), format!("names tool catalogue `{other}`")),
+        (json!({ "version": 2, "digest": active }), "names version 2 of the tool catalogue, and version 1".to_owned()),
+    ] {
+        let refused = check(&catalogue);
+        let said = refused.json().to_string();
+        assert!(refused.code() == "bundle-rejected" && said.contains(&part), "{catalogue}: {said}");
+    }
+}
