@@ -273,6 +273,23 @@ fn detectors_that_could_not_be_applied_do_not_load() {
             Detectors::parse(format!(r#"{{"detectors":{{"d":{detector}}}}}"#).as_bytes()).unwrap_err().to_string();
         assert!(error.contains(part), "{detector}: {error}");
     }
+    let patterns = |n: usize| format!(r#"{{"find":{{"patterns":[{}]}}}}"#, vec![r#""a""#; n].join(","));
+    let many = |n: usize| {
+        let each: Vec<String> = (0..n).map(|i| format!(r#""d{i}":{{"find":"path_traversal"}}"#)).collect();
+        format!(r#"{{"detectors":{{{}}}}}"#, each.join(","))
+    };
+    for (at, beyond, part) in [
+        (many(128), many(129), "more than 128"),
+        (
+            format!(r#"{{"detectors":{{"d":{}}}}}"#, patterns(256)),
+            format!(r#"{{"detectors":{{"d":{}}}}}"#, patterns(257)),
+            "more than 256",
+        ),
+    ] {
+        assert!(Detectors::parse(at.as_bytes()).is_ok(), "at the limit: {part}");
+        let error = Detectors::parse(beyond.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
     assert!(
         Detectors::parse(br#"{"detectors":{"masked:x":{"find":"path_traversal"}}}"#).is_err(),
         "the program's own facts"

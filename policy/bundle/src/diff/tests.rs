@@ -138,6 +138,20 @@ fn shadow_masks_and_unreadable_files_are_told() {
         assert_eq!(directions(""), [Unclear], "what is in no file has no effect that is known");
     }
     assert!(diff(&of(forbid, Some(5)), &of(forbid, Some(5))).is_empty());
+    // A workflow's rules hold something back, whatever its policies are.
+    let trial = |until: Option<u64>| {
+        let workflows = until.map(|until| Shadowed { id: Name::new("trial").unwrap(), until: Timestamp(until) });
+        let shadow = Shadow { policies: vec![], workflows: workflows.into_iter().collect() };
+        Draft { settings: Settings { shadow, ..Settings::default() }, ..draft(permit, r#"{"rules":{}}"#) }
+    };
+    for (before, after, wanted) in
+        [(None, Some(5), Weaker), (Some(5), None, Stricter), (Some(5), Some(6), Weaker), (Some(5), Some(4), Stricter)]
+    {
+        let diff = diff(&trial(before), &trial(after));
+        assert_eq!(diff.weakens(), wanted == Weaker, "{before:?} {after:?}");
+        let changes: Vec<_> = diff.changes.into_iter().map(|change| (change.subject, change.direction)).collect();
+        assert_eq!(changes, [("workflow `trial`".to_owned(), wanted)], "{before:?} {after:?}");
+    }
 
     let with = |path: &str| Draft::from_files([(path.to_owned(), b"{}".to_vec())]).unwrap();
     assert!(diff(&with("masks.json"), &Draft::default()).weakens());
