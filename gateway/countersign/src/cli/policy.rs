@@ -69,6 +69,7 @@ pub(crate) enum Policy {
     /// Say in words what another bundle would newly allow and deny. Asks no gateway
     #[command(after_help = "Examples:\n  countersign policy diff ./policy-in-force ./policy\n  \
         countersign policy diff old.bundle ./policy --fail-on unclear\n\n\
+        No solver is asked: `countersign policy prove NEW --against OLD` is the one that proves that nothing more is allowed.\n\n\
         Exit codes: 0 nothing that --fail-on names, 1 something, 2 one of them cannot be read.")]
     Diff(comparing::Compare),
     /// Say what another bundle would have said to what was really asked: the ledger's questions, all of them again

@@ -93,6 +93,9 @@ pub(super) fn compare(args: &Compare, global: &Global) -> Result<bool> {
         Some(_) if difference.is_empty() => text += "nothing changes\n",
         Some(_) => text += "Every question of their tests is answered as before. That proves nothing about others.\n",
     }
+    if !difference.is_empty() {
+        text += "Whether anything at all is newly allowed is a solver's to say: countersign policy prove NEW --against OLD\n";
+    }
     out(&plain(&text))?;
     Ok(!found)
 }
