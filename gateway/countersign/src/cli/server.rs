@@ -146,7 +146,8 @@ fn greet(gateway: &Gateway, url: &str, tokens: &[FirstToken], global: &Global) -
     for token in tokens {
         let (until, file, name) = (token.expires, token.place.enrolment(), &token.place.name);
         let of = if token.place.org == gateway.org() { String::new() } else { format!(" of organization `{name}`") };
-        let _ = write!(text, "\nNobody{of} can log in yet. The first person enrols with a one-time token, until {until}");
+        let _ =
+            write!(text, "\nNobody{of} can log in yet. The first person enrols with a one-time token, until {until}");
         let _ = if terminal { writeln!(text, ":\n  {}", token.token) } else { writeln!(text, ".") };
         let path = file.display();
         let _ = writeln!(

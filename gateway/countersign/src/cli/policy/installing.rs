@@ -59,13 +59,11 @@ async fn carry_out(gateway: &Gateway, args: &Install, signed: SignedRoot, global
             crate::words(lost)
         );
     }
-    let document = next.document();
-    let keys: Vec<String> = document.keys.iter().map(|key| key.vkey.id().to_string()).collect();
-    let mut answer = json!({
-        "organization": org, "version": document.version, "digest": document.digest()?, "keys": keys,
-        "thresholds": document.thresholds, "revoked": document.revoked, "bundle_stands": next.lost.is_none(),
-    });
+    let (document, stands) = (next.document().clone(), next.lost.is_none());
     let entry = gateway.policies.install_root(&gateway.engine, next).await?;
-    answer["entry"] = json!(entry);
-    global.answer(&answer)
+    let keys: Vec<String> = document.keys.iter().map(|key| key.vkey.id().to_string()).collect();
+    global.answer(&json!({
+        "organization": org, "version": document.version, "digest": document.digest()?, "keys": keys,
+        "thresholds": document.thresholds, "revoked": document.revoked, "bundle_stands": stands, "entry": entry,
+    }))
 }
