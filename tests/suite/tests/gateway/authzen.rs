@@ -91,6 +91,104 @@ fn what_policy_allows_is_said_and_is_no_permit() {
 }
 
 #[test]
+fn a_tool_is_allowed_in_the_subjects_own_running_instance_and_in_no_other() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let agent = gateway.agent(&dana, "fixer");
+    gateway.agent(&dana, "other");
+    let proxy = enforcement_point(&gateway, &dana);
+    gateway.workflow(&dana, "repair");
+    let own = gateway.instance(&dana, "repair", "fixer");
+    let others = gateway.instance(&dana, "repair", "other");
+    let ask = |body: &Value| gateway.post("/access/v1/evaluation", &proxy, body).expect_status(200).json();
+    let fixer =
+        |instance: &Value| json!({ "type": "agent", "id": "fixer", "properties": { "instance": instance, "mood": 1 } });
+    let tool = |name: &str| json!({ "type": "tool", "id": name });
+    let call = |input: Value| json!({ "name": "callTool", "properties": input });
+    let note = call(json!({ "text": "a" }));
+    let noting =
+        |instance: &Value| json!({ "subject": fixer(instance), "action": note, "resource": tool("notes.append") });
+    let own_id = json!(own);
+
+    let allowed = ask(&noting(&own_id));
+    assert_eq!((&allowed["decision"], &allowed["context"]["verdict"]), (&json!(true), &json!("allow")), "{allowed}");
+    let entry = &allowed["context"]["entry"];
+    let again = gateway.get(&format!("/api/v1/replay/{entry}"), &dana).expect_status(200).json();
+    assert_eq!((&again["matches"], &again["stored"]["decision"]), (&json!(true), &json!("allow")), "{again}");
+
+    // Where people would have to approve, what the caller says of an approval is a claim.
+    let merge = call(json!({ "branch": "main", "message": "fix" }));
+    let mut merging = json!({ "subject": fixer(&own_id), "action": merge, "resource": tool("repo.merge") });
+    for context in [json!({}), json!({ "satisfied": "merge" }), json!({ "satisfied": ["merge"] })] {
+        merging["context"] = context;
+        let answer = ask(&merging);
+        assert_eq!(
+            (&answer["decision"], &answer["context"]["verdict"]),
+            (&json!(false), &json!("needs_approval")),
+            "{answer}"
+        );
+        assert_eq!(answer["context"]["reason"], "a person would have to approve it");
+    }
+
+    // One that is not there, somebody else's, and what is no id: the same answer.
+    let refused = |body: &Value| {
+        let mut answer = ask(body);
+        assert!(answer["context"].as_object_mut().unwrap().remove("entry").is_some());
+        answer
+    };
+    let nowhere = json!({
+        "decision": false,
+        "context": { "verdict": "deny", "reason": "the subject acts in no such instance" },
+    });
+    let unknown = format!("inst_{}", "0".repeat(32));
+    for named in [json!(unknown), json!(others), json!("nowhere"), json!(""), json!(7), json!(null), json!([own])] {
+        assert_eq!(refused(&noting(&named)), nowhere, "{named}");
+    }
+    // A resource's properties are its own, and so is what stands in the context.
+    let mut beside = noting(&own_id);
+    beside["subject"].as_object_mut().unwrap().remove("properties");
+    beside["resource"]["properties"] = json!({ "instance": own });
+    beside["context"] = json!({ "instance": own });
+    assert_eq!(refused(&beside)["context"]["reason"], "refused by policy");
+
+    // Three questions about the one instance, under each semantic.
+    let secret = json!({ "action": call(json!({ "name": "root" })), "resource": tool("secrets.read") });
+    let plain = json!({ "action": note, "resource": tool("notes.append") });
+    for (semantic, expected) in [
+        ("execute_all", vec![false, true, false]),
+        ("deny_on_first_deny", vec![false]),
+        ("permit_on_first_permit", vec![false, true]),
+    ] {
+        let boxcar = json!({
+            "subject": fixer(&own_id), "options": { "evaluations_semantic": semantic },
+            "evaluations": [secret, plain, secret],
+        });
+        let answer = gateway.post("/access/v1/evaluations", &proxy, &boxcar).expect_status(200).json();
+        let decisions: Vec<bool> =
+            answer["evaluations"].as_array().unwrap().iter().map(|one| one["decision"].as_bool().unwrap()).collect();
+        assert_eq!(decisions, expected, "{semantic}");
+    }
+
+    // Recording denials leaves out what is allowed.
+    let record = json!({ "value": "denials" }).to_string().into_bytes();
+    gateway.send("PUT", "/api/v1/settings/evaluations.record", &dana, &[], Some(record)).expect_status(200);
+    let before = evaluations(&gateway, &dana).len();
+    assert!(ask(&noting(&own_id))["context"]["entry"].is_null());
+    assert_eq!(evaluations(&gateway, &dana).len(), before);
+    let recorded = ask(&noting(&json!(others)))["context"]["entry"].clone();
+    let after = evaluations(&gateway, &dana);
+    assert_eq!((after.len(), &after.last().unwrap()["index"]), (before + 1, &recorded));
+
+    // An instance that has ended is no place to act in.
+    gateway.post(&format!("/api/v1/instances/{own}/terminate"), &agent, &json!({})).expect_status(200);
+    assert_eq!(refused(&noting(&own_id))["context"]["reason"], "the instance is not running");
+    let kinds: Vec<Value> = gateway.entries(&dana).iter().map(|entry| entry["kind"].clone()).collect();
+    assert!(!kinds.contains(&json!("permit")) && !kinds.contains(&json!("gate")), "{kinds:?}");
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
+}
+
+#[test]
 fn a_call_over_quota_is_turned_away_and_counted() {
     let mut options = Options::default();
     options.variables.push(("COUNTERSIGN_LIMITS__REQUESTS_PER_SECOND".to_owned(), "5".to_owned()));

@@ -265,6 +265,15 @@ fn evaluation(kind: &str, subject: &str, instance: &str) -> Value {
     })
 }
 
+/// What an enforcement point asks: whether an agent may call a tool in an instance of its own.
+fn evaluated_call(agent: &str, instance: &str) -> Value {
+    json!({
+        "subject": { "type": "agent", "id": agent, "properties": { "instance": instance } },
+        "action": { "name": "callTool", "properties": { "text": "a" } },
+        "resource": { "type": "tool", "id": "notes.append" },
+    })
+}
+
 /// The line of each operation.
 fn asked(operation: &str, own: &Side) -> Option<Asked> {
     let (agent, workflow) = (own.named("agent"), own.named("workflow"));
@@ -358,6 +367,8 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
             let (owner, instance) = (own.named("owner"), own.ids["instance"].clone());
             Asked::Question(vec![
                 ("instance", evaluation("user", &owner, "@")),
+                ("instance", evaluated_call(&agent, "@")),
+                ("agent", evaluated_call("@", &instance)),
                 ("person", evaluation("user", "@", &instance)),
                 ("agent", evaluation("agent", "@", &instance)),
                 ("service", evaluation("service", "@", &instance)),
