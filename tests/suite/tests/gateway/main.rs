@@ -8,6 +8,7 @@ mod authzen;
 mod backtest;
 mod bad_input;
 mod changes;
+mod closed_to_agents;
 mod counters;
 mod crash;
 mod demo;
