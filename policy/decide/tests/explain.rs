@@ -4,8 +4,9 @@
 
 mod world;
 
+use countersign_policy_decide::detectors::Detectors;
 use countersign_policy_decide::{Explained, Explanation, Outcome, PolicySnapshot, Question, explain};
-use world::{PERMIT, call, gate, name, read, snapshot, world};
+use world::{PERMIT, call, gate, name, parts, read, snapshot, world};
 
 fn explained(s: &PolicySnapshot, question: &Question) -> Explanation {
     let slice = world().slice(s, question);
@@ -98,4 +99,20 @@ fn what_was_never_asked_of_policy_is_explained_by_the_answer_alone() {
     let explanation = explain(&s, &store.slice(&s, &question), &question);
     assert!(explanation.policies.is_empty());
     assert!(explanation.to_string().contains("gateway:missing-entity: `Instance::i1` is not known"), "{explanation}");
+}
+
+#[test]
+fn what_a_detector_found_stands_with_its_place_and_never_with_its_text() {
+    let mut parts = parts(PERMIT);
+    let detectors = r#"{"detectors":{"escape":{"at":["/path"],"find":"path_traversal"}}}"#;
+    parts.detectors = Detectors::parse(detectors.as_bytes()).unwrap();
+    let s = PolicySnapshot::build(parts).unwrap();
+    let explanation = explained(&s, &call(&s, "repo.read", r#"{"path":"../../etc/shadow"}"#));
+    let found = explanation.found.first().unwrap();
+    assert_eq!((explanation.found.len(), found.detector.as_str(), found.at.as_str()), (1, "escape", "/path"));
+    let text = explanation.to_string();
+    assert!(text.ends_with(&format!("\nfound escape: {} at `/path`", found.what)), "{text}");
+    assert!(!text.contains("etc/shadow"), "{text}");
+    let clean = explained(&s, &call(&s, "repo.read", r#"{"path":"a"}"#));
+    assert!(clean.found.is_empty() && !clean.to_string().contains("found "), "{clean}");
 }

@@ -12,6 +12,7 @@ mod closed_to_agents;
 mod counters;
 mod crash;
 mod demo;
+mod explaining;
 mod figures;
 mod first_hour;
 mod folder;

@@ -91,10 +91,17 @@ pub(crate) fn import(args: &Import, global: &Global) -> Result<bool> {
         let _ = match (written, complete) {
             (true, true) => writeln!(text, "\nwritten to {}", args.out.display()),
             (true, false) => {
-                writeln!(text, "\nwritten to {}; read what was left out before you activate it", args.out.display())
+                writeln!(
+                    text,
+                    "\nwritten to {}; read what did not carry over before you activate it",
+                    args.out.display()
+                )
             }
             (false, _) => {
-                writeln!(text, "\nnothing was written: some of it is left out; --incomplete goes on all the same")
+                writeln!(
+                    text,
+                    "\nnothing was written: some of it does not carry over; --incomplete goes on all the same"
+                )
             }
         };
         super::super::out(&plain(&text))?;
