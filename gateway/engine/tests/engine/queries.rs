@@ -292,6 +292,51 @@ async fn questions_about_policy_are_not_for_agents_nor_about_others_and_leave_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_bundle_opens_questions_about_policy_to_agents() {
+    let mut files = default_files();
+    files.get_mut("policies.cedar").unwrap().push_str(
+        r#"
+@id("agents-read-everything")
+@title("Agents of autonomy 4 read everything")
+permit (
+  principal is Countersign::Agent,
+  action in Countersign::Action::"read",
+  resource
+)
+when { principal.autonomy >= 4 };
+"#,
+    );
+    let world = World::under(&files).await;
+    let dana = world.person("dana", &["ADMIN", "OPERATOR", "AUDITOR"]);
+    let agent = world.agent("fixer", &dana);
+    world.workflow(&dana, "work").await;
+    let gate = gate(&world, &dana, &agent, ("repo.merge", json!({ "branch": "main", "message": "fix" }))).await;
+    let asked = entries(&world, &dana, None).await;
+    let asked = asked.iter().rev().find(|entry| entry.verdict.is_some()).unwrap().index;
+    let mut behalf = (*agent).clone();
+    behalf.on_behalf_of = vec![Delegator { kind: dana.kind, id: dana.id.clone(), pseudonym: dana.pseudonym }];
+    let question = json!({ "asked": "Person::dana", "op": "listTools", "resource": "Organization::self" }).to_string();
+    let question = question.as_bytes();
+    let fixer = (PrincipalKind::Agent, &agent.id);
+    let engine = &world.engine;
+    for who in [&*agent, &behalf] {
+        // What the bundle can open is open.
+        assert!(!entries(&world, who, None).await.is_empty());
+        assert_eq!(code(engine.explain(who, asked).await), "not-found");
+        assert_eq!(code(engine.what_if(who, question).await), "not-found");
+        assert_eq!(code(engine.what_if_each(who, &[question]).await), "not-found");
+        assert_eq!(code(engine.permissions(who, fixer, None).await), "not-found");
+        assert_eq!(code(engine.approvers(who, gate, None, 10).await), "not-found");
+        assert_eq!(code(engine.counters(who).await), "not-found");
+        let candidate = serde_json::to_vec(&files).unwrap();
+        assert_eq!(engine.begin_backtest(who, candidate).await.err().unwrap().code(), "not-found");
+    }
+    assert!(!engine.explain(&dana, asked).await.unwrap().is_empty());
+    engine.approvers(&dana, gate, None, 10).await.unwrap();
+    engine.counters(&dana).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_budget_leaves_is_part_of_what_may_be_done_and_what_a_rule_asks_of_a_login_is_said() {
     let world = World::under(&crate::counters::files_of("1.0", 86_400)).await;
     let dana = world.person("dana", &["ADMIN", "OPERATOR", "AUDITOR"]);
