@@ -158,3 +158,53 @@ fn root_documents_take_the_power_to_sign_from_the_key_in_the_data_folder_and_do_
     std::fs::rename(gateway.beside("kept.json"), roots.join("3.json")).unwrap();
     gateway.up();
 }
+
+#[test]
+fn a_stolen_key_in_the_data_folder_is_revoked_at_once_and_a_recovery_signed_elsewhere_leads_back() {
+    let mut gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    gateway.agent(&dana, "fixer");
+    gateway.workflow(&dana, "repair");
+    let organization = gateway.tenants()[0].organization.clone();
+    let roots = gateway.data().join("policy").join(&organization).join("roots");
+    let path = |version: u64| roots.join(format!("{version}.json")).to_str().unwrap().to_owned();
+    let one = done(&gateway, &["policy", "key", "--name", "one", "--out", "one.key"])["vkey"].clone();
+    let next = ["policy", "root", "next", "--root", &path(1), "--key", "one.key"];
+    done(&gateway, &[&next[..], &["--add", one.as_str().unwrap(), "--out", "root-2.json"]].concat());
+    assert!(gateway.stop());
+    let (ok, said) = install(&gateway, "root-2.json", &[]);
+    assert!(ok, "{said}");
+    let document: Value = serde_json::from_slice(&std::fs::read(roots.join("1.json")).unwrap()).unwrap();
+    let stolen =
+        document["root"]["keys"][0]["vkey"].as_str().unwrap().splitn(3, '+').take(2).collect::<Vec<_>>().join("+");
+    let revoke = ["--root", &path(2), "--revoke", &stolen, "--out", "root-3.json"];
+    done(&gateway, &[&next[..], &revoke].concat());
+    let (ok, said) = install(&gateway, "root-3.json", &[]);
+    assert!(!ok && said.contains("--drop-bundle"), "{said}");
+    let (ok, said) = install(&gateway, "root-3.json", &["--drop-bundle"]);
+    assert!(ok, "{said}");
+    assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["bundle_stands"], json!(false));
+
+    // What the stolen key signed decides nothing any more; the kernel alone does.
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    let work = |gateway: &Gateway, dana: &str| {
+        gateway.post("/api/v1/instances", dana, &json!({ "workflow": "repair", "agent": "fixer" }))
+    };
+    assert_eq!(work(&gateway, &dana).code(), "policy-denied");
+    assert!(gateway.stop());
+    let (ok, said) = gateway.operate(&["recover", "--yes"]);
+    assert!(!ok && said.contains("has 0 of the 1 signatures that root version 3 asks for"), "{said}");
+    let bundle = gateway.beside("recovery.bundle");
+    let (ok, said) = gateway.operate(&["recover", "--out", bundle.to_str().unwrap()]);
+    assert!(ok, "{said}");
+    done(&gateway, &["policy", "sign", "recovery.bundle", "--key", "one.key"]);
+    let (ok, said) = gateway.operate(&["recover", "--yes", "--bundle", bundle.to_str().unwrap()]);
+    assert!(ok, "{said}");
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    work(&gateway, &dana).expect_status(201);
+    assert_eq!(active(&gateway, &dana)["signed_by"], "threshold");
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
+}
