@@ -94,6 +94,8 @@ when { !(context has instance) };
     files
 }
 
+type Ask = fn() -> EvaluationRequest;
+
 /// What is allowed as it stands under [`anywhere`].
 fn allowed() -> EvaluationRequest {
     asks(PrincipalKind::Agent, "fixer", "notes.append", &json!({ "text": "a" }))
@@ -290,7 +292,7 @@ async fn a_call_ends_where_its_semantic_says() {
     use Decision::{Allow, Deny, NeedsApproval};
     use Semantic::{DenyOnFirstDeny, ExecuteAll, PermitOnFirstPermit};
     let Scene { world, proxy, .. } = scene_under(&anywhere()).await;
-    let cases: [(Semantic, &[fn() -> EvaluationRequest], &[Decision]); 9] = [
+    let cases: [(Semantic, &[Ask], &[Decision]); 9] = [
         (ExecuteAll, &[denied, allowed, denied], &[Deny, Allow, Deny]),
         (DenyOnFirstDeny, &[denied, allowed, denied], &[Deny]),
         (PermitOnFirstPermit, &[denied, allowed, denied], &[Deny, Allow]),

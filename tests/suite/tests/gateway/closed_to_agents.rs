@@ -137,15 +137,15 @@ impl Scene {
             rest = after;
         }
         out.push_str(rest);
-        out.push_str(&match id {
-            "getConsistencyProof" => "?old=1&new=2".to_owned(),
-            "getInclusionProof" => "?index=0&size=1".to_owned(),
+        match id {
+            "getConsistencyProof" => out.push_str("?old=1&new=2"),
+            "getInclusionProof" => out.push_str("?index=0&size=1"),
             "verifyPack" => {
-                let root: String = self.gateway.root_vkey().bytes().map(|byte| format!("%{byte:02x}")).collect();
-                format!("?root={root}")
+                out.push_str("?root=");
+                out.push_str(&self.gateway.root_vkey().replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"));
             }
-            _ => String::new(),
-        });
+            _ => {}
+        }
         out
     }
 
@@ -155,7 +155,10 @@ impl Scene {
             "instance": format!("Instance::{}", self.instance),
         });
         let about = json!({ "type": "agent", "id": "fixer" });
-        let evaluation = json!({ "subject": about, "action": { "name": "readInstance" }, "resource": { "type": "instance", "id": self.instance } });
+        let evaluation = json!({
+            "subject": about, "action": { "name": "readInstance" },
+            "resource": { "type": "instance", "id": self.instance },
+        });
         Some(match id {
             "checkPolicy" | "backtestPolicy" => return Some(self.draft.clone()),
             "verifyPack" => return Some(self.pack.clone()),

@@ -86,7 +86,8 @@ fn the_clause_that_stood_in_the_way_is_named_on_the_command_line_and_over_http()
 
     // A question that nobody has asked.
     let question = json!({
-        "asked": "Agent::fixer", "op": "callTool", "resource": "Tool::repo.merge", "instance": format!("Instance::{instance}"),
+        "asked": "Agent::fixer", "op": "callTool", "resource": "Tool::repo.merge",
+        "instance": format!("Instance::{instance}"),
         "input": { "branch": "main", "message": "fix" },
     });
     fs::write(gateway.beside("what-if.json"), question.to_string()).unwrap();
