@@ -419,6 +419,7 @@ fn engine(
 /// Opens an organization in the engine; at its first start its policy becomes the default bundle.
 async fn open_organization(engine: &Engine, policies: &LocalPolicies, org: OrgId, level: Option<u8>) -> Result<()> {
     engine.open_org(org, level).await.context("the log cannot be booted")?;
+    policies.record_roots(engine, org).await.context("a root document cannot be put on record")?;
     if policies.has_bundle(org) {
         return Ok(());
     }

@@ -646,7 +646,12 @@ impl Policies for LocalPolicies {
         let bundle = self.read(org, bundle).map_err(|e| problem(&e))?;
         let predecessor = bundle.manifest().predecessor;
         let transport = bundle.to_bytes().map_err(|e| problem(&e.into()))?;
-        let restores = self.before(org).is_ok_and(|before| before.to_draft() == bundle.to_draft());
+        let content = |bundle: &Bundle| {
+            let mut draft = bundle.to_draft();
+            draft.settings.catalogue = None;
+            draft
+        };
+        let restores = self.before(org).is_ok_and(|before| content(&before) == content(&bundle));
         let change = Change { bundle: Some(bundle), catalogue: None };
         // Called on a blocking thread: the store's own waits are for files and for its turn.
         let prepared =
@@ -661,7 +666,9 @@ impl Policies for LocalPolicies {
     }
 
     fn previous(&self, org: OrgId) -> Result<Vec<u8>, PolicyProblem> {
-        let draft = self.before(org).map_err(|e| problem(&e))?.to_draft();
+        let mut draft = self.before(org).map_err(|e| problem(&e))?.to_draft();
+        // Tools may have changed since: it comes back with those in force, and the check says whether it stands with them.
+        draft.settings.catalogue = None;
         // Where a threshold of keys must sign, this one is not enough, and the check says so: the content of the bundle
         // before is then sealed and signed offline, and proposed like any other.
         let bundle = self.seal(org, draft).map_err(|e| problem(&e))?;

@@ -5,7 +5,7 @@
 //! many as run at once here. Absent: HTTP. What the figures are held for is in `docs/backtest.md`.
 //!
 //! ```sh
-//! cargo run --release -p countersign-gateway-engine --example backtest -- 100000
+//! cargo run --profile dist -p countersign-gateway-engine --example backtest -- 100000
 //! ```
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a measurement that fails says where")]
 #![expect(clippy::disallowed_methods, reason = "what is measured is measured with the machine's own clock")]

@@ -309,11 +309,11 @@ impl Engine {
                 let resource = EntityRef::new(org.id, EntityKind::Tool, tool.clone());
                 let mut question = Question::new(asked, operation, resource, now);
                 question.input = Some(Arc::new(typed));
-                // It is no permit, so nothing is reserved by it: two that race may both be told yes.
-                question.unreserved = true;
                 question
             }
         };
+        // It is no permit, so nothing is reserved by it: two that race may both be told yes.
+        question.unreserved = true;
         question.scopes.insert("act");
         question.four_eyes = crate::stream::four_eyes(org);
         Ok(question)

@@ -101,9 +101,11 @@ fn is_known(value: &str) -> bool {
 
 /// `<your secret>`, `${SECRET}`, `{{ secret }}`: a template that nobody rendered.
 fn is_template(value: &str) -> bool {
-    [("<", ">"), ("${", "}"), ("{{", "}}")]
-        .into_iter()
-        .any(|(open, close)| value.starts_with(open) && value.ends_with(close))
+    [("<", ">"), ("${", "}"), ("{{", "}}")].into_iter().any(|(open, close)| {
+        let inner = value.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+        // A secret may be a document: one in angle brackets has others in it.
+        inner.is_some_and(|inner| !inner.contains(['<', '>', '\n']))
+    })
 }
 
 fn variety(value: &str) -> usize {
@@ -135,7 +137,9 @@ mod tests {
             assert!(text.contains("`API_TOKEN`") && text.contains(says) && text.contains("set it to"), "{text}");
             assert!(value.trim().len() < 9 || !text.contains(value.trim()), "the value is in the text: {text}");
         }
-        refuse_default_secret("API_TOKEN", "short-but-random-8fJ2").unwrap();
+        for value in ["short-but-random-8fJ2", "<settings><server><password>8fJ2</password></server></settings>"] {
+            refuse_default_secret("API_TOKEN", value).unwrap();
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How long one append takes beside what the disk alone takes: run by hand, in release mode.
+//! How long one append takes beside what the disk alone takes: run by hand, built as what is shipped is.
 //!
 //! `cargo run --profile dist -p countersign-ledger-sql --example append_latency -- [seconds] [folder]`
 //!

@@ -1,4 +1,4 @@
-//! How many durable appends a second, at what cost: run by hand, in release mode, on a machine that does nothing else.
+//! How many durable appends a second, at what cost: run by hand, built as what is shipped is, on a machine that does nothing else.
 //!
 //! `cargo run --profile dist -p countersign-ledger-sql --example commit_rate -- [seconds] [in flight] [plain|full] [appends a stream] [folder]`
 //!

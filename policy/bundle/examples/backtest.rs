@@ -1,5 +1,5 @@
 //! Prints how many questions of the past a backtest asks in a second: the default bundle against a changed one, on one
-//! core and on two. Run with `--release`; the first argument is how many questions.
+//! core and on two. Run with `--profile dist`; the first argument is how many questions.
 
 #![expect(
     clippy::unwrap_used,

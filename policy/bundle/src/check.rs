@@ -89,6 +89,13 @@ impl Checked {
         self.snapshot.as_ref().filter(|_| self.report.passes())
     }
 
+    /// What a change of the tool catalogue alone takes: the snapshot of a bundle that is in force, if nothing but what this
+    /// program has come to refuse since stands against it.
+    pub fn stands(&self) -> Option<&Arc<PolicySnapshot>> {
+        let since = |finding: &Finding| finding.rule == RuleId::Unsupported || finding.severity != Severity::Error;
+        self.snapshot.as_ref().filter(|_| self.report.findings.iter().all(since))
+    }
+
     /// The snapshot if it could be built at all, though tests of the bundle may fail: for reloading what was activated
     /// before, and for trying things out. Never enough for an activation.
     pub fn built(&self) -> Option<&Arc<PolicySnapshot>> {

@@ -518,6 +518,7 @@ fn prepare(
         return Err(StoreError::Nothing);
     }
     let catalogue = change.catalogue.map(Arc::new).or_else(|| active.catalogue.clone());
+    let tools_alone = change.bundle.is_none();
     let (bundle, standing) = match change.bundle {
         Some(bundle) => {
             let standing = bundle.verify_candidate(&slot.chain.load())?;
@@ -541,7 +542,8 @@ fn prepare(
     };
     let draft = bundle.to_draft();
     let checked = proved(check(&bundle, catalogue.as_deref()), &draft, prover, now);
-    let Some(snapshot) = checked.accepted().cloned() else {
+    let accepted = if tools_alone { checked.stands() } else { checked.accepted() };
+    let Some(snapshot) = accepted.cloned() else {
         return Err(StoreError::Rejected(Box::new(checked.report)));
     };
     let before = active.bundle.as_ref().map(|b| b.to_draft()).unwrap_or_default();

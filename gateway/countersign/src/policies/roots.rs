@@ -1,7 +1,7 @@
 //! The next root document of an organization: checked, put in force, and on record in the ledger. Internal.
 //!
 //! First the document is durable in the store's folder, then the ledger says so. A crash in between leaves a document in
-//! force that the ledger does not name yet: the command, given again, says it. The other way round, a ledger that names a
+//! force that the ledger does not name yet: the next start names it. The other way round, a ledger that names a
 //! document which the folder lacks, is an older folder put back, and nothing is served with it. Absent: who asks
 //! (`cli::policy::installing`), the succession (`policy/bundle`).
 
@@ -19,6 +19,8 @@ pub(crate) struct NextRoot {
     /// None where it is in force already.
     signed: Option<SignedRoot>,
     chain: RootChain,
+    /// Whether a bundle is in force, and stands under it.
+    pub stands: bool,
     /// Why the bundle in force would not stand under it.
     pub lost: Option<BundleError>,
 }
@@ -61,8 +63,10 @@ impl LocalPolicies {
         let active = self.store.active(&org).ok_or(StoreError::UnknownOrganization(org))?;
         let chain = self.store.root_chain(&org).ok_or(StoreError::UnknownOrganization(org))?;
         let mut chain = RootChain::clone(&chain);
+        let judged = |chain: &RootChain| active.bundle.as_ref().map(|bundle| bundle.verify_active(chain).map(drop));
         if *chain.current() == signed.root {
-            return Ok(NextRoot { org, signed: None, chain, lost: None });
+            let stands = judged(&chain).is_some_and(|judged| judged.is_ok());
+            return Ok(NextRoot { org, signed: None, chain, stands, lost: None });
         }
         let wrong = |error: RootError| PoliciesError::Store(StoreError::Root(error));
         let local = held.key.vkey().id();
@@ -70,19 +74,24 @@ impl LocalPolicies {
             signed.sign(&held.key).map_err(wrong)?;
         }
         chain.extend(signed.clone()).map_err(wrong)?;
-        let lost = active.bundle.as_ref().and_then(|bundle| bundle.verify_active(&chain).err());
-        Ok(NextRoot { org, signed: Some(signed), chain, lost })
+        let judged = judged(&chain);
+        let stands = judged.as_ref().is_some_and(Result::is_ok);
+        Ok(NextRoot { org, signed: Some(signed), chain, stands, lost: judged.and_then(Result::err) })
     }
 
-    /// Puts it in force, and every document that the ledger does not name yet on record. Gives the entry of the last one;
-    /// none where the ledger named it before.
+    /// Puts it in force and on record. Gives its entry; none where the ledger named it before.
     pub(crate) async fn install_root(&self, engine: &Engine, next: NextRoot) -> Result<Option<u64>, PoliciesError> {
-        let NextRoot { org, signed, chain, .. } = next;
-        let held = self.held(org).ok_or(StoreError::UnknownOrganization(org))?;
-        if let Some(signed) = signed {
-            self.store.add_root(org, signed).await?;
+        if let Some(signed) = next.signed {
+            self.store.add_root(next.org, signed).await?;
         }
-        // Crash here: it is in force and not on record; the next install of the same document comes here again.
+        // Crash here: it is in force and not on record; the next start puts it there before anything else.
+        self.record_roots(engine, next.org).await
+    }
+
+    /// Puts every document in force that the ledger does not name yet on record. Gives the entry of the last one.
+    pub(crate) async fn record_roots(&self, engine: &Engine, org: OrgId) -> Result<Option<u64>, PoliciesError> {
+        let held = self.held(org).ok_or(StoreError::UnknownOrganization(org))?;
+        let chain = self.store.root_chain(&org).ok_or(StoreError::UnknownOrganization(org))?;
         let recorded = match root_on_record(&held.log).await.map_err(ledger)? {
             Some(digest) => place_of(&chain, &digest)?.unwrap_or(1),
             None => 1,

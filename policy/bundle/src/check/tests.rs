@@ -327,7 +327,10 @@ fn what_this_program_has_nothing_for_is_refused_and_what_was_in_force_with_it_st
     ] {
         let draft = with(&[(file, text)]);
         assert_eq!(first_error(&draft), (RuleId::Unsupported, place.to_owned()));
-        assert!(check_draft(&draft, org(), None).built().is_some(), "{file}");
+        let checked = check_draft(&draft, org(), None);
+        assert!(checked.built().is_some() && checked.stands().is_some() && checked.accepted().is_none(), "{file}");
     }
+    let other = with(&[("roles.json", "{}")]);
+    assert!(check_draft(&other, org(), None).stands().is_none(), "nothing else is passed over");
     assert!(check_draft(&with(&[("ages.json", "{\"ages_s\":{}}")]), org(), None).accepted().is_some());
 }

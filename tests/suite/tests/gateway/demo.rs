@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use countersign_tests_testkit::{Gateway, countersign, countersign_verify};
 use serde_json::Value;
@@ -23,11 +22,9 @@ fn demo(folder: &Path, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn the_demo_tells_its_steps_in_order_within_a_minute() {
+fn the_demo_tells_its_steps_in_order() {
     let folder = tempfile::tempdir().unwrap();
-    let begun = Instant::now();
     let told = demo(&folder.path().join("demo"), &[]);
-    let took = begun.elapsed();
     let steps = [
         "the gateway starts on http://127.0.0.1:",
         "root key (an auditor is given this, and nothing else): ",
@@ -52,7 +49,6 @@ fn the_demo_tells_its_steps_in_order_within_a_minute() {
         let (_, after) = rest.split_once(step).unwrap_or_else(|| panic!("no `{step}` in its place: {told}"));
         rest = after;
     }
-    assert!(took < Duration::from_mins(1), "it took {took:?}");
 }
 
 #[test]

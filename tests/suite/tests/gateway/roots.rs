@@ -160,6 +160,37 @@ fn root_documents_take_the_power_to_sign_from_the_key_in_the_data_folder_and_do_
 }
 
 #[test]
+fn a_document_that_is_in_force_and_not_on_record_is_put_there_by_the_next_start() {
+    let mut gateway = Gateway::start();
+    let organization = gateway.tenants()[0].organization.clone();
+    let roots = gateway.data().join("policy").join(&organization).join("roots");
+    let one = done(&gateway, &["policy", "key", "--name", "one", "--out", "one.key"])["vkey"].clone();
+    let first = roots.join("1.json");
+    let next = ["policy", "root", "next", "--root", first.to_str().unwrap(), "--add", one.as_str().unwrap()];
+    done(&gateway, &[&next[..], &["--key", "one.key", "--out", "root-2.json"]].concat());
+    assert!(gateway.stop());
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    };
+    let (data, kept) = (gateway.data(), gateway.beside("kept"));
+    copy(&data, &kept);
+    let (ok, said) = install(&gateway, "root-2.json", &[]);
+    assert!(ok, "{said}");
+    // As a crash leaves it: the document is durable, and the ledger does not name it.
+    copy(&roots.join("2.json"), &kept.join("policy").join(&organization).join("roots").join("2.json"));
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&kept, &data).unwrap();
+    gateway.up();
+    assert!(gateway.stop());
+    let (ok, said) = install(&gateway, "root-2.json", &[]);
+    assert!(ok, "{said}");
+    let again: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&again["entry"], &again["bundle_stands"]), (&Value::Null, &json!(true)), "the start did: {said}");
+    std::fs::remove_file(roots.join("2.json")).unwrap();
+    assert!(gateway.try_up().unwrap_err().contains("the ledger names root document"));
+}
+
+#[test]
 fn a_stolen_key_in_the_data_folder_is_revoked_at_once_and_a_recovery_signed_elsewhere_leads_back() {
     let mut gateway = Gateway::start();
     let (dana, _) = gateway.enrol();

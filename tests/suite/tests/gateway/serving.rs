@@ -126,7 +126,7 @@ fn on_sigterm_what_is_under_way_is_answered_and_nothing_new_is_taken() {
         let slow = scope.spawn(|| {
             let path = format!("/api/v1/instances/{instance}/actions");
             let body = merge.to_string().into_bytes();
-            gateway.send("POST", &path, &agent, &[("prefer", "wait=6")], Some(body))
+            gateway.send("POST", &path, &agent, &[("prefer", "wait=12")], Some(body))
         });
         gateway.until_under_way(2);
         let sent = Command::new("kill").args(["-TERM", &gateway.pid().to_string()]).status().unwrap();

@@ -1,7 +1,5 @@
 //! Whoever prefers to wait is answered when people have decided, and is told that the wait was kept.
 
-use std::time::Duration;
-
 use countersign_tests_testkit::Gateway;
 use serde_json::json;
 
@@ -83,12 +81,13 @@ fn whoever_watches_a_gate_is_answered_when_it_closes() {
     at.gateway.propose(&at.agent, &at.instance, "repo.merge", &merge).expect_status(202);
     let gate = at.gate();
     let path = format!("/api/v1/gates/{gate}");
-    let watch = || at.gateway.send("GET", &path, &at.dana, &[("prefer", "wait=20")], None);
+    let watch_for = |wait| at.gateway.send("GET", &path, &at.dana, &[("prefer", wait)], None);
+    let watch = || watch_for("wait=20");
     let answer = std::thread::scope(|scope| {
         let watching = scope.spawn(watch);
         at.gateway.until_under_way(2);
-        // It is taken; a moment more, and it has read the gate.
-        std::thread::sleep(Duration::from_millis(300));
+        // It is taken; once a shorter watch that began later has ended, it has read the gate.
+        assert_eq!(watch_for("wait=1").expect_status(200).header("preference-applied"), Some("wait"));
         assert!(!watching.is_finished(), "nothing has happened at it");
         at.approve(&gate);
         watching.join().unwrap()

@@ -59,7 +59,7 @@ async fn carry_out(gateway: &Gateway, args: &Install, signed: SignedRoot, global
             crate::words(lost)
         );
     }
-    let (document, stands) = (next.document().clone(), next.lost.is_none());
+    let (document, stands) = (next.document().clone(), next.stands);
     let entry = gateway.policies.install_root(&gateway.engine, next).await?;
     let keys: Vec<String> = document.keys.iter().map(|key| key.vkey.id().to_string()).collect();
     global.answer(&json!({

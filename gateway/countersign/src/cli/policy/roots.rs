@@ -48,7 +48,7 @@ pub(crate) enum Root {
         after_help = "The key in the data folder signs it, too, where the document before or this one lists that key. The ledger says\n\
         which document is in force; an older one does not come back.\n\n\
         Example:\n  countersign policy root install root-2.json --data-dir ./countersign-data\n\n\
-        Exit codes: 0 in force, 2 it is not: nothing was changed."
+        Exit codes: 0 in force and on record, 2 it was refused, or the message says how far it came; given again, it is finished."
     )]
     Install(Install),
 }
