@@ -20,7 +20,13 @@ pub(crate) struct Completions {
 
 pub(crate) fn completions(args: &Completions) -> Result<ExitCode> {
     let mut bytes = Vec::new();
-    clap_complete::generate(args.shell, &mut command(), "countersign", &mut bytes);
+    // Completions offer hidden verbs too, so they are made of what is left without them.
+    let whole = command();
+    let mut shown = clap::Command::new("countersign")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(whole.get_arguments().cloned())
+        .subcommands(whole.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned());
+    clap_complete::generate(args.shell, &mut shown, "countersign", &mut bytes);
     out(&String::from_utf8(bytes).context("the completions are not UTF-8")?)?;
     Ok(ExitCode::SUCCESS)
 }

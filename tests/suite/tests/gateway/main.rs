@@ -9,6 +9,7 @@ mod backtest;
 mod bad_input;
 mod changes;
 mod closed_to_agents;
+mod commands;
 mod counters;
 mod crash;
 mod demo;

@@ -69,7 +69,9 @@ fn an_opened_log_is_read_by_anybody_and_its_root_follows_from_its_entries() {
     let bytes = gateway.get(&format!("{log}/{}", bundle.path()), "").expect_status(200).bytes;
     let read = decode_bundle(bundle, &bytes).unwrap();
     let mut ours = Tree::new();
-    read.iter().for_each(|entry| ours.push_leaf(entry));
+    for entry in &read {
+        ours.push_leaf(entry);
+    }
     assert_eq!(ours.root().unwrap(), Hash(root), "the checkpoint signs these entries");
     let leaves: Vec<[u8; 32]> = read.iter().map(|entry| Rfc6962::hash(entry)).collect();
     assert_eq!(MerkleTree::<Rfc6962>::from_leaves(&leaves).root(), Some(root), "and another's tree says so too");

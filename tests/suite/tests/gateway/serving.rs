@@ -1,4 +1,5 @@
 //! A gateway as whoever runs it meets it: what it greets with, what it logs, what it remembers outside, how it ends.
+#![expect(clippy::disallowed_methods, reason = "a process ends in real time")]
 
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
