@@ -31,7 +31,7 @@ pub(crate) fn demands_met(
         let unmet = |demand| Err(EngineError::DemandUnmet { rule: name.clone(), demand });
         let demand = &rule.demand;
         if demand.assurance.is_some_and(|least| who.assurance < least) {
-            return unmet("a surer login than this one");
+            return unmet(demand.unmeetable().unwrap_or("a surer login than this one"));
         }
         if demand.fresh_s.is_some_and(|s| now.since(who.issued) > Duration::from_secs(s)) {
             return unmet("a login that is not as old");

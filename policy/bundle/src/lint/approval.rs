@@ -105,7 +105,7 @@ pub(crate) fn beyond(rules: &Rules, text: &str, findings: &mut Vec<Finding>) {
         }
         for target in rule.escalation.iter().flat_map(|circle| &circle.notify) {
             let message = format!("rule `{name}` notifies `{target}` of a further circle, and nothing here is told so");
-            let next = "leave `notify` out; a subscription to the organization's events says that a gate was escalated";
+            let next = "leave `notify` out; whom the circle names finds the gate among those that wait for them";
             findings.push(Finding::warning(place(text, name, "notify"), RuleId::Unsupported, message, next));
         }
     }
