@@ -10,7 +10,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use countersign_gateway_flow::{Actor, Asked, Force};
-use countersign_gateway_model::{Decision, Digest, Name, Principal, PrincipalKind, Timestamp, Verdict};
+use countersign_gateway_model::{Decision, Digest, Name, Principal, Timestamp, Verdict};
 use countersign_ledger_entry::payload::{self, Salt};
 use countersign_ledger_entry::{Blob, Payload, PayloadRef, PayloadRole};
 use countersign_policy_decide::input::TypedInput;
@@ -39,8 +39,6 @@ pub(crate) fn question(who: &Principal, operation: Operation, resource: EntityRe
     let mut question = Question::new(entity_of(who), operation, resource, now);
     question.scopes = who.scopes.iter().map(|s| scope_name(*s)).collect();
     question.assurance = who.assurance;
-    // An agent's or a service's credential is issued without anybody's login.
-    question.authenticated_at = Some(who.issued).filter(|_| who.kind == PrincipalKind::Person);
     question.delegated = !who.on_behalf_of.is_empty();
     question
 }

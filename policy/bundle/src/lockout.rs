@@ -163,14 +163,13 @@ impl<'a> Probe<'a> {
         Ok(false)
     }
 
-    /// Asks with the surest login that a person can have, just made. Nobody signs an operation: `asserted` stays false.
+    /// Asks with the surest login that a person can have. No question says when it was, and nobody signs an operation.
     fn ask(&self, voter: &Voter, operation: Operation, kind: EntityKind) -> Answer {
         let asked = EntityRef::new(self.org, EntityKind::Person, voter.id.clone());
         let resource = EntityRef::new(self.org, kind, self.name.clone());
         let mut question = Question::new(asked, operation, resource, self.people.now);
         question.scopes = BTreeSet::from(["act", "decide"]);
         question.assurance = Assurance::SUREST;
-        question.authenticated_at = Some(self.people.now);
         question.four_eyes = self.people.four_eyes;
         question.counters = self.snapshot.counters().keys().map(|c| (c.clone(), "0.0".to_owned())).collect();
         decide(self.snapshot, &self.scratch.slice(self.snapshot, &question), &question)

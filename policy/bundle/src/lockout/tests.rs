@@ -99,7 +99,9 @@ fn what_no_login_of_this_program_has_locks_everybody_out() {
         "{refused:?}"
     );
     // Nor does a permit that asks for it, or for a signature over the operation, help anybody.
-    for condition in [r#"context.assurance == Countersign::Assurance::"mfa""#, "context.asserted"] {
+    for condition in
+        [r#"context.assurance == Countersign::Assurance::"mfa""#, "context.asserted", "context has authenticatedAt"]
+    {
         let picky = POLICIES.replace("principal in Countersign::Role::\"STOP\"", condition);
         let refused = found(&picky, "", &[a, b], false);
         assert!(refused.len() == 1 && refused[0].contains("terminate"), "{condition}: {refused:?}");
