@@ -55,7 +55,7 @@ pub struct PolicySnapshot {
 }
 
 impl PolicySnapshot {
-    /// Builds a snapshot: parses, checks ids and gates, validates strictly (a warning is an error) to [`LEVEL`].
+    /// Builds a snapshot: parses, checks ids and gates, validates strictly (a warning is an error) to [`crate::LEVEL`].
     pub fn build(parts: PolicyParts) -> Result<Self, BuildError> {
         for (file, text) in &parts.policies {
             if let Some(offset) = crate::depth::too_deep(text) {

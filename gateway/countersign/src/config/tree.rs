@@ -64,7 +64,7 @@ pub(crate) struct Identity {
     pub issuer: String,
     /// Seconds that a token of an agent, service or person lasts; at most 3600.
     pub token_ttl_s: u64,
-    /// Seconds that a token with scope `decide` lasts; at most 900.
+    /// Seconds that a token with scope `decide` lasts; at most 900, and never longer than `token_ttl_s`.
     pub decide_ttl_s: u64,
 }
 

@@ -13,7 +13,7 @@
     reason = "each test file uses a part of it"
 )]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -130,7 +130,7 @@ struct Call {
 }
 
 fn parse(text: &str, folder: &Path, status: ExitStatus) -> Trace {
-    let mut open: HashMap<u32, Call> = HashMap::new();
+    let (mut open, mut unseen): (HashMap<u32, Call>, HashSet<u32>) = Default::default();
     let mut calls = Vec::new();
     let lines: Vec<&str> = text.lines().collect();
     for (at, line) in lines.iter().enumerate() {
@@ -138,12 +138,20 @@ fn parse(text: &str, folder: &Path, status: ExitStatus) -> Trace {
         let thread: u32 = thread.parse().unwrap();
         let rest = rest.trim_start();
         // Signals, ends, and a call that strace had not yet seen when its process ended.
-        if rest.starts_with("+++") || rest.starts_with("---") || rest.starts_with("???(") {
+        if rest.starts_with("+++") || rest.starts_with("---") {
+            continue;
+        }
+        if rest.starts_with("???(") {
+            unseen.insert(thread);
             continue;
         }
         let (mut call, ending) = if let Some(resumed) = rest.strip_prefix("<... ") {
             let (_, ending) = resumed.split_once(" resumed>").unwrap();
-            (open.remove(&thread).unwrap(), ending.to_owned())
+            let Some(call) = open.remove(&thread) else {
+                assert!(unseen.remove(&thread), "a call comes back that never began: {line}");
+                continue;
+            };
+            (call, ending.to_owned())
         } else {
             let (name, ending) = rest.split_once('(').unwrap();
             let name = name.to_owned();
