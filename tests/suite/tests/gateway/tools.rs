@@ -291,3 +291,22 @@ fn a_bundle_names_the_tool_catalogue_in_force_by_digest_and_version_or_none() {
         assert!(refused.code() == "bundle-rejected" && said.contains(&part), "{catalogue}: {said}");
     }
 }
+
+#[test]
+fn the_way_back_to_a_bundle_that_names_its_tools_is_open_after_tools_changed() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let active = || gateway.get("/api/v1/policies/active", &dana).expect_status(200).json();
+    let proposals = "/api/v1/policies/proposals";
+    let mut names: Value = serde_json::from_slice(&crate::changes::draft("names its tools")).unwrap();
+    names["files"]["bundle.json"] =
+        json!({ "catalogue": { "version": 1, "digest": active()["catalogue"] } }).to_string().into();
+    crate::changes::propose(&gateway, &dana, proposals, names.to_string().as_bytes());
+    file(&gateway, "ticket.json", TICKET);
+    run(&gateway, &dana, &["tool", "register", "ticket.json"]).ended(0);
+    crate::changes::propose(&gateway, &dana, proposals, &crate::changes::draft("names none"));
+    let back = crate::changes::propose(&gateway, &dana, "/api/v1/policies/rollback", b"{}");
+    assert_eq!((&back["state"], &back["rollback"]), (&json!("activated"), &json!(true)), "{back}");
+    assert_eq!(active()["version"], 4, "the content of the second, with the tools in force");
+    gateway.get("/api/v1/tools/tickets.create", &dana).expect_status(200);
+}
