@@ -122,6 +122,27 @@ fn the_strictest_answer_of_a_chain_stands_with_the_union_of_rules() {
     assert_eq!(combine(&[]).0, Verdict::deny(), "asking nobody allows nothing");
 }
 
+/// A gate that waits for approvers.
+fn open_gate() -> GateFacts {
+    GateFacts {
+        instance: name("i1"),
+        gate: name("g1"),
+        rules: vec![name("a")],
+        roles: vec![name("APPROVER")],
+        groups: vec![],
+        teams: vec![],
+        involved: vec![],
+        initiator: None,
+        accountable: name("ida"),
+        agent: None,
+        tool: None,
+        open: true,
+        opened_at: NOW,
+        expires_at: None,
+        escalation: 0,
+    }
+}
+
 #[test]
 fn facts_too_old_to_decide_on_deny_deciding_and_gated_actions_only() {
     let old = PolicyParts {
@@ -139,23 +160,7 @@ fn facts_too_old_to_decide_on_deny_deciding_and_gated_actions_only() {
     question.satisfied.insert(name("a"));
     assert_eq!(ids(&ask(&s, &store, &question)), [ground::STALE]);
     // Whoever decides is asked about at any age of the rest; the voter's own facts are what counts.
-    let facts = GateFacts {
-        instance: name("i1"),
-        gate: name("g1"),
-        rules: vec![name("a")],
-        roles: vec![name("APPROVER")],
-        groups: vec![],
-        teams: vec![],
-        involved: vec![],
-        initiator: None,
-        accountable: name("ida"),
-        agent: None,
-        tool: None,
-        open: true,
-        opened_at: NOW,
-        expires_at: None,
-        escalation: 0,
-    };
+    let facts = open_gate();
     store.put(Record::gate(org(), name("g1"), &facts, NOW)).unwrap();
     store.put(Record::item(org(), name("it1"), &facts, NOW)).unwrap();
     let mut vote = Question::new(entity("Person::ida"), Operation::Approve, entity("Item::it1"), NOW);
@@ -175,23 +180,7 @@ fn without_a_bundle_people_look_stop_and_recover_and_nothing_starts() {
     let s = PolicySnapshot::build(PolicyParts::recovery(org())).unwrap();
     assert!(s.is_recovery());
     let store = world();
-    let facts = GateFacts {
-        instance: name("i1"),
-        gate: name("g1"),
-        rules: vec![name("a")],
-        roles: vec![name("APPROVER")],
-        groups: vec![],
-        teams: vec![],
-        involved: vec![],
-        initiator: None,
-        accountable: name("ida"),
-        agent: None,
-        tool: None,
-        open: true,
-        opened_at: NOW,
-        expires_at: None,
-        escalation: 0,
-    };
+    let facts = open_gate();
     store.put(Record::gate(org(), name("g1"), &facts, NOW)).unwrap();
     store.put(Record::item(org(), name("it1"), &facts, NOW)).unwrap();
     let home = EntityRef::organization(org());

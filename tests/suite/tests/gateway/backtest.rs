@@ -6,30 +6,15 @@ use std::process::Command;
 use countersign_tests_testkit::{Gateway, countersign};
 use serde_json::{Value, json};
 
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    #[track_caller]
-    fn ended(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{}{}", self.out, self.err);
-        self
-    }
-
-    fn report(&self) -> Value {
-        let document: Value =
-            serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}{}", self.out, self.err));
-        document["report"].clone()
-    }
-}
+use crate::said::Said;
 
 fn policy(arguments: &[&str]) -> Said {
-    let output = Command::new(countersign()).env_clear().arg("policy").args(arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    Said::by(Command::new(countersign()).env_clear().arg("policy").args(arguments))
+}
+
+/// What the backtest came to.
+fn reported(said: &Said) -> Value {
+    said.json()["report"].clone()
 }
 
 /// The default bundle in a folder, and beside it one that stops notes.
@@ -89,13 +74,13 @@ fn a_candidate_is_asked_about_the_past_of_a_gateway_that_runs_and_of_one_that_is
     {
         ask(&dana, &[&stricter, "--fail-on", which]).ended(code);
     }
-    let report = ask(&dana, &[&stricter, "--json"]).ended(1).report();
+    let report = reported(&ask(&dana, &[&stricter, "--json"]).ended(1));
     assert_eq!(report["all"]["changed"], json!({ "allow_to_deny": 3 }));
     assert_eq!(report["by_tool"]["Tool::notes.append"]["changed"]["allow_to_deny"], 3);
     assert_eq!(report["examples"]["allow_to_deny"].as_array().unwrap().len(), 3);
     let windowed = |arguments: &[&str]| {
         let all = [&[stricter.as_str(), "--json", "--fail-on", "nothing"], arguments].concat();
-        ask(&dana, &all).ended(0).report()
+        reported(&ask(&dana, &all).ended(0))
     };
     assert_eq!(windowed(&["--since", "1h"]), report, "all of it is younger");
     assert_eq!(windowed(&["--until", "2020-01-01"])["asked"], 0);
@@ -120,11 +105,11 @@ fn a_candidate_is_asked_about_the_past_of_a_gateway_that_runs_and_of_one_that_is
     assert!(said.err.contains("in use by another process"), "{}", said.err);
     let entries = gateway.entries(&dana).len();
     gateway.stop();
-    assert_eq!(policy(&offline).ended(1).report(), report, "the same questions, the same answers");
+    assert_eq!(reported(&policy(&offline).ended(1)), report, "the same questions, the same answers");
     let (ok, said) = gateway.operate(&["organization", "create", "north"]);
     assert!(ok, "{said}");
     let north =
-        policy(&[&offline[..], &["--organization", "north", "--fail-on", "nothing"]].concat()).ended(0).report();
+        reported(&policy(&[&offline[..], &["--organization", "north", "--fail-on", "nothing"]].concat()).ended(0));
     assert_eq!(north["by_tool"].get("Tool::notes.append"), None, "another organization's past is its own");
     gateway.up();
     let dana = gateway.login("dana", "act");

@@ -7,37 +7,15 @@ use std::process::Command;
 use countersign_tests_testkit::{Gateway, countersign};
 use serde_json::{Value, json};
 
+use crate::said::Said;
+
 /// The exit code of a command line that means nothing.
 const USAGE: i32 = 64;
-
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    #[track_caller]
-    fn ended(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{}{}", self.out, self.err);
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}{}", self.out, self.err))
-    }
-}
-
-fn said(command: &mut Command) -> Said {
-    let output = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
-}
 
 fn policy(gateway: &Gateway, token: &str, arguments: &[&str]) -> Said {
     let mut command = Command::new(countersign());
     command.env_clear().current_dir(gateway.beside("")).arg("policy").args(arguments);
-    said(command.env("COUNTERSIGN_SERVER", gateway.url("")).env("COUNTERSIGN_TOKEN", token))
+    Said::by(command.env("COUNTERSIGN_SERVER", gateway.url("")).env("COUNTERSIGN_TOKEN", token))
 }
 
 /// The line of one policy in an explanation's words.
@@ -172,7 +150,7 @@ const KINDS: [Kind; 6] = [
 fn rules_of_each_other_system_become_a_draft_or_say_what_does_not_carry_over() {
     let desk = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
-        said(Command::new(countersign()).env_clear().current_dir(desk.path()).arg("policy").args(arguments))
+        Said::by(Command::new(countersign()).env_clear().current_dir(desk.path()).arg("policy").args(arguments))
     };
     let there = |name: &str| desk.path().join(name).exists();
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policy/import/tests/golden");

@@ -27,6 +27,7 @@ mod public_log;
 mod queries;
 mod recovery;
 mod roots;
+mod said;
 mod serving;
 mod signing;
 mod stopping;

@@ -7,36 +7,12 @@ use std::process::Command;
 use countersign_tests_testkit::{Gateway, countersign};
 use serde_json::{Value, json};
 
-/// What the program said to one command.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    #[track_caller]
-    fn ended(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{}{}", self.out, self.err);
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}{}", self.out, self.err))
-    }
-}
+use crate::said::Said;
 
 fn run(gateway: &Gateway, token: &str, arguments: &[&str]) -> Said {
-    let output = Command::new(countersign())
-        .env_clear()
-        .current_dir(gateway.beside(""))
-        .env("COUNTERSIGN_SERVER", gateway.url(""))
-        .env("COUNTERSIGN_TOKEN", token)
-        .args(arguments)
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    let mut command = Command::new(countersign());
+    command.env_clear().current_dir(gateway.beside("")).args(arguments);
+    Said::by(command.env("COUNTERSIGN_SERVER", gateway.url("")).env("COUNTERSIGN_TOKEN", token))
 }
 
 fn file(gateway: &Gateway, name: &str, text: &str) {
