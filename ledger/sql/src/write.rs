@@ -121,6 +121,11 @@ impl Part {
             Self::Checkpoint => insert(out, "checkpoint (key, note)", "column1, column2"),
             // Where another committer has moved the log or taken the lease, the size becomes NULL, which the table
             // refuses: the statement fails before it comes to COMMIT.
+            // One log is what nearly every batch touches: to join it to a list SQLite would open two tables of its own.
+            Self::Swap if rows == 1 => out.push_str(
+                "UPDATE log SET epoch = ?2, root = ?6, newest = ?7, size = CASE WHEN size = ?3 AND root = ?4 \
+                 AND epoch <= ?2 AND ?8 = (SELECT epoch FROM lease) THEN ?5 END WHERE number = ?1;",
+            ),
             Self::Swap => {
                 out.push_str(
                     "UPDATE log SET epoch = v.column2, root = v.column6, newest = v.column7, size = CASE \
