@@ -51,9 +51,31 @@ pub(crate) enum FolderError {
     /// It has things in it that are not ours.
     #[error("`{0}` is not empty and is no data folder: give an empty one, or one that does not exist")]
     Foreign(PathBuf),
+    /// Its mark and the first entry of a log contradict each other.
+    #[error("genesis of `{0}` and `countersign.json` disagree on whether this is a demo: restore the folder")]
+    Genesis(String),
     /// No random bytes.
     #[error("the system gives no random bytes")]
     Random(#[from] getrandom::Error),
+}
+
+impl FolderError {
+    /// Stable name of the problem, for `openapi/problems/<code>.md`; none where nothing is wrong with the folder.
+    pub(crate) fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Keys(error) => error.code(),
+            // Whoever would make the folder has made it by then.
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Some("folder-missing"),
+            Self::Io { .. } => Some("folder-unusable"),
+            Self::Locked(_) => Some("folder-in-use"),
+            Self::Newer { .. } => Some("folder-newer"),
+            Self::Mark(_) | Self::Genesis(_) => Some("folder-damaged"),
+            Self::Demo(_) => Some("folder-demo"),
+            Self::NotDemo(_) => Some("folder-not-demo"),
+            Self::Foreign(_) => Some("folder-foreign"),
+            Self::Random(_) => None,
+        }
+    }
 }
 
 /// What a folder says it is. Ids are made once and never change.

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration as Span;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use countersign_gateway_engine::{Engine, EngineOptions, Parts};
 use countersign_gateway_http::{AppState, Info, Lifecycle, Limits, Metrics, Phase};
 use countersign_gateway_identity::{Identity, IdentityConfig, Purpose, RateLimiter, RateQuota, TokenKeys};
@@ -27,7 +27,7 @@ use countersign_runners_process::{GatewayEndpoint, Level, ProcessConfig, Process
 use crate::accounts::Vault;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::folder::{DataFolder, Mark};
+use crate::folder::{DataFolder, FolderError, Mark};
 use crate::installation;
 use crate::keys::{FileRing, Keys};
 use crate::mint::{self, SystemMint};
@@ -162,7 +162,7 @@ impl Held {
         let log = logs.log(self.place.org).await;
         let log = log.with_context(|| format!("the log of `{name}` does not verify; nothing is signed"))?;
         if log.is_demo() != demo {
-            bail!("genesis of `{name}` and `countersign.json` disagree on whether this is a demo: restore the folder");
+            return Err(FolderError::Genesis(name.to_string()).into());
         }
         Ok(log)
     }

@@ -21,6 +21,28 @@ const SETTING: &str = "organization/";
 /// Entries looked at a time.
 const PAGE: usize = 256;
 
+/// Why an installation is not served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InstallationError {
+    /// Another log stands where that of an organization was.
+    #[error("the log of `{0}` is not the one that the installation began: restore its folder")]
+    Other(OrgId),
+    /// An organization is on record and has no folder.
+    #[error(
+        "`{0}` is on record and its folder is not here: restore it under `organizations/`; nothing is served without it"
+    )]
+    Missing(OrgId),
+}
+
+impl InstallationError {
+    /// Stable name of the problem, for `openapi/problems/<code>.md`.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Other(_) | Self::Missing(_) => "folder-incomplete",
+        }
+    }
+}
+
 /// Leaf hash (RFC 6962) of the genesis of each organization on record.
 pub(crate) type Recorded = BTreeMap<OrgId, Digest>;
 
@@ -82,14 +104,12 @@ pub(crate) async fn record(log: &LogHandle, clock: &dyn Clock, org: OrgId, genes
 }
 
 /// Refuses to go on where an organization on record is missing here, or has another log.
-pub(crate) fn compare(recorded: &Recorded, here: &Recorded) -> Result<()> {
+pub(crate) fn compare(recorded: &Recorded, here: &Recorded) -> Result<(), InstallationError> {
     for (org, genesis) in recorded {
         match here.get(org) {
             Some(found) if found == genesis => {}
-            Some(_) => bail!("the log of `{org}` is not the one that the installation began: restore its folder"),
-            None => bail!(
-                "`{org}` is on record and its folder is not here: restore it under `organizations/`; nothing is served without it"
-            ),
+            Some(_) => return Err(InstallationError::Other(*org)),
+            None => return Err(InstallationError::Missing(*org)),
         }
     }
     Ok(())

@@ -70,6 +70,20 @@ pub(crate) enum KeysError {
     Name(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl KeysError {
+    /// Stable name of the problem, for `openapi/problems/<code>.md`; none where nothing is wrong with a file.
+    pub(crate) fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { .. } => Some("folder-unusable"),
+            Self::Open { .. } => Some("folder-open-to-others"),
+            Self::Taken(_) => Some("key-file-exists"),
+            Self::Form(_) | Self::NoPersonKey(_) => Some("key-file-invalid"),
+            Self::Missing(_) => Some("key-file-missing"),
+            Self::Random(_) | Self::Name(_) => None,
+        }
+    }
+}
+
 /// Makes a folder for this user alone, or refuses one that others may enter.
 pub(crate) fn private_folder(path: &Path) -> Result<(), KeysError> {
     let io = |doing| move |source| KeysError::Io { doing, path: path.to_owned(), source };

@@ -21,6 +21,7 @@ mod mint;
 mod organizations;
 mod policies;
 mod proving;
+mod refusals;
 mod runners;
 mod secrets;
 mod serve;

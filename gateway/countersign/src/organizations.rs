@@ -65,6 +65,22 @@ pub(crate) enum PlaceError {
     Random(#[from] getrandom::Error),
 }
 
+impl PlaceError {
+    /// Stable name of the problem, for `openapi/problems/<code>.md`; none where nothing is wrong with folder or name.
+    pub(crate) fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Keys(error) => error.code(),
+            Self::Io { .. } => Some("folder-unusable"),
+            Self::File(_) => Some("folder-damaged"),
+            Self::Name(_) => Some("organization-name-invalid"),
+            Self::Exists(_) => Some("organization-exists"),
+            Self::Twice { .. } => Some("folder-duplicate"),
+            Self::Unknown(_) => Some("organization-unknown"),
+            Self::Random(_) => None,
+        }
+    }
+}
+
 /// Where one organization lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {

@@ -89,6 +89,17 @@ pub(crate) enum PoliciesError {
     Ledger(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl PoliciesError {
+    /// Stable name of the problem, for `openapi/problems/<code>.md`; none where the folder is not what is wrong.
+    pub(crate) fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Keys(error) => error.code(),
+            Self::RootMissing { .. } => Some("folder-incomplete"),
+            _ => None,
+        }
+    }
+}
+
 /// A draft on its way: files by path. What the command line sends, where nothing is sealed yet.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -11,7 +11,7 @@ pub use countersign_ledger_entry::body::{Assertion, DecisionKind, Effect, Findin
 pub use countersign_ledger_entry::payload::Salt;
 pub use countersign_ledger_entry::{Bytes32, Bytes64, EntryError, Receipt};
 pub use countersign_ledger_log::AppendError;
-pub use countersign_ledger_verify::Report;
+pub use countersign_ledger_verify::{Code as EvidenceCode, Report};
 pub use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::Engine;

@@ -156,7 +156,7 @@ pub enum ActionAnswer {
     Voided(ActionId),
 }
 
-/// Why a decision is not effective. Its words are what deciders are told, and are kept with their idempotency keys.
+/// Why a decision is not effective. Deciders are told its code; its words are kept with their idempotency keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WhyNot {
@@ -172,4 +172,22 @@ pub enum WhyNot {
     Involved,
     /// The facts that the gate rested on have changed.
     Stale,
+}
+
+impl WhyNot {
+    /// Every reason.
+    pub const ALL: [Self; 6] =
+        [Self::Policy, Self::PolicyError, Self::NotNamed, Self::ActingChain, Self::Involved, Self::Stale];
+
+    /// Stable name of the problem, for `openapi/problems/<code>.md`.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Policy => "decider-refused",
+            Self::PolicyError => "policy-error",
+            Self::NotNamed => "decider-not-named",
+            Self::ActingChain => "acting-chain",
+            Self::Involved => "decider-involved",
+            Self::Stale => "gate-stale",
+        }
+    }
 }

@@ -18,7 +18,7 @@ use utoipa_axum::routes;
 
 use crate::auth::Auth;
 use crate::input::{Id, Paging, Params, Upload, param};
-use crate::problem::{PACK_UNREADABLE, PARAMETER_INVALID, Problem};
+use crate::problem::{PARAMETER_INVALID, Problem, ROOT_KEY_UNREADABLE};
 use crate::reply;
 use crate::state::AppState;
 use crate::wire::{Hash, Page, Receipt, Time, Verdict};
@@ -336,6 +336,9 @@ async fn replay(State(app): State<AppState>, Auth(who): Auth, Id(index): Id<u64>
 /// Check an evidence pack
 ///
 /// The same check as the offline verifier's, for convenience: whoever trusts nobody runs that one. Nothing is kept.
+///
+/// `problems` says why it is not VALID: each has a stable `code`, whose page is `/problems/{code}`, a `detail` in words, and
+/// the index of an `entry` where it is about a single one.
 #[utoipa::path(
     post, path = "/api/v1/verify", operation_id = "verifyPack", tag = "audit",
     params(Root),
@@ -362,6 +365,6 @@ async fn verify(
         report
     });
     let report = checked.await.map_err(|error| Problem::internal("a verification ended early", &error))?;
-    let report = report.map_err(|error| Problem::new(PACK_UNREADABLE, error.to_string()))?;
+    let report = report.map_err(|error| Problem::new(ROOT_KEY_UNREADABLE, error.to_string()))?;
     reply::ok(&report)
 }

@@ -9,7 +9,7 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use countersign_gateway_engine as engine;
-use countersign_gateway_engine::{Assertion, DecisionKind, Effect, GateSubject, WhyNot};
+use countersign_gateway_engine::{Assertion, DecisionKind, Effect, GateSubject};
 use countersign_gateway_model::{ActionId, DecisionId, Digest, GateId, InstanceId, ItemId, Name};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,6 +24,7 @@ use crate::problem::{BODY_VALUE_INVALID, Problem};
 use crate::reply;
 use crate::state::AppState;
 use crate::wire::{Answer, Page, Receipt, Rule, Time};
+use crate::without_effect::NoEffect;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list_gates)).routes(routes!(get_gate)).routes(routes!(decide))
@@ -219,13 +220,9 @@ pub(crate) struct Decided {
     /// `hard_denied`, `policy_error`: on record, and without effect.
     #[schema(value_type = String, example = "resolving")]
     effect: Effect,
-    /// Why it has no effect; absent where it has one, and where `hard_denied` says it all. `acting-chain`: they act, or
-    /// somebody acts on their behalf. `involved`: as initiator, owner, issuer or accountable person, or as author of the
-    /// change. `policy`: policy does not let them. `policy-error`: policy could not be evaluated. `stale`: what the gate
-    /// rested on has changed. More words may come.
+    /// Why it has no effect; absent where it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "acting-chain")]
-    why: Option<WhyNot>,
+    problem: Option<NoEffect>,
     /// Where the instance stands.
     #[schema(value_type = String, example = "RUNNING")]
     state: &'static str,
@@ -332,7 +329,7 @@ async fn decide(
     reply::ok(&Decided {
         decision: decided.decision,
         effect: decided.effect,
-        why: decided.why,
+        problem: NoEffect::of(decided.effect, decided.why),
         state: decided.state.as_str(),
         actions: decided.items.into_iter().map(Into::into).collect(),
         remaining: decided.remaining.into_iter().map(Into::into).collect(),

@@ -18,7 +18,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::Auth;
-use crate::problem::{NOT_READY, Problem, ROUTE_UNKNOWN, kind};
+use crate::pages::page;
+use crate::problem::{NOT_READY, Problem, ROUTE_UNKNOWN};
 use crate::reply;
 use crate::state::{AppState, Phase};
 
@@ -142,7 +143,8 @@ async fn info(State(app): State<AppState>) -> Result<Response, Problem> {
 
 /// Read about a problem
 ///
-/// What the `type` of a problem leads to: what happened, and what to do.
+/// What the `type` of a problem leads to: what happened, and what to do. Every other code has its page here, too: of reports
+/// on evidence, of decisions without effect, and of the program itself.
 #[utoipa::path(
     get, path = "/problems/{code}", operation_id = "getProblemPage", tag = "health", security(()),
     params(("code" = String, Path, description = "The problem's code")),
@@ -151,12 +153,12 @@ async fn info(State(app): State<AppState>) -> Result<Response, Problem> {
 )]
 async fn problem_page(Path(code): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let code = code.strip_suffix(".md").unwrap_or(&code);
-    let kind = kind(code).ok_or_else(|| Problem::new(ROUTE_UNKNOWN, "there is no such problem"))?;
+    let page = page(code).ok_or_else(|| Problem::new(ROUTE_UNKNOWN, "there is no such problem"))?;
     // A browser shows plain text and saves Markdown.
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let content_type =
         if accept.contains("text/html") { "text/plain; charset=utf-8" } else { "text/markdown; charset=utf-8" };
-    Ok(([(CONTENT_TYPE, HeaderValue::from_static(content_type))], kind.page).into_response())
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static(content_type))], page.text).into_response())
 }
 
 static DOCUMENT: LazyLock<Bytes> =

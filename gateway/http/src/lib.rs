@@ -31,6 +31,7 @@ mod layers;
 mod log;
 mod metrics;
 mod openapi;
+mod pages;
 mod people;
 mod person_keys;
 mod policies;
@@ -48,6 +49,7 @@ mod state;
 mod tokens;
 mod tools;
 mod wire;
+mod without_effect;
 mod workflows;
 mod workspaces;
 
@@ -56,6 +58,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use metrics::Metrics;
 pub use openapi::{OPEN, WITHOUT_ENTRY, WITHOUT_IDEMPOTENCY};
+pub use pages::{Page, Place, page, pages};
 pub use problem::{KINDS, Kind, kind};
 pub use state::{AppState, Info, Lifecycle, Limits, Parts, Phase, Shared, WorkspaceError, WorkspaceFile, Workspaces};
 

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use countersign_gateway_engine as engine;
-use countersign_gateway_engine::{Effect, Finding, WhyNot};
+use countersign_gateway_engine::{Effect, Finding};
 use countersign_gateway_model::{DecisionId, Digest, GateId, InstanceId, ItemId, Name};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -21,6 +21,7 @@ use crate::problem::Problem;
 use crate::reply;
 use crate::state::AppState;
 use crate::wire::{Answer, Page, Receipt, Rule, Time};
+use crate::without_effect::NoEffect;
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -91,11 +92,9 @@ pub(crate) struct LiftDone {
     /// `hard_denied`, `policy_error`: on record, and nothing was lifted.
     #[schema(value_type = String, example = "resolving")]
     effect: Effect,
-    /// Why nothing was lifted; absent where something was, and where `hard_denied` says it all. `not-named`: the rule's data
-    /// does not name them. Else as of a decision. More words may come.
+    /// Why nothing was lifted; absent where something was.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "not-named")]
-    why: Option<WhyNot>,
+    problem: Option<NoEffect>,
     /// Where the instance stands.
     #[schema(value_type = String, example = "RUNNING")]
     state: &'static str,
@@ -289,7 +288,7 @@ fn lifted(done: engine::LiftAnswer) -> Result<Response, Problem> {
     reply::ok(&LiftDone {
         lift: answer.decision,
         effect: answer.effect,
-        why: answer.why,
+        problem: NoEffect::of(answer.effect, answer.why),
         state: answer.state.as_str(),
         actions: answer.items.into_iter().map(Into::into).collect(),
         remaining: answer.remaining.into_iter().map(Into::into).collect(),

@@ -26,10 +26,11 @@ struct Document {
     path: &'static str,
 }
 
-const DOCUMENTS: [Document; 3] = [
+const DOCUMENTS: [Document; 4] = [
     Document { word: "openapi", path: "openapi/countersign.json" },
     Document { word: "config-reference", path: "docs/configuration.md" },
     Document { word: "cli-reference", path: "docs/cli.md" },
+    Document { word: "problem-reference", path: "docs/problems.md" },
 ];
 
 /// Builds the program, then writes or checks each document. True if nothing differs (any more).

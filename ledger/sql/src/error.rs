@@ -70,6 +70,20 @@ pub enum SqlError {
     },
 }
 
+impl SqlError {
+    /// Stable name of the problem, for `openapi/problems/<code>.md`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Locked(_) => "folder-in-use",
+            Self::Newer { .. } => "folder-newer",
+            Self::Foreign(_) => "folder-foreign",
+            Self::Network { .. } => "folder-network",
+            Self::OldSqlite { .. } | Self::Setting { .. } => "database-unsafe",
+            Self::Io { .. } | Self::Database { .. } => "folder-unusable",
+        }
+    }
+}
+
 /// Primary result codes of SQLite (sqlite.org/rescode.html): the low byte of an extended one.
 const BUSY: u32 = 5;
 const LOCKED: u32 = 6;

@@ -13,9 +13,9 @@ use countersign_ledger_merkle::{
     BundleCoord, Tree, bundles_between, decode_bundle, encode_tile, leaf_hash, tile_hashes, tiles_between,
 };
 
-use crate::pack::{BLOBS, CHECKPOINT, EVIDENCE, PAYLOADS, Pack};
+use crate::pack::{BLOBS, CHECKPOINT, PAYLOADS, Pack};
 use crate::walk::Walk;
-use crate::{Population, Report, Verdict, VerifyError, Witnesses};
+use crate::{Code, Population, Problem, Report, Verdict, VerifyError, Witnesses};
 
 /// Longest text of a problem.
 const MAX_PROBLEM: usize = 600;
@@ -40,7 +40,8 @@ fn invalid(root: &VKey, error: &VerifyError) -> Report {
         problem = format!("{problem}: {inner}");
         cause = inner.source();
     }
-    Report::invalid(root.to_string(), plain(&problem))
+    let problem = Problem { code: error.code(), entry: error.entry(), detail: plain(&problem) };
+    Report::invalid(root.to_string(), problem)
 }
 
 /// Printable ASCII: what an entry says must not steer the auditor's terminal.
@@ -59,9 +60,9 @@ fn check(root: &VKey, file: &[u8], known: Option<&str>) -> Result<Report, Verify
     if pack.origin != log.origin() {
         return Err(VerifyError::Evidence("it is of another log"));
     }
-    pack.evidence.verify(log.log()).map_err(|source| VerifyError::Note { part: EVIDENCE, source })?;
+    pack.evidence.verify(log.log()).map_err(VerifyError::EvidenceNote)?;
     let note = std::str::from_utf8(part(&pack, CHECKPOINT)?).map_err(|_| VerifyError::Part(CHECKPOINT.to_owned()))?;
-    let checkpoint = log.checkpoint(note).map_err(|source| VerifyError::Note { part: CHECKPOINT, source })?;
+    let checkpoint = log.checkpoint(note).map_err(VerifyError::Checkpoint)?;
     let checkpoint = checkpoint.checkpoint();
 
     let (leaves, tree) = entries(&pack, checkpoint)?;
@@ -197,7 +198,8 @@ fn report(
 ) -> Report {
     let mut problems = walk.problems();
     if disclosed.contradicting > 0 {
-        problems.push(format!("{} payloads are here that an erasure entry calls erased", disclosed.contradicting));
+        let detail = format!("{} payloads are here that an erasure entry calls erased", disclosed.contradicting);
+        problems.push(Problem { code: Code::ErasedPayload, entry: None, detail });
     }
     let mut facts = walk.into_facts();
     facts.population = Population { from: 0, to: at.size, complete: true };
@@ -210,7 +212,8 @@ fn report(
     match known {
         Some(Known::Consistent(size)) => facts.known = Some(size),
         Some(Known::Newer(size)) => {
-            problems.push(format!("the checkpoint that you hold is newer (size {size}): ask for a pack up to there"));
+            let detail = format!("the checkpoint that you hold is newer (size {size}): ask for a pack up to there");
+            problems.push(Problem { code: Code::CheckpointNewer, entry: None, detail });
         }
         None => {}
     }

@@ -12,20 +12,24 @@ pub enum VerifyError {
     /// Too large to be looked at.
     #[error("the pack is over a limit: {0}")]
     Limit(&'static str),
+    /// A part is compressed: the file was packed again by another program, or is a bomb.
+    #[error("a part is compressed, and a pack holds its parts as they are: nothing was unpacked")]
+    Compressed,
+    /// The file ends before the pack does.
+    #[error("the file is not a whole evidence pack: {0}")]
+    Truncated(&'static str),
     /// Not a pack in its canonical form.
     #[error("the file is not an evidence pack: {0}")]
     Container(&'static str),
     /// The signed note over the parts does not fit them.
     #[error("the note `EVIDENCE` does not hold: {0}")]
     Evidence(&'static str),
-    /// A note of the pack is malformed or not signed by the key that must have signed it.
-    #[error("the note `{part}` does not hold")]
-    Note {
-        /// Which part.
-        part: &'static str,
-        /// Why.
-        source: EntryError,
-    },
+    /// That note is malformed, or not signed by the log key.
+    #[error("the note `EVIDENCE` does not hold")]
+    EvidenceNote(#[source] EntryError),
+    /// The checkpoint is malformed, or not signed by the log key.
+    #[error("the note `checkpoint` does not hold")]
+    Checkpoint(#[source] EntryError),
     /// The log is not the one that the root key vouches for.
     #[error("the log does not follow from the root key")]
     Trust(#[source] EntryError),
@@ -46,6 +50,30 @@ pub enum VerifyError {
     /// An entry does not continue what was before it.
     #[error("entry {index} breaks the log: {problem}")]
     Broken {
+        /// Its index.
+        index: u64,
+        /// How.
+        problem: String,
+    },
+    /// An entry is not signed as it must be, or what it says of a gateway's keys does not hold.
+    #[error("entry {index} is not by a key that this log knows: {problem}")]
+    Signer {
+        /// Its index.
+        index: u64,
+        /// How.
+        problem: String,
+    },
+    /// What no policy and no operator may do.
+    #[error("entry {index} is not lawful: {problem}")]
+    Rule {
+        /// Its index.
+        index: u64,
+        /// What.
+        problem: String,
+    },
+    /// What an entry says of a person's key, or signs with it, does not hold.
+    #[error("entry {index} and the keys of persons do not fit: {problem}")]
+    PersonKey {
         /// Its index.
         index: u64,
         /// How.

@@ -23,6 +23,17 @@ pub enum GivenError {
     OtherLog(String),
 }
 
+impl GivenError {
+    /// Stable name of the problem, for `openapi/problems/<code>.md`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Key(_) => "root-key-unreadable",
+            Self::Checkpoint(_) => "checkpoint-unreadable",
+            Self::OtherLog(_) => "checkpoint-foreign",
+        }
+    }
+}
+
 /// A root key, in text form.
 ///
 /// # Errors

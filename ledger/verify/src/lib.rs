@@ -6,9 +6,10 @@
 //! the gateway's), and anything that could make it depend on who runs it.
 //!
 //! Read next: `pack` (the file), `check` (the order of the checks), `walk` (what is asked of each entry), `report` (what
-//! is said).
+//! is said), `code` (how each problem is named).
 
 mod check;
+mod code;
 mod error;
 mod given;
 mod keys;
@@ -23,11 +24,12 @@ mod walk;
 mod zip;
 
 pub use check::{too_large, verify};
+pub use code::Code;
 pub use error::VerifyError;
 pub use given::{GivenError, MAX_TEXT, check_known, root_key};
 pub use pack::{Contents, write};
 pub use report::{
-    Counts, Facts, Grants, InstanceReport, Lifts, OpenReview, Payloads, PersonKeySeen, PolicySeen, Population,
+    Counts, Facts, Grants, InstanceReport, Lifts, OpenReview, Payloads, PersonKeySeen, PolicySeen, Population, Problem,
     Recovered, Report, Streams, TimeRange, Verdict, Witnesses,
 };
 pub use zip::MAX_PACK;

@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use countersign_ledger_verify::{MAX_PACK, MAX_TEXT, check_known, root_key, too_large, verify};
+use countersign_ledger_entry::key::VKey;
+use countersign_ledger_verify::{GivenError, MAX_PACK, MAX_TEXT, check_known, root_key, too_large, verify};
+use serde_json::json;
 
 /// Wrong usage, as `sysexits.h` has it.
 const USAGE: u8 = 64;
 
 /// Checks an evidence pack from its bytes alone.
 ///
-/// Exit codes: 0 VALID, 1 INVALID (tampered with, truncated, over limits), 2 INCONCLUSIVE, 64 wrong usage.
+/// Exit codes: 0 VALID, 1 INVALID (tampered with, truncated, over limits), 2 INCONCLUSIVE, 64 wrong usage. Each problem
+/// has a code of its own; `docs/problems.md` has them all.
 #[derive(Parser)]
 #[command(
     name = "countersign-verify",
@@ -46,20 +49,50 @@ fn main() -> ExitCode {
     };
     match run(&args) {
         Ok(code) => code,
-        Err(message) => {
-            let _ = writeln!(std::io::stderr(), "countersign-verify: {message}");
+        Err(unusable) => {
+            unusable.tell(args.json);
             ExitCode::from(USAGE)
         }
     }
 }
 
-fn run(args: &Args) -> Result<ExitCode, String> {
-    let root = root_key(&args.key).or_else(|_| root_key(&key_file(&args.key)?).map_err(|e| format!("--key: {e}")))?;
+/// Why what was given beside the pack, or the pack's file, cannot be used. It says nothing about the pack.
+struct Unusable {
+    text: String,
+    /// Where it has a name: the system's own refusals have none.
+    code: Option<&'static str>,
+}
+
+impl Unusable {
+    fn given(place: &str, error: &GivenError) -> Self {
+        Self { text: format!("{place}: {error}"), code: Some(error.code()) }
+    }
+
+    fn file(path: &Path, error: &std::io::Error) -> Self {
+        Self { text: format!("`{}`: {error}", path.display()), code: None }
+    }
+
+    /// Nothing can be done about a closed terminal.
+    fn tell(&self, json: bool) {
+        let Self { text, code } = self;
+        let _ = match (json, code) {
+            (true, _) => {
+                let problem = code.map(|code| json!({ "code": code, "detail": text }));
+                writeln!(std::io::stderr(), "{}", json!({ "error": text, "problem": problem }))
+            }
+            (false, Some(code)) => writeln!(std::io::stderr(), "countersign-verify: {text}\n  problem: {code}"),
+            (false, None) => writeln!(std::io::stderr(), "countersign-verify: {text}"),
+        };
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode, Unusable> {
+    let root = root_of(&args.key)?;
     let known = args.known.as_deref().map(read_text).transpose()?;
     if let (Some(note), Some(path)) = (&known, &args.known) {
-        check_known(note, &root).map_err(|e| format!("--known: `{}`: {e}", path.display()))?;
+        check_known(note, &root).map_err(|e| Unusable::given(&format!("--known: `{}`", path.display()), &e))?;
     }
-    let named = |e: std::io::Error| format!("`{}`: {e}", args.file.display());
+    let named = |e: std::io::Error| Unusable::file(&args.file, &e);
     let file = File::open(&args.file).map_err(named)?;
     let report = if file.metadata().map_err(named)?.len() > MAX_PACK {
         too_large(&root)
@@ -70,7 +103,8 @@ fn run(args: &Args) -> Result<ExitCode, String> {
         verify(&root, &pack, known.as_deref())
     };
     let text = if args.json {
-        serde_json::to_string_pretty(&report).map_err(|e| e.to_string())? + "\n"
+        let unwritable = |e: serde_json::Error| Unusable { text: e.to_string(), code: None };
+        serde_json::to_string_pretty(&report).map_err(unwritable)? + "\n"
     } else {
         report.render()
     };
@@ -79,12 +113,19 @@ fn run(args: &Args) -> Result<ExitCode, String> {
     Ok(ExitCode::from(report.verdict.exit_code()))
 }
 
-fn key_file(given: &str) -> Result<String, String> {
-    read_text(Path::new(given)).map_err(|_| format!("--key: `{given}` is neither a vkey nor a file"))
+/// The key itself, or what a file holds.
+fn root_of(given: &str) -> Result<VKey, Unusable> {
+    root_key(given).or_else(|error| {
+        let Ok(text) = read_text(Path::new(given)) else {
+            let text = format!("--key: `{given}` is neither a vkey nor a file");
+            return Err(Unusable { text, code: Some(error.code()) });
+        };
+        root_key(&text).map_err(|e| Unusable::given("--key", &e))
+    })
 }
 
-fn read_text(path: &Path) -> Result<String, String> {
-    let named = |e: std::io::Error| format!("`{}`: {e}", path.display());
+fn read_text(path: &Path) -> Result<String, Unusable> {
+    let named = |e: std::io::Error| Unusable::file(path, &e);
     let mut text = String::new();
     File::open(path).map_err(named)?.take(MAX_TEXT).read_to_string(&mut text).map_err(named)?;
     Ok(text)

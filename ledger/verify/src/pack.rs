@@ -120,9 +120,8 @@ pub fn write(contents: &Contents<'_>, sign: impl FnOnce(&str) -> String) -> Resu
 
 /// A pack that could not verify is not written: whoever exports must hear of it, not the auditor.
 fn check_checkpoint(contents: &Contents<'_>, tree: &Tree) -> Result<(), VerifyError> {
-    let malformed = |source| VerifyError::Note { part: CHECKPOINT, source };
-    let note = Note::parse(contents.checkpoint).map_err(malformed)?;
-    let checkpoint = Checkpoint::parse(note.text).map_err(malformed)?;
+    let note = Note::parse(contents.checkpoint).map_err(VerifyError::Checkpoint)?;
+    let checkpoint = Checkpoint::parse(note.text).map_err(VerifyError::Checkpoint)?;
     if checkpoint.origin == contents.origin && checkpoint.size == tree.size() && checkpoint.root == tree.root()? {
         Ok(())
     } else {
@@ -143,9 +142,9 @@ pub(crate) struct Pack<'a> {
 impl<'a> Pack<'a> {
     pub(crate) fn read(file: &'a [u8]) -> Result<Self, VerifyError> {
         let mut parts: BTreeMap<&str, &[u8]> = zip::read(file)?.into_iter().collect();
-        let evidence = parts.remove(EVIDENCE).ok_or(VerifyError::Container("there is no part `EVIDENCE`"))?;
+        let evidence = parts.remove(EVIDENCE).ok_or(VerifyError::Evidence("there is no part `EVIDENCE`"))?;
         let evidence = std::str::from_utf8(evidence).map_err(|_| VerifyError::Evidence("it is not text"))?;
-        let evidence = Note::parse(evidence).map_err(|source| VerifyError::Note { part: EVIDENCE, source })?;
+        let evidence = Note::parse(evidence).map_err(VerifyError::EvidenceNote)?;
         if evidence.signature_count() != 1 {
             return Err(VerifyError::Evidence("it does not have exactly one signature"));
         }

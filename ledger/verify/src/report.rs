@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use countersign_ledger_entry::body::SignatureMode;
 
+use crate::Code;
+
 /// The three answers. Their exit codes are 0, 1 and 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -39,13 +41,25 @@ impl Verdict {
     }
 }
 
+/// One reason for which a pack is not VALID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Its kind, which a program can rely on.
+    pub code: Code,
+    /// The entry that it is about, where it is about a single one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry: Option<u64>,
+    /// The single case, in words; printable ASCII.
+    pub detail: String,
+}
+
 /// The whole report. As JSON, the facts stand beside the verdict.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The answer.
     pub verdict: Verdict,
-    /// Why it is not VALID, in words; printable ASCII.
-    pub problems: Vec<String>,
+    /// Why it is not VALID; none if it is.
+    pub problems: Vec<Problem>,
     /// The root key that was given, as a vkey.
     pub root_key: String,
     /// What the pack shows; none if it is INVALID, since then nothing in it is proven.
@@ -59,7 +73,7 @@ pub struct Report {
 
 impl Report {
     /// The report of something that could not be looked at any further.
-    pub(crate) fn invalid(root_key: String, problem: String) -> Self {
+    pub(crate) fn invalid(root_key: String, problem: Problem) -> Self {
         Self {
             verdict: Verdict::Invalid,
             problems: vec![problem],

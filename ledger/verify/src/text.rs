@@ -14,7 +14,7 @@ impl Report {
     pub fn render(&self) -> String {
         let mut out = Lines(format!("{}\n", self.verdict.as_str()));
         for problem in &self.problems {
-            out.item('!', problem);
+            out.item('!', &format!("{}: {}", problem.code, problem.detail));
         }
         out.line("root key", &self.root_key);
         match &self.facts {

@@ -19,7 +19,9 @@ use crate::person_keys::PersonKeys;
 use crate::reviews::Reviews;
 use crate::streams::{Links, StreamsFold};
 use crate::terms::GrantTerms;
-use crate::{Counts, Facts, Payloads, PolicySeen, Population, Recovered, TimeRange, VerifyError, Witnesses};
+use crate::{
+    Code, Counts, Facts, Payloads, PolicySeen, Population, Problem, Recovered, TimeRange, VerifyError, Witnesses,
+};
 
 /// A claimed time may lie this far behind the latest one before it in the log, in milliseconds.
 const CLOCK_MARGIN: u64 = 5_000;
@@ -110,7 +112,7 @@ impl<'a> Walk<'a> {
                     return Err(wrong(source));
                 }
                 self.keep(index, &entry.header, hash)?;
-                self.keys.check_unknown(&entry, leaf).map_err(|problem| VerifyError::Broken { index, problem })?;
+                self.keys.check_unknown(&entry, leaf).map_err(|problem| VerifyError::Signer { index, problem })?;
                 self.later(entry.header.body.kind, &entry.header);
                 Ok(())
             }
@@ -122,38 +124,38 @@ impl<'a> Walk<'a> {
     fn admit(&mut self, index: u64, entry: &Entry, leaf: &[u8], hash: Hash) -> Result<(), VerifyError> {
         let header = &entry.header;
         self.keep(index, header, hash)?;
-        let broken = |problem| VerifyError::Broken { index, problem };
         // The genesis was checked when trust was taken from it.
         if index == 0 {
             return Ok(());
         }
         if matches!(header.body, Body::Genesis(_)) {
-            return Err(broken("a log has one genesis, its first entry".to_owned()));
+            let problem = "a log has one genesis, its first entry".to_owned();
+            return Err(VerifyError::Broken { index, problem });
         }
-        self.keys.check(index, entry, leaf).map_err(broken)
+        self.keys.check(index, entry, leaf).map_err(|problem| VerifyError::Signer { index, problem })
     }
 
     fn judge(&mut self, index: u64, header: &Header, hash: Hash) -> Result<(), VerifyError> {
         if let Body::Permit(permit) = &header.body {
-            self.reservations(permit).map_err(|problem| VerifyError::Broken { index, problem })?;
+            self.reservations(permit).map_err(|problem| VerifyError::Rule { index, problem })?;
         }
         if let Body::Decision(decision) = &header.body {
             self.decision(header, decision)
-                .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
+                .map_err(|problem| VerifyError::Rule { index, problem: problem.to_owned() })?;
         }
         if let Body::Lift(lift) = &header.body {
-            self.lift(header, lift).map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
+            self.lift(header, lift).map_err(|problem| VerifyError::Rule { index, problem: problem.to_owned() })?;
         }
         if let Body::Policy(step) | Body::Catalogue(step) = &header.body
             && step.step == Step::Invariants
             && header.semantics < 2
         {
             let problem = "semantics version 1 knows no step of invariants".to_owned();
-            return Err(VerifyError::Broken { index, problem });
+            return Err(VerifyError::Rule { index, problem });
         }
         self.folds.apply(index, header, hash)?;
         let origin = self.log.origin();
-        self.person_keys.entry(index, origin, header).map_err(|problem| VerifyError::Broken { index, problem })?;
+        self.person_keys.entry(index, origin, header).map_err(|problem| VerifyError::PersonKey { index, problem })?;
         match &header.body {
             Body::Principal(known) if known.kind == PrincipalKind::Person => {
                 self.persons.insert(known.principal);
@@ -164,12 +166,12 @@ impl<'a> Walk<'a> {
                 let concerned = instance.map(|i| (i.chain().to_vec(), i.concerned(lift.item))).unwrap_or_default();
                 self.reviews
                     .lifted(index, header, lift, concerned)
-                    .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?;
+                    .map_err(|problem| VerifyError::Rule { index, problem: problem.to_owned() })?;
             }
             Body::Review(review) => self
                 .reviews
                 .reviewed(header, review, &self.persons)
-                .map_err(|problem| VerifyError::Broken { index, problem: problem.to_owned() })?,
+                .map_err(|problem| VerifyError::Rule { index, problem: problem.to_owned() })?,
             _ => {}
         }
         self.counts.unenforced_against += u64::from(self.passed_in_shadow(header));
@@ -375,15 +377,21 @@ impl<'a> Walk<'a> {
     }
 
     /// What could not be judged.
-    pub(crate) fn problems(&self) -> Vec<String> {
-        let mut out: Vec<String> = self.counts.later.iter().map(|(kind, count)| {
-            format!("{count} entries of kind {kind} are of a later version, whose meaning is not known here: use a later verifier")
-        }).collect();
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let later = |(kind, count): (&u16, &u64)| Problem {
+            code: Code::LaterVersion,
+            entry: None,
+            detail: format!(
+                "{count} entries of kind {kind} are of a later version, whose meaning is not known here: use a later verifier"
+            ),
+        };
+        let mut out: Vec<Problem> = self.counts.later.iter().map(later).collect();
         if let [first, rest @ ..] = self.keys.unfollowed() {
-            out.push(format!(
+            let detail = format!(
                 "the log or root key changes at entry {first} and {} times more, which this version cannot follow",
                 rest.len()
-            ));
+            );
+            out.push(Problem { code: Code::KeyChange, entry: Some(*first), detail });
         }
         out
     }

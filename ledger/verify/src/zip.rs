@@ -2,7 +2,8 @@
 //!
 //! There is exactly one file for a set of parts, so reading is: take the parts out of the local headers, write them
 //! again, compare all bytes. Compression, data descriptors, comments, extra fields, attributes and prefixes are thereby
-//! refused, and with them bombs. Format: PKWARE APPNOTE 6.3.10, §4.3.7 (local header), §4.3.12 (central directory),
+//! refused, and with them bombs. Compression and a file that ends too early are told from the rest: every beginning of a
+//! pack is `Truncated`, and so is a part whose header claims more than the file still holds, whichever of both is wrong. Format: PKWARE APPNOTE 6.3.10, §4.3.7 (local header), §4.3.12 (central directory),
 //! §4.3.16 (end record).
 
 use crate::VerifyError;
@@ -30,6 +31,8 @@ const DATE: u16 = 0x0021;
 const VERSION: u16 = 10;
 
 const OVER_SIZE: VerifyError = VerifyError::Limit("it is larger than 2 GiB");
+
+const OTHER_FORM: VerifyError = VerifyError::Container("its bytes are not the one canonical form of its parts");
 
 /// Writes `parts`, which must be sorted by name without duplicates.
 pub(crate) fn write(parts: &[Part<'_>]) -> Result<Vec<u8>, VerifyError> {
@@ -61,31 +64,43 @@ pub(crate) fn read(file: &[u8]) -> Result<Vec<Part<'_>>, VerifyError> {
         rest = after;
     }
     let mut rest = file;
-    let same = emit(&parts, |bytes| match rest.strip_prefix(bytes) {
-        Some(after) => {
-            rest = after;
-            true
-        }
-        None => false,
+    let mut cut = false;
+    let same = emit(&parts, |bytes| {
+        let Some(after) = rest.strip_prefix(bytes) else {
+            // What is left is the beginning of what must follow, or of a part that is not there.
+            cut = bytes.starts_with(rest) || LOCAL.starts_with(rest);
+            return false;
+        };
+        rest = after;
+        true
     })?;
-    if same && rest.is_empty() {
-        Ok(parts)
-    } else {
-        Err(VerifyError::Container("its bytes are not the one canonical form of its parts"))
+    match (same && rest.is_empty(), cut) {
+        (true, _) => Ok(parts),
+        (false, true) => Err(VerifyError::Truncated("it ends before its directory does")),
+        (false, false) => Err(OTHER_FORM),
     }
 }
 
 /// Name and bytes.
 type Part<'a> = (&'a str, &'a [u8]);
 
-/// Takes one part from behind its signature; what its header says beside lengths is compared later.
+/// Takes one part from behind its signature. What is wrong with the header itself is said before the file is called too
+/// short for it; the checksum is compared later.
 fn part(bytes: &[u8]) -> Result<(Part<'_>, &[u8]), VerifyError> {
-    const TORN: VerifyError = VerifyError::Container("it ends in the middle of a part");
+    const TORN: VerifyError = VerifyError::Truncated("it ends in the middle of a part");
     let (head, after) = bytes.split_first_chunk::<26>().ok_or(TORN)?;
-    let [.., s0, s1, s2, s3, n0, n1, _, _] = *head;
-    let size = usize::try_from(u32::from_le_bytes([s0, s1, s2, s3])).unwrap_or(usize::MAX);
+    let [v0, v1, f0, f1, m0, m1, t0, t1, d0, d1, _, _, _, _, p0, p1, p2, p3, s0, s1, s2, s3, n0, n1, x0, x1] = *head;
+    if [m0, m1] != [0, 0] {
+        return Err(VerifyError::Compressed);
+    }
+    let [packed, size] = [[p0, p1, p2, p3], [s0, s1, s2, s3]].map(u32::from_le_bytes);
+    let size = usize::try_from(size.max(packed)).unwrap_or(usize::MAX);
     if size > MAX_PART {
         return Err(VerifyError::Limit("a part is larger than 256 MiB"));
+    }
+    let fixed = [[v0, v1], [f0, f1], [t0, t1], [d0, d1], [x0, x1]].map(u16::from_le_bytes);
+    if fixed != [VERSION, 0, 0, DATE, 0] || [p0, p1, p2, p3] != [s0, s1, s2, s3] {
+        return Err(OTHER_FORM);
     }
     let (name, after) = after.split_at_checked(usize::from(u16::from_le_bytes([n0, n1]))).ok_or(TORN)?;
     let (data, after) = after.split_at_checked(size).ok_or(TORN)?;

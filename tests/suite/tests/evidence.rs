@@ -272,6 +272,10 @@ async fn a_log_that_was_rolled_back_is_caught_by_the_checkpoint_that_the_auditor
     assert!(alone.not_proven.iter().any(|said| said.starts_with("rollback not excluded")));
     let caught = verdict(&pack, Some(&held));
     assert_eq!(caught.verdict, Verdict::Invalid);
-    assert!(caught.problems.iter().any(|said| said.contains("of another history: size 5")), "{:?}", caught.problems);
+    assert!(
+        caught.problems.iter().any(|said| said.detail.contains("of another history: size 5")),
+        "{:?}",
+        caught.problems
+    );
     restored.logs.shutdown().await.unwrap();
 }

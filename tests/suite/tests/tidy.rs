@@ -502,18 +502,21 @@ fn no_folder_of_later_work_exists_empty() {
 
 #[test]
 fn every_problem_code_has_a_page_and_every_page_a_code() {
-    let problems = root().join("gateway/http/src/problem.rs");
-    let source = if problems.exists() { read(&problems) } else { String::new() };
     let mut codes = BTreeSet::new();
-    for (number, line) in without_tests_and_comments(&source) {
-        for rest in line.split("code: \"").skip(1) {
-            let (code, _) = rest.split_once('"').expect("a code is a string on one line");
-            let kebab = !code.is_empty() && code.split('-').all(|word| !word.is_empty() && word.chars().all(is_small));
-            assert!(kebab, "problem.rs:{number}: `{code}` is not kebab-case");
-            assert!(codes.insert(code.to_owned()), "problem.rs:{number}: `{code}` is there twice");
+    // Problems of answers; and what reports, decisions and the program name beyond them.
+    for file in ["problem.rs", "pages.rs"] {
+        let before = codes.len();
+        for (number, line) in without_tests_and_comments(&read(&root().join("gateway/http/src").join(file))) {
+            for rest in line.split("code: \"").skip(1) {
+                let (code, _) = rest.split_once('"').expect("a code is a string on one line");
+                let kebab =
+                    !code.is_empty() && code.split('-').all(|word| !word.is_empty() && word.chars().all(is_small));
+                assert!(kebab, "{file}:{number}: `{code}` is not kebab-case");
+                assert!(codes.insert(code.to_owned()), "{file}:{number}: `{code}` is there twice");
+            }
         }
+        assert!(codes.len() > before, "no `code: \"…\"` in {file}: this test reads that form");
     }
-    assert!(source.is_empty() || !codes.is_empty(), "no `code: \"…\"` in problem.rs: this test reads that form");
 
     let pages: BTreeSet<_> = files()
         .iter()

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
+use countersign_gateway_http::{Page, Place, pages};
 use serde_json::{Map, Value, json};
 
 use super::{Global, command, out};
@@ -73,6 +74,8 @@ pub(crate) enum Generate {
     ConfigReference,
     /// The reference page of the command line
     CliReference,
+    /// The reference page of every code
+    ProblemReference,
 }
 
 pub(crate) fn generate(what: &Generate) -> Result<ExitCode> {
@@ -82,6 +85,7 @@ pub(crate) fn generate(what: &Generate) -> Result<ExitCode> {
         }
         Generate::ConfigReference => reference(),
         Generate::CliReference => cli_reference(),
+        Generate::ProblemReference => problem_reference(),
     };
     text.truncate(text.trim_end().len());
     text.push('\n');
@@ -110,9 +114,82 @@ fn section(text: &mut String, verb: &clap::Command, path: &str) {
     }
 }
 
+/// What stands above the tables of codes.
+const CODES: &str = "\
+# Codes
+
+Generated from the program by `cargo xtask generate`; do not edit.
+
+Whatever is refused, or is not as it should be, is told by a stable code. Each code has one page, which says what happened
+and what to do: `openapi/problems/<code>.md`, and at a gateway `GET /problems/<code>`.
+
+| Where | How the code is told |
+|---|---|
+| an answer | `application/problem+json` (RFC 9457): `code`, and `type` that leads to the page |
+| a decision that is on record and has no effect | the answer has status 200 and a receipt; its `problem` has `code` and `type` |
+| a report on evidence | `problems`, a list of `code`, `detail` and, where it is about a single entry, `entry` |
+| the command line | the last line says `problem: <code>`; with `--json`, standard error has one object with `problem` |
+
+## Evidence
+
+A pack is checked by `countersign-verify`, by `countersign verify`, and by `POST /api/v1/verify`, in the same way. The verdict is
+`VALID` (exit code 0), `INVALID` (1) or `INCONCLUSIVE` (2). A script reads the codes of the JSON report:
+
+```sh
+countersign-verify --json --key root.vkey audit.evidence | jq -r '.problems[].code'
+```
+
+The first defect ends the check, so an INVALID pack has one problem: the container first, then the note over its parts, the root
+key, the checkpoint, the entries in order, what is disclosed, and the checkpoint that the auditor holds.
+
+What the bytes cannot say:
+
+- A file that was cut is `pack-truncated`, wherever it was cut. So is a whole file whose last header claims more bytes than
+  follow: whether the length lies or the rest is missing, nobody can tell.
+- A file that was cut and filled up again, one with a changed byte in a part, and one that never was a pack are all
+  `pack-not-canonical`.
+- A pack that somebody packed again with compression and a bomb are both `pack-compressed`: nothing is unpacked to find out.
+- `pack-untrusted-root` is a forged log, or a right one under another key: compare the key with the one that you were given.
+
+";
+
+/// Every code, by where it is met.
+fn problem_reference() -> String {
+    let mut text = CODES.to_owned();
+    let mut table = |title: &str, met: &str, is_here: fn(Place) -> bool| {
+        let (column, rule) = if met.is_empty() { (String::new(), "") } else { (format!(" {met} |"), "---|") };
+        let _ = write!(text, "{title}| code |{column} meaning |\n|---|{rule}---|\n");
+        for Page { code, title, place, .. } in pages().filter(|page| is_here(page.place)) {
+            let cell = match place {
+                Place::Answer(status) => format!(" {status} |"),
+                Place::Invalid => " INVALID |".to_owned(),
+                Place::Inconclusive => " INCONCLUSIVE |".to_owned(),
+                Place::Decision | Place::Program => String::new(),
+            };
+            let _ = writeln!(text, "| [`{code}`](../openapi/problems/{code}.md) |{cell} {title} |");
+        }
+    };
+    table("", "verdict", |place| matches!(place, Place::Invalid | Place::Inconclusive));
+    let shared = "`policy-error` and `policy-denied` are told of a decision or a lift, too.";
+    table(&format!("\n## Decisions and lifts without effect\n\n{shared}\n\n"), "", |place| place == Place::Decision);
+    let shared = "`root-key-unreadable`, `checkpoint-foreign` and `ledger-damaged` are told by the program, too.";
+    table(&format!("\n## The program\n\n{shared}\n\n"), "", |place| place == Place::Program);
+    table("\n## Answers\n\n", "status", |place| matches!(place, Place::Answer(_)));
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_reference_of_codes_names_every_code_once() {
+        let text = problem_reference();
+        for page in pages() {
+            let row = format!("\n| [`{0}`](../openapi/problems/{0}.md) | ", page.code);
+            assert_eq!(text.matches(&row).count(), 1, "{}", page.code);
+        }
+    }
 
     #[test]
     fn the_reference_has_a_section_for_every_verb() {

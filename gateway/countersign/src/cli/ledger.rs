@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use clap::{Args, Subcommand};
 use countersign_gateway_engine::pack_of;
 use countersign_gateway_model::OrgId;
@@ -31,7 +31,8 @@ const PAGE: u64 = 1024;
 
 /// Checks an evidence pack from its bytes alone: no network, no database, no clock, no configuration.
 ///
-/// Exit codes: 0 VALID, 1 INVALID (tampered with, truncated, over limits), 2 INCONCLUSIVE, 64 wrong usage.
+/// Exit codes: 0 VALID, 1 INVALID (tampered with, truncated, over limits), 2 INCONCLUSIVE, 64 wrong usage. Each problem
+/// has a code of its own; `docs/problems.md` has them all.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  countersign verify audit.evidence --key root.vkey")]
 pub(crate) struct Verify {
@@ -46,21 +47,30 @@ pub(crate) struct Verify {
 }
 
 pub(crate) fn verify(args: &Verify, json: bool) -> ExitCode {
-    let done = || -> Result<(String, u8), String> {
-        let from_file = |text: String| root_key(&text).map_err(|e| format!("--key: {e}"));
-        let root = root_key(&args.key).or_else(|_| from_file(key_file(&args.key)?))?;
+    let done = || -> Result<(String, u8)> {
+        let root = match root_key(&args.key) {
+            Ok(root) => root,
+            Err(error) => match read_text(Path::new(&args.key)) {
+                Ok(text) => root_key(&text).context("--key")?,
+                Err(_) => {
+                    return Err(
+                        Error::new(error).context(format!("--key: `{}` is neither a vkey nor a file", args.key))
+                    );
+                }
+            },
+        };
         let known = args.known.as_deref().map(read_text).transpose()?;
         if let (Some(note), Some(path)) = (&known, &args.known) {
-            check_known(note, &root).map_err(|e| format!("--known: `{}`: {e}", path.display()))?;
+            check_known(note, &root).with_context(|| format!("--known: `{}`", path.display()))?;
         }
-        let named = |e: std::io::Error| format!("`{}`: {e}", args.file.display());
-        let file = File::open(&args.file).map_err(named)?;
-        let report = if file.metadata().map_err(named)?.len() > MAX_PACK {
+        let named = || format!("`{}`", args.file.display());
+        let file = File::open(&args.file).with_context(named)?;
+        let report = if file.metadata().with_context(named)?.len() > MAX_PACK {
             too_large(&root)
         } else {
             let mut pack = Vec::new();
             // One byte more than is looked at, for files that do not say how long they are.
-            file.take(MAX_PACK + 1).read_to_end(&mut pack).map_err(named)?;
+            file.take(MAX_PACK + 1).read_to_end(&mut pack).with_context(named)?;
             verify_pack(&root, &pack, known.as_deref())
         };
         Ok((rendered(&report, json)?, report.verdict.exit_code()))
@@ -71,25 +81,21 @@ pub(crate) fn verify(args: &Verify, json: bool) -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::from(code)
         }
-        Err(message) => {
-            let _ = writeln!(std::io::stderr(), "countersign: {message}");
+        Err(error) => {
+            super::report(&error, json);
             ExitCode::from(USAGE)
         }
     }
 }
 
-fn rendered(report: &Report, json: bool) -> Result<String, String> {
-    if json { Ok(serde_json::to_string_pretty(report).map_err(|e| e.to_string())? + "\n") } else { Ok(report.render()) }
+fn rendered(report: &Report, json: bool) -> Result<String> {
+    if json { Ok(serde_json::to_string_pretty(report)? + "\n") } else { Ok(report.render()) }
 }
 
-fn key_file(given: &str) -> Result<String, String> {
-    read_text(Path::new(given)).map_err(|_| format!("--key: `{given}` is neither a vkey nor a file"))
-}
-
-fn read_text(path: &Path) -> Result<String, String> {
-    let named = |e: std::io::Error| format!("`{}`: {e}", path.display());
+fn read_text(path: &Path) -> Result<String> {
+    let named = || format!("`{}`", path.display());
     let mut text = String::new();
-    File::open(path).map_err(named)?.take(MAX_TEXT).read_to_string(&mut text).map_err(named)?;
+    File::open(path).with_context(named)?.take(MAX_TEXT).read_to_string(&mut text).with_context(named)?;
     Ok(text)
 }
 
@@ -200,7 +206,8 @@ async fn fsck(data_dir: Option<&PathBuf>, global: &Global) -> Result<ExitCode> {
         }
     }
     ledger.logs.shutdown().await?;
-    let missing = compare(&on_record, &here).err().map(|error| error.to_string());
+    let missing = compare(&on_record, &here).err();
+    let missing = missing.map(|error| json!({ "code": error.code(), "detail": error.to_string() }));
     good &= missing.is_none();
     let problems = Vec::from_iter(missing);
     let verdict = if good { "VALID" } else { "INVALID" };

@@ -29,6 +29,7 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::config::{self, Loaded};
 use crate::environment;
+use crate::refusals;
 
 /// Wrong usage.
 const USAGE: u8 = 64;
@@ -235,14 +236,18 @@ fn report(error: &anyhow::Error, json: bool) {
             text = format!("{text}: {cause}");
         }
     }
-    if json {
-        let problem = error.downcast_ref::<crate::client::ProblemError>().map(|problem| &problem.body);
-        let document = serde_json::json!({ "error": text, "problem": problem });
-        // Nothing can be done about a closed pipe.
-        let _ = writeln!(std::io::stderr(), "{document}");
-    } else {
-        let _ = writeln!(std::io::stderr(), "countersign: {text}");
-    }
+    // A gateway's problem is the answer's; of its own refusals the program says the code in the same place.
+    let answered = error.downcast_ref::<crate::client::ProblemError>().map(|problem| problem.body.clone());
+    let own = if answered.is_none() { refusals::code_of(error) } else { None };
+    let problem = answered.or_else(|| own.map(|code| refusals::problem(code, &text)));
+    // Nothing can be done about a closed pipe.
+    let _ = match (json, own) {
+        (true, _) => {
+            writeln!(std::io::stderr(), "{}", serde_json::json!({ "error": text, "problem": problem }))
+        }
+        (false, Some(code)) => writeln!(std::io::stderr(), "countersign: {text}\n  problem: {code}"),
+        (false, None) => writeln!(std::io::stderr(), "countersign: {text}"),
+    };
 }
 
 impl Global {

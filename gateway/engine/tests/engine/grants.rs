@@ -597,7 +597,7 @@ async fn what_is_counted_otherwise_than_people_read_it_is_not_given() {
         let pack = at.world.engine.pack(&at.auditor, true).await.unwrap();
         let report = verify_evidence(&at.world.root_vkey(org(1)), &pack).unwrap();
         assert_eq!(report.verdict.as_str(), if given { "VALID" } else { "INVALID" }, "{:?}", report.problems);
-        assert!(given || report.problems[0].contains("another number of uses"), "{:?}", report.problems);
+        assert!(given || report.problems[0].detail.contains("another number of uses"), "{:?}", report.problems);
     }
 }
 

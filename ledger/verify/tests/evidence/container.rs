@@ -1,20 +1,21 @@
 //! The file format: one canonical form, whatever else ZIP allows.
 
 use countersign_ledger_entry::note;
-use countersign_ledger_verify::{Verdict, too_large, verify};
+use countersign_ledger_verify::{Code, Verdict, too_large, verify};
 use proptest::prelude::*;
 
 use crate::world::*;
 
-fn refused(pack: &[u8], why: &str, what: &str) {
+fn refused(pack: &[u8], code: Code, why: &str, what: &str) {
     let (world, _) = World::small();
     let report = verify(&world.vkey(), pack, None);
     assert_eq!(report.verdict, Verdict::Invalid, "{what}");
-    assert!(report.problems[0].contains(why), "{what}: {:?}", report.problems);
+    assert_eq!(report.problems[0].code, code, "{what}: {:?}", report.problems);
+    assert!(report.problems[0].detail.contains(why), "{what}: {:?}", report.problems);
 }
 
 /// Where the local header of a part begins.
-fn local(pack: &[u8], name: &str) -> usize {
+pub(crate) fn local(pack: &[u8], name: &str) -> usize {
     let at = pack.windows(name.len()).position(|w| w == name.as_bytes()).unwrap();
     at - 30
 }
@@ -26,43 +27,66 @@ fn this_files_own_writer_and_the_pack_agree() {
     assert_eq!(zip(&unpack(&pack).into_iter().collect::<Vec<_>>()), pack);
 }
 
+/// What is altered, at which offset of the local header, the bytes put there, and why it is refused.
+type Altered<'a> = (&'a str, usize, &'a [u8], (Code, &'a str));
+
 #[test]
 fn everything_that_zip_allows_beyond_the_canonical_form_is_refused() {
     let (world, _) = World::small();
     let pack = world.open_pack();
     let at = local(&pack, "checkpoint");
-    let canonical = "not the one canonical form";
-    let torn = "ends in the middle of a part";
-    // Offset within the local header, the bytes put there, and why it is refused.
-    let headers: [(&str, usize, &[u8], &str); 13] = [
+    let canonical = (Code::NotCanonical, "not the one canonical form");
+    let torn = (Code::Truncated, "ends in the middle of a part");
+    let compressed = (Code::Compressed, "a part is compressed");
+    let beyond = [0, 0, 0, 1, 0, 0, 0, 1];
+    let headers: [Altered<'_>; 15] = [
         ("a later version", 4, &[20], canonical),
         ("encrypted", 6, &[1], canonical),
         ("lengths behind the data", 6, &[8], canonical),
         ("names in UTF-8", 7, &[8], canonical),
-        ("compressed", 8, &[8], canonical),
+        ("compressed", 8, &[8], compressed),
+        ("compressed in a way that nobody knows", 9, &[1], compressed),
         ("a time", 10, &[1], canonical),
         ("a date", 12, &[0x22], canonical),
         ("another checksum", 14, &[0, 0, 0, 0], canonical),
         ("a packed size of its own", 18, &[1, 0, 0, 0], canonical),
-        ("a size to the end of the file and beyond", 22, &[0, 0, 0, 1], torn),
-        ("a bomb", 22, &[0xff, 0xff, 0xff, 0xff], "larger than 256 MiB"),
+        ("a size of its own", 22, &[0, 0, 0, 1], canonical),
+        // What no reader can tell: whether the lengths lie or the file was cut.
+        ("a size to the end of the file and beyond", 18, &beyond, torn),
+        ("a bomb", 22, &[0xff, 0xff, 0xff, 0xff], (Code::OverLimit, "larger than 256 MiB")),
         ("a name to the end of the file and beyond", 26, &[0xff, 0xff], torn),
         ("an extra field", 28, &[4], canonical),
     ];
-    for (what, offset, bytes, why) in headers {
+    for (what, offset, bytes, (code, why)) in headers {
         let mut pack = pack.clone();
         pack[at + offset..at + offset + bytes.len()].copy_from_slice(bytes);
-        refused(&pack, why, what);
+        refused(&pack, code, why, what);
     }
+    let (code, why) = canonical;
     let mut comment = pack.clone();
     let end = comment.len();
     comment[end - 2] = 4;
     comment.extend(b"note");
-    refused(&comment, canonical, "a comment");
-    refused(&[b"#!/bin/sh\n", pack.as_slice()].concat(), canonical, "a prefix");
-    refused(&[], canonical, "nothing");
-    refused(&pack[pack.len() - 22..], canonical, "an end without parts");
-    refused(&zip(&[]), "no part `EVIDENCE`", "no parts");
+    refused(&comment, code, why, "a comment");
+    refused(&[b"#!/bin/sh\n", pack.as_slice()].concat(), code, why, "a prefix");
+    refused(b"countersign.example/root+0f+AA\n", code, why, "another file");
+    refused(&[pack.as_slice(), b"\0"].concat(), code, why, "a byte more");
+    refused(&[&pack[..pack.len() - 9], &[0; 9]].concat(), code, why, "cut, and filled up to its length");
+    refused(&[], Code::Truncated, "ends before its directory does", "nothing");
+    refused(&pack[pack.len() - 22..], code, why, "an end without parts");
+    refused(&zip(&[]), Code::Evidence, "no part `EVIDENCE`", "no parts");
+}
+
+#[test]
+fn every_beginning_of_a_pack_is_told_as_truncated() {
+    let (world, _) = World::small();
+    let (root, pack) = (world.vkey(), world.open_pack());
+    assert_eq!(verify(&root, &pack, None).problems, []);
+    for length in 0..pack.len() {
+        let problems = verify(&root, &pack[..length], None).problems;
+        assert_eq!(problems[0].code, Code::Truncated, "{length} bytes: {problems:?}");
+        assert!(problems[0].entry.is_none(), "{length} bytes: {problems:?}");
+    }
 }
 
 #[test]
@@ -75,12 +99,13 @@ fn a_bomb_of_any_ratio_is_refused_before_it_is_unpacked() {
     let at = local(&pack, "payloads/bomb");
     pack[at + 8] = 8;
     pack[at + 22..at + 26].copy_from_slice(&(200_u32 << 20).to_le_bytes());
-    refused(&pack, "ends in the middle of a part", "deflated");
+    refused(&pack, Code::Compressed, "nothing was unpacked", "deflated");
     let many: Vec<_> = (0..70_000).map(|n| (format!("payloads/{n:06}"), Vec::new())).collect();
     let listed: Vec<_> = many.iter().take(65_535).cloned().collect();
-    refused(&zip(&listed), "more than 65534 parts", "too many parts");
+    refused(&zip(&listed), Code::OverLimit, "more than 65534 parts", "too many parts");
     let report = too_large(&world.vkey());
-    assert!(report.verdict == Verdict::Invalid && report.problems[0].contains("larger than 2 GiB"));
+    assert!(report.verdict == Verdict::Invalid && report.problems[0].detail.contains("larger than 2 GiB"));
+    assert_eq!(report.problems[0].code, Code::OverLimit);
 }
 
 #[test]
@@ -111,21 +136,21 @@ fn names_are_plain_sorted_and_single() {
         "%2e%2e",
         &long,
     ] {
-        refused(&with(name), "not a plain relative path", name);
+        refused(&with(name), Code::NotCanonical, "not a plain relative path", name);
     }
     for name in ["blob", "tile/0/001", "tile/0/000.p/1", "tile/entries/001", "payloadsx", "META-INF/MANIFEST.MF"] {
-        refused(&with(name), &format!("part `{name}`"), name);
+        refused(&with(name), Code::Part, &format!("part `{name}`"), name);
     }
     let parts: Vec<_> = unpack(&world.open_pack()).into_iter().collect();
     let mut swapped = parts.clone();
     swapped.swap(1, 2);
-    refused(&zip(&swapped), "not sorted by name, or one stands twice", "unsorted");
+    refused(&zip(&swapped), Code::NotCanonical, "not sorted by name, or one stands twice", "unsorted");
     let mut twice = parts.clone();
     twice.insert(1, parts[1].clone());
-    refused(&zip(&twice), "not sorted by name, or one stands twice", "twice");
+    refused(&zip(&twice), Code::NotCanonical, "not sorted by name, or one stands twice", "twice");
     let mut hidden = parts.clone();
     hidden.insert(2, (parts[1].0.clone(), b"another".to_vec()));
-    refused(&zip(&hidden), "not sorted by name, or one stands twice", "twice with other bytes");
+    refused(&zip(&hidden), Code::NotCanonical, "not sorted by name, or one stands twice", "twice with other bytes");
 }
 
 #[test]
@@ -142,7 +167,8 @@ fn parts_that_are_missing_swapped_or_changed_are_named() {
         } else {
             assert_eq!(report.verdict, Verdict::Invalid, "{name}");
             let stem = name.split(".p").next().unwrap();
-            assert!(report.problems[0].contains(stem), "{name}: {:?}", report.problems);
+            assert_eq!(report.problems[0].code, Code::Part, "{name}: {:?}", report.problems);
+            assert!(report.problems[0].detail.contains(stem), "{name}: {:?}", report.problems);
         }
     }
     let mut parts = world.parts();
@@ -150,7 +176,7 @@ fn parts_that_are_missing_swapped_or_changed_are_named() {
     let (a, b) = (parts[&payloads[0]].clone(), parts[&payloads[1]].clone());
     parts.insert(payloads[0].clone(), b);
     parts.insert(payloads[1].clone(), a);
-    refused(&world.repack(parts), &format!("part `{}`", payloads[0]), "swapped payloads");
+    refused(&world.repack(parts), Code::Part, &format!("part `{}`", payloads[0]), "swapped payloads");
     for (name, data) in [
         (format!("payloads/{}", "0".repeat(64)), b"x".to_vec()),
         ("payloads/x".to_owned(), b"x".to_vec()),
@@ -160,7 +186,7 @@ fn parts_that_are_missing_swapped_or_changed_are_named() {
     ] {
         let mut parts = world.parts();
         parts.insert(name.clone(), data);
-        refused(&world.repack(parts), &format!("part `{name}`"), &name);
+        refused(&world.repack(parts), Code::Part, &format!("part `{name}`"), &name);
     }
 }
 
@@ -199,11 +225,11 @@ fn the_evidence_note_must_be_the_one_that_fits() {
         ("a carriage return", sign(&text).replace('\n', "\r\n"), "control characters"),
     ];
     for (what, evidence, why) in cases {
-        refused(&world.repack_with(parts.clone(), evidence), why, what);
+        refused(&world.repack_with(parts.clone(), evidence), Code::Evidence, why, what);
     }
     let mut all = parts.clone();
     all.insert("EVIDENCE".to_owned(), vec![0xff, 0xfe]);
-    refused(&zip(&all.into_iter().collect::<Vec<_>>()), "it is not text", "not UTF-8");
+    refused(&zip(&all.into_iter().collect::<Vec<_>>()), Code::Evidence, "it is not text", "not UTF-8");
 }
 
 proptest! {

@@ -17,7 +17,7 @@ use crate::world::*;
 
 fn because(report: &Report, verdict: Verdict, why: &str, what: &str) {
     assert_eq!(report.verdict, verdict, "{what}: {:?}", report.problems);
-    assert!(report.problems.iter().any(|p| p.contains(why)), "{what}: {:?}", report.problems);
+    assert!(report.problems.iter().any(|p| p.detail.contains(why)), "{what}: {:?}", report.problems);
 }
 
 /// What was forged, how, and the reason for which it is refused.
@@ -30,7 +30,7 @@ fn refused(cases: &[Forged]) {
         let report = world.verify();
         because(&report, Verdict::Invalid, why, what);
         let last = format!("entry {} ", world.leaves.len() - 1);
-        assert!(report.problems[0].starts_with(&last), "{what}: {:?}", report.problems);
+        assert!(report.problems[0].detail.starts_with(&last), "{what}: {:?}", report.problems);
     }
 }
 
@@ -212,7 +212,7 @@ fn rebooted(change: impl FnOnce(&mut World, &mut countersign_ledger_entry::body:
 }
 
 /// Root's word on a key of the gateway.
-fn change_of_key(world: &World, change: KeyChange, role: KeyRole, key_of: u8) -> Key {
+pub(crate) fn change_of_key(world: &World, change: KeyChange, role: KeyRole, key_of: u8) -> Key {
     let key = signing_key(key_of).verifying_key().to_bytes();
     let bytes = key::change_bytes(&world.origin, change, role, &key);
     Key { change, role, key: Bytes32(key), certificate: Bytes64(world.root.sign(&bytes).to_bytes()) }

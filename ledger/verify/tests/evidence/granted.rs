@@ -168,7 +168,7 @@ fn nobody_gets_more_out_of_a_grant_than_stood_at_its_gate() {
         forge(&mut world, instance, grant);
         let report = world.verify();
         assert_eq!(report.verdict, Verdict::Invalid, "{what}");
-        assert!(report.problems[0].contains(why), "{what}: {:?}", report.problems);
+        assert!(report.problems[0].detail.contains(why), "{what}: {:?}", report.problems);
     }
 }
 
@@ -212,7 +212,7 @@ fn what_is_given_is_what_was_asked_for_by_the_quorum_of_its_rule() {
         forged.append(World::stream(instance), drafts, |_, _| {});
         let report = forged.verify();
         assert_eq!(report.verdict, Verdict::Invalid, "{what}");
-        assert!(report.problems[0].contains("it is not what was approved"), "{what}: {:?}", report.problems);
+        assert!(report.problems[0].detail.contains("it is not what was approved"), "{what}: {:?}", report.problems);
     }
 }
 
@@ -289,7 +289,7 @@ fn whoever_is_shown_other_terms_than_are_counted_has_approved_nothing() {
         assert_eq!(world.verify().verdict, Verdict::Valid, "{what}");
         let report = verify(&world.vkey(), &world.open_pack(), None);
         assert_eq!(report.verdict, Verdict::Invalid, "{what}");
-        assert!(report.problems[0].contains(why), "{what}: {:?}", report.problems);
+        assert!(report.problems[0].detail.contains(why), "{what}: {:?}", report.problems);
     }
 }
 
@@ -301,7 +301,7 @@ fn decoy() -> (PayloadRef, Vec<u8>) {
 }
 
 /// A log whose grant names its terms under this role, beside what else the change names; the decoy's bytes are there.
-fn given_as(role: PayloadRole, change: fn(&mut Value, &mut AskGrant)) -> World {
+pub(crate) fn given_as(role: PayloadRole, change: fn(&mut Value, &mut AskGrant)) -> World {
     let mut world = World::booted();
     let instance = world.running();
     world.ask_grant_as(instance, 2, role, change);
@@ -349,7 +349,7 @@ fn terms_are_compared_under_whatever_role_they_are_named() {
             let world = given_as(role, forged);
             let report = verify(&world.vkey(), &world.open_pack(), None);
             assert_eq!(report.verdict, Verdict::Invalid, "{role:?}");
-            assert!(report.problems[0].contains("another number of uses"), "{role:?}: {:?}", report.problems);
+            assert!(report.problems[0].detail.contains("another number of uses"), "{role:?}: {:?}", report.problems);
         }
     }
 }
@@ -374,6 +374,6 @@ fn terms_that_are_kept_back_are_told_and_those_that_are_nowhere_are_refused() {
         }
         let report = verify(&world.vkey(), &world.open_pack(), None);
         assert_eq!(report.verdict, Verdict::Invalid);
-        assert!(report.problems[0].contains("not those that its digest is of"), "{:?}", report.problems);
+        assert!(report.problems[0].detail.contains("not those that its digest is of"), "{:?}", report.problems);
     }
 }

@@ -255,7 +255,11 @@ fn claimed_times_may_lie_five_seconds_apart_and_no_more() {
         let report = world.verify();
         assert_eq!(report.verdict, verdict, "{back}: {:?}", report.problems);
         if verdict == Verdict::Invalid {
-            assert!(report.problems[0].contains("claimed time is more than 5 s behind"), "{:?}", report.problems);
+            assert!(
+                report.problems[0].detail.contains("claimed time is more than 5 s behind"),
+                "{:?}",
+                report.problems
+            );
         }
     }
 }
@@ -268,7 +272,11 @@ fn what_was_erased_is_counted_and_what_is_shown_all_the_same_is_said() {
     world.put(world.org_stream(), erasure, |_| {});
     let told = verify(&world.vkey(), &world.open_pack(), None);
     assert_eq!(told.verdict, Verdict::Inconclusive);
-    assert!(told.problems[0].contains("1 payloads are here that an erasure entry calls erased"), "{:?}", told.problems);
+    assert!(
+        told.problems[0].detail.contains("1 payloads are here that an erasure entry calls erased"),
+        "{:?}",
+        told.problems
+    );
     world.payloads.remove(&gone.to_string());
     let report = verify(&world.vkey(), &world.open_pack(), None);
     let payloads = facts(&report).payloads;

@@ -55,7 +55,7 @@ fn lifts(world: &World) -> Lifts {
 fn refused(world: &World, why: &str) {
     let report = world.verify();
     assert_eq!(report.verdict, Verdict::Invalid, "{why}");
-    assert!(report.problems.iter().any(|problem| problem.contains(why)), "{why}: {:?}", report.problems);
+    assert!(report.problems.iter().any(|problem| problem.detail.contains(why)), "{why}: {:?}", report.problems);
 }
 
 #[test]

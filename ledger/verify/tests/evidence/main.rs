@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod bits;
+mod codes;
 mod container;
 mod forged;
 mod granted;

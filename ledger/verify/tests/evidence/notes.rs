@@ -15,7 +15,7 @@ fn root_at(world: &World, size: usize) -> Hash {
 
 fn because(report: &Report, verdict: Verdict, why: &str, what: &str) {
     assert_eq!(report.verdict, verdict, "{what}: {:?}", report.problems);
-    assert!(report.problems.iter().any(|p| p.contains(why)), "{what}: {:?}", report.problems);
+    assert!(report.problems.iter().any(|p| p.detail.contains(why)), "{what}: {:?}", report.problems);
 }
 
 #[test]

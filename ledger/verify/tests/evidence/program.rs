@@ -28,6 +28,15 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_countersign-verify")).args(arguments).env_clear().output().unwrap()
 }
 
+/// Bad arguments have their code, too, in words and as JSON.
+fn unusable(arguments: &[&str], code: &str) {
+    let words = String::from_utf8(run(arguments).stderr).unwrap();
+    assert!(words.ends_with(&format!("\n  problem: {code}\n")), "{words}");
+    let output = run(&[&["--json"], arguments].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!((&json["problem"]["code"], &json["problem"]["detail"]), (&code.into(), &json["error"]), "{json}");
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
@@ -87,6 +96,13 @@ fn exit_codes_are_0_valid_1_invalid_2_inconclusive_64_usage() {
         assert!(place.contains(said), "{arguments:?} says {said}\n{out}{err}");
         assert!(if code == 64 { out.is_empty() } else { err.is_empty() }, "{arguments:?}\n{out}{err}");
     }
+    for (arguments, code) in
+        [(&["--key", "nonsense", good], "root-key-unreadable"), (&["--key", held, good], "root-key-unreadable")]
+    {
+        unusable(arguments, code);
+    }
+    unusable(&["--key", &key, "--known", key_file, good], "checkpoint-unreadable");
+    unusable(&["--key", &key, "--known", foreign, good], "checkpoint-foreign");
     assert_eq!(run(&["--help"]).status.code(), Some(0));
     assert_eq!(run(&["--version"]).status.code(), Some(0));
 }

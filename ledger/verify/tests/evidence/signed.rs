@@ -87,7 +87,7 @@ fn keyed() -> (World, InstanceId) {
     (world, instance)
 }
 
-fn signed(change: impl FnOnce(&mut Decision)) -> World {
+pub(crate) fn signed(change: impl FnOnce(&mut Decision)) -> World {
     let (mut world, instance) = keyed();
     decide(&mut world, instance, ALICE, KEY, change);
     world
@@ -102,7 +102,7 @@ fn refused(cases: &[Case]) {
         let report = world.verify();
         assert_eq!(report.verdict, Verdict::Invalid, "{what}");
         let last = format!("entry {} ", world.leaves.len() - 1);
-        let said = &report.problems[0];
+        let said = &report.problems[0].detail;
         assert!(said.starts_with(&last) && said.contains(why), "{what}: {:?}", report.problems);
     }
 }
@@ -318,6 +318,6 @@ fn a_lift_is_signed_as_a_decision_is() {
     ] {
         let report = world.verify();
         assert_eq!(report.verdict, Verdict::Invalid, "{why}");
-        assert!(report.problems[0].contains(why), "{:?}", report.problems);
+        assert!(report.problems[0].detail.contains(why), "{:?}", report.problems);
     }
 }

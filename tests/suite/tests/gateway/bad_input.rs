@@ -2,11 +2,15 @@
 #![expect(clippy::disallowed_methods, reason = "a token expires in real time")]
 
 use std::io::Read as _;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use countersign_tests_testkit::Gateway;
+use countersign_gateway_http::pages;
+use countersign_ledger_verify::Code;
+use countersign_tests_testkit::{Gateway, countersign, countersign_verify};
 use flate2::{Compress, Compression, FlushCompress};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn entries(gateway: &Gateway, token: &str) -> usize {
     gateway.entries(token).len()
@@ -159,8 +163,28 @@ fn the_bomb_of_these_tests_is_one() {
     assert!(small.len() < inflated.len() / 500, "{} bytes", small.len());
 }
 
+/// What both programs say of a file, as JSON, each with exit code 1; and that their words have the same code.
+fn told(gateway: &Gateway, path: &Path) -> [Value; 2] {
+    let vkey = gateway.root_vkey();
+    [(countersign_verify(), None), (countersign(), Some("verify"))].map(|(program, verb)| {
+        let run = |json: Option<&str>| {
+            let mut command = Command::new(&program);
+            command.env_clear().args(verb).args(json).args(["--key", &vkey]).arg(path);
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let report: Value = serde_json::from_str(&run(Some("--json"))).unwrap();
+        let (words, problem) = (run(None), &report["problems"][0]);
+        let line = format!("  ! {}: {}", problem["code"].as_str().unwrap(), problem["detail"].as_str().unwrap());
+        assert_eq!(words.lines().next(), Some("INVALID"), "{words}");
+        assert_eq!(words.lines().nth(1), Some(line.as_str()), "{words}");
+        report
+    })
+}
+
 #[test]
-fn a_truncated_pack_and_a_zip_bomb_are_invalid() {
+fn a_truncated_pack_and_a_zip_bomb_are_invalid_each_by_its_own_code() {
     let gateway = Gateway::start();
     let (dana, _) = gateway.enrol();
     let pack = gateway.pack(&dana);
@@ -179,28 +203,73 @@ fn a_truncated_pack_and_a_zip_bomb_are_invalid() {
     let looks = lying[18..22].to_vec();
     lying[22..26].copy_from_slice(&looks);
     let entries = gateway.entries(&dana).len();
-    let cases: [(&str, Vec<u8>, &str); 5] = [
-        ("truncated", whole[..whole.len() / 2].to_vec(), "it ends in the middle of a part"),
-        ("with a byte too many", [whole.as_slice(), b"\0"].concat(), "not the one canonical form"),
-        ("empty", Vec::new(), "not the one canonical form"),
-        ("a bomb", honest, "a part is larger than 256 MiB"),
-        ("a bomb that lies", lying, "not the one canonical form"),
+    // A part that is stored, and claims one byte more than is looked at.
+    let mut wide = whole.clone();
+    let claimed = ((256_u32 << 20) + 1).to_le_bytes();
+    wide[18..26].copy_from_slice(&[claimed, claimed].concat());
+    let cases: [(&str, Vec<u8>, &str, &str); 8] = [
+        ("cut in a part", whole[..whole.len() / 2].to_vec(), "pack-truncated", "it ends in the middle of a part"),
+        (
+            "without its last byte",
+            whole[..whole.len() - 1].to_vec(),
+            "pack-truncated",
+            "ends before its directory does",
+        ),
+        ("empty", Vec::new(), "pack-truncated", "ends before its directory does"),
+        (
+            "with a byte too many",
+            [whole.as_slice(), b"\0"].concat(),
+            "pack-not-canonical",
+            "not the one canonical form",
+        ),
+        ("another file", b"%PDF-1.7".to_vec(), "pack-not-canonical", "not the one canonical form"),
+        ("a bomb", honest, "pack-compressed", "nothing was unpacked"),
+        ("a bomb that lies", lying, "pack-compressed", "nothing was unpacked"),
+        ("a part that is too large", wide, "pack-over-limit", "a part is larger than 256 MiB"),
     ];
-    for (what, bytes, problem) in cases {
+    for (what, bytes, code, problem) in cases {
         let path = gateway.beside("bad.evidence");
         std::fs::write(&path, &bytes).unwrap();
-        let (code, report) = gateway.verify(&path);
-        assert_eq!(code, 1, "{what}: {report}");
+        let [auditors, programs] = told(&gateway, &path);
         let answer = post(&bytes);
-        for report in [&report, &answer] {
+        for report in [&auditors, &programs, &answer] {
             assert_eq!(report["verdict"], "INVALID", "{what}: {report}");
             let problems = report["problems"].as_array().unwrap();
             assert_eq!(problems.len(), 1, "{what}: {report}");
-            assert!(problems[0].as_str().unwrap().contains(problem), "{what}: {report}");
+            assert_eq!(problems[0]["code"], code, "{what}: {report}");
+            assert!(problems[0]["detail"].as_str().unwrap().contains(problem), "{what}: {report}");
             assert_eq!(report["proven"], json!([]), "{what}: nothing in it is proven");
         }
+        let page = gateway.get(&format!("/problems/{code}"), "").expect_status(200);
+        assert!(String::from_utf8_lossy(&page.bytes).contains(&format!("`{code}`, verdict INVALID\n")), "{what}");
     }
+    let unreadable = gateway.send(
+        "POST",
+        "/api/v1/verify?root=nonsense",
+        &dana,
+        &[("content-type", "application/zip")],
+        Some(whole.clone()),
+    );
+    assert_eq!((unreadable.status, unreadable.code().as_str()), (422, "root-key-unreadable"));
     assert_eq!(gateway.entries(&dana).len(), entries, "checking leaves nothing");
+}
+
+#[test]
+fn every_code_that_anybody_is_told_has_its_page_at_the_gateway() {
+    let gateway = Gateway::start();
+    let codes: Vec<&str> = pages().map(|page| page.code).collect();
+    for code in Code::ALL.iter().map(|code| code.as_str()).chain(["acting-chain", "folder-newer"]) {
+        assert!(codes.contains(&code), "{code}");
+    }
+    for page in pages() {
+        let answer = gateway.get(&format!("/problems/{}", page.code), "").expect_status(200);
+        let text = String::from_utf8(answer.bytes).unwrap();
+        assert_eq!(text, page.text, "{}", page.code);
+        let (head, todo) = text.split_once("\n## What to do\n\n").unwrap();
+        let met = format!("`{}`, {}\n\n", page.code, page.place);
+        assert!(head.starts_with("# ") && head.contains(&met) && todo.trim().len() > 10, "{text}");
+    }
+    assert_eq!(gateway.get("/problems/pack-unreadable", "").code(), "route-unknown");
 }
 
 fn urlencode(text: &str) -> String {

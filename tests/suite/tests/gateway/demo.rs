@@ -85,8 +85,10 @@ fn the_demo_shows_every_part_and_its_evidence_holds_for_somebody_else() {
         .output()
         .unwrap();
     assert!(!up.status.success(), "`up` refuses the folder of a demo");
-    assert!(String::from_utf8_lossy(&up.stderr).contains("demo"));
-    let gateway = Gateway::start();
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert!(said.ends_with("\n  problem: folder-demo\n"), "{said}");
+    let mut gateway = Gateway::start();
+    assert!(gateway.stop());
     let refused = Command::new(countersign())
         .env_clear()
         .args(["demo", "--yes", "--data-dir"])
@@ -94,4 +96,6 @@ fn the_demo_shows_every_part_and_its_evidence_holds_for_somebody_else() {
         .output()
         .unwrap();
     assert!(!refused.status.success(), "`demo` refuses every other folder");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.ends_with("\n  problem: folder-not-demo\n"), "{said}");
 }

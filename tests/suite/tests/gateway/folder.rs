@@ -1,10 +1,16 @@
 //! The data folder: one process at a time, one log over all starts, and nothing from a later version.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use countersign_gateway_http::page;
 use countersign_tests_testkit::{Gateway, countersign};
+use serde_json::Value;
 
-fn up(folder: &std::path::Path) -> (bool, String) {
+fn up(folder: &Path) -> (bool, String) {
     let output = Command::new(countersign())
         .env_clear()
         .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -19,7 +25,7 @@ fn up(folder: &std::path::Path) -> (bool, String) {
 fn a_second_process_refuses_and_a_second_start_continues_the_same_log() {
     let mut gateway = Gateway::start();
     let (ok, said) = up(&gateway.data());
-    assert!(!ok && said.contains("another"), "{said}");
+    assert!(!ok && said.contains("another") && said.ends_with("\n  problem: folder-in-use\n"), "{said}");
     let (dana, _) = gateway.enrol();
     let before = gateway.entries(&dana);
     let vkey = gateway.root_vkey();
@@ -49,4 +55,117 @@ fn keys_are_for_their_owner_alone() {
         }
     }
     assert!(looked >= 3, "root, log and token keys: {looked}");
+}
+
+/// Starts on a folder that must be refused: the code is said in words and as JSON, and has a page.
+fn refused(folder: &Path, code: &str, words: &str) {
+    let verbs: [&[&str]; 2] = [&["up", "--listen", "127.0.0.1:0"], &["--json", "up", "--listen", "127.0.0.1:0"]];
+    for (verb, json) in verbs.into_iter().zip([false, true]) {
+        let output = Command::new(countersign()).env_clear().args(verb).arg("--data-dir").arg(folder).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{code}: {said}");
+        if json {
+            let told: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap_or_else(|_| panic!("{said}"));
+            let problem = &told["problem"];
+            assert_eq!((&problem["code"], &problem["detail"]), (&code.into(), &told["error"]), "{told}");
+            assert_eq!(problem["type"], format!("/problems/{code}"), "{told}");
+            assert_eq!(problem["title"], page(code).unwrap().title, "{told}");
+            assert!(problem["detail"].as_str().unwrap().contains(words), "{told}");
+        } else {
+            assert!(said.contains(words) && said.ends_with(&format!("\n  problem: {code}\n")), "{code}: {said}");
+        }
+    }
+}
+
+/// Every file of a folder with its bytes.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut all, mut folders) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { drop(all.insert(path.clone(), fs::read(&path).unwrap())) }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_folder_of_a_newer_version_is_refused_by_its_code_and_not_touched() {
+    let mut gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let before = gateway.entries(&dana);
+    assert!(gateway.stop());
+    let data = gateway.data();
+    let (mark, database) = (data.join("countersign.json"), data.join("ledger/ledger.db"));
+    let text = fs::read_to_string(&mark).unwrap();
+
+    // The folder itself, which may look quite different.
+    fs::write(&mark, r#"{"format": 7, "shape": "new"}"#).unwrap();
+    let held = files(&data);
+    refused(&data, "folder-newer", "has format 7");
+    assert_eq!(files(&data), held, "nothing of it was touched");
+    fs::write(&mark, &text).unwrap();
+
+    // The database in it: `user_version` is a big-endian number at byte 60 of the file's header.
+    let file = fs::File::options().read(true).write(true).open(&database).unwrap();
+    let mut version = [0; 4];
+    file.read_exact_at(&mut version, 60).unwrap();
+    file.write_all_at(&99_u32.to_be_bytes(), 60).unwrap();
+    refused(&data, "folder-newer", "is of schema version 99");
+    file.write_all_at(&version, 60).unwrap();
+
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    assert_eq!(before[..], gateway.entries(&dana)[..before.len()], "the log goes on as if nothing had been");
+}
+
+#[test]
+fn whatever_is_wrong_with_a_folder_is_said_by_its_own_code() {
+    let mut gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let before = gateway.entries(&dana);
+    assert!(gateway.stop());
+    let data = gateway.data();
+    let mark = data.join("countersign.json");
+    let text = fs::read_to_string(&mark).unwrap();
+    for (code, words, found) in [
+        ("folder-demo", "nothing real may be built on it", text.replace("\"demo\": false", "\"demo\": true")),
+        ("folder-damaged", "cannot be read as the mark", "{}".to_owned()),
+        ("folder-damaged", "cannot be read as the mark", text.replace("\"org\"", "\"organisation\"")),
+    ] {
+        assert_ne!(found, text, "{code}");
+        fs::write(&mark, found).unwrap();
+        refused(&data, code, words);
+    }
+    fs::write(&mark, &text).unwrap();
+
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    refused(&data, "folder-open-to-others", "may be read by others (mode 755)");
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
+
+    let (key, aside) = (data.join("keys/log.key"), gateway.beside("log.key"));
+    fs::rename(&key, &aside).unwrap();
+    refused(&data, "key-file-missing", "is missing");
+    fs::write(&key, "x").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    refused(&data, "key-file-invalid", "is not a key file");
+    fs::rename(&aside, &key).unwrap();
+
+    let other = gateway.beside("thesis");
+    fs::create_dir(&other).unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(other.join("thesis.tex"), "x").unwrap();
+    refused(&other, "folder-foreign", "is not empty and is no data folder");
+    assert_eq!(files(&other).len(), 1);
+
+    let absent = gateway.beside("absent");
+    let output =
+        Command::new(countersign()).env_clear().args(["ledger", "fsck", "--data-dir"]).arg(&absent).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("is no data folder") && said.ends_with("\n  problem: folder-missing\n"), "{said}");
+    assert!(!absent.exists());
+
+    gateway.up();
+    let dana = gateway.login("dana", "act");
+    assert_eq!(before[..], gateway.entries(&dana)[..before.len()], "nothing was lost by any of it");
 }

@@ -148,7 +148,8 @@ fn one_person_breaks_the_glass_another_reviews_it_and_the_pack_tells_both() {
     // Whoever the rule does not name, and an agent, lift nothing.
     let (ok, said) = lift(&anna);
     let unfit: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!((ok, &unfit["effect"], &unfit["why"]), (true, &json!("not_eligible"), &json!("policy")), "{unfit}");
+    let why = &unfit["problem"]["code"];
+    assert_eq!((ok, &unfit["effect"], why), (true, &json!("not_eligible"), &json!("decider-refused")), "{unfit}");
     let (ok, said) = lift(&agent);
     assert!(!ok && said.contains("you are no person to whom its view is shown"), "{said}");
     let body = json!({ "rule": "merge", "justification": "production is down", "shown_digest": digest });

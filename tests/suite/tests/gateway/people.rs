@@ -91,12 +91,16 @@ fn who_an_agent_acts_for_approves_nothing_of_it_and_is_told_why() {
         gateway.post_once(&format!("/api/v1/gates/{gate}/decisions"), token, "once", &body).expect_status(200).json()
     };
     let own = approve(&dana_decides);
-    assert_eq!((&own["effect"], &own["why"]), (&json!("not_eligible"), &json!("acting-chain")), "{own}");
+    let problem =
+        json!({ "type": "/problems/acting-chain", "title": "Whoever decides acts here", "code": "acting-chain" });
+    assert_eq!((&own["effect"], &own["problem"]), (&json!("not_eligible"), &problem), "{own}");
+    let page = gateway.get("/problems/acting-chain", "").expect_status(200);
+    assert!(String::from_utf8_lossy(&page.bytes).starts_with("# Whoever decides acts here\n"));
     assert_eq!((&own["state"], &own["remaining"][0]["counted"]), (&json!("WAITING_FOR_HUMAN"), &json!(0)), "{own}");
     let again = approve(&dana_decides);
-    assert_eq!((&again["decision"], &again["why"]), (&own["decision"], &own["why"]), "one key, one answer");
+    assert_eq!((&again["decision"], &again["problem"]), (&own["decision"], &own["problem"]), "one key, one answer");
     let other = approve(&anna);
-    assert_eq!((&other["effect"], other.get("why")), (&json!("resolving"), None), "{other}");
+    assert_eq!((&other["effect"], other.get("problem")), (&json!("resolving"), None), "{other}");
     let (code, report) = gateway.verify(&gateway.pack(&dana));
     assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
 }
