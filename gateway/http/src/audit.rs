@@ -344,11 +344,22 @@ async fn replay(State(app): State<AppState>, Auth(who): Auth, Id(index): Id<u64>
     params(Root),
     request_body(content = String, content_type = "application/zip", description = "The pack"),
     responses((status = 200, description = "The report; `verdict` is `VALID`, `INVALID` or `INCONCLUSIVE`",
-        body = serde_json::Value, example = json!({
-            "verdict": "VALID", "problems": [], "origin": "countersign/log_0192", "covered": [0, 42],
-            "proven": ["every entry is signed by a certified gateway key"],
-            "not_proven": ["that the operator keeps no second log"]
-        }))),
+        body = serde_json::Value, examples(
+            ("valid" = (summary = "Nothing is wrong", value = json!({
+                "verdict": "VALID", "problems": [], "root_key": "countersign.local/3f…/root+9a8b7c6d+AeZ…",
+                "origin": "countersign.local/3f…", "population": { "from": 0, "to": 42, "complete": true },
+                "proven": ["every byte of entries 0 to 41 is what the log key signed at size 42"],
+                "not_proven": ["that no second history exists: no witness cosigned, and you gave no checkpoint"]
+            }))),
+            ("invalid" = (summary = "The file was cut", value = json!({
+                "verdict": "INVALID", "root_key": "countersign.local/3f…/root+9a8b7c6d+AeZ…",
+                "problems": [{
+                    "code": "pack-truncated",
+                    "detail": "the file is not a whole evidence pack: it ends in the middle of a part"
+                }],
+                "proven": [], "not_proven": []
+            }))),
+        ))),
 )]
 async fn verify(
     State(_): State<AppState>,

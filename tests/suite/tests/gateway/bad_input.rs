@@ -267,7 +267,7 @@ fn every_code_that_anybody_is_told_has_its_page_at_the_gateway() {
         assert_eq!(text, page.text, "{}", page.code);
         let (head, todo) = text.split_once("\n## What to do\n\n").unwrap();
         let met = format!("`{}`, {}\n\n", page.code, page.place);
-        assert!(head.starts_with("# ") && head.contains(&met) && todo.trim().len() > 10, "{text}");
+        assert!(head.starts_with("# ") && head.contains(&met) && !todo.trim().is_empty(), "{text}");
     }
     assert_eq!(gateway.get("/problems/pack-unreadable", "").code(), "route-unknown");
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use countersign_tests_testkit::{Answer, Gateway, PASSWORD, Tenant};
+use countersign_tests_testkit::{Answer, Gateway, PASSWORD, Tenant, countersign};
 use serde_json::{Value, json};
 
 use crate::walks::operations;
@@ -706,7 +706,13 @@ fn the_installation_has_each_organization_on_record_and_starts_with_all_of_them_
     gateway.begin("north");
     let (ok, said) = gateway.operate(&["organization", "create", "south"]);
     assert!(!ok && said.contains("in use by another process"), "the gateway must be down: {said}");
+    let code_of = |said: &str| serde_json::from_str::<Value>(said).unwrap()["problem"]["code"].clone();
+    assert_eq!(code_of(&said), "folder-in-use");
     assert!(gateway.stop());
+    for (name, code) in [("north", "organization-exists"), ("North", "organization-name-invalid")] {
+        let (ok, said) = gateway.operate(&["organization", "create", name]);
+        assert!(!ok && code_of(&said) == code, "{name}: {said}");
+    }
     let (ok, said) = gateway.operate(&["ledger", "fsck"]);
     assert!(ok, "{said}");
     let checked: Value = serde_json::from_str(&said).unwrap();
@@ -722,9 +728,24 @@ fn the_installation_has_each_organization_on_record_and_starts_with_all_of_them_
     std::fs::rename(&folder, gateway.beside("north")).unwrap();
     let refused = gateway.try_up().unwrap_err();
     assert!(refused.contains("on record") && refused.contains("restore"), "{refused}");
-    let (ok, said) = gateway.operate(&["ledger", "fsck"]);
-    assert!(!ok || said.contains("INVALID"), "{said}");
+    assert!(refused.contains("\n  problem: folder-incomplete\n"), "{refused}");
+    let mut fsck = std::process::Command::new(countersign());
+    let output =
+        fsck.env_clear().args(["--json", "ledger", "fsck", "--data-dir"]).arg(gateway.data()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let checked: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&checked["verdict"], &checked["problems"][0]["code"]),
+        (&json!("INVALID"), &json!("folder-incomplete"))
+    );
+    // A copy beside the original is a second life of one log.
     std::fs::rename(gateway.beside("north"), &folder).unwrap();
+    let copy = gateway.data().join("organizations/south");
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::copy(folder.join("organization.json"), copy.join("organization.json")).unwrap();
+    let refused = gateway.try_up().unwrap_err();
+    assert!(refused.contains("\n  problem: folder-duplicate\n"), "{refused}");
+    std::fs::remove_dir_all(&copy).unwrap();
     gateway.up();
 }
 
