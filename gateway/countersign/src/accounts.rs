@@ -145,7 +145,10 @@ impl Vault {
             return Err(StoreError::new("a batch names a row twice", "nothing was written"));
         }
         let prepared = self.read(|book| prepare(book, &writes))?;
-        let Some((entry, changes, concerned)) = prepared else { return Ok(false) };
+        let Some((mut entry, changes, concerned)) = prepared else { return Ok(false) };
+        if authority.is_none() {
+            entry.description = entry::of_second_factor(&writes);
+        }
         let committed = match authority {
             Some((who, allowed)) => self.0.engine.commit_own(&who, allowed, entry).await,
             None => self.0.engine.commit_system(org, entry).await,

@@ -259,8 +259,10 @@ fn problem(status: StatusCode, bytes: &[u8], has_token: bool) -> anyhow::Error {
     };
     let code = body.get("code").or_else(|| body.get("type")).and_then(Value::as_str).unwrap_or_default();
     let code = code.trim_start_matches("/problems/").to_owned();
+    let second_factor = code.starts_with("second-factor-");
     let error = anyhow::Error::new(ProblemError { status: status.as_u16(), code, body });
-    if status == StatusCode::UNAUTHORIZED {
+    // A login that lacks a code, or has a wrong one, says itself what to do.
+    if status == StatusCode::UNAUTHORIZED && (has_token || !second_factor) {
         let hint = if has_token { "log in again" } else { "log in" };
         return error.context(format!("{hint} with `countersign login`, or give --token"));
     }

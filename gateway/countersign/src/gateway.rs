@@ -591,7 +591,7 @@ mod tests {
     async fn login_as_ada(gateway: &Gateway) -> Arc<Principal> {
         let now = gateway.engine.now();
         let password = Secret::new(PASSWORD);
-        let grant = gateway.identity.tokens.login(gateway.org(), "ada", &password, "act", now).await.unwrap();
+        let grant = gateway.identity.tokens.login(gateway.org(), "ada", (&password, None), "act", now).await.unwrap();
         assert_eq!(grant.scopes, [Scope::Act]);
         gateway.identity.authenticator.session_of_token(grant.token.expose(), now).await.unwrap().principal.clone()
     }

@@ -587,6 +587,7 @@ fn nobody_locked_out(snapshot: &PolicySnapshot, electorate: &Electorate<'_>) -> 
     let people = People {
         store: electorate.entities,
         persons: &electorate.persons,
+        second_factors: &electorate.second_factors,
         now: electorate.now,
         four_eyes: electorate.four_eyes,
     };

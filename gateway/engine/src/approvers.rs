@@ -202,7 +202,7 @@ impl Looking {
             pseudonym: who,
             on_behalf_of: Vec::new(),
             scopes: vec![Scope::Act, Scope::Decide],
-            assurance: Assurance::Password,
+            assurance: known.assurance(),
             roles,
             teams: known.teams.clone(),
             person: known.person_key.clone(),
@@ -245,19 +245,27 @@ impl Looking {
             self.org.entities.forget(&asked.resource);
         }
         let mut rules = Vec::new();
-        let mut unsigned = false;
+        let mut unmet = false;
         for form in &item.rules {
             // As votes are counted: the rule's authority, and where it names roles alone, the one that is used.
             let used = form.roles.is_empty() || role.is_some_and(|role| form.roles.contains(role));
             if used && admits(&self.snapshot, &self.gate, &form.rule, (voter, &known.groups), role) {
                 let rule = self.snapshot.rules().get(form.rule.as_str());
+                if rule.is_some_and(|rule| rule.demand.assurance > Some(voter.assurance)) {
+                    why_not.push(format!(
+                        "rule `{}`: demands a login with a second factor, and they have none: `countersign person \
+                         second-factor enrol`",
+                        form.rule
+                    ));
+                    unmet = true;
+                }
                 if rule.is_some_and(|rule| rule.demand.assertion) && !self.keyed.contains(&voter.pseudonym) {
                     why_not.push(format!(
                         "rule `{}`: demands their own signature, and they had registered no key when the gate opened",
                         form.rule
                     ));
                     // A vote that does not meet one demand is refused whole.
-                    unsigned = true;
+                    unmet = true;
                 }
                 rules.push(form.rule.clone());
             } else {
@@ -265,7 +273,7 @@ impl Looking {
             }
         }
         let voted = item.votes.iter().any(|vote| vote.person == person.unwrap_or(UNNAMED_PERSON));
-        let may = allowed && bars.is_none() && !rules.is_empty() && !unsigned;
+        let may = allowed && bars.is_none() && !rules.is_empty() && !unmet;
         if !may {
             rules.clear();
         }
@@ -316,10 +324,10 @@ fn demands(snapshot: &Snapshot, gate: &OpenGate) -> Vec<String> {
     let rules: BTreeSet<&Name> = gate.live_items().flat_map(|item| item.rules.iter().map(|form| &form.rule)).collect();
     let mut words = Vec::new();
     for (name, rule) in rules.into_iter().filter_map(|name| Some((name, snapshot.rules().get(name.as_str())?))) {
-        if let Some(what) = rule.demand.unmeetable() {
-            words.push(format!("rule `{name}`: {what}"));
-        } else if rule.demand.assurance == Some(Assurance::Password) {
-            words.push(format!("rule `{name}`: a login with a password"));
+        match rule.demand.assurance {
+            Some(Assurance::Mfa) => words.push(format!("rule `{name}`: a login with a second factor")),
+            Some(Assurance::Password) => words.push(format!("rule `{name}`: a login with a password")),
+            Some(Assurance::Secret | Assurance::Demo) | None => {}
         }
         if let Some(seconds) = rule.demand.fresh_s {
             words.push(format!("rule `{name}`: a login no older than {seconds} seconds"));

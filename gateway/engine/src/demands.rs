@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use countersign_gateway_flow::rows::{DECISIONS, DecisionRow};
 use countersign_gateway_flow::{Ballot, OpenGate, OpenItem};
-use countersign_gateway_model::{DecisionId, Digest, Duration, Name, Principal, Pseudonym, Timestamp};
+use countersign_gateway_model::{Assurance, DecisionId, Digest, Duration, Name, Principal, Pseudonym, Timestamp};
 use countersign_ledger_entry::EntryError;
 use countersign_ledger_entry::assertion::{self, LiftStatement, Statement};
 use countersign_ledger_entry::body::Assertion;
@@ -31,7 +31,10 @@ pub(crate) fn demands_met(
         let unmet = |demand| Err(EngineError::DemandUnmet { rule: name.clone(), demand });
         let demand = &rule.demand;
         if demand.assurance.is_some_and(|least| who.assurance < least) {
-            return unmet(demand.unmeetable().unwrap_or("a surer login than this one"));
+            return unmet(match demand.assurance {
+                Some(Assurance::Mfa) => "a login with a second factor",
+                _ => "a surer login than this one",
+            });
         }
         if demand.fresh_s.is_some_and(|s| now.since(who.issued) > Duration::from_secs(s)) {
             return unmet("a login that is not as old");

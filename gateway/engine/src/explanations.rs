@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use countersign_gateway_model::{Assurance, Decision, InstanceId, Name, Principal, PrincipalKind, Scope, Verdict};
+use countersign_gateway_model::{Decision, InstanceId, Name, Principal, PrincipalKind, Scope, Verdict};
 use countersign_ledger_entry::body::Created;
 use countersign_policy_decide::detectors::Found;
 use countersign_policy_decide::json::Json;
@@ -194,7 +194,7 @@ impl Engine {
             }
         }
         if json.get("assurance").is_none() && person {
-            question.assurance = Assurance::Password;
+            question.assurance = org.assurance_of(&question.asked.id);
         }
         if json.get("four_eyes").is_none() {
             question.four_eyes = four_eyes(org);

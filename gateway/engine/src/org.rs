@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use countersign_gateway_flow::Instance;
 use countersign_gateway_model::{
-    Digest, Duration, InstanceId, Name, OrgId, PrincipalKind, Pseudonym, State, StreamId, Timestamp,
+    Assurance, Digest, Duration, InstanceId, Name, OrgId, PrincipalKind, Pseudonym, State, StreamId, Timestamp,
 };
 use countersign_ledger_entry::body::AuthorityMode;
 use countersign_ledger_entry::{Stream, StreamKind};
@@ -44,9 +44,16 @@ pub struct Known {
     pub teams: Vec<Name>,
     /// For a person: groups of the directory that they are in.
     pub groups: Vec<Name>,
+    /// For a person: each login of theirs needs a code beside the password.
+    pub second_factor: bool,
 }
 
 impl Known {
+    /// How sure a login of theirs is: whoever has a second factor never logs in without it.
+    pub(crate) fn assurance(&self) -> Assurance {
+        if self.second_factor { Assurance::Mfa } else { Assurance::Password }
+    }
+
     pub(crate) fn entity(&self, org: OrgId) -> EntityRef {
         EntityRef::new(org, EntityKind::from(self.kind), self.id.clone())
     }
@@ -332,6 +339,18 @@ impl Org {
     pub(crate) fn persons(&self) -> Vec<Name> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         names.known.values().filter(|k| k.kind == PrincipalKind::Person).map(|k| k.id.clone()).collect()
+    }
+
+    /// Those of them who have a second factor.
+    pub(crate) fn second_factors(&self) -> BTreeSet<Name> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        let sure = names.known.values().filter(|k| k.kind == PrincipalKind::Person && k.second_factor);
+        sure.map(|k| k.id.clone()).collect()
+    }
+
+    /// How sure the usual login of a person is.
+    pub(crate) fn assurance_of(&self, person: &Name) -> Assurance {
+        self.known_by_id(PrincipalKind::Person, person).map_or(Assurance::Password, |(_, known)| known.assurance())
     }
 
     pub(crate) fn introduce(&self, who: Pseudonym, known: Known) {

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use countersign_gateway_model::{Assurance, Decision, InstanceId, Name, Principal, PrincipalKind, Scope};
+use countersign_gateway_model::{Decision, InstanceId, Name, Principal, PrincipalKind, Scope};
 use countersign_policy_decide::input;
 use countersign_policy_decide::{EntityKind, EntityRef, Operation, Question, decide_chain, scope_name};
 
@@ -216,7 +216,7 @@ impl Engine {
         let mut question = Question::new(principal.clone(), operation, resource, self.now());
         question.scopes.insert(scope_name(Scope::Act));
         if principal.kind == EntityKind::Person {
-            question.assurance = Assurance::Password;
+            question.assurance = org.assurance_of(&principal.id);
         }
         question.four_eyes = four_eyes(org);
         question

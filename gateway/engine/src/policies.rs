@@ -4,7 +4,7 @@
 //! committed, and only then carried out. What takes a shadow window or another person is proposed instead: `changes`.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -122,6 +122,8 @@ pub struct Electorate<'a> {
     pub entities: &'a EntityStore,
     /// All persons.
     pub persons: Vec<Name>,
+    /// Those of them who have a second factor: every login of theirs uses it.
+    pub second_factors: BTreeSet<Name>,
     /// Now.
     pub now: Timestamp,
     /// Whether a change of policy takes a second person.
@@ -232,7 +234,8 @@ impl Engine {
         let check = move || {
             let _one_at_a_time = one_at_a_time;
             let four_eyes = org.authority() == AuthorityMode::FourEyes;
-            let people = Electorate { entities: &org.entities, persons: org.persons(), now, four_eyes };
+            let second_factors = org.second_factors();
+            let people = Electorate { entities: &org.entities, persons: org.persons(), second_factors, now, four_eyes };
             policies.check(org.id, &bundle, &people)
         };
         Ok(tokio::task::spawn_blocking(check).await.map_err(EngineError::damaged)??)

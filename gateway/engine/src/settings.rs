@@ -185,8 +185,10 @@ impl Engine {
             let _one_at_a_time = org.in_force.lock().await;
             let (policies, asked, now) = (Arc::clone(this.policies()), Arc::clone(&org), this.now());
             let check = move || {
-                let persons = asked.persons();
-                policies.locked_out(asked.id, &Electorate { entities: &asked.entities, persons, now, four_eyes: true })
+                let (persons, second_factors) = (asked.persons(), asked.second_factors());
+                let entities = &asked.entities;
+                let people = Electorate { entities, persons, second_factors, now, four_eyes: true };
+                policies.locked_out(asked.id, &people)
             };
             let locked = tokio::task::spawn_blocking(check).await.map_err(EngineError::damaged)?;
             let value = |mode: AuthorityMode| Name::new(mode.as_str()).map(SettingValue::Choice);

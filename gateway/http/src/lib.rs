@@ -42,6 +42,7 @@ mod recovery;
 mod reply;
 mod reviews;
 mod runs;
+mod second_factors;
 mod service_accounts;
 mod services;
 mod settings;
@@ -85,6 +86,7 @@ fn operations() -> OpenApiRouter<AppState> {
         .merge(log::routes())
         .merge(people::routes())
         .merge(person_keys::routes())
+        .merge(second_factors::routes())
         .merge(agents::routes())
         .merge(services::routes())
         .merge(service_accounts::routes())

@@ -91,6 +91,10 @@ kinds! {
     CHAIN_TOO_DEEP { code: "chain-too-deep", status: 422, title: "The chain of delegation is too long" }
     CHAIN_REFUSED { code: "chain-refused", status: 403, title: "The delegation does not hold" }
     WRONG_ORGANIZATION { code: "wrong-organization", status: 404, title: "There is no such account" }
+    SECOND_FACTOR_REQUIRED { code: "second-factor-required", status: 401, title: "A second factor is needed" }
+    SECOND_FACTOR_REFUSED { code: "second-factor-refused", status: 401, title: "The code of the second factor does not hold" }
+    SECOND_FACTOR_IN_FORCE { code: "second-factor-in-force", status: 409, title: "There is a second factor already" }
+    SECOND_FACTOR_UNKNOWN { code: "second-factor-unknown", status: 409, title: "There is no such second factor" }
     RATE_LIMITED { code: "rate-limited", status: 429, title: "Too many requests" }
     WEAK_SECRET { code: "weak-secret", status: 422, title: "The secret is too weak" }
     ACCOUNT_INVALID { code: "account-invalid", status: 422, title: "The account cannot be like this" }

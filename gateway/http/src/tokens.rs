@@ -44,6 +44,10 @@ pub(crate) struct Login {
     /// Their password.
     #[schema(format = Password)]
     password: String,
+    /// The code that their authenticator app shows, where they have a second factor: six digits. Each is taken once.
+    #[serde(default)]
+    #[schema(format = Password)]
+    otp: Option<String>,
     /// What the token is for, separated by spaces: `act` (usual), `decide`. With `decide` it lives 15 minutes at most.
     #[serde(default)]
     scope: String,
@@ -189,7 +193,8 @@ pub(crate) struct Whoami {
 
 /// Sign in
 ///
-/// A person's name and password for a token. `decide` is only had like this.
+/// A person's name and password for a token, and the code of their second factor where they have one. `decide` is only had
+/// like this, and so is assurance `mfa`.
 #[utoipa::path(
     post, path = "/api/v1/tokens/login", operation_id = "login", tag = "tokens", security(()),
     request_body = Login,
@@ -198,8 +203,9 @@ pub(crate) struct Whoami {
 async fn login(State(app): State<AppState>, input: Input) -> Result<Response, Problem> {
     let body: Login = input.read()?;
     let org = body.organization.unwrap_or(app.info.organization);
-    let password = Secret::new(body.password);
-    let grant = app.identity.tokens.login(org, &body.id, &password, &body.scope, app.engine.now()).await?;
+    let (password, code) = (Secret::new(body.password), body.otp.map(Secret::new));
+    let given = (&password, code.as_ref());
+    let grant = app.identity.tokens.login(org, &body.id, given, &body.scope, app.engine.now()).await?;
     reply::ok(&Token::from(grant))
 }
 

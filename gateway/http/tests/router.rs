@@ -409,6 +409,27 @@ async fn nobody_replaces_their_own_password_without_the_current_one() {
 }
 
 #[tokio::test]
+async fn a_second_factor_is_asked_of_policy_and_a_code_is_never_overlooked() {
+    let world = World::new(Settings::default()).await;
+    let token = world.login().await;
+    let path = "/api/v1/people/ada/second-factor";
+    let said = world.get(path, Some(&token)).await;
+    assert_eq!((said.status.as_u16(), said.json()), (200, json!({ "state": "none" })));
+    // Of others policy says no, which is the kernel alone here, whether they are there or not.
+    assert_eq!(world.get("/api/v1/people/bob/second-factor", Some(&token)).await.problem(), "not-found");
+    assert_eq!(world.post(path, Some(&token), "{}").await.problem(), "policy-denied");
+    let confirm = format!("{path}/confirm");
+    assert_eq!(world.post(&confirm, Some(&token), "{}").await.problem(), "body-missing-field");
+    assert_eq!(world.post(&confirm, Some(&token), r#"{"otp":123456}"#).await.problem(), "body-type-mismatch");
+    assert_eq!(world.post(&confirm, Some(&token), r#"{"otp":"123456"}"#).await.problem(), "policy-denied");
+    let remove = authorized(Request::delete(path), Some(&token)).body(Body::empty()).unwrap();
+    assert_eq!(world.send(remove).await.problem(), "policy-denied");
+    let login = json!({ "id": "ada", "password": PASSWORD, "otp": "123456" }).to_string();
+    let refused = world.post("/api/v1/tokens/login", None, login).await;
+    assert_eq!((refused.problem().as_str(), refused.status.as_u16()), ("second-factor-refused", 401));
+}
+
+#[tokio::test]
 async fn the_rate_stands_before_everything_and_says_what_is_left() {
     let world = World::new(Settings { burst: 3, ..Settings::default() }).await;
     let token = world.login().await;

@@ -1,8 +1,8 @@
 //! The door to the vault of accounts: versioned rows of bytes, written in batches that happen whole or not at all.
 //!
 //! The program fills it (one table is enough: kind, organization, id, version, value). Values are JSON of the records
-//! in `record`; they hold hashes of secrets, never secrets. Absent: any implementation for production. Read next:
-//! `directory`, which is what others call.
+//! in `record`; they hold hashes of secrets, and one secret that must be readable (`second_factor`). Absent: any
+//! implementation for production. Read next: `directory`, which is what others call.
 
 use std::fmt;
 
@@ -28,11 +28,13 @@ pub enum RecordKind {
     Pseudonym,
     /// [`crate::Revocation`], by a text made of its target.
     Revocation,
+    /// [`crate::SecondFactorRecord`], by the id of its person.
+    SecondFactor,
 }
 
 impl RecordKind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Person,
         Self::Agent,
         Self::Service,
@@ -40,6 +42,7 @@ impl RecordKind {
         Self::Enrolment,
         Self::Pseudonym,
         Self::Revocation,
+        Self::SecondFactor,
     ];
 
     /// A stable name for a column.
@@ -52,6 +55,7 @@ impl RecordKind {
             Self::Enrolment => "enrolment",
             Self::Pseudonym => "pseudonym",
             Self::Revocation => "revocation",
+            Self::SecondFactor => "second_factor",
         }
     }
 }

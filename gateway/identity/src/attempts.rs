@@ -16,6 +16,10 @@ use crate::{RateLimited, secret};
 const BURST: NonZeroU32 = NonZeroU32::new(10).unwrap();
 /// Then one in this time: 14,400 guesses a day at most.
 const EVERY: StdDuration = StdDuration::from_secs(6);
+/// Codes of a second factor at once for one name: whoever is asked for one has given the right password.
+const CODES: NonZeroU32 = NonZeroU32::new(10).unwrap();
+/// Then one in this time. Three codes of a million hold at a time: 288 guesses a day find one in three years.
+const CODE_EVERY: StdDuration = StdDuration::from_mins(5);
 /// Names watched at a time.
 const CAPACITY: usize = 16_384;
 
@@ -26,8 +30,18 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
+    /// Of passwords.
     pub(crate) fn new(ticks: Ticks) -> Self {
-        let quota = Quota::with_period(EVERY).map(|quota| quota.allow_burst(BURST));
+        Self::so_many(BURST, EVERY, ticks)
+    }
+
+    /// Of codes of a second factor.
+    pub(crate) fn of_codes(ticks: Ticks) -> Self {
+        Self::so_many(CODES, CODE_EVERY, ticks)
+    }
+
+    fn so_many(burst: NonZeroU32, every: StdDuration, ticks: Ticks) -> Self {
+        let quota = Quota::with_period(every).map(|quota| quota.allow_burst(burst));
         Self { buckets: quota.map(|quota| Buckets::with_quota(quota, CAPACITY, ticks)) }
     }
 
@@ -73,5 +87,22 @@ mod tests {
         assert!(attempts.count(org, "ada").is_err());
         attempts.forgive(org, "ada");
         attempts.count(org, "ada").unwrap();
+    }
+
+    #[test]
+    fn six_digits_are_not_guessed() {
+        let clock = HandClock::at(0);
+        let codes = Attempts::of_codes(Ticks::Given(clock.clone()));
+        let org = OrgId::from_bytes([1; 16]);
+        let mut guesses = 0;
+        for _ in 0..24 * 60 {
+            while codes.count(org, "ada").is_ok() {
+                guesses += 1;
+            }
+            clock.advance(60_000);
+        }
+        // Three codes hold at a time: a day of guessing is right with less than a chance in a thousand.
+        assert!((288..=300).contains(&guesses) && f64::from(guesses) * 3.0 / 1e6 < 0.001, "{guesses}");
+        codes.count(org, "bob").unwrap();
     }
 }

@@ -754,7 +754,7 @@ mod tests {
         let got = broken.authenticator.authenticate(&bearer(&grant), START).await.unwrap_err();
         assert_eq!(got.code(), "identity-unavailable");
         let password = crate::Secret::new(crate::testing::PASSWORD);
-        let got = broken.tokens.login(world.org, "ada", &password, "", START).await.unwrap_err();
+        let got = broken.tokens.login(world.org, "ada", (&password, None), "", START).await.unwrap_err();
         assert_eq!(got.code(), "identity-unavailable");
 
         let target = RevocationTarget::Principal(ada());

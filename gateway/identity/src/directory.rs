@@ -439,6 +439,10 @@ impl Directory {
         if let Some(stored) = self.accounts.get(&key).await? {
             writes.push(Write { key, expected: Some(stored.version), value: None });
         }
+        let key = RecordKey::new(RecordKind::SecondFactor, org, id.as_str());
+        if let Some(stored) = self.accounts.get(&key).await? {
+            writes.push(Write { key, expected: Some(stored.version), value: None });
+        }
         self.commit(writes, || IdentityError::AccountChanged(subject.to_string())).await?;
         self.sessions.forget(org, &subject);
         Ok(())

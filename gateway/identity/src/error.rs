@@ -59,6 +59,27 @@ pub enum IdentityError {
     /// Unknown account, wrong password, wrong secret, disabled account: never said which.
     #[error("the credentials do not hold; check the name and the secret")]
     CredentialsInvalid,
+    /// The password held, and the login needs a code of the second factor, or a fresh one with it.
+    #[error("a second factor is needed: {reason}")]
+    SecondFactorRequired {
+        /// What to do.
+        reason: &'static str,
+    },
+    /// The code does not hold, or held before.
+    #[error("the code of the second factor is refused: {reason}")]
+    SecondFactorRefused {
+        /// Why, and what to do.
+        reason: &'static str,
+    },
+    /// A second factor is in force, and would be replaced.
+    #[error("`{0}` has a second factor: take it away first")]
+    SecondFactorInForce(String),
+    /// There is no second factor to be confirmed or taken away.
+    #[error("there is no such second factor: {what}")]
+    SecondFactorUnknown {
+        /// What is not there, and what to do.
+        what: &'static str,
+    },
     /// The enrolment token is unknown or its secret is wrong.
     #[error("the enrolment token does not hold; ask for a new one")]
     EnrolmentInvalid,
@@ -162,7 +183,7 @@ fn scope_name(scope: Scope) -> &'static str {
 
 impl IdentityError {
     /// All codes, sorted: one page each.
-    pub const CODES: [&str; 27] = [
+    pub const CODES: [&str; 31] = [
         "account-changed",
         "account-exists",
         "account-invalid",
@@ -180,6 +201,10 @@ impl IdentityError {
         "scope-missing",
         "scope-refused",
         "scope-unknown",
+        "second-factor-in-force",
+        "second-factor-refused",
+        "second-factor-required",
+        "second-factor-unknown",
         "token-expired",
         "token-malformed",
         "token-missing",
@@ -204,6 +229,10 @@ impl IdentityError {
             Self::TokenWrongAudience => "token-wrong-audience",
             Self::TokenWrongIssuer => "token-wrong-issuer",
             Self::CredentialsInvalid => "credentials-invalid",
+            Self::SecondFactorRequired { .. } => "second-factor-required",
+            Self::SecondFactorRefused { .. } => "second-factor-refused",
+            Self::SecondFactorInForce(_) => "second-factor-in-force",
+            Self::SecondFactorUnknown { .. } => "second-factor-unknown",
             Self::EnrolmentInvalid => "enrolment-invalid",
             Self::EnrolmentUsed => "enrolment-used",
             Self::EnrolmentExpired => "enrolment-expired",
@@ -237,6 +266,8 @@ impl IdentityError {
             | Self::TokenWrongAudience
             | Self::TokenWrongIssuer
             | Self::CredentialsInvalid
+            | Self::SecondFactorRequired { .. }
+            | Self::SecondFactorRefused { .. }
             | Self::EnrolmentInvalid
             | Self::EnrolmentUsed
             | Self::EnrolmentExpired
@@ -250,7 +281,10 @@ impl IdentityError {
             | Self::WeakSecret { .. }
             | Self::Invalid { .. }
             | Self::AccountUnknown(_) => Fault::Invalid,
-            Self::AccountExists(_) | Self::AccountChanged(_) => Fault::Conflict,
+            Self::AccountExists(_)
+            | Self::AccountChanged(_)
+            | Self::SecondFactorInForce(_)
+            | Self::SecondFactorUnknown { .. } => Fault::Conflict,
             Self::RateLimited(_) => Fault::TooMany,
             Self::Store(_) | Self::Entropy(_) | Self::Internal { .. } => Fault::Unavailable,
         }
@@ -290,6 +324,10 @@ mod tests {
             IdentityError::ScopeMissing(Scope::Decide),
             IdentityError::ScopeRefused { scope: Scope::Decide, reason: "x" },
             IdentityError::ScopeUnknown("x".into()),
+            IdentityError::SecondFactorInForce("ada".into()),
+            IdentityError::SecondFactorRefused { reason: "x" },
+            IdentityError::SecondFactorRequired { reason: "x" },
+            IdentityError::SecondFactorUnknown { what: "x" },
             IdentityError::ChainTooDeep { max: 8 },
             IdentityError::ChainRefused { reason: "x" },
             IdentityError::WrongOrganization,

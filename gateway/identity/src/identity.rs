@@ -12,7 +12,7 @@ use crate::limit::Ticks;
 use crate::password::Passwords;
 use crate::{
     Accounts, Authenticator, DECIDE_LIFE, Directory, EdDsaVerifier, Enrolments, Entropy, IdentityError, RecordKind,
-    Revocation, TokenKeys, TokenService, TokenVerifier, accounts,
+    Revocation, SecondFactors, TokenKeys, TokenService, TokenVerifier, accounts,
 };
 
 const MAX_MACHINE_LIFE: Duration = Duration::from_secs(60 * 60);
@@ -88,6 +88,8 @@ pub struct Swept {
     pub revocations: usize,
     /// Enrolments that ended a day ago.
     pub enrolments: usize,
+    /// Second factors that were begun, and whose first code never came.
+    pub second_factors: usize,
 }
 
 /// The parts of this room over one vault of accounts.
@@ -101,6 +103,8 @@ pub struct Identity {
     pub directory: Arc<Directory>,
     /// How the first come in.
     pub enrolments: Arc<Enrolments>,
+    /// What persons have beside their password.
+    pub second_factors: Arc<SecondFactors>,
     vault: Vault,
 }
 
@@ -147,6 +151,13 @@ impl Identity {
             Arc::clone(&passwords),
         ));
         let enrolments = Arc::new(Enrolments::new(Arc::clone(&accounts), Arc::clone(&entropy), Arc::clone(&directory)));
+        let second_factors = Arc::new(SecondFactors::new(
+            Arc::clone(&accounts),
+            Arc::clone(&entropy),
+            Arc::clone(&sessions),
+            Arc::clone(&directory),
+            Attempts::of_codes(Ticks::monotonic()),
+        ));
         let tokens = Arc::new(TokenService::new(
             config,
             Arc::clone(&accounts),
@@ -154,10 +165,11 @@ impl Identity {
             own,
             Arc::clone(&authenticator),
             Arc::clone(&directory),
+            Arc::clone(&second_factors),
             passwords,
             Attempts::new(Ticks::monotonic()),
         ));
-        Ok(Self { authenticator, tokens, directory, enrolments, vault: Vault(accounts, sessions) })
+        Ok(Self { authenticator, tokens, directory, enrolments, second_factors, vault: Vault(accounts, sessions) })
     }
 
     /// Drops what has ended, from memory and from the vault: once a minute is often enough.
@@ -168,6 +180,7 @@ impl Identity {
             accounts::sweep(&**accounts, RecordKind::Revocation, |revocation: &Revocation| revocation.until <= now)
                 .await?;
         let enrolments = self.enrolments.sweep(now).await?;
-        Ok(Swept { revocations, enrolments })
+        let second_factors = self.second_factors.sweep(now).await?;
+        Ok(Swept { revocations, enrolments, second_factors })
     }
 }

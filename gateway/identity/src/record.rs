@@ -1,6 +1,6 @@
 //! What the vault keeps of persons, agents, services and their credentials. No secret, only hashes.
 //!
-//! Absent: how they change (`directory`). Read next: `accounts`.
+//! Absent: how they change (`directory`), and second factors (`second_factor`). Read next: `accounts`.
 
 use countersign_gateway_model::{Digest, Name, OrgId, Pseudonym, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,8 @@ pub struct PersonRecord {
     pub password: Option<String>,
     /// The stand-in human of a demo: has no password, accepted only where the log is marked demo.
     pub demo: bool,
-    /// Id of the current password (or demo credential). A new password has a new id, so tokens of the old one end.
+    /// Id of the current password (or demo credential). A new password has a new id, and so has one beside which a second
+    /// factor comes or goes: tokens of before end.
     pub credential: Name,
     /// No login, no token, while this is so.
     pub disabled: bool,

@@ -39,7 +39,7 @@ pub struct Session {
     pub credential: Option<Name>,
     /// When the token was issued.
     pub issued: Timestamp,
-    /// How the login was done (`amr`, RFC 8176): `pwd`, `demo`, `client_secret`.
+    /// How the login was done (`amr`, RFC 8176): `pwd`, `otp`, `demo`, `client_secret`.
     pub methods: Vec<Name>,
     /// The chain, outermost first, in step with `principal.on_behalf_of`.
     pub chain: Vec<ChainLink>,

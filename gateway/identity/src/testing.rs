@@ -171,7 +171,7 @@ impl World {
     }
 
     pub(crate) async fn login(&self, id: &str, scope: &str, now: Timestamp) -> TokenGrant {
-        self.identity.tokens.login(self.org, id, &Secret::new(PASSWORD), scope, now).await.unwrap()
+        self.identity.tokens.login(self.org, id, (&Secret::new(PASSWORD), None), scope, now).await.unwrap()
     }
 
     pub(crate) async fn exchange(&self, client: &(ServiceAccountRecord, Secret), now: Timestamp) -> TokenGrant {

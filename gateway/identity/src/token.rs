@@ -3,13 +3,14 @@
 //!
 //! | grant | who | scopes | longest life |
 //! |---|---|---|---|
-//! | login with password | a person | `act`; `decide` where asked for | `person_life`; 15 minutes with `decide` |
+//! | login with password, and a code where there is a second factor | a person | `act`; `decide` where asked for | `person_life`; 15 minutes with `decide` |
 //! | demo | the demo's person | the same | the same |
 //! | client credentials | an agent or service | `act` | `machine_life` |
 //! | consent | a person, or an agent for others down the chain | none: names who may use it | `consent_life` |
 //! | exchange of a consent | the agent it names | `act` | `machine_life`, never past the consent or its own token |
 //!
-//! `decide` comes of a password (or the demo) given for it, never of another token. Absent: HTTP forms, who may consent
+//! `decide` comes of a password (or the demo) given for it, never of another token; so does what a second factor is worth:
+//! no token that a machine has, whoever stands behind it, says `mfa`. Absent: HTTP forms, who may consent
 //! to what (policy asks each delegator at each action). Read next: `claims`, `authenticate`.
 
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use crate::entropy::hex128;
 use crate::password::Passwords;
 use crate::session::ChainLink;
 use crate::{
-    Accounts, Authenticator, Directory, EdDsaVerifier, Entropy, IdentityConfig, IdentityError, PersonRecord, Secret,
-    ServiceAccountRecord, Session, Subject, TokenVerifier as _, VerifiedToken, chain,
+    Accounts, Authenticator, Directory, EdDsaVerifier, Entropy, IdentityConfig, IdentityError, PersonRecord,
+    SecondFactors, Secret, ServiceAccountRecord, Session, Subject, TokenVerifier as _, VerifiedToken, chain,
 };
 
 /// The longest life of a token with scope `decide`.
@@ -90,6 +91,7 @@ pub struct TokenService {
     signer: EdDsaVerifier,
     authenticator: Arc<Authenticator>,
     directory: Arc<Directory>,
+    second_factors: Arc<SecondFactors>,
     passwords: Arc<Passwords>,
     attempts: Attempts,
 }
@@ -110,7 +112,7 @@ struct Terms {
     until: Timestamp,
     chain: Vec<ChainLink>,
     assurance: Assurance,
-    method: &'static str,
+    methods: &'static [&'static str],
     credential: Name,
     may_act: Option<Subject>,
 }
@@ -124,19 +126,21 @@ impl TokenService {
         signer: EdDsaVerifier,
         authenticator: Arc<Authenticator>,
         directory: Arc<Directory>,
+        second_factors: Arc<SecondFactors>,
         passwords: Arc<Passwords>,
         attempts: Attempts,
     ) -> Self {
-        Self { config, accounts, entropy, signer, authenticator, directory, passwords, attempts }
+        Self { config, accounts, entropy, signer, authenticator, directory, second_factors, passwords, attempts }
     }
 
     /// A person's login. `scope` is space-separated, `act` where it is empty; with `decide` the token lives 15 minutes
-    /// at most. An unknown name, a wrong password and a disabled account are one answer, after the same work.
+    /// at most. An unknown name, a wrong password and a disabled account are one answer, after the same work. Whoever has a
+    /// second factor gives its code, too: the token says so.
     pub async fn login(
         &self,
         org: OrgId,
         id: &str,
-        password: &Secret,
+        (password, code): (&Secret, Option<&Secret>),
         scope: &str,
         now: Timestamp,
     ) -> Result<TokenGrant, IdentityError> {
@@ -150,11 +154,20 @@ impl TokenService {
         let holds = self.passwords.verify(password, stored).await?;
         match person.filter(|person| holds && !person.disabled && !person.demo) {
             Some(person) => {
+                let used = self.second_factors.spend(org, &person.id, code, now).await?;
                 self.attempts.forgive(org, id);
-                self.grant_person(person, scopes, Assurance::Password, "pwd", now)
+                let how =
+                    if used { (Assurance::Mfa, &["pwd", "otp"][..]) } else { (Assurance::Password, &["pwd"][..]) };
+                self.grant_person(person, scopes, how, now)
             }
             None => Err(IdentityError::CredentialsInvalid),
         }
+    }
+
+    /// Lets a test try as often as it likes.
+    #[cfg(test)]
+    pub(crate) fn forgive_passwords(&self, org: OrgId, id: &str) {
+        self.attempts.forgive(org, id);
     }
 
     /// Whether this is the person's password: asked of those who are about to replace it. Guesses are slowed down with those
@@ -189,7 +202,7 @@ impl TokenService {
         }
         let scopes = asked(scope)?;
         match self.directory.person(org, id).await?.filter(|person| person.demo && !person.disabled) {
-            Some(person) => self.grant_person(person, scopes, Assurance::Demo, "demo", now),
+            Some(person) => self.grant_person(person, scopes, (Assurance::Demo, &["demo"]), now),
             None => Err(IdentityError::DemoRefused),
         }
     }
@@ -231,7 +244,7 @@ impl TokenService {
                 until: record.expires.unwrap_or(Timestamp(u64::MAX)),
                 chain: Vec::new(),
                 assurance: Assurance::Secret,
-                method: "client_secret",
+                methods: &["client_secret"],
                 credential,
                 may_act: None,
             },
@@ -277,7 +290,7 @@ impl TokenService {
                 until,
                 chain: session.chain.clone(),
                 assurance: session.principal.assurance,
-                method: "consent",
+                methods: &["consent"],
                 credential,
                 may_act: Some(to),
             },
@@ -328,7 +341,7 @@ impl TokenService {
                 until: consent.expires.min(session.principal.expires),
                 chain,
                 assurance: Assurance::Secret,
-                method: "client_secret",
+                methods: &["client_secret"],
                 credential,
                 may_act: None,
             },
@@ -340,8 +353,7 @@ impl TokenService {
         &self,
         person: PersonRecord,
         scopes: Vec<Scope>,
-        assurance: Assurance,
-        method: &'static str,
+        (assurance, methods): (Assurance, &'static [&'static str]),
         now: Timestamp,
     ) -> Result<TokenGrant, IdentityError> {
         let life = if scopes.contains(&Scope::Decide) {
@@ -358,7 +370,7 @@ impl TokenService {
                 until: Timestamp(u64::MAX),
                 chain: Vec::new(),
                 assurance,
-                method,
+                methods,
                 credential: person.credential,
                 may_act: None,
             },
@@ -390,7 +402,7 @@ impl TokenService {
             scopes: terms.scopes.clone(),
             chain: terms.chain,
             assurance: terms.assurance,
-            methods: vec![minted(terms.method)?],
+            methods: terms.methods.iter().map(|method| minted(method)).collect::<Result<_, _>>()?,
             credential: Some(terms.credential),
         };
         let token = self.signer.issue(&says, terms.may_act.as_ref())?;
@@ -451,7 +463,7 @@ mod tests {
             (elsewhere, "ada", PASSWORD, "credentials-invalid"),
         ] {
             let before = tokens.passwords.computed();
-            let got = tokens.login(org, id, &Secret::new(password), "", START).await;
+            let got = tokens.login(org, id, (&Secret::new(password), None), "", START).await;
             assert_eq!(code(got), expected, "{id}");
             assert_eq!(tokens.passwords.computed(), before + 1, "the work for `{id}` differs");
         }
@@ -463,7 +475,7 @@ mod tests {
         let wrong = Secret::new("wrong password at all");
         let mut codes = Vec::new();
         for _ in 0..11 {
-            codes.push(code(world.identity.tokens.login(world.org, "nobody", &wrong, "", START).await));
+            codes.push(code(world.identity.tokens.login(world.org, "nobody", (&wrong, None), "", START).await));
         }
         assert_eq!(codes.pop(), Some("rate-limited"));
         assert!(codes.iter().all(|code| *code == "credentials-invalid"));
@@ -502,7 +514,7 @@ mod tests {
             }
         }
         assert_eq!(
-            code(world.identity.tokens.login(world.org, "ada", &Secret::new(PASSWORD), "root", START).await),
+            code(world.identity.tokens.login(world.org, "ada", (&Secret::new(PASSWORD), None), "root", START).await),
             "scope-unknown"
         );
     }
@@ -569,7 +581,7 @@ mod tests {
             assert_eq!(code(tokens.confirm(world.org, &name("ada"), &wrong).await), "credentials-invalid");
         }
         assert_eq!(code(tokens.confirm(world.org, &name("ada"), &right).await), "rate-limited");
-        assert_eq!(code(tokens.login(world.org, "ada", &right, "", START).await), "rate-limited");
+        assert_eq!(code(tokens.login(world.org, "ada", (&right, None), "", START).await), "rate-limited");
     }
 
     #[tokio::test]
@@ -585,7 +597,10 @@ mod tests {
 
         let tokens = &demo.identity.tokens;
         assert_eq!(code(tokens.demo_login(demo.org, &name("ada"), "", START).await), "demo-refused");
-        assert_eq!(code(tokens.login(demo.org, "human", &Secret::new(""), "", START).await), "credentials-invalid");
+        assert_eq!(
+            code(tokens.login(demo.org, "human", (&Secret::new(""), None), "", START).await),
+            "credentials-invalid"
+        );
         let password = Secret::new("a long enough password");
         assert_eq!(
             code(demo.identity.directory.set_password(demo.org, &name("human"), &password).await),
@@ -695,7 +710,7 @@ mod tests {
         world.person_in(elsewhere, "eve").await;
         let a = world.session(&world.exchange(&world.agent("a").await, START).await, START).await.unwrap();
         let tokens = &world.identity.tokens;
-        let grant = tokens.login(elsewhere, "eve", &Secret::new(PASSWORD), "", START).await.unwrap();
+        let grant = tokens.login(elsewhere, "eve", (&Secret::new(PASSWORD), None), "", START).await.unwrap();
         let eve = world.session(&grant, START).await.unwrap();
         assert_eq!(eve.principal.org, elsewhere);
         assert_eq!(code(tokens.consent(&eve, &name("a"), None, START).await), "account-unknown");

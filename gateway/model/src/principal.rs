@@ -50,14 +50,9 @@ pub enum Assurance {
     /// A password.
     #[n(2)]
     Password,
-    /// More than one factor. No login of this program is: what demands it is met by nobody.
+    /// More than one factor: a password, and a code of an authenticator app.
     #[n(3)]
     Mfa,
-}
-
-impl Assurance {
-    /// The surest that a person's login is in this program.
-    pub const SUREST: Self = Self::Password;
 }
 
 /// What a credential may be used for.

@@ -1,8 +1,9 @@
 //! Nobody locked out: under a candidate, someone can propose a policy, a policy change can be carried through, and
 //! someone can terminate work that is not their own.
 //!
-//! Asked of the candidate's own snapshot with the organization's real people, each with the surest login that this program
-//! gives, about a stand-in bundle, instance and gate. What a rule demands that no such login meets stands in the way. Absent: IO; the engine gives the people. Read next: `check`.
+//! Asked of the candidate's own snapshot with the organization's real people, each with the login that they have, about a
+//! stand-in bundle, instance and gate: who has no second factor votes for no rule that demands one. Absent: IO; the engine
+//! gives the people. Read next: `check`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +26,8 @@ pub struct People<'a> {
     pub store: &'a EntityStore,
     /// All persons of the organization.
     pub persons: &'a [Name],
+    /// Those of them who have a second factor: every login of theirs uses it.
+    pub second_factors: &'a BTreeSet<Name>,
     /// Now.
     pub now: Timestamp,
     /// Whether the organization is in `four_eyes` mode.
@@ -85,6 +88,8 @@ struct Voter {
     key: Option<Name>,
     teams: BTreeSet<EntityRef>,
     groups: BTreeSet<Name>,
+    /// How sure a login of theirs is.
+    assurance: Assurance,
 }
 
 struct Probe<'a> {
@@ -107,7 +112,8 @@ impl<'a> Probe<'a> {
             let person = EntityRef::new(org, EntityKind::Person, id.clone());
             let Some(version) = people.store.get(&person) else { continue };
             probe.copy(&person, &mut seen)?;
-            probe.voters.push(voter(id, &version));
+            let sure = people.second_factors.contains(id);
+            probe.voters.push(voter(id, &version, if sure { Assurance::Mfa } else { Assurance::Password }));
         }
         probe.put_work()?;
         Ok(probe)
@@ -163,13 +169,13 @@ impl<'a> Probe<'a> {
         Ok(false)
     }
 
-    /// Asks with the surest login that a person can have. No question says when it was, and nobody signs an operation.
+    /// Asks with the login that the person has. No question says when it was, and nobody signs an operation.
     fn ask(&self, voter: &Voter, operation: Operation, kind: EntityKind) -> Answer {
         let asked = EntityRef::new(self.org, EntityKind::Person, voter.id.clone());
         let resource = EntityRef::new(self.org, kind, self.name.clone());
         let mut question = Question::new(asked, operation, resource, self.people.now);
         question.scopes = BTreeSet::from(["act", "decide"]);
-        question.assurance = Assurance::SUREST;
+        question.assurance = voter.assurance;
         question.four_eyes = self.people.four_eyes;
         question.counters = self.snapshot.counters().keys().map(|c| (c.clone(), "0.0".to_owned())).collect();
         decide(self.snapshot, &self.scratch.slice(self.snapshot, &question), &question)
@@ -261,35 +267,56 @@ impl<'a> Probe<'a> {
             expires_at: None,
             escalation: 0,
         };
-        if let Some(what) = rule.demand.unmeetable() {
-            return Ok(Err(format!("demands {what}")));
-        }
         self.scratch.put(Record::gate(self.org, self.name.clone(), &facts, self.people.now))?;
         self.scratch.put(Record::item(self.org, self.name.clone(), &facts, self.people.now))?;
         let mut eligible: BTreeMap<Option<&Name>, Vec<&Voter>> = BTreeMap::new();
+        let mut unsure: Vec<&str> = Vec::new();
         for voter in self.voters.iter().filter(|v| v.id != actor.id && v.key != actor.key) {
-            if self.ask(voter, Operation::Approve, EntityKind::Item).decision() == Decision::Allow {
+            if self.ask(voter, Operation::Approve, EntityKind::Item).decision() != Decision::Allow {
+                continue;
+            }
+            if rule.demand.assurance > Some(voter.assurance) {
+                unsure.push(voter.id.as_str());
+            } else {
                 eligible.entry(voter.key.as_ref()).or_default().push(voter);
             }
         }
+        let short = |what: String| Ok(Err(what + &to_enrol(&unsure)));
         let wanted = usize::try_from(rule.quorum.persons).unwrap_or(usize::MAX);
         if eligible.len() < wanted {
-            return Ok(Err(format!("asks for {wanted} persons, and {} may vote", eligible.len())));
+            return short(format!("asks for {wanted} persons, and {} may vote", eligible.len()));
         }
         let teams = distinct_teams(eligible.values());
         let wanted = usize::try_from(rule.quorum.distinct_teams).unwrap_or(usize::MAX);
         if teams < wanted {
-            return Ok(Err(format!("asks for {wanted} distinct teams, and {teams} can be represented")));
+            return short(format!("asks for {wanted} distinct teams, and {teams} can be represented"));
         }
         let represented: BTreeSet<&Name> = eligible.values().flatten().flat_map(|v| &v.groups).collect();
         match rule.quorum.groups.iter().find(|group| !represented.contains(group)) {
-            Some(group) => Ok(Err(format!("asks for someone of group `{group}`, and none of them may vote"))),
+            Some(group) => short(format!("asks for someone of group `{group}`, and none of them may vote")),
             None => Ok(Ok(())),
         }
     }
 }
 
-fn voter(id: &Name, version: &EntityVersion) -> Voter {
+/// Most persons who are named in one finding.
+const NAMED: usize = 5;
+
+/// Who would have to enrol before they can vote; nothing where that is not what is missing.
+fn to_enrol(unsure: &[&str]) -> String {
+    if unsure.is_empty() {
+        return String::new();
+    }
+    let named: Vec<String> = unsure.iter().take(NAMED).map(|id| format!("`{id}`")).collect();
+    let more = unsure.len().saturating_sub(NAMED);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!(
+        ": it demands a login with a second factor, and {}{more} have none (`countersign person second-factor enrol`)",
+        named.join(", ")
+    )
+}
+
+fn voter(id: &Name, version: &EntityVersion, assurance: Assurance) -> Voter {
     use countersign_policy_decide::Attr;
     let key = match version.record().attrs.get("person") {
         Some(Attr::Text(key)) => Name::new(key).ok(),
@@ -301,6 +328,7 @@ fn voter(id: &Name, version: &EntityVersion) -> Voter {
         key,
         teams: of(EntityKind::Team).cloned().collect(),
         groups: of(EntityKind::Group).map(|g| g.id.clone()).collect(),
+        assurance,
     }
 }
 

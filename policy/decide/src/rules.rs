@@ -184,14 +184,6 @@ pub struct Demand {
     pub assertion: bool,
 }
 
-impl Demand {
-    /// What no login of this program meets, whoever it is; none if some login may.
-    pub fn unmeetable(&self) -> Option<&'static str> {
-        let sure = self.assurance.is_some_and(|least| least > Assurance::SUREST);
-        sure.then_some("a login with more than one factor, and no login of this program has more than one")
-    }
-}
-
 /// Bounds of a justification, in characters after trimming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,7 +4,7 @@
 //! After a change that is meant, `COUNTERSIGN_BLESS=1 cargo test -p countersign-policy-import` writes the files.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -109,7 +109,8 @@ fn an_imported_bundle_locks_nobody_out_in_either_mode() {
     for (name, format, options) in sources() {
         let checked = checked(&imported(name, format, &options));
         for four_eyes in [false, true] {
-            let people = People { store: &store, persons: &names, now: Timestamp(2), four_eyes };
+            let second_factors = &BTreeSet::new();
+            let people = People { store: &store, persons: &names, second_factors, now: Timestamp(2), four_eyes };
             let findings = locked_out(checked.accepted().unwrap(), &people).unwrap();
             assert!(findings.is_empty(), "{name}: {findings:?}");
         }

@@ -104,6 +104,8 @@ pub fn example(name: &str) -> Option<Result<(Draft, Catalogue), FolderError>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use countersign_policy_bundle::{Name, OrgId, People, Timestamp, check_draft, format, has_format, locked_out};
     use countersign_policy_decide::{EntityStore, PersonFacts, Record};
 
@@ -206,7 +208,8 @@ mod tests {
                 store.put(Record::person(org(), id.clone(), facts, now)).unwrap();
             }
             for four_eyes in [false, true] {
-                let people = People { store: &store, persons: &persons, now, four_eyes };
+                let second_factors = &BTreeSet::new();
+                let people = People { store: &store, persons: &persons, second_factors, now, four_eyes };
                 assert_eq!(locked_out(checked.accepted().unwrap(), &people).unwrap(), [], "{name}");
             }
         }
@@ -227,7 +230,9 @@ mod tests {
                 store.put(Record::person(org, name(id), facts, now)).unwrap();
             }
             let persons: Vec<Name> = people.iter().map(|(id, ..)| name(id)).collect();
-            locked_out(snapshot, &People { store: &store, persons: &persons, now, four_eyes }).unwrap().len()
+            let second_factors = &BTreeSet::new();
+            let people = People { store: &store, persons: &persons, second_factors, now, four_eyes };
+            locked_out(snapshot, &people).unwrap().len()
         };
         let first = ("root", "r", ["ADMIN", "POLICY_ADMIN", "STOP"].as_slice());
         assert_eq!(findings(&[first], false), 0, "solo: one person is enough");

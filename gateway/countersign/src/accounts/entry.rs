@@ -3,8 +3,8 @@
 //! Absent: writing it (`accounts`). Read next: `book`.
 
 use countersign_gateway_identity::{
-    AgentRecord, EnrolmentRecord, PersonRecord, RecordKind, Revocation, RevocationTarget, ServiceAccountRecord,
-    ServiceRecord, StoreError, Subject, Write,
+    AgentRecord, EnrolmentRecord, PersonRecord, RecordKind, Revocation, RevocationTarget, SecondFactorRecord,
+    ServiceAccountRecord, ServiceRecord, StoreError, Subject, Write,
 };
 use countersign_gateway_model::{Digest, PrincipalKind, Pseudonym};
 use countersign_runners_contract::entry::body::{Principal as PrincipalBody, PrincipalChange};
@@ -19,16 +19,19 @@ fn credential(id: &str) -> Digest {
 
 /// The entry of a batch: what it does to the account that it is about.
 pub(super) fn what_happened(writes: &[Write], before: &Book) -> Result<PrincipalBody, StoreError> {
-    let order = |kind| match kind {
-        RecordKind::Person | RecordKind::Agent | RecordKind::Service => 0,
-        RecordKind::ServiceAccount => 1,
-        RecordKind::Revocation => 2,
-        RecordKind::Enrolment => 3,
-        RecordKind::Pseudonym => 4,
+    let order = |write: &Write| match write.key.kind {
+        // A person who changes beside their second factor changes by it; one who goes takes it along.
+        RecordKind::Person if write.value.is_none() => 0,
+        RecordKind::SecondFactor => 1,
+        RecordKind::Person | RecordKind::Agent | RecordKind::Service => 2,
+        RecordKind::ServiceAccount => 3,
+        RecordKind::Revocation => 4,
+        RecordKind::Enrolment => 5,
+        RecordKind::Pseudonym => 6,
     };
     let write = writes
         .iter()
-        .min_by_key(|w| order(w.key.kind))
+        .min_by_key(|write| order(write))
         .ok_or_else(|| StoreError::new("a batch has no rows", "nothing was written"))?;
     let old = before.get(&write.key).map(|stored| stored.value.as_slice());
     let value = write.value.as_deref().or(old);
@@ -123,6 +126,40 @@ pub(super) fn what_happened(writes: &[Write], before: &Book) -> Result<Principal
             let change = if issued { PrincipalChange::CredentialIssued } else { PrincipalChange::CredentialRevoked };
             nobody(change, enrolment.id.as_str())
         }
+        RecordKind::SecondFactor => {
+            let factor: SecondFactorRecord = record(value)?;
+            let was: Option<SecondFactorRecord> = old.map(record).transpose()?;
+            let was_in_force = was.is_some_and(|was| was.is_in_force() && was.id == factor.id);
+            let person: Option<PersonRecord> =
+                before.record(RecordKind::Person, write.key.org, factor.person.as_str())?;
+            let (roles, teams) = person.as_ref().map(|p| (p.roles.clone(), p.teams.clone())).unwrap_or_default();
+            PrincipalBody {
+                change: match &write.value {
+                    None => PrincipalChange::CredentialRevoked,
+                    Some(_) if factor.is_in_force() && !was_in_force => PrincipalChange::CredentialIssued,
+                    // Begun, or used: the login that a code was spent for is on record.
+                    Some(_) => PrincipalChange::Updated,
+                },
+                principal: person.map_or(Pseudonym::SYSTEM, |person| person.pseudonym),
+                kind: PrincipalKind::Person,
+                owner: None,
+                roles,
+                teams,
+                credential: Some(credential(factor.id.as_str())),
+            }
+        }
         RecordKind::Pseudonym => nobody(PrincipalChange::Updated, &write.key.id),
     })
+}
+
+/// What a batch does to a second factor, in words beside an entry that nobody asked policy for.
+pub(super) fn of_second_factor(writes: &[Write]) -> Option<serde_json::Value> {
+    let write = writes.iter().find(|write| write.key.kind == RecordKind::SecondFactor)?;
+    let word = match (&write.value, writes.len()) {
+        (Some(_), _) => "used",
+        // Alone, what was begun went; with a new credential of the person, what was in force.
+        (None, 1) => "lapsed",
+        (None, _) => "taken away by the operator",
+    };
+    Some(serde_json::json!({ "second_factor": word }))
 }

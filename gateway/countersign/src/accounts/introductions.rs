@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use countersign_gateway_engine::Known;
 use countersign_gateway_identity::{
-    AgentRecord, PersonRecord, RecordKey, RecordKind, ServiceAccountRecord, ServiceRecord, StoreError, Subject,
+    AgentRecord, PersonRecord, RecordKey, RecordKind, SecondFactorRecord, ServiceAccountRecord, ServiceRecord,
+    StoreError, Subject,
 };
 use countersign_gateway_model::{Name, OrgId, PrincipalKind, Pseudonym, Timestamp};
 use countersign_policy_store::decide::{AgentFacts, PersonFacts, Record, ServiceFacts};
@@ -64,7 +65,8 @@ impl Concerned {
 
     fn account(&mut self, key: &RecordKey) -> Result<(), StoreError> {
         let into = match key.kind {
-            RecordKind::Person => &mut self.persons,
+            // A second factor goes by the id of its person.
+            RecordKind::Person | RecordKind::SecondFactor => &mut self.persons,
             RecordKind::Agent => &mut self.agents,
             RecordKind::Service => &mut self.services,
             RecordKind::ServiceAccount | RecordKind::Enrolment | RecordKind::Pseudonym | RecordKind::Revocation => {
@@ -140,6 +142,8 @@ impl Telling<'_> {
             person: person.person.clone(),
         };
         let record = Record::person(self.org, person.id.clone(), facts, self.now);
+        let factor: Option<SecondFactorRecord> =
+            self.book.record(RecordKind::SecondFactor, self.org, person.id.as_str())?;
         let known = Known {
             kind: PrincipalKind::Person,
             id: person.id,
@@ -149,6 +153,7 @@ impl Telling<'_> {
             issuers: BTreeSet::new(),
             teams: person.teams,
             groups: person.groups,
+            second_factor: factor.is_some_and(|factor| factor.is_in_force()),
         };
         self.principal(person.pseudonym, known, record);
         Ok(())
@@ -187,6 +192,7 @@ impl Telling<'_> {
             issuers: self.issuers(&Subject::agent(agent.id.clone()))?,
             teams: agent.teams.clone(),
             groups: Vec::new(),
+            second_factor: false,
         };
         let facts = AgentFacts {
             active: !agent.disabled,
@@ -210,6 +216,7 @@ impl Telling<'_> {
             issuers: self.issuers(&Subject::service(service.id.clone()))?,
             teams: service.teams.clone(),
             groups: Vec::new(),
+            second_factor: false,
         };
         let facts = ServiceFacts {
             active: !service.disabled,
@@ -306,6 +313,14 @@ mod tests {
         (RecordKey::new(RecordKind::ServiceAccount, org, format!("client_{id}")), stored(&record))
     }
 
+    fn factor(org: OrgId, id: u8, in_force: bool) -> (RecordKey, Stored) {
+        let record = serde_json::json!({
+            "org": org, "person": format!("p{id}"), "id": format!("otp_{id}"), "secret": "A", "begun": 1,
+            "in_force": in_force.then_some(2), "last_step": 0,
+        });
+        (RecordKey::new(RecordKind::SecondFactor, org, format!("p{id}")), stored(&record))
+    }
+
     /// A row that is written, or one that is taken away.
     fn step() -> impl Strategy<Value = (RecordKey, Option<Stored>)> {
         let org = prop_oneof![Just(ORG), Just(OTHER)];
@@ -313,6 +328,7 @@ mod tests {
             // `p0` owns and issues: what is told of an agent names it, and a real owner is not erased before the agent.
             (org.clone(), 0..6u8, prop::option::of(0..2u8), 0..4u64, any::<bool>())
                 .prop_map(|(org, id, human, created, disabled)| (person(org, id, human, created, disabled), id > 3)),
+            (org.clone(), 0..6u8, any::<bool>()).prop_map(|(org, id, in_force)| (factor(org, id, in_force), true)),
             (org.clone(), 0..3u8, 0..4u8).prop_map(|(org, id, autonomy)| (agent(org, id, autonomy), false)),
             // Client ids are unique over all organizations.
             (0..4u8, 0..3u8, 0..4u8).prop_map(|(id, agent, issuer)| (

@@ -82,7 +82,7 @@ pub(crate) async fn key(verb: Key, global: &Global) -> Result<()> {
 }
 
 /// The person named, else who is logged in.
-async fn whose(client: &Client, person: Option<String>) -> Result<String> {
+pub(super) async fn whose(client: &Client, person: Option<String>) -> Result<String> {
     match person {
         Some(person) => Ok(person),
         None => myself(client).await,
@@ -93,7 +93,7 @@ async fn myself(client: &Client) -> Result<String> {
     let me = client.get("/api/v1/me").await?;
     let subject = me.get("subject").and_then(Value::as_str).unwrap_or_default();
     let id = subject.strip_prefix("person:").with_context(|| {
-        format!("you are logged in as `{subject}`, and only persons have signing keys: log in as a person")
+        format!("you are logged in as `{subject}`, and only persons have such a thing: log in as a person")
     })?;
     Ok(id.to_owned())
 }

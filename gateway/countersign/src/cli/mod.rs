@@ -11,8 +11,10 @@ mod ledger;
 mod organization;
 mod people;
 mod policy;
+mod prompt;
 mod recover;
 mod review;
+mod second_factor;
 mod server;
 mod stopped;
 mod tool;
@@ -35,12 +37,13 @@ use crate::refusals;
 const USAGE: u8 = 64;
 
 /// Variables that are the command line's own and no settings.
-const OWN_VARIABLES: [&str; 8] = [
+const OWN_VARIABLES: [&str; 9] = [
     "COUNTERSIGN_CVC5",
     "COUNTERSIGN_ORGANIZATION",
     "COUNTERSIGN_SERVER",
     "COUNTERSIGN_TOKEN",
     "COUNTERSIGN_CONFIG",
+    "COUNTERSIGN_OTP",
     "COUNTERSIGN_PASSWORD",
     "COUNTERSIGN_CLIENT_SECRET",
     "COUNTERSIGN_INPUTS",
@@ -218,7 +221,7 @@ async fn verb_with(verb: Verb, global: &Global) -> Result<ExitCode> {
         Verb::Run(verb) => work::run(verb, global).await?,
         Verb::Ledger(verb) => return ledger::ledger(verb, global).await,
         Verb::Policy(verb) => return Box::pin(policy::policy(verb, global)).await,
-        Verb::Recover(args) => recover::recover(args, global).await?,
+        Verb::Recover(args) => Box::pin(recover::recover(args, global)).await?,
         Verb::Config(verb) => generate::config(&verb, global)?,
         Verb::DemoAgent(args) => crate::agent::run(args).await?,
         Verb::Verify(_) | Verb::Completions(_) | Verb::Generate(_) => {}

@@ -1,14 +1,15 @@
 //! Persons, agents, services' accounts and tokens.
 
-use std::io::{IsTerminal as _, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::prompt::{Code, Password, ask_code, hidden, secret_file, somebody_is_there};
+use super::second_factor::{SecondFactor, second_factor};
 use super::{Global, Paging, out, query};
-use crate::client::{keep, segment};
+use crate::client::{ProblemError, keep, segment};
 use crate::environment;
 
 /// Uses a one-time token.
@@ -38,57 +39,6 @@ pub(crate) enum Enrol {
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },
-}
-
-/// Where a password comes from: a terminal, unless told otherwise.
-#[derive(Debug, Args)]
-pub(crate) struct Password {
-    /// File with the password.
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-    /// Read the password from standard input.
-    #[arg(long, conflicts_with = "password_file")]
-    password_stdin: bool,
-}
-
-impl Password {
-    fn read(&self, prompt: &str) -> Result<String> {
-        if let Some(path) = &self.password_file {
-            return secret_file(path);
-        }
-        if self.password_stdin {
-            let mut text = String::new();
-            std::io::stdin().take(4096).read_to_string(&mut text).context("standard input cannot be read")?;
-            return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
-        }
-        if let Some(password) = environment::text("COUNTERSIGN_PASSWORD") {
-            return Ok(password);
-        }
-        hidden(prompt, "--password-file or --password-stdin")
-    }
-}
-
-fn secret_file(path: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("`{}` cannot be read", path.display()))?;
-    Ok(text.trim().to_owned())
-}
-
-/// Asks in the terminal, without showing what is typed.
-fn hidden(prompt: &str, instead: &str) -> Result<String> {
-    if !std::io::stdin().is_terminal() {
-        bail!("nobody can be asked here: give {instead}");
-    }
-    let echo = |word: &str| std::process::Command::new("stty").arg(word).status();
-    eprint!("{prompt}: ");
-    let quiet = echo("-echo").is_ok_and(|status| status.success());
-    let mut line = String::new();
-    let read = std::io::stdin().read_line(&mut line);
-    if quiet {
-        let _ = echo("echo");
-        eprintln!();
-    }
-    read.context("the terminal cannot be read")?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn one_time(file: Option<&PathBuf>) -> Result<String> {
@@ -126,7 +76,9 @@ pub(crate) async fn enrol(verb: Enrol, global: &Global) -> Result<()> {
 
 /// Logs in as a person and keeps the token in a file of this user alone.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  countersign login ada --scope \"act decide\"")]
+#[command(
+    after_help = "Whoever has a second factor is asked for its code, too, or gives it with --otp.\n\nExample:\n  countersign login ada --scope \"act decide\""
+)]
 pub(crate) struct Login {
     /// Login name.
     id: String,
@@ -141,19 +93,38 @@ pub(crate) struct Login {
     print: bool,
     #[command(flatten)]
     password: Password,
+    #[command(flatten)]
+    code: Code,
 }
 
 fn field<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
     value.get(key).and_then(Value::as_str).with_context(|| format!("the gateway's answer has no `{key}`"))
 }
 
+/// Whether a login lacks nothing but a code.
+fn wants_code(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ProblemError>().is_some_and(|problem| problem.code == "second-factor-required")
+}
+
 pub(crate) async fn login(args: Login, global: &Global) -> Result<()> {
     let client = global.client()?.anonymous();
-    let mut body = json!({ "id": args.id, "password": args.password.read("Password")?, "scope": args.scope });
-    if let (Some(organization), Some(body)) = (args.organization, body.as_object_mut()) {
-        body.insert("organization".to_owned(), organization.into());
+    let (password, second_line) = args.password.read_with_code("Password")?;
+    let mut body = json!({ "id": args.id, "password": password, "scope": args.scope });
+    let code = args.code.otp.or(second_line);
+    let may_ask = code.is_none() && somebody_is_there();
+    if let Some(body) = body.as_object_mut() {
+        body.extend(args.organization.map(|organization| ("organization".to_owned(), organization.into())));
+        body.extend(code.map(|code| ("otp".to_owned(), code.into())));
     }
-    let token = client.post("/api/v1/tokens/login", &body).await?;
+    let token = match client.post("/api/v1/tokens/login", &body).await {
+        Err(error) if may_ask && wants_code(&error) => {
+            if let Some(body) = body.as_object_mut() {
+                body.insert("otp".to_owned(), ask_code()?.into());
+            }
+            client.post("/api/v1/tokens/login", &body).await?
+        }
+        answer => answer?,
+    };
     if args.print {
         return if global.json {
             global.document(&token)
@@ -384,6 +355,9 @@ pub(crate) enum Person {
         /// Their id.
         id: String,
     },
+    /// Second factors: codes of an authenticator app beside the password
+    #[command(subcommand)]
+    SecondFactor(SecondFactor),
 }
 
 pub(crate) async fn person(verb: Person, global: &Global) -> Result<()> {
@@ -406,5 +380,6 @@ pub(crate) async fn person(verb: Person, global: &Global) -> Result<()> {
             global.page(&page, &["id", "display_name", "roles", "teams", "disabled"])
         }
         Person::Show { id } => global.answer(&client.get(&format!("/api/v1/people/{}", segment(&id)?)).await?),
+        Person::SecondFactor(verb) => second_factor(verb, global).await,
     }
 }

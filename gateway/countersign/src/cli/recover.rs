@@ -1,5 +1,5 @@
 //! `recover`: out of a policy that locked everyone out, or that cannot be read. Offline, with the root threshold; and the
-//! review that it owes, which is a person's.
+//! review that it owes, which is a person's. And out of a second factor that its person has lost.
 //!
 //! Absent: which bundle that is and its signatures (`crate::policies`), the entries (`engine`).
 
@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use countersign_gateway_model::Name;
 use countersign_policy_store::read_bundle;
 use serde_json::json;
 
@@ -21,11 +22,12 @@ use crate::gateway::Gateway;
     args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  countersign recover --data-dir ./countersign-data\n  \
         countersign recover --out recovery.bundle\n  countersign policy sign recovery.bundle --key root-1.key\n  \
-        countersign recover --bundle recovery.bundle\n  countersign recover review"
+        countersign recover --bundle recovery.bundle\n  countersign recover review\n  \
+        countersign recover second-factor ada --data-dir ./countersign-data"
 )]
 pub(crate) struct Recover {
     #[command(subcommand)]
-    review: Option<Review>,
+    other: Option<Other>,
     /// The data folder.
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
@@ -44,9 +46,9 @@ pub(crate) struct Recover {
     yes: bool,
 }
 
-/// What is due after it.
+/// What is due after it, and what else is recovered.
 #[derive(Debug, Subcommand)]
-enum Review {
+enum Other {
     /// Say that you have looked at what happened: closes the review of a recovery. Asks the gateway
     #[command(after_help = "Example:\n  countersign recover review")]
     Review {
@@ -54,13 +56,44 @@ enum Review {
         #[arg(long)]
         yes: bool,
     },
+    /// Take a second factor away that its person has lost, where no administrator can log in to do so. The gateway must be
+    /// down. It leaves an entry, and the password alone is asked for then
+    #[command(after_help = "Example:\n  countersign recover second-factor ada --data-dir ./countersign-data")]
+    SecondFactor {
+        /// Whose.
+        person: Name,
+        /// The data folder.
+        #[arg(long, value_name = "FOLDER")]
+        data_dir: Option<PathBuf>,
+        /// Name of the organization in that folder; else `default`.
+        #[arg(long, value_name = "NAME")]
+        organization: Option<String>,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 pub(crate) async fn recover(args: Recover, global: &Global) -> Result<()> {
-    match args.review {
-        Some(Review::Review { yes }) => review(yes, global).await,
+    match args.other {
+        Some(Other::Review { yes }) => review(yes, global).await,
+        Some(Other::SecondFactor { person, data_dir, organization, yes }) => {
+            let folder = Stopped::at(data_dir.as_deref(), global)?;
+            let question =
+                format!("Take the second factor of `{person}` away? Their password alone is asked for then.");
+            if !yes && !confirm(&question, "--yes")? {
+                bail!("nothing was changed");
+            }
+            folder.work(None, async |gateway| withdraw(gateway, &person, organization.as_deref(), global).await).await
+        }
         None => offline(args, global).await,
     }
+}
+
+async fn withdraw(gateway: &Gateway, person: &Name, organization: Option<&str>, global: &Global) -> Result<()> {
+    let org = stopped::organization(gateway, organization)?;
+    gateway.identity.second_factors.withdraw(org, person).await?;
+    global.answer(&json!({ "organization": org, "person": person, "state": "none" }))
 }
 
 async fn review(yes: bool, global: &Global) -> Result<()> {

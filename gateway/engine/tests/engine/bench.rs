@@ -207,8 +207,8 @@ impl Bench {
 }
 
 fn nobody_locked_out(snapshot: &Snapshot, electorate: &Electorate<'_>) -> Result<(), PolicyProblem> {
-    let Electorate { entities, ref persons, now, four_eyes } = *electorate;
-    let found = locked_out(snapshot, &People { store: entities, persons, now, four_eyes }).unwrap();
+    let Electorate { entities, ref persons, ref second_factors, now, four_eyes } = *electorate;
+    let found = locked_out(snapshot, &People { store: entities, persons, second_factors, now, four_eyes }).unwrap();
     if found.is_empty() { Ok(()) } else { Err(PolicyProblem::LockedOut(format!("{found:?}"))) }
 }
 

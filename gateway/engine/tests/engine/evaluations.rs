@@ -35,6 +35,7 @@ pub(crate) fn enforcement_point(world: &World, owner: &Principal, scopes: &[&str
         issuers: BTreeSet::new(),
         teams: Vec::new(),
         groups: Vec::new(),
+        second_factor: false,
     };
     let record = Record::service(owner.org, name("proxy"), facts, world.engine.now());
     world.engine.introduce(owner.org, who, known, record).unwrap();

@@ -254,6 +254,7 @@ fn examples_of_requests_are_accepted() {
     example_of::<crate::people::NewPassword>();
     example_of::<crate::people::PersonToChange>();
     example_of::<crate::people::PersonToCreate>();
+    example_of::<crate::second_factors::FirstCode>();
     example_of::<crate::service_accounts::ServiceAccountToChange>();
     example_of::<crate::service_accounts::ServiceAccountToCreate>();
     example_of::<crate::services::ServiceToChange>();

@@ -98,11 +98,6 @@ fn unsupported(name: &Name, rule: &ApprovalRule, place: &dyn Fn(&str) -> Place, 
 /// with it is still loaded.
 pub(crate) fn beyond(rules: &Rules, text: &str, findings: &mut Vec<Finding>) {
     for (name, rule) in &rules.rules {
-        if let Some(what) = rule.demand.unmeetable() {
-            let message = format!("rule `{name}` demands {what}: nobody could ever vote for it");
-            let next = "demand a login just made (`fresh_s`), or a signature by the voter's own key (`assertion`)";
-            findings.push(Finding::error(place(text, name, "assurance"), RuleId::Unsupported, message, next));
-        }
         for target in rule.escalation.iter().flat_map(|circle| &circle.notify) {
             let message = format!("rule `{name}` notifies `{target}` of a further circle, and nothing here is told so");
             let next = "leave `notify` out; whom the circle names finds the gate among those that wait for them";

@@ -352,13 +352,13 @@ fn what_a_gate_cannot_hold_people_to_is_an_error_and_not_silence() {
         (r#""quorum":{"persons":3,"distinct_teams":2}"#, 57),
         (r#""quorum":{"persons":2,"distinct_teams":1}"#, 57),
         (r#""quorum":{"persons":256}"#, 35),
-        (r#""demand":{"fresh_s":60,"assurance":"mfa"}"#, 58),
     ] {
         let place = format!("rules.json:2:{column}");
         assert_eq!(rule(bad), [(RuleId::Unsupported, Severity::Error, place)], "{bad}");
     }
     for good in [
         r#""demand":{"assertion":true,"assurance":"password","fresh_s":60}"#,
+        r#""demand":{"fresh_s":60,"assurance":"mfa"}"#,
         r#""veto":true"#,
         r#""break_glass":{"authority":{"roles":["B"]},"review_within_s":60}"#,
         r#""quorum":{"persons":3,"distinct_teams":3}"#,

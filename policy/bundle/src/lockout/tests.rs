@@ -44,6 +44,11 @@ fn snapshot(policies: &str, rules: &str) -> PolicySnapshot {
 type Someone = (&'static str, &'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
 
 fn found(policies: &str, rules: &str, someone: &[Someone], four_eyes: bool) -> Vec<String> {
+    found_with(policies, rules, (someone, &[]), four_eyes)
+}
+
+/// With those who have a second factor.
+fn found_with(policies: &str, rules: &str, (someone, sure): (&[Someone], &[&str]), four_eyes: bool) -> Vec<String> {
     let store = EntityStore::new();
     let names = |texts: &[&str]| texts.iter().map(|t| name(t)).collect::<Vec<_>>();
     for (id, key, roles, teams, groups) in someone {
@@ -61,7 +66,8 @@ fn found(policies: &str, rules: &str, someone: &[Someone], four_eyes: bool) -> V
     }
     let persons: Vec<Name> = someone.iter().map(|s| name(s.0)).collect();
     let before = store.len();
-    let people = People { store: &store, persons: &persons, now: NOW, four_eyes };
+    let second_factors = sure.iter().map(|id| name(id)).collect();
+    let people = People { store: &store, persons: &persons, second_factors: &second_factors, now: NOW, four_eyes };
     let found = locked_out(&snapshot(policies, rules), &people).unwrap();
     assert_eq!(store.len(), before, "the organization's store is left alone");
     found.into_iter().map(|f| f.message).collect()
@@ -85,7 +91,7 @@ fn someone_can_propose_carry_through_and_stop_or_the_bundle_is_refused() {
 }
 
 #[test]
-fn what_no_login_of_this_program_has_locks_everybody_out() {
+fn a_rule_that_demands_a_second_factor_counts_those_who_have_one_and_names_the_others() {
     let a: Someone = ("a", "k1", &["ADMIN", "STOP"], &[], &[]);
     let b: Someone = ("b", "k2", &["ADMIN"], &[], &[]);
     let policies = format!("{POLICIES}{GATE}");
@@ -93,19 +99,46 @@ fn what_no_login_of_this_program_has_locks_everybody_out() {
     for demand in ["{}", r#"{"assurance":"password"}"#, r#"{"fresh_s":60}"#, r#"{"assertion":true}"#] {
         assert_eq!(found(&policies, &rule(demand), &[a, b], true), [""; 0], "{demand}");
     }
-    let refused = found(&policies, &rule(r#"{"assurance":"mfa"}"#), &[a, b], true);
-    assert!(
-        refused.len() == 1 && refused[0].contains("rule `change` demands a login with more than one"),
-        "{refused:?}"
-    );
-    // Nor does a permit that asks for it, or for a signature over the operation, help anybody.
-    for condition in
-        [r#"context.assurance == Countersign::Assurance::"mfa""#, "context.asserted", "context has authenticatedAt"]
-    {
-        let picky = POLICIES.replace("principal in Countersign::Role::\"STOP\"", condition);
-        let refused = found(&picky, "", &[a, b], false);
+    let demanding = rule(r#"{"assurance":"mfa"}"#);
+    let refused = found(&policies, &demanding, &[a, b], true);
+    assert!(refused.len() == 1, "{refused:?}");
+    for words in ["asks for 1 persons, and 0 may vote", "it demands a login with a second factor", "`b` have none"] {
+        assert!(refused[0].contains(words), "{refused:?}");
+    }
+    // Whoever asks for the change does not vote for it: one of two who has one is enough, whichever it is.
+    for sure in [&["a"][..], &["b"], &["a", "b"]] {
+        assert_eq!(found_with(&policies, &demanding, (&[a, b], sure), true), [""; 0], "{sure:?}");
+    }
+    let others = [("c", "k3"), ("d", "k4"), ("e", "k5"), ("f", "k6"), ("g", "k7")];
+    let many: Vec<Someone> = [a, b].into_iter().chain(others.map(|(id, key)| (id, key, a.2, a.3, a.4))).collect();
+    let two = demanding.replace("\"demand\"", r#""quorum":{"persons":2},"demand""#);
+    let refused = found_with(&policies, &two, (&many, &["g"]), true);
+    assert!(refused.len() == 1 && refused[0].contains("and 1 may vote"), "{refused:?}");
+    assert!(refused[0].contains("`b`, `c`, `d`, `e`, `f` have none"), "{refused:?}");
+    assert!(refused[0].contains("`a`, `b`, `c`, `d`, `e` and 1 more have none"), "asked by `g`: {refused:?}");
+    assert_eq!(found_with(&policies, &two, (&many, &["f", "g", "a"]), true), [""; 0]);
+    // A group that must be there is there with a second factor.
+    let legal: Someone = ("l", "k8", &["ADMIN"], &[], &["legal"]);
+    let group = demanding.replace("\"demand\"", r#""quorum":{"persons":1,"groups":["legal"]},"demand""#);
+    let refused = found_with(&policies, &group, (&[a, b, legal], &["a", "b"]), true);
+    assert!(refused.len() == 1 && refused[0].contains("of group `legal`") && refused[0].contains("`l`"), "{refused:?}");
+    assert_eq!(found_with(&policies, &group, (&[a, b, legal], &["l"]), true), [""; 0]);
+}
+
+#[test]
+fn what_nobodys_login_has_locks_everybody_out() {
+    let a: Someone = ("a", "k1", &["ADMIN", "STOP"], &[], &[]);
+    let b: Someone = ("b", "k2", &["ADMIN"], &[], &[]);
+    let picky = |condition| POLICIES.replace("principal in Countersign::Role::\"STOP\"", condition);
+    // A signature over the operation, or the time of a login, is had by no question.
+    for condition in ["context.asserted", "context has authenticatedAt"] {
+        let refused = found_with(&picky(condition), "", (&[a, b], &["a", "b"]), false);
         assert!(refused.len() == 1 && refused[0].contains("terminate"), "{condition}: {refused:?}");
     }
+    let sure = picky(r#"context.assurance == Countersign::Assurance::"mfa""#);
+    let refused = found(&sure, "", &[a, b], false);
+    assert!(refused.len() == 1 && refused[0].contains("terminate"), "{refused:?}");
+    assert_eq!(found_with(&sure, "", (&[a, b], &["b"]), false), [""; 0]);
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod queries;
 mod recovery;
 mod roots;
 mod said;
+mod second_factor;
 mod serving;
 mod signing;
 mod stopping;

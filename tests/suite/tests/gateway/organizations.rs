@@ -306,7 +306,10 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
             Asked::Path("person", body)
         }
         "revokePersonKey" => Asked::Path("person", json!({ "key_id": "00".repeat(32) })),
-        "getPerson" | "erasePerson" | "listPersonKeys" => Asked::Path("person", json!({})),
+        "getPerson" | "erasePerson" | "listPersonKeys" | "getSecondFactor" | "beginSecondFactor" | "removeSecondFactor" => {
+            Asked::Path("person", json!({}))
+        }
+        "confirmSecondFactor" => Asked::Path("person", json!({ "otp": "123456" })),
         "changePerson" => Asked::Path("person", json!({ "display_name": "other" })),
         "setPassword" => Asked::Path("person", json!({ "password": PASSWORD })),
         "getRun" | "getRunLogs" => Asked::Path("run", json!({})),

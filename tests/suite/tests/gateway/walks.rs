@@ -277,6 +277,9 @@ impl By<'_> {
                 ("POST", "/api/v1/people/dana/keys", body)
             }
             "revokePersonKey" => ("POST", "/api/v1/people/dana/keys/revoke", json!({ "key_id": "00".repeat(32) })),
+            "beginSecondFactor" => ("POST", "/api/v1/people/dana/second-factor", json!({})),
+            "confirmSecondFactor" => ("POST", "/api/v1/people/dana/second-factor/confirm", json!({ "otp": "123456" })),
+            "removeSecondFactor" => ("DELETE", "/api/v1/people/dana/second-factor", json!({})),
             "erasePerson" => ("DELETE", "/api/v1/people/dana", json!({})),
             "createAgent" => ("POST", "/api/v1/agents", json!({ "id": "eve", "display_name": "Eve", "owner": "dana" })),
             "changeAgent" => ("PATCH", "/api/v1/agents/fixer", json!({ "display_name": "F" })),
