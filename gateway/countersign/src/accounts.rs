@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use countersign_gateway_engine::{Engine, OwnEntry, acting};
+use countersign_gateway_engine::{Engine, OwnEntry, acting, trail};
 use countersign_gateway_identity::{Accounts, RecordKey, RecordKind, StoreError, Stored, Write};
 use countersign_gateway_model::OrgId;
 use countersign_runners_contract::entry::Row;
@@ -205,7 +205,7 @@ impl Accounts for Vault {
         // Taken here: the authority belongs to the task of the request, the work must outlive it.
         let authority = acting::take();
         let (this, writes) = (self.clone(), writes.to_vec());
-        match tokio::spawn(async move { this.commit(writes, authority).await }).await {
+        match tokio::spawn(trail::carried(async move { this.commit(writes, authority).await })).await {
             Ok(done) => done,
             Err(error) => Err(StoreError::new("the change was cut off", error)),
         }

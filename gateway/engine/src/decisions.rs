@@ -55,6 +55,7 @@ impl Engine {
     ) -> Result<DecisionAnswer, EngineError> {
         let org = self.org(who.org)?;
         let row = self.gate_row(&org, id).await?;
+        crate::trail::about(row.instance);
         let mut held = self.hold(&org, row.instance).await?;
         self.visible(&org, who, held.fold()?)?;
         decides(&org, who)?;

@@ -59,6 +59,7 @@ mod settings;
 mod stream;
 mod timers;
 mod tools;
+pub mod trail;
 mod view;
 mod voters;
 mod weighing;
@@ -82,6 +83,7 @@ pub use backtest::{BacktestProgress, BacktestTurn, BacktestWatch, BacktestWindow
 pub use changes::InvariantOutcome;
 pub use counters::CounterRecord;
 pub use countersign_policy_bundle::{BacktestReport, Limits as BacktestLimits};
+pub use countersign_policy_decide::WouldBe;
 pub use countersign_policy_decide::catalogue::{Catalogue, DataClass, ToolRunner};
 pub use countersign_policy_decide::mcp::McpTools;
 pub use countersign_policy_decide::registration::{

@@ -70,6 +70,7 @@ impl Engine {
     ) -> Result<LiftAnswer, EngineError> {
         let org = self.org(who.org)?;
         let row = self.gate_row(&org, id).await?;
+        crate::trail::about(row.instance);
         let mut past = Past::Unasked;
         loop {
             let held = self.hold(&org, row.instance).await?;

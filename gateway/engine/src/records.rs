@@ -79,6 +79,7 @@ impl Engine {
     pub(crate) async fn action_row(&self, org: &Org, id: ActionId) -> Result<ActionFacts, EngineError> {
         let columns = org.log.view(rows::ACTIONS, id.as_bytes()).await.map_err(EngineError::ledger)?;
         let row: ActionRow = parse(&columns.ok_or(EngineError::NotFound("action"))?)?;
+        crate::trail::about(row.instance);
         let start = match row.permit {
             Some(permit) => self.start_row(org, permit).await?,
             None => None,

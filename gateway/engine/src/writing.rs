@@ -16,7 +16,7 @@ use crate::beside::Beside;
 use crate::counters::{self, Reading, takes};
 use crate::error::EngineError;
 use crate::org::{Cell, Live, Org, instance_stream};
-use crate::{Engine, Snapshot};
+use crate::{Engine, Snapshot, trail};
 
 /// The record of an idempotency key.
 pub(crate) fn idempotency(
@@ -124,6 +124,8 @@ impl Engine {
                 drop(still);
                 org.remember(blobs.into_iter());
                 cell.changed.send_replace(sealing.sequence + 1);
+                trail::about(id);
+                trail::leaves(&appended);
                 Ok(appended)
             }
             Err(error) => {
@@ -179,6 +181,7 @@ impl Engine {
         let entries = org.log.seal(&sealing, drafts).map_err(EngineError::ledger)?;
         let (append, blobs) = append_of(org, sealing.sequence, entries, beside);
         let appended = org.log.append(append).await?;
+        trail::leaves(&appended);
         org.remember(blobs.into_iter());
         Ok(appended)
     }
@@ -187,7 +190,7 @@ impl Engine {
     pub(crate) async fn whole<T: Send + 'static>(
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
-        match tokio::spawn(work.in_current_span()).await {
+        match tokio::spawn(trail::carried(work).in_current_span()).await {
             Ok(result) => result,
             Err(error) => Err(EngineError::damaged(error)),
         }

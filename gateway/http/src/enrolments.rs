@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use countersign_gateway_engine::Operation;
+use countersign_gateway_engine::{Operation, trail};
 use countersign_gateway_identity::{Enrolment, NewLogin, Purpose, Secret, Subject};
 use countersign_gateway_model::{Duration, Name};
 use serde::{Deserialize, Serialize};
@@ -212,7 +212,7 @@ async fn enrol_service_account(State(app): State<AppState>, input: Input) -> Res
 async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, countersign_gateway_identity::IdentityError>> + Send + 'static,
 ) -> Result<T, Problem> {
-    match tokio::spawn(work).await {
+    match tokio::spawn(trail::carried(work)).await {
         Ok(done) => Ok(done?),
         Err(error) => Err(Problem::internal("an enrolment ended early", &error)),
     }

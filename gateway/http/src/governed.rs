@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use countersign_gateway_engine::{EntityKind, EntityRef, Operation, acting};
+use countersign_gateway_engine::{EntityKind, EntityRef, Operation, acting, trail};
 use countersign_gateway_identity::{IdentityError, Subject};
 use countersign_gateway_model::{Name, Principal, PrincipalKind};
 use serde_json::Value;
@@ -25,7 +25,7 @@ pub(crate) async fn governed<T: Send + 'static>(
 ) -> Result<T, Problem> {
     let allowed = app.engine.authorize(who, operation, resource, details).await?;
     let who = Arc::clone(who);
-    let change = tokio::spawn(async move { acting::scope(who, allowed, change).await });
+    let change = tokio::spawn(trail::carried(acting::scope(who, allowed, change)));
     match change.await {
         Ok(done) => Ok(done?),
         Err(error) => Err(Problem::internal("a change of accounts ended early", &error)),

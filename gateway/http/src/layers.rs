@@ -10,6 +10,7 @@ use axum::http::header::{ALLOW, CACHE_CONTROL, HeaderName};
 use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use countersign_gateway_engine::trail::Trail;
 use countersign_gateway_identity::RateFacts;
 use futures::FutureExt as _;
 use tokio::time::Instant;
@@ -35,8 +36,9 @@ pub(crate) async fn request(State(state): State<AppState>, request: Request, nex
     let span = tracing::info_span!("request", %id, method = %method, route = route.as_str());
     let context = Context::new(id);
     state.metrics.in_flight.inc();
+    let trail = Trail::default();
     let work = CURRENT.scope(context, async {
-        let mut response = bounded(&state, &route, request, next).await;
+        let mut response = trail.clone().follow(bounded(&state, &route, request, next)).await;
         let facts = CURRENT.with(|c| (c.rate.get(), c.instance.get(), c.entry.get(), c.problem.get()));
         finish(&mut response, id, facts.0);
         (response, facts)
@@ -44,6 +46,8 @@ pub(crate) async fn request(State(state): State<AppState>, request: Request, nex
     let (response, (_, instance, entry, problem)) = work.instrument(span.clone()).await;
     state.metrics.in_flight.dec();
     let status = response.status().as_u16();
+    // What the answer itself names comes first: a request may have led to more than it asked for.
+    let (instance, entry) = (instance.or_else(|| trail.instance()), entry.or_else(|| trail.entry()));
     let took = started.elapsed();
     span.in_scope(|| {
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);

@@ -38,6 +38,15 @@ pub struct Options {
     pub variables: Vec<(String, String)>,
 }
 
+impl Options {
+    /// As JSON it logs each request that it has answered: see [`Gateway::answered`].
+    pub fn logging() -> Self {
+        let variables = [("COUNTERSIGN_LOG__JSON", "true"), ("COUNTERSIGN_LOG__FILTER", "info,countersign=debug")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self { variables: variables.into(), ..Self::default() }
+    }
+}
+
 /// An answer: status and body.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -146,6 +155,13 @@ impl Gateway {
     /// What the program said on its standard error so far.
     pub fn words(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// What it logged of each request that it has answered, where it was started with [`Options::logging`].
+    pub fn answered(&self) -> Vec<Value> {
+        let words = self.words();
+        let lines = words.lines().map(|line| serde_json::from_str(line).expect("each line of the log is JSON"));
+        lines.filter(|line: &Value| line["message"] == "answered").collect()
     }
 
     /// What the program has greeted with, on a standard output that is no terminal: it does so once it is ready.

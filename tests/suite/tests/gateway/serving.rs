@@ -34,10 +34,7 @@ fn the_greeting_names_documentation_and_root_key_and_keeps_the_token_to_its_file
 
 #[test]
 fn an_answered_request_is_logged_with_its_id_its_instance_and_its_entry() {
-    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let variables =
-        vec![variable("COUNTERSIGN_LOG__JSON", "true"), variable("COUNTERSIGN_LOG__FILTER", "info,countersign=debug")];
-    let gateway = Gateway::start_with(Options { variables, ..Options::default() });
+    let gateway = Gateway::start_with(Options::logging());
     let (dana, decider) = gateway.enrol();
     let agent = gateway.agent(&dana, "fixer");
     gateway.workflow(&dana, "repair");
@@ -49,15 +46,23 @@ fn an_answered_request_is_logged_with_its_id_its_instance_and_its_entry() {
     let path = format!("/api/v1/gates/{}/decisions", waiting["gate"]["id"].as_str().unwrap());
     let decided = gateway.post(&path, &decider, &json!({ "decision": "REJECT" })).expect_status(200);
 
-    let words = gateway.words();
-    let lines: Vec<Value> = words.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let action = noted.json()["actions"][0]["action"].as_str().unwrap().to_owned();
+    let at = |verb: &str| format!("/api/v1/actions/{action}/{verb}");
+    let begun = gateway.post(&at("start"), &agent, &json!({}));
+    assert_eq!(begun.status, 409, "it ended with its gate: {}", begun.json());
+
+    let (words, lines) = (gateway.words(), gateway.answered());
+    // What failed before there was a receipt is about the same instance.
+    let id = begun.header("x-request-id").unwrap();
+    let line = lines.iter().find(|line| line["span"]["id"] == id).unwrap();
+    assert_eq!((&line["instance"], &line["status"], &line["entry"]), (&json!(instance), &json!(409), &Value::Null));
     for (answer, route) in [
         (noted, "/api/v1/instances/{id}/actions"),
         (refused, "/api/v1/instances/{id}/actions"),
         (decided, "/api/v1/gates/{id}/decisions"),
     ] {
         let id = answer.header("x-request-id").unwrap().to_owned();
-        let mut of_it = lines.iter().filter(|line| line["message"] == "answered" && line["span"]["id"] == id.as_str());
+        let mut of_it = lines.iter().filter(|line| line["span"]["id"] == id.as_str());
         let line = of_it.next().unwrap_or_else(|| panic!("nothing of {id}: {words}"));
         assert!(of_it.next().is_none(), "once: {words}");
         assert_eq!((&line["level"], &line["span"]["route"]), (&json!("DEBUG"), &json!(route)), "{line}");

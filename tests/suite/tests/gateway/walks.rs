@@ -1,8 +1,8 @@
 //! Walks over the OpenAPI document: no operation without a credential, no change without an entry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use countersign_tests_testkit::{Answer, Gateway, PASSWORD};
+use countersign_tests_testkit::{Answer, Gateway, Options, PASSWORD};
 use serde_json::{Value, json};
 
 /// Every operation of the document: method, path, description.
@@ -72,8 +72,8 @@ fn each_operation_is_refused_without_a_credential() {
 }
 
 #[test]
-fn each_changing_operation_leaves_an_entry_even_when_refused() {
-    let gateway = Gateway::start();
+fn each_changing_operation_leaves_an_entry_even_when_refused_and_is_logged_with_it() {
+    let gateway = Gateway::start_with(Options::logging());
     let (dana, decider) = gateway.enrol();
     let agent = gateway.agent(&dana, "fixer");
     gateway.workflow(&dana, "repair");
@@ -101,6 +101,43 @@ fn each_changing_operation_leaves_an_entry_even_when_refused() {
         assert!(without.contains(id), "{id} is said to leave nothing");
         let call = by.prepared(id).unwrap();
         assert!(!by.leaves_an_entry(id, &call), "{id} left an entry, or the walk counts what is not the request's");
+    }
+    each_is_logged_with_its_entry_and_its_instance(&gateway, &dana, &document);
+}
+
+/// Of all that was asked so far, what was set up and what was measured: who reads the log finds entry and instance there.
+fn each_is_logged_with_its_entry_and_its_instance(gateway: &Gateway, dana: &str, document: &Value) {
+    let without: BTreeSet<&str> = countersign_gateway_http::WITHOUT_ENTRY.iter().map(|(id, _)| *id).collect();
+    let entries = gateway.entries(dana);
+    let ids: BTreeMap<(String, String), String> = operations(document)
+        .into_iter()
+        .map(|(method, path, operation)| ((method, path), operation["operationId"].as_str().unwrap().to_owned()))
+        .collect();
+    let (mut seen, mut inside) = (BTreeSet::new(), BTreeSet::new());
+    for line in gateway.answered() {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let id = ids.get(&(text(&line["span"]["method"]), text(&line["span"]["route"])));
+        let Some(id) = id.filter(|id| !without.contains(id.as_str())) else { continue };
+        let asked = line["span"]["method"] != "GET"
+            && (line["status"].as_u64() < Some(300) || line["problem"] == "policy-denied");
+        if !asked {
+            continue;
+        }
+        assert!(text(&line["span"]["id"]).starts_with("req_"), "{line}");
+        let index = line["entry"].as_u64().unwrap_or_else(|| panic!("{id} is logged without its entry: {line}"));
+        let entry = entries.iter().find(|entry| entry["index"] == index).unwrap();
+        if entry["stream"] == "instance" {
+            assert_eq!(line["instance"], entry["stream_id"], "{id}: {line}");
+            inside.insert(id.clone());
+        }
+        seen.insert(id.clone());
+    }
+    let silent: Vec<&String> = ids.iter().filter(|((method, _), _)| method != "GET").map(|(_, id)| id).collect();
+    let silent: Vec<&&String> =
+        silent.iter().filter(|id| !seen.contains(**id) && !without.contains(id.as_str())).collect();
+    assert!(silent.is_empty(), "never logged with an entry: {silent:?}");
+    for id in ["startAction", "reportOutcome", "decide", "completeInstance", "requestGrant"] {
+        assert!(inside.contains(id), "{id} is logged without its instance");
     }
 }
 
