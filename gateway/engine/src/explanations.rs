@@ -10,8 +10,8 @@ use countersign_ledger_entry::body::Created;
 use countersign_policy_decide::detectors::Found;
 use countersign_policy_decide::json::Json;
 use countersign_policy_decide::{
-    EntityKind, EntityRef, EntityVersion, Explained, Explanation, Operation, Question, Slice, decide_chain, explain,
-    scope_name,
+    EntityKind, EntityRef, EntityVersion, Explained, Explanation, Operation, Question, Slice, WouldBe, decide_chain,
+    explain, scope_name,
 };
 
 use crate::asking::StoredEvidence;
@@ -37,6 +37,8 @@ pub struct QuestionExplained {
     pub verdict: Verdict,
     /// The policies that determine it.
     pub determining: Vec<Name>,
+    /// What policy would say with the policies in shadow in force, where one of them holds or errs. Never the answer.
+    pub would_be: Option<WouldBe>,
     /// Forbids that hold first, then permits, the nearest to holding first.
     pub policies: Vec<Explained>,
     /// What detectors found in the input.
@@ -74,7 +76,7 @@ impl Engine {
                 let question = question.map_err(EngineError::damaged)?;
                 let slice = Slice::from_versions(&behind.snapshot, &question, &versions);
                 let created = self.created_behind(&org, &question).await?;
-                let shadow = stands_in_shadow(&behind.snapshot, &question, created.as_ref());
+                let shadow = is_in_shadow(&behind.snapshot, &question, created.as_ref());
                 out.push(told_in_words(explain(&behind.snapshot, &slice, &question), &question, shadow));
             }
         }
@@ -141,7 +143,7 @@ impl Engine {
         let slices = org.entities.slices(&snapshot, std::slice::from_ref(&question));
         let mut decided = decide_chain(&snapshot, &slices, vec![question]);
         let question = decided.questions.pop().ok_or_else(|| EngineError::damaged("a question without an answer"))?;
-        let shadow = stands_in_shadow(&snapshot, &question, created.as_ref());
+        let shadow = is_in_shadow(&snapshot, &question, created.as_ref());
         let slice = org.entities.slice(&snapshot, &question);
         let mut explanation = explain(&snapshot, &slice, &question);
         if let Some(answer) = decided.answers.pop() {
@@ -229,13 +231,9 @@ fn instance_of(org: &Org, question: &Question) -> Option<InstanceId> {
     instance.find_map(|entity| entity.id.as_str().parse().ok())
 }
 
-/// Whether what policy says to a question stands under a shadow: what is started, done and completed in an instance of a
-/// workflow that is in shadow. `created` is what its instance was made with, where there is one.
-fn stands_in_shadow(snapshot: &Snapshot, question: &Question, created: Option<&Created>) -> bool {
-    // An evaluation is answered with what policy says; a shadow permits nothing there.
-    if question.unreserved {
-        return false;
-    }
+/// Whether a question is about work in a workflow that is in shadow: what is started, done and completed there. `created`
+/// is what its instance was made with, where there is one.
+fn is_in_shadow(snapshot: &Snapshot, question: &Question, created: Option<&Created>) -> bool {
     match question.operation {
         Operation::Start if created.is_none() => {
             let workflow = Some(&question.resource).filter(|resource| resource.kind == EntityKind::Workflow);
@@ -251,10 +249,15 @@ fn stands_in_shadow(snapshot: &Snapshot, question: &Question, created: Option<&C
 fn told_in_words(explanation: Explanation, question: &Question, shadow: bool) -> QuestionExplained {
     let answer = &explanation.answer;
     let firm = answer.verdict.error || answer.verdict.decision != Decision::Allow && answer.firm;
+    // An evaluation is answered with what policy says: a shadow permits nothing there.
+    let enforced = !shadow || firm || question.unreserved;
     let told = match (shadow, firm) {
         (false, _) => "",
-        (true, false) => "not enforced: the workflow is in shadow, so this is on record and stops nothing\n",
-        (true, true) => "enforced although the workflow is in shadow: this no is firm\n",
+        (true, true) => "\nenforced although the workflow is in shadow: this no is firm",
+        (true, false) if enforced => {
+            "\nan evaluation is answered with this; what is proposed is not held to it, as the workflow is in shadow"
+        }
+        (true, false) => "\nnot enforced: the workflow is in shadow, so this is on record and stops nothing",
     };
     QuestionExplained {
         asked: question.asked.to_string(),
@@ -262,8 +265,9 @@ fn told_in_words(explanation: Explanation, question: &Question, shadow: bool) ->
         resource: question.resource.to_string(),
         verdict: explanation.answer.verdict.clone(),
         determining: explanation.answer.determining.clone(),
-        enforced: !shadow || firm,
+        enforced,
         text: format!("{explanation}{told}"),
+        would_be: explanation.answer.would_be,
         policies: explanation.policies,
         found: explanation.found,
     }

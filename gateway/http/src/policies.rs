@@ -123,6 +123,9 @@ pub(crate) struct QuestionExplained {
     /// The policies that determine it.
     #[schema(value_type = Vec<String>)]
     determining: Vec<Name>,
+    /// What policy would say with the policies in shadow in force, where one of them holds. Never the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_be: Option<WouldBe>,
     /// Each policy that fits the question, with the first clause that is not true: forbids that hold, then permits.
     #[schema(value_type = Vec<Object>)]
     policies: serde_json::Value,
@@ -135,6 +138,26 @@ pub(crate) struct QuestionExplained {
     text: String,
 }
 
+/// What policy would say with the policies in shadow in force.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct WouldBe {
+    /// What it would say.
+    verdict: Verdict,
+    /// The policies that would determine it.
+    #[schema(value_type = Vec<String>)]
+    determining: Vec<Name>,
+    /// The policies in shadow that hold or err.
+    #[schema(value_type = Vec<String>)]
+    shadow: Vec<Name>,
+}
+
+impl From<engine::WouldBe> for WouldBe {
+    fn from(would_be: engine::WouldBe) -> Self {
+        let engine::WouldBe { verdict, determining, transforms: _, shadow } = would_be;
+        Self { verdict: verdict.into(), determining, shadow }
+    }
+}
+
 /// Explanations, one for each question behind a verdict.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({ "questions": [{
@@ -145,7 +168,7 @@ pub(crate) struct QuestionExplained {
         "outcome": "holds", "clauses": [{ "text": "context.input.path like \"*credentials*\"", "outcome": "holds" }],
         "unasked": 0
     }],
-    "found": [], "enforced": true, "text": "denied by credential-files\n"
+    "found": [], "enforced": true, "text": "deny\nforbid credential-files (policies.cedar:520:1): holds"
 }] }))]
 pub(crate) struct VerdictExplained {
     questions: Vec<QuestionExplained>,
@@ -162,6 +185,7 @@ impl TryFrom<engine::QuestionExplained> for QuestionExplained {
             resource: one.resource,
             verdict: one.verdict.into(),
             determining: one.determining,
+            would_be: one.would_be.map(Into::into),
             policies: serde_json::to_value(&one.policies).map_err(internal)?,
             found: serde_json::to_value(&one.found).map_err(internal)?,
             enforced: one.enforced,

@@ -10,7 +10,7 @@ use std::fmt;
 use cedar_policy_core::ast::{Expr, ExprKind, Literal, Value, ValueKind};
 use cedar_policy_core::evaluator::Evaluator;
 use cedar_policy_core::extensions::Extensions;
-use countersign_gateway_model::{Decision, Name};
+use countersign_gateway_model::{Decision, Name, Verdict};
 use serde::Serialize;
 
 use crate::context::context;
@@ -161,21 +161,34 @@ fn words(expr: &Expr) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// A verdict: the decision, and the rules that it asks for.
+fn said(f: &mut fmt::Formatter<'_>, verdict: &Verdict) -> fmt::Result {
+    let decision = match verdict.decision {
+        Decision::Allow => "allow",
+        Decision::NeedsApproval => "needs approval",
+        Decision::Deny => "deny",
+    };
+    write!(f, "{decision}")?;
+    listed(f, &verdict.rules, " by ")
+}
+
+fn listed(f: &mut fmt::Formatter<'_>, ids: &[Name], before: &str) -> fmt::Result {
+    ids.iter().enumerate().try_for_each(|(n, id)| write!(f, "{}{id}", if n == 0 { before } else { ", " }))
+}
+
 /// One line a policy: what it came to, and the clause that stood in the way.
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = &self.answer.verdict;
-        let decision = match verdict.decision {
-            Decision::Allow => "allow",
-            Decision::NeedsApproval => "needs approval",
-            Decision::Deny => "deny",
-        };
-        write!(f, "{decision}")?;
-        for (n, id) in verdict.rules.iter().enumerate() {
-            write!(f, "{}{id}", if n == 0 { " by " } else { ", " })?;
-        }
+        said(f, verdict)?;
         for reason in &self.answer.reasons {
             write!(f, "\n  {}: {}", reason.policy, reason.text)?;
+        }
+        if let Some(would_be) = &self.answer.would_be {
+            write!(f, "\nwith what is in shadow in force: ")?;
+            said(f, &would_be.verdict)?;
+            listed(f, &would_be.shadow, " (in shadow: ")?;
+            write!(f, ")")?;
         }
         for policy in &self.policies {
             let effect = match (policy.forbids, policy.gate.is_some() || policy.transform.is_some()) {

@@ -367,3 +367,73 @@ async fn calls_over_quota_leave_one_entry_a_minute() {
     world.engine.end();
     timers.await.unwrap();
 }
+
+/// The bundle of [`anywhere`], with a forbid and a workflow in shadow.
+fn shadowed() -> Files {
+    let mut files = anywhere();
+    files.get_mut("policies.cedar").unwrap().push_str(
+        r#"
+@id("no-notes")
+forbid (principal, action == Countersign::Action::"callTool:notes.append", resource is Countersign::Tool);
+"#,
+    );
+    let until = 1_900_000_000_000_u64;
+    let shadow = json!({
+        "policies": [{ "id": "no-notes", "until": until }], "workflows": [{ "id": "trial", "until": until }],
+    });
+    files.insert("bundle.json".to_owned(), json!({ "shadow": shadow }).to_string());
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_shadow_would_have_said_is_explained_and_changes_no_evaluation() {
+    let mut answered = Vec::new();
+    for (files, in_shadow) in [(anywhere(), false), (shadowed(), true)] {
+        let world = World::under(&files).await;
+        let admin = world.person("ada", &["ADMIN", "AUDITOR", "OPERATOR"]);
+        let proxy = enforcement_point(&world, &admin, &["evaluate"]);
+        let fixer = world.agent("fixer", &admin);
+        world.workflow(&admin, "trial").await;
+        let trial = world.instance(&admin, "trial", &fixer).await.instance.id;
+        let inside = |request: EvaluationRequest| EvaluationRequest { instance: Some(trial.to_string()), ..request };
+        let requests = vec![allowed(), inside(allowed()), inside(gated()), inside(denied())];
+        let answers = world.engine.evaluate(proxy, requests, Semantic::ExecuteAll).await.unwrap();
+        answered.push(answers.iter().map(|one| (one.decision, one.reason.clone())).collect::<Vec<_>>());
+
+        let mut explained = Vec::new();
+        for answer in &answers {
+            let index = answer.receipt.as_ref().unwrap().index;
+            let one = world.engine.explain(&admin, index).await.unwrap().remove(0);
+            assert_eq!((one.verdict.decision, one.enforced), (answer.decision, true), "{}", one.text);
+            let replay = world.engine.replay(&admin, index).await.unwrap();
+            assert_eq!(replay.computed.as_ref(), Some(&replay.stored), "entry {index}");
+            explained.push(one);
+        }
+        if !in_shadow {
+            assert!(
+                explained.iter().all(|one| one.would_be.is_none() && !one.text.contains("shadow")),
+                "{explained:?}"
+            );
+            continue;
+        }
+        // The forbid in shadow would have stopped the notes, and says so beside the yes that was given.
+        for note in &explained[..2] {
+            let would_be = note.would_be.as_ref().unwrap();
+            assert_eq!((would_be.verdict.decision, &would_be.shadow), (Decision::Deny, &vec![name("no-notes")]));
+            let said = "with what is in shadow in force: deny (in shadow: no-notes)\n";
+            assert!(note.text.starts_with("allow\n") && note.text.contains(said), "{}", note.text);
+        }
+        assert!(explained[2..].iter().all(|one| one.would_be.is_none()), "{explained:?}");
+        // What is proposed in the workflow in shadow is not held to policy; an evaluation says what policy says.
+        let beside = "\nan evaluation is answered with this; what is proposed is not held to it";
+        let firm = "\nenforced although the workflow is in shadow: this no is firm";
+        for (one, (soft, hard)) in explained.iter().zip([(false, false), (true, false), (true, false), (false, true)]) {
+            assert_eq!((one.text.contains(beside), one.text.contains(firm)), (soft, hard), "{}", one.text);
+        }
+        let merge = ("repo.merge", json!({ "branch": "main", "message": "m" }));
+        assert!(world.propose(&fixer, trial, &[merge]).await.unwrap().gate.is_none());
+    }
+    assert_eq!(answered[0], answered[1]);
+    let decisions: Vec<Decision> = answered[0].iter().map(|(decision, _)| *decision).collect();
+    assert_eq!(decisions, [Decision::Allow, Decision::Allow, Decision::NeedsApproval, Decision::Deny]);
+}
