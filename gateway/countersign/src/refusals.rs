@@ -33,6 +33,9 @@ pub(crate) fn code_of(error: &anyhow::Error) -> Option<&'static str> {
 fn of_log(error: &LogError) -> Option<&'static str> {
     match error {
         LogError::Later { .. } => Some("folder-newer"),
+        LogError::RolledBack { .. } => Some("folder-rolled-back"),
+        LogError::Forked { .. } => Some("folder-forked"),
+        LogError::Anchor { .. } => Some("anchor-unusable"),
         LogError::Entry { .. } | LogError::Proof { .. } | LogError::Damaged { .. } => Some("ledger-damaged"),
         _ => None,
     }
@@ -100,6 +103,9 @@ mod tests {
             SqlError::Database { path: path(), source: "locked".into() }.into(),
             LogError::Later { log, semantics: 3 }.into(),
             LogError::Damaged { log, what: "an entry".to_owned() }.into(),
+            LogError::RolledBack { log, local: 1, anchor: 2, path: path(), evidence: path() }.into(),
+            LogError::Forked { log, size: 1, path: path(), evidence: path() }.into(),
+            LogError::Anchor { path: path(), what: "it is none".to_owned() }.into(),
             countersign_ledger_verify::root_key("nonsense").unwrap_err().into(),
             known.unwrap_err().into(),
             GivenError::OtherLog("other".to_owned()).into(),

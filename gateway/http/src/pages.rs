@@ -99,6 +99,9 @@ pages! {
     { code: "folder-incomplete", place: Program, title: "A part of the folder is missing or too old" }
     { code: "folder-duplicate", place: Program, title: "Two folders are of one organization" }
     { code: "folder-network", place: Program, title: "The folder is on a network file system" }
+    { code: "folder-rolled-back", place: Program, title: "The folder is older than its anchor" }
+    { code: "folder-forked", place: Program, title: "The folder and its anchor are of two histories" }
+    { code: "anchor-unusable", place: Program, title: "The anchor cannot be used" }
     { code: "folder-open-to-others", place: Program, title: "Others may read what is private" }
     { code: "folder-unusable", place: Program, title: "The folder cannot be read or written" }
     { code: "database-unsafe", place: Program, title: "The database could lose data" }

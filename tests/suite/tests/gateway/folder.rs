@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use countersign_gateway_http::page;
-use countersign_tests_testkit::{Gateway, countersign};
+use countersign_tests_testkit::{Gateway, Options, countersign};
 use serde_json::Value;
 
 fn up(folder: &Path) -> (bool, String) {
@@ -168,4 +168,37 @@ fn whatever_is_wrong_with_a_folder_is_said_by_its_own_code() {
     gateway.up();
     let dana = gateway.login("dana", "act");
     assert_eq!(before[..], gateway.entries(&dana)[..before.len()], "nothing was lost by any of it");
+}
+
+#[test]
+fn an_old_copy_of_a_folder_and_an_anchor_that_is_none_are_refused_by_their_codes() {
+    let outside = tempfile::tempdir().unwrap();
+    let anchor = outside.path().join("checkpoints");
+    let arguments = vec!["--anchor".to_owned(), anchor.to_str().unwrap().to_owned()];
+    let mut gateway = Gateway::start_with(Options { arguments, ..Options::default() });
+    assert!(gateway.stop());
+    let ledger = gateway.data().join("ledger");
+    let old = files(&ledger);
+    gateway.up();
+    gateway.enrol();
+    assert!(gateway.stop());
+    let new = files(&ledger);
+    let restore = |copy: &BTreeMap<PathBuf, Vec<u8>>| {
+        for path in files(&ledger).keys().filter(|path| !copy.contains_key(*path)) {
+            fs::remove_file(path).unwrap();
+        }
+        for (path, bytes) in copy {
+            fs::write(path, bytes).unwrap();
+        }
+    };
+    restore(&old);
+    let said = gateway.try_up().unwrap_err();
+    assert!(said.contains("an old copy") && said.contains("\n  problem: folder-rolled-back\n"), "{said}");
+    restore(&new);
+    let kept = fs::read(&anchor).unwrap();
+    fs::write(&anchor, "no checkpoint\n").unwrap();
+    let said = gateway.try_up().unwrap_err();
+    assert!(said.contains("\n  problem: anchor-unusable\n"), "{said}");
+    fs::write(&anchor, kept).unwrap();
+    gateway.up();
 }
