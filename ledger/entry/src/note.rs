@@ -89,6 +89,35 @@ impl<'a> Note<'a> {
     }
 }
 
+/// Takes notes that stand one after another apart: each begins where the signatures of the one before end. Nothing of them
+/// is read yet.
+///
+/// # Errors
+/// In words, if the last one was cut short.
+pub fn apart(text: &str) -> Result<Vec<&str>, &'static str> {
+    let mut notes = Vec::new();
+    let (mut rest, mut end, mut signed) = (text, 0, false);
+    for line in text.split_inclusive('\n') {
+        if !line.ends_with('\n') {
+            return Err("it does not end in a line feed: it was cut short");
+        }
+        let signature = line.starts_with("— ");
+        if signed && !signature {
+            let (note, more) = rest.split_at_checked(end).unwrap_or((rest, ""));
+            notes.push(note);
+            (rest, end, signed) = (more, 0, false);
+        }
+        signed |= signature;
+        end += line.len();
+    }
+    if signed {
+        notes.push(rest);
+    } else if !rest.is_empty() {
+        return Err("its last checkpoint has no signature: it was cut short");
+    }
+    Ok(notes)
+}
+
 /// Signs `text`, which must end in a line feed, as `name`.
 pub fn sign(text: &str, name: &str, key: &SigningKey) -> String {
     debug_assert!(text.ends_with('\n'), "a note's text ends in a line feed");

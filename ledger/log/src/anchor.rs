@@ -17,33 +17,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use countersign_ledger_entry::VerifiedCheckpoint;
+use countersign_ledger_entry::{VerifiedCheckpoint, note};
 
 use crate::lock;
 
 /// Splits the file into notes, each with the origin that it begins with.
 pub(crate) fn parse(text: &str) -> Result<Vec<(String, String)>, &'static str> {
-    let mut notes = Vec::new();
-    let mut current = String::new();
-    let mut signed = false;
-    for line in text.split_inclusive('\n') {
-        if !line.ends_with('\n') {
-            return Err("it does not end in a line feed: it was cut short");
-        }
-        let signature = line.starts_with("— ");
-        if signed && !signature {
-            notes.push(std::mem::take(&mut current));
-            signed = false;
-        }
-        signed |= signature;
-        current.push_str(line);
-    }
-    if signed {
-        notes.push(current);
-    } else if !current.is_empty() {
-        return Err("its last checkpoint has no signature: it was cut short");
-    }
-    Ok(notes.into_iter().map(|note| (note.lines().next().unwrap_or_default().to_owned(), note)).collect())
+    let notes = note::apart(text)?.into_iter();
+    Ok(notes.map(|note| (note.lines().next().unwrap_or_default().to_owned(), note.to_owned())).collect())
 }
 
 /// Reads the file; no file is an empty anchor, for the first start has none.

@@ -13,6 +13,7 @@ use countersign_ledger_merkle::{
     BundleCoord, Tree, bundles_between, decode_bundle, encode_tile, leaf_hash, tile_hashes, tiles_between,
 };
 
+use crate::given::held_of;
 use crate::pack::{BLOBS, CHECKPOINT, PAYLOADS, Pack};
 use crate::walk::Walk;
 use crate::{Code, Population, Problem, Report, Verdict, VerifyError, Witnesses};
@@ -22,8 +23,8 @@ const MAX_PROBLEM: usize = 600;
 
 /// Verifies a pack under the root key that the caller was configured with.
 ///
-/// `known` is a checkpoint note of the same log that the caller holds from before. Never fails: whatever is wrong is
-/// in the report. Takes time and memory in proportion to the pack.
+/// `known` is what the caller holds from before: checkpoint notes, of the same log at least one. Never fails: whatever is
+/// wrong is in the report. Takes time and memory in proportion to the pack.
 pub fn verify(root: &VKey, pack: &[u8], known: Option<&str>) -> Report {
     check(root, pack, known).unwrap_or_else(|error| invalid(root, &error))
 }
@@ -166,8 +167,8 @@ fn disclosures(pack: &Pack<'_>, walk: &Walk<'_>) -> Result<Disclosed, VerifyErro
     Ok(out)
 }
 
-/// What the auditor's own checkpoint says about this log.
-#[derive(Clone, Copy)]
+/// What the auditor's own checkpoints say about this log. In order of size: what is newer is larger than the pack.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Known {
     /// It lies on it.
     Consistent(u64),
@@ -175,17 +176,21 @@ enum Known {
     Newer(u64),
 }
 
-fn compare(log: &TrustedLog, tree: &Tree, note: &str, pack: &Checkpoint) -> Result<Known, VerifyError> {
-    let known = log.checkpoint(note).map_err(VerifyError::Known)?;
-    let known = known.checkpoint();
-    if known.size > pack.size {
-        return Ok(Known::Newer(known.size));
+/// Holds every checkpoint of this log to it; the largest is what is told.
+fn compare(log: &TrustedLog, tree: &Tree, held: &str, pack: &Checkpoint) -> Result<Known, VerifyError> {
+    let mut largest = Known::Consistent(0);
+    for note in held_of(held, log.origin()).map_err(VerifyError::Known)? {
+        let known = log.checkpoint(note).map_err(VerifyError::Known)?;
+        let known = known.checkpoint();
+        if known.size > pack.size {
+            largest = largest.max(Known::Newer(known.size));
+        } else if tree.root_at(known.size)? == known.root {
+            largest = largest.max(Known::Consistent(known.size));
+        } else {
+            return Err(VerifyError::Fork { size: known.size });
+        }
     }
-    if tree.root_at(known.size)? == known.root {
-        Ok(Known::Consistent(known.size))
-    } else {
-        Err(VerifyError::Fork { size: known.size })
-    }
+    Ok(largest)
 }
 
 fn report(

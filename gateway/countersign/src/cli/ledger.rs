@@ -41,7 +41,7 @@ pub(crate) struct Verify {
     /// The root key that you were given out of band: the vkey itself, or a file that holds it.
     #[arg(long)]
     key: String,
-    /// A checkpoint of the same log that you hold from before: a signed note in a file.
+    /// What you hold from before: a checkpoint of the same log in a file, or an anchor file as it is.
     #[arg(long, value_name = "FILE")]
     known: Option<PathBuf>,
 }

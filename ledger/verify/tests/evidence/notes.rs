@@ -5,7 +5,7 @@ use countersign_ledger_entry::key::VKey;
 use countersign_ledger_entry::note::{self, Checkpoint};
 use countersign_ledger_entry::{Bytes32, Header};
 use countersign_ledger_merkle::{EMPTY_ROOT, Hash, Tree, leaf_hash};
-use countersign_ledger_verify::{Report, Verdict, verify};
+use countersign_ledger_verify::{Report, Verdict, check_known, verify};
 
 use crate::world::*;
 
@@ -153,4 +153,53 @@ fn a_checkpoint_that_the_auditor_holds_lies_on_the_log_or_shows_a_fork() {
     for (what, note) in [("nonsense", "x"), ("another note", forged.as_str())] {
         because(&verify(&root, &pack, Some(note)), Verdict::Invalid, "cannot be compared", what);
     }
+}
+
+#[test]
+fn an_anchor_is_taken_as_it_is_and_every_checkpoint_of_the_log_in_it_is_held_to_the_log() {
+    let (world, _) = World::small();
+    let (pack, root, size) = (world.pack(), world.vkey(), world.leaves.len());
+    let mut other = World::new(|g| g.log = countersign_gateway_model::LogId::from_bytes([0x20; 16]));
+    other.origin = countersign_ledger_entry::key::origin("countersign.example", other.genesis.log).unwrap();
+    let foreign = other.checkpoint();
+    let held = |notes: &[&str]| {
+        let held = notes.concat();
+        check_known(&held, &root).map(|()| verify(&root, &pack, Some(&held)))
+    };
+    let known = |report: &Report| report.facts.as_ref().unwrap().known;
+
+    // One note a log; and whoever keeps more of one is told of the largest, in whichever order they stand.
+    let (early, late) = (world.checkpoint_at(2), world.checkpoint_at(size - 1));
+    for notes in [[&foreign, &early, &late], [&late, &foreign, &early], [&early, &late, &foreign]] {
+        let report = held(&notes.map(String::as_str)).unwrap();
+        assert_eq!((report.verdict, known(&report)), (Verdict::Valid, Some(size as u64 - 1)), "{:?}", report.problems);
+    }
+    // Each of them counts: one of another history is a fork beside a larger one that fits, and beside one that is newer.
+    let forked = Checkpoint { origin: world.origin.clone(), size: 2, root: Hash([7; 32]) }.sign(&world.log_key);
+    let mut later = world.clone();
+    later.running();
+    let newer = later.checkpoint();
+    for beside in [&late, &newer, &foreign] {
+        let report = held(&[beside.as_str(), &forked]).unwrap();
+        because(&report, Verdict::Invalid, "of another history: size 2", "a fork");
+    }
+    because(&held(&[&late, &newer]).unwrap(), Verdict::Inconclusive, "is newer (size 9)", "newer");
+    // One that the log key never signed is no checkpoint of it, whatever stands beside.
+    let unsigned =
+        Checkpoint { origin: world.origin.clone(), size: 2, root: root_at(&world, 2) }.sign(&signing_key(61));
+    because(&held(&[&late, &unsigned]).unwrap(), Verdict::Invalid, "cannot be compared", "not signed by the log");
+
+    // What says nothing of this log accuses nobody.
+    for (notes, why) in [
+        (&[foreign.as_str(), &foreign][..], "it holds no checkpoint of --key's log"),
+        (&[][..], "empty"),
+        (&[foreign.as_str(), "x\n"][..], "it was cut short"),
+        (&[late.as_str(), &foreign[..foreign.len() - 1]][..], "it was cut short"),
+    ] {
+        let error = held(notes).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    // Another log's may be whatever it is.
+    let report = held(&["y\n1\n\n\u{2014} y AAAA\n", &late]).unwrap();
+    assert_eq!(known(&report), Some(size as u64 - 1));
 }

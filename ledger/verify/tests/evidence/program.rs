@@ -60,16 +60,21 @@ fn exit_codes_are_0_valid_1_invalid_2_inconclusive_64_usage() {
     let mut other = World::new(|g| g.log = countersign_gateway_model::LogId::from_bytes([0x20; 16]));
     other.origin = countersign_ledger_entry::key::origin("countersign.example", other.genesis.log).unwrap();
     let foreign = files.put("foreign", other.checkpoint());
+    let anchor = files.put("anchor", other.checkpoint() + &world.checkpoint_at(3) + &world.checkpoint_at(2));
+    let foreign_anchor = files.put("foreign-anchor", other.checkpoint() + &other.checkpoint_at(1));
+    let torn = files.put("torn", other.checkpoint() + "countersign.example/cut\n3\n");
+    let (anchor, foreign_anchor, torn) = (text(&anchor), text(&foreign_anchor), text(&torn));
     let (other_key, absent) = (other.vkey().to_string(), files.folder.path().join("absent"));
     let huge = files.put("huge.evidence", "");
     std::fs::File::options().write(true).open(&huge).unwrap().set_len(MAX_PACK + 1).unwrap();
 
     let (good, bad, cut, key_file) = (text(&good), text(&bad), text(&cut), text(&key_file));
     let (held, newer, foreign, huge, absent) = (text(&held), text(&newer), text(&foreign), text(&huge), text(&absent));
-    let cases: [(&[&str], i32, &str); 20] = [
+    let cases: [(&[&str], i32, &str); 23] = [
         (&["--key", &key, good], 0, "VALID\n"),
         (&["--key", key_file, good], 0, "VALID\n"),
         (&["--key", &key, "--known", held, good], 0, "your checkpoint of size 3 lies on this log"),
+        (&["--key", &key, "--known", anchor, good], 0, "your checkpoint of size 3 lies on this log"),
         (&["--key", &key, bad], 1, "INVALID\n"),
         (&["--key", &key, cut], 1, "INVALID\n"),
         (&["--key", &key, key_file], 1, "INVALID\n"),
@@ -84,6 +89,8 @@ fn exit_codes_are_0_valid_1_invalid_2_inconclusive_64_usage() {
         (&["--key", &key, "--known", absent, good], 64, "No such file"),
         (&["--key", &key, "--known", key_file, good], 64, "--known"),
         (&["--key", &key, "--known", foreign, good], 64, "not of --key's"),
+        (&["--key", &key, "--known", foreign_anchor, good], 64, "it holds no checkpoint of --key's log"),
+        (&["--key", &key, "--known", torn, good], 64, "it was cut short"),
         (&["--key", &key], 64, "Usage"),
         (&[good], 64, "--key"),
         (&["--key", &key, "--sudo", good], 64, "unexpected argument"),

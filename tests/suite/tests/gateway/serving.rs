@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use countersign_tests_testkit::{Gateway, Options, countersign_verify};
+use countersign_tests_testkit::{Gateway, Options, countersign, countersign_verify};
 use serde_json::{Value, json};
 
 #[test]
@@ -83,27 +83,22 @@ fn an_anchor_holds_checkpoints_that_an_auditor_takes_for_their_own() {
     let (dana, _) = gateway.enrol();
     let early = gateway.entries(&dana).len();
     assert!(gateway.stop());
-    // One note a log: the installation has one too.
-    let notes = std::fs::read_to_string(&anchor).unwrap();
-    let (vkey, mut lines) = (gateway.root_vkey(), notes.lines());
-    let origin = lines.find(|line| vkey.starts_with(&format!("{line}/"))).unwrap_or_else(|| panic!("{vkey}: {notes}"));
-    let signed = lines.scan(false, |signed, line| {
-        let more = !*signed || line.starts_with('\u{2014}');
-        *signed |= line.starts_with('\u{2014}');
-        more.then_some(line)
-    });
-    let remembered = std::iter::once(origin).chain(signed).flat_map(|line| [line, "\n"]).collect::<String>();
-    let size: usize = remembered.lines().nth(1).unwrap().parse().unwrap();
+    // One note a log: the installation has one too, and who audits one log takes the file as it is.
+    let remembered = std::fs::read_to_string(&anchor).unwrap();
+    assert_eq!(remembered.matches("\n\n\u{2014} ").count(), 2, "{remembered}");
+    let vkey = gateway.root_vkey();
+    let mut lines = remembered.lines();
+    lines.find(|line| vkey.starts_with(&format!("{line}/"))).unwrap_or_else(|| panic!("{vkey}: {remembered}"));
+    let size: usize = lines.next().unwrap().parse().unwrap();
     assert!(size >= early, "what is durable is remembered: {size} of {early}");
 
     gateway.up();
     let dana = gateway.login("dana", "act");
     gateway.agent(&dana, "fixer");
     let pack = gateway.pack(&dana);
-    let verify = |known: &str| {
-        let file = outside.path().join("known");
-        std::fs::write(&file, known).unwrap();
-        let output = Command::new(countersign_verify())
+    let file = outside.path().join("known");
+    let held = |program: &mut Command| {
+        let output = program
             .env_clear()
             .args(["--json", "--key", &gateway.root_vkey(), "--known", file.to_str().unwrap()])
             .arg(&pack)
@@ -111,10 +106,21 @@ fn an_anchor_holds_checkpoints_that_an_auditor_takes_for_their_own() {
             .unwrap();
         (output.status.code(), serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default())
     };
+    let verify = |known: &str| {
+        std::fs::write(&file, known).unwrap();
+        let said = held(&mut Command::new(countersign_verify()));
+        assert_eq!(said, held(Command::new(countersign()).arg("verify")), "the two programs differ");
+        said
+    };
     let (code, report) = verify(&remembered);
     assert_eq!((code, &report["verdict"]), (Some(0), &json!("VALID")), "{report}");
     assert_eq!(report["known"], json!(size), "the auditor's own checkpoint lies on this log: {report}");
     assert!(report["population"]["to"].as_u64().unwrap() > size as u64, "{report}");
+    // Without the note of this log there is nothing to compare with.
+    let cut = remembered.split_inclusive('\n').skip_while(|line| !vkey.starts_with(&format!("{}/", line.trim_end())));
+    let of_the_log: String = cut.take(5).collect();
+    let (code, _) = verify(&remembered.replacen(&of_the_log, "", 1));
+    assert_eq!(code, Some(64), "{of_the_log}");
     // Of another size it was never signed.
     let (code, report) = verify(&remembered.replacen(&format!("\n{size}\n"), &format!("\n{}\n", size - 1), 1));
     assert_ne!(code, Some(0), "{report}");
