@@ -7,16 +7,21 @@ use countersign_gateway_flow::Asked;
 use countersign_gateway_model::{Digest, Name, OrgId, PolicyDigests, Principal, Pseudonym, Timestamp};
 use countersign_ledger_entry::body::{QuestionKind, Refusal, RefusalReason};
 use countersign_ledger_entry::payload;
-use countersign_ledger_entry::{Blob, Body, Draft, PayloadRole, Receipt, Row};
+use countersign_ledger_entry::{Blob, Body, Draft, Entry, PayloadRole, Receipt, Row};
 use countersign_policy_decide::{EntityRef, Operation, Question};
+use serde_json::json;
 
 use crate::Engine;
+use crate::answers::last_receipt;
 use crate::api::Idempotency;
 use crate::asking::{Answered, actor_of, ask, chain, question};
 use crate::beside::Beside;
 use crate::error::{EngineError, Refused};
 use crate::mint::MintExt as _;
 use crate::org::Org;
+
+/// Where an answer that is kept with an idempotency key says its entry's place in the stream.
+const SEQUENCE: &str = "sequence";
 
 /// An operation that policy allowed: what its entry must carry.
 pub struct Allowed {
@@ -136,6 +141,17 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Append`]: then it did not happen and must not be carried out.
     pub async fn commit_own(&self, who: &Principal, allowed: Allowed, entry: OwnEntry) -> Result<Receipt, EngineError> {
+        self.commit_own_once(who, allowed, entry, None).await
+    }
+
+    /// As [`Engine::commit_own`], for a request that may be repeated: [`Engine::own_before`] knows it again by its key.
+    pub(crate) async fn commit_own_once(
+        &self,
+        who: &Principal,
+        allowed: Allowed,
+        entry: OwnEntry,
+        key: Option<&Idempotency>,
+    ) -> Result<Receipt, EngineError> {
         let org = self.org(who.org)?;
         let Allowed { mut asked, mut beside, now, policy } = allowed;
         if let Some(description) = &entry.description {
@@ -146,13 +162,30 @@ impl Engine {
         beside.rows.extend(entry.rows);
         beside.blobs.extend(entry.blobs);
         let draft = draft_of(who, entry.body, &asked);
-        let appended = self.append_own(&org, vec![draft], beside, (now, policy)).await?;
-        appended
-            .entries
-            .into_iter()
-            .next_back()
-            .map(|e| e.receipt)
-            .ok_or_else(|| EngineError::damaged("an append without entries"))
+        let turn = org.own.lock().await;
+        if key.is_some() {
+            let sequence = org.log.head(org.own_stream()).await?.map_or(0, |head| head.next_sequence);
+            let answer = serde_json::to_vec(&json!({ SEQUENCE: sequence })).map_err(EngineError::damaged)?;
+            beside.idempotency = Self::own_idempotency(&org, who, key, answer);
+        }
+        last_receipt(&self.append_in_turn(&org, &turn, vec![draft], beside, (now, policy)).await?)
+    }
+
+    /// The entry that the same request left before, if it came with the same key, with its receipt.
+    pub(crate) async fn own_before(
+        &self,
+        org: &Org,
+        who: &Principal,
+        key: Option<&Idempotency>,
+    ) -> Result<Option<(Body, Receipt)>, EngineError> {
+        let stream = org.own_stream();
+        let Some(answer) = self.replayed(org, stream, who, key).await? else { return Ok(None) };
+        let sequence =
+            answer.get(SEQUENCE).and_then(serde_json::Value::as_u64).ok_or(EngineError::IdempotencyReused)?;
+        let stored = org.log.stream_entries(stream, sequence, 1).await.map_err(EngineError::ledger)?;
+        let stored = stored.first().ok_or_else(|| EngineError::damaged("a key without its entry"))?;
+        let body = Entry::parse(&stored.leaf)?.header.body;
+        Ok(Some((body, self.receipt_at(org, stored.index).await?)))
     }
 
     /// Commits what the gateway itself does, as SYSTEM and without a verdict: the first activation, sweeps of accounts.

@@ -14,6 +14,7 @@ use countersign_ledger_entry::{Draft, Receipt, Row};
 use countersign_policy_decide::{EntityRef, Operation};
 
 use crate::Engine;
+use crate::api::Idempotency;
 use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::org::Org;
@@ -86,19 +87,28 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Refused`] by policy; [`EngineError::NotFound`] where none is open, and for those who are no persons.
-    pub async fn close_recovery(&self, who: Arc<Principal>) -> Result<(Digest, Receipt), EngineError> {
+    pub async fn close_recovery(
+        &self,
+        who: Arc<Principal>,
+        key: Option<Idempotency>,
+    ) -> Result<(Digest, Receipt), EngineError> {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
             let _one_at_a_time = org.in_force.lock().await;
+            if let Some((body, receipt)) = this.own_before(&org, &who, key.as_ref()).await? {
+                let Body::Recovery(Recovery { bundle, .. }) = body else { return Err(EngineError::IdempotencyReused) };
+                return Ok((bundle, receipt));
+            }
             let open = this.recoveries_of(&org).await?.into_iter().next();
             let details = json!({ "operation": "recover", "reviewed": open.as_ref().map(|open| open.bundle) });
             let allowed = this.authorize(&who, Operation::Recover, EntityRef::organization(org.id), &details).await?;
             let person = who.kind == PrincipalKind::Person && who.on_behalf_of.is_empty();
-            let OpenRecovery { key, bundle } = open.filter(|_| person).ok_or(EngineError::NotFound("open recovery"))?;
+            let OpenRecovery { key: at, bundle } =
+                open.filter(|_| person).ok_or(EngineError::NotFound("open recovery"))?;
             let mut entry = OwnEntry::new(Body::Recovery(Recovery { bundle, reviewed: true }));
-            entry.rows.push(row(key, None));
-            let receipt = this.commit_own(&who, allowed, entry).await?;
+            entry.rows.push(row(at, None));
+            let receipt = this.commit_own_once(&who, allowed, entry, key.as_ref()).await?;
             Ok((bundle, receipt))
         })
         .await

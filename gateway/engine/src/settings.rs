@@ -12,6 +12,7 @@ use countersign_ledger_entry::{Receipt, Row};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::Engine;
+use crate::api::Idempotency;
 use crate::error::EngineError;
 use crate::org::{Org, ShadowWindow};
 use crate::own::OwnEntry;
@@ -103,14 +104,22 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Refused`] by policy.
-    pub async fn set_public_read(&self, who: Arc<Principal>, on: bool) -> Result<Receipt, EngineError> {
+    pub async fn set_public_read(
+        &self,
+        who: Arc<Principal>,
+        on: bool,
+        key: Option<Idempotency>,
+    ) -> Result<Receipt, EngineError> {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
             let _one_at_a_time = org.in_force.lock().await;
+            if let Some((_, receipt)) = this.own_before(&org, &who, key.as_ref()).await? {
+                return Ok(receipt);
+            }
             let old = SettingValue::Flag(org.public_read.load(Ordering::Acquire));
             let change = Change { setting: PUBLIC_READ, old, new: SettingValue::Flag(on), text: on.to_string() };
-            let receipt = this.change_setting(&org, &who, change).await?;
+            let receipt = this.change_setting(&org, &who, change, key.as_ref()).await?;
             org.public_read.store(on, Ordering::Release);
             Ok(receipt)
         })
@@ -125,11 +134,15 @@ impl Engine {
         &self,
         who: Arc<Principal>,
         recording: Recording,
+        key: Option<Idempotency>,
     ) -> Result<Receipt, EngineError> {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
             let _one_at_a_time = org.in_force.lock().await;
+            if let Some((_, receipt)) = this.own_before(&org, &who, key.as_ref()).await? {
+                return Ok(receipt);
+            }
             let value = |recording: Recording| Name::new(recording.as_str()).map(SettingValue::Choice);
             let change = Change {
                 setting: EVALUATIONS_RECORD,
@@ -137,7 +150,7 @@ impl Engine {
                 new: value(recording).map_err(EngineError::damaged)?,
                 text: recording.as_str().to_owned(),
             };
-            let receipt = this.change_setting(&org, &who, change).await?;
+            let receipt = this.change_setting(&org, &who, change, key.as_ref()).await?;
             org.set_recording(recording);
             Ok(receipt)
         })
@@ -149,7 +162,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Invalid`] beyond 90 days; [`EngineError::Refused`] by policy.
-    pub async fn set_shadow_window(&self, who: Arc<Principal>, seconds: u64) -> Result<Receipt, EngineError> {
+    pub async fn set_shadow_window(
+        &self,
+        who: Arc<Principal>,
+        seconds: u64,
+        key: Option<Idempotency>,
+    ) -> Result<Receipt, EngineError> {
         let this = self.clone();
         Self::whole(async move {
             if seconds > LONGEST_WINDOW_S {
@@ -157,6 +175,9 @@ impl Engine {
             }
             let org = this.org(who.org)?;
             let _one_at_a_time = org.in_force.lock().await;
+            if let Some((_, receipt)) = this.own_before(&org, &who, key.as_ref()).await? {
+                return Ok(receipt);
+            }
             let now = this.now();
             let window = org.shadow_window_of(Duration::from_secs(seconds), now);
             let change = Change {
@@ -165,7 +186,7 @@ impl Engine {
                 new: SettingValue::Number(seconds),
                 text: window_text(seconds, &window),
             };
-            let receipt = this.change_setting(&org, &who, change).await?;
+            let receipt = this.change_setting(&org, &who, change, key.as_ref()).await?;
             org.set_shadow_window(window);
             Ok(receipt)
         })
@@ -178,11 +199,14 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::LockedOut`] where nobody could then change policy; [`EngineError::Refused`] by policy.
-    pub async fn raise_authority(&self, who: Arc<Principal>) -> Result<Receipt, EngineError> {
+    pub async fn raise_authority(&self, who: Arc<Principal>, key: Option<Idempotency>) -> Result<Receipt, EngineError> {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
             let _one_at_a_time = org.in_force.lock().await;
+            if let Some((_, receipt)) = this.own_before(&org, &who, key.as_ref()).await? {
+                return Ok(receipt);
+            }
             let (policies, asked, now) = (Arc::clone(this.policies()), Arc::clone(&org), this.now());
             let check = move || {
                 let (persons, second_factors) = (asked.persons(), asked.second_factors());
@@ -205,7 +229,7 @@ impl Engine {
                 Ok(())
             };
             let before = org.authority();
-            let raised = this.change_setting_after(&org, &who, change, raise).await;
+            let raised = this.change_setting_after(&org, &who, (change, key.as_ref()), raise).await;
             if let Err(error) = &raised
                 && !matches!(error, EngineError::Append(countersign_ledger_log::AppendError::Unknown))
             {
@@ -217,8 +241,14 @@ impl Engine {
         .await
     }
 
-    async fn change_setting(&self, org: &Org, who: &Principal, change: Change) -> Result<Receipt, EngineError> {
-        self.change_setting_after(org, who, change, || Ok(())).await
+    async fn change_setting(
+        &self,
+        org: &Org,
+        who: &Principal,
+        change: Change,
+        key: Option<&Idempotency>,
+    ) -> Result<Receipt, EngineError> {
+        self.change_setting_after(org, who, (change, key), || Ok(())).await
     }
 
     /// Asks policy, then does what must be so before the entry is durable, then commits.
@@ -226,7 +256,7 @@ impl Engine {
         &self,
         org: &Org,
         who: &Principal,
-        change: Change,
+        (change, key): (Change, Option<&Idempotency>),
         before: impl FnOnce() -> Result<(), EngineError>,
     ) -> Result<Receipt, EngineError> {
         let details = json!({ "operation": "manageSettings", "setting": change.setting, "value": change.text });
@@ -240,7 +270,7 @@ impl Engine {
             key: change.setting.as_bytes().to_vec(),
             columns: Some(change.text.into_bytes()),
         });
-        self.commit_own(who, allowed, entry).await
+        self.commit_own_once(who, allowed, entry, key).await
     }
 
     /// Freezes a team, or everything: proposals, starts, APPROVE and OVERRIDE are refused at once, running work is
@@ -248,11 +278,20 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Refused`] by policy.
-    pub async fn freeze(&self, who: Arc<Principal>, team: Option<Name>, lift: bool) -> Result<Receipt, EngineError> {
+    pub async fn freeze(
+        &self,
+        who: Arc<Principal>,
+        team: Option<Name>,
+        lift: bool,
+        key: Option<Idempotency>,
+    ) -> Result<Receipt, EngineError> {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
             let one_at_a_time = org.in_force.lock().await;
+            if let Some((_, receipt)) = this.own_before(&org, &who, key.as_ref()).await? {
+                return Ok(receipt);
+            }
             let operation = if lift { Operation::Lift } else { Operation::Freeze };
             if let Some(team) = &team {
                 this.ensure_team(&org, team)?;
@@ -270,7 +309,7 @@ impl Engine {
                 key: team.as_ref().map_or_else(Vec::new, |t| t.as_str().as_bytes().to_vec()),
                 columns: (!lift).then(|| b"{}".to_vec()),
             });
-            let receipt = this.commit_own(&who, allowed, entry).await?;
+            let receipt = this.commit_own_once(&who, allowed, entry, key.as_ref()).await?;
             {
                 let mut frozen = org.frozen.write().unwrap_or_else(PoisonError::into_inner);
                 match (&team, lift) {

@@ -12,6 +12,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::Auth;
+use crate::input::Input;
+use crate::instances::Empty;
 use crate::problem::Problem;
 use crate::reply;
 use crate::state::AppState;
@@ -39,8 +41,9 @@ pub(crate) struct RecoveryReviewed {
     post, path = "/api/v1/policies/recovery/review", operation_id = "reviewRecovery", tag = "policies",
     responses((status = 200, description = "The review is closed", body = RecoveryReviewed)),
 )]
-async fn review_recovery(State(app): State<AppState>, Auth(who): Auth) -> Result<Response, Problem> {
-    let (bundle, receipt) = app.engine.close_recovery(who).await?;
+async fn review_recovery(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
+    let Empty {} = input.read_or_default()?;
+    let (bundle, receipt) = app.engine.close_recovery(who, input.key).await?;
     let index = receipt.index;
     reply::committed(StatusCode::OK, &RecoveryReviewed { bundle, receipt: receipt.into() }, index)
 }

@@ -110,7 +110,7 @@ async fn get_settings(State(app): State<AppState>, Auth(who): Auth) -> Result<Re
 )]
 async fn set_public_read(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
     let PublicRead { value } = input.read()?;
-    let receipt = app.engine.set_public_read(who, value).await?;
+    let receipt = app.engine.set_public_read(who, value, input.key).await?;
     let index = receipt.index;
     reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
 }
@@ -129,7 +129,7 @@ async fn set_evaluations_record(
     let EvaluationsRecord { value } = input.read()?;
     let recording = Recording::parse(&value)
         .ok_or_else(|| Problem::new(PARAMETER_INVALID, "`value` is `all`, `denials` or `none`").at("/value"))?;
-    let receipt = app.engine.set_evaluations_record(who, recording).await?;
+    let receipt = app.engine.set_evaluations_record(who, recording, input.key).await?;
     let index = receipt.index;
     reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
 }
@@ -145,7 +145,7 @@ async fn set_evaluations_record(
 )]
 async fn set_shadow_window(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
     let ShadowWindow { value } = input.read()?;
-    let receipt = app.engine.set_shadow_window(who, value).await?;
+    let receipt = app.engine.set_shadow_window(who, value, input.key).await?;
     let index = receipt.index;
     reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
 }
@@ -166,7 +166,7 @@ async fn raise_authority(State(app): State<AppState>, Auth(who): Auth, input: In
         let words = "`value` is `four_eyes`: the mode is raised here, and never lowered";
         return Err(Problem::new(PARAMETER_INVALID, words).at("/value"));
     }
-    let receipt = app.engine.raise_authority(who).await?;
+    let receipt = app.engine.raise_authority(who, input.key).await?;
     let index = receipt.index;
     reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
 }
@@ -182,7 +182,7 @@ async fn raise_authority(State(app): State<AppState>, Auth(who): Auth, input: In
 )]
 async fn freeze(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
     let FreezeScope { team } = input.read_or_default()?;
-    let receipt = app.engine.freeze(who, team, false).await?;
+    let receipt = app.engine.freeze(who, team, false, input.key).await?;
     let index = receipt.index;
     reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
 }
@@ -195,7 +195,7 @@ async fn freeze(State(app): State<AppState>, Auth(who): Auth, input: Input) -> R
 )]
 async fn lift_freeze(State(app): State<AppState>, Auth(who): Auth, input: Input) -> Result<Response, Problem> {
     let FreezeScope { team } = input.read_or_default()?;
-    let receipt = app.engine.freeze(who, team, true).await?;
+    let receipt = app.engine.freeze(who, team, true, input.key).await?;
     let index = receipt.index;
     reply::committed(StatusCode::OK, &Recorded { receipt: receipt.into() }, index)
 }

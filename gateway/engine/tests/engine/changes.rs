@@ -64,7 +64,7 @@ impl Office {
     }
 
     async fn window(&self, seconds: u64) {
-        self.world.engine.set_shadow_window(Arc::clone(&self.ada), seconds).await.unwrap();
+        self.world.engine.set_shadow_window(Arc::clone(&self.ada), seconds, None).await.unwrap();
         // Where nobody changes policy alone, a shorter one counts once the one before it has passed.
         let still = self.window_now();
         if still > seconds {
@@ -407,13 +407,13 @@ async fn a_proposal_without_its_instance_gets_it_at_the_next_start() {
     let mut office = Office::four_eyes().await;
     office.window(0).await;
     // While work is frozen a proposal goes on record, and nothing else happens.
-    office.world.engine.freeze(Arc::clone(&office.ada), None, false).await.unwrap();
+    office.world.engine.freeze(Arc::clone(&office.ada), None, false, None).await.unwrap();
     let proposed = office.propose(&other(2), None).await.unwrap();
     assert_eq!((proposed.state, proposed.gate), ("shadowing", None));
     assert_eq!(code(office.world.engine.instance(&office.ada, proposed.id).await), "not-found");
     office.world.restart().await;
     assert_eq!(office.read(proposed.id).await.state, "shadowing");
-    office.world.engine.freeze(Arc::clone(&office.ada), None, true).await.unwrap();
+    office.world.engine.freeze(Arc::clone(&office.ada), None, true, None).await.unwrap();
     let waiting = office.until(proposed.id, "waiting").await;
     office.world.restart().await;
     office.world.decide(&office.grace, waiting.gate.unwrap(), Deciding::Approve).await.unwrap();
@@ -512,13 +512,13 @@ async fn people_are_shown_what_the_candidate_would_have_said_while_its_window_ra
 async fn raising_the_authority_mode_is_one_command_that_locks_nobody_out_and_outlives_a_restart() {
     let world = World::new().await;
     let ada = world.person("ada", &["ADMIN", "POLICY_ADMIN", "STOP", "AUDITOR"]);
-    let alone = world.engine.raise_authority(Arc::clone(&ada)).await;
+    let alone = world.engine.raise_authority(Arc::clone(&ada), None).await;
     assert_eq!(code(alone), "bundle-locks-out", "nobody else could approve a change of policy");
     let grace = world.person("grace", &["POLICY_ADMIN"]);
-    assert_eq!(code(world.engine.raise_authority(Arc::clone(&grace)).await), "policy-denied");
+    assert_eq!(code(world.engine.raise_authority(Arc::clone(&grace), None).await), "policy-denied");
     let mut office = Office { world, ada, grace };
     assert_eq!(office.world.engine.policy(&office.ada).unwrap().authority, "solo", "a refusal raises nothing");
-    office.world.engine.raise_authority(Arc::clone(&office.ada)).await.unwrap();
+    office.world.engine.raise_authority(Arc::clone(&office.ada), None).await.unwrap();
     office.world.restart().await;
     assert_eq!(office.world.engine.policy(&office.ada).unwrap().authority, "four_eyes");
     let proposed = office.propose(&other(2), None).await.unwrap();
@@ -550,12 +550,12 @@ async fn a_freeze_stops_what_changes_policy_and_not_who_takes_it_back() {
     let engine = &office.world.engine;
     let first = office.propose(&other(2), None).await.unwrap();
     let second = office.propose(&other(3), None).await.unwrap();
-    engine.freeze(Arc::clone(&office.ada), None, false).await.unwrap();
+    engine.freeze(Arc::clone(&office.ada), None, false, None).await.unwrap();
     let approved = office.world.decide(&office.grace, first.gate.unwrap(), Deciding::Approve).await;
     assert_eq!(code(approved), "frozen");
     let withdrawn = engine.withdraw_policy(Arc::clone(&office.ada), second.id, None).await.unwrap();
     assert_eq!(withdrawn.state, "withdrawn");
-    engine.freeze(Arc::clone(&office.ada), None, true).await.unwrap();
+    engine.freeze(Arc::clone(&office.ada), None, true, None).await.unwrap();
     office.world.decide(&office.grace, first.gate.unwrap(), Deciding::Approve).await.unwrap();
     assert_eq!(office.in_force(), first.bundle);
     office.holds().await;
@@ -586,7 +586,7 @@ async fn a_shorter_window_counts_once_the_one_before_it_has_passed() {
     let mut office = Office::four_eyes().await;
     let shorten = |office: &Office, seconds| {
         let (engine, ada) = (office.world.engine.clone(), Arc::clone(&office.ada));
-        async move { engine.set_shadow_window(ada, seconds).await.unwrap() }
+        async move { engine.set_shadow_window(ada, seconds, None).await.unwrap() }
     };
     shorten(&office, 0).await;
     let proposed = office.propose(&other(2), None).await.unwrap();
@@ -834,10 +834,10 @@ async fn the_authority_mode_is_lowered_by_an_entry_of_its_own_and_stays_so_until
     let files = other(2);
     assert_eq!(office.propose(&files, Some(confirmed(&files))).await.unwrap().state, "activated");
     // Raised again, it is raised since another entry: what was signed before is good for nothing.
-    let raised = office.world.engine.raise_authority(Arc::clone(&office.ada)).await.unwrap();
+    let raised = office.world.engine.raise_authority(Arc::clone(&office.ada), None).await.unwrap();
     assert_eq!(office.world.engine.four_eyes_since(one).await.unwrap(), raised.index);
     // Raising what is raised changes nothing, and voids no statement that is carried round for signatures.
-    office.world.engine.raise_authority(Arc::clone(&office.ada)).await.unwrap();
+    office.world.engine.raise_authority(Arc::clone(&office.ada), None).await.unwrap();
     assert_eq!(office.world.engine.four_eyes_since(one).await.unwrap(), raised.index);
     office.world.restart().await;
     assert_eq!(mode(&office), "four_eyes");

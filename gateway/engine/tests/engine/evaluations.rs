@@ -221,12 +221,12 @@ async fn a_tool_is_allowed_in_the_subjects_own_running_instance_and_in_no_other(
     let lent = evaluate(vec![inside(ada, &here), inside(nobody, &here)]).await;
     assert_eq!(said(&lent), [(Decision::Deny, Some("the subject acts in no such instance")); 2]);
 
-    world.engine.freeze(Arc::clone(&admin), None, false).await.unwrap();
+    world.engine.freeze(Arc::clone(&admin), None, false, None).await.unwrap();
     assert_eq!(
         said(&evaluate(vec![inside(allowed(), &here)]).await),
         [(Decision::Deny, Some("work in the instance is frozen"))]
     );
-    world.engine.freeze(Arc::clone(&admin), None, true).await.unwrap();
+    world.engine.freeze(Arc::clone(&admin), None, true, None).await.unwrap();
     assert_eq!(evaluate(vec![inside(allowed(), &here)]).await[0].decision, Decision::Allow);
     // While people are asked, nothing else is done in it.
     let merge = ("repo.merge", json!({ "branch": "main", "message": "m" }));
@@ -322,7 +322,7 @@ async fn what_is_recorded_is_a_ledgered_setting_that_outlives_a_restart() {
     let recorded = |answers: &[EvaluationAnswer]| -> Vec<Option<u64>> {
         answers.iter().map(|answer| answer.receipt.as_ref().map(|receipt| receipt.index)).collect()
     };
-    world.engine.set_evaluations_record(Arc::clone(&admin), Recording::None).await.unwrap();
+    world.engine.set_evaluations_record(Arc::clone(&admin), Recording::None, None).await.unwrap();
     world.restart().await;
     let proxy_again = enforcement_point(&world, &admin, &["evaluate"]);
     assert_eq!(proxy.pseudonym, proxy_again.pseudonym);
@@ -330,7 +330,7 @@ async fn what_is_recorded_is_a_ledgered_setting_that_outlives_a_restart() {
     assert_eq!(recorded(&evaluate().await), [None; 3]);
     assert!(evaluations(&world, &admin).await.is_empty());
 
-    world.engine.set_evaluations_record(Arc::clone(&admin), Recording::Denials).await.unwrap();
+    world.engine.set_evaluations_record(Arc::clone(&admin), Recording::Denials, None).await.unwrap();
     let answers = evaluate().await;
     assert_eq!(answers[0].decision, Decision::Allow);
     let entries = evaluations(&world, &admin).await;
@@ -340,7 +340,7 @@ async fn what_is_recorded_is_a_ledgered_setting_that_outlives_a_restart() {
     let kept: Vec<Decision> = entries.iter().map(|entry| entry.verdict.as_ref().unwrap().decision).collect();
     assert_eq!(kept, [Decision::Deny, Decision::NeedsApproval]);
 
-    world.engine.set_evaluations_record(Arc::clone(&admin), Recording::All).await.unwrap();
+    world.engine.set_evaluations_record(Arc::clone(&admin), Recording::All, None).await.unwrap();
     assert!(recorded(&evaluate().await).iter().all(Option::is_some));
     assert_eq!(evaluations(&world, &admin).await.len(), 2 + 3);
 }

@@ -29,7 +29,7 @@ async fn a_freeze_and_an_activation_come_into_force_in_the_order_of_the_log() {
     // The activation is at work on its candidate: whatever else changes what is in force waits for its turn.
     let freeze = tokio::spawn({
         let (engine, admin) = (world.engine.clone(), Arc::clone(&admin));
-        async move { engine.freeze(admin, None, false).await }
+        async move { engine.freeze(admin, None, false, None).await }
     });
     tokio::time::sleep(Span::from_millis(200)).await;
     assert!(!freeze.is_finished(), "the freeze came into force in the middle of an activation");

@@ -233,8 +233,8 @@ async fn a_freeze_a_setting_and_a_policy_of_one_organization_leave_another_alone
     let world = World::with(&[org(1), org(2)]).await;
     let (anna, _, of_a) = make(&world, org(1), "fix").await;
     let (bert, robot_b, of_b) = make(&world, org(2), "fix").await;
-    world.engine.freeze(Arc::clone(&anna), None, false).await.unwrap();
-    world.engine.set_public_read(Arc::clone(&anna), true).await.unwrap();
+    world.engine.freeze(Arc::clone(&anna), None, false, None).await.unwrap();
+    world.engine.set_public_read(Arc::clone(&anna), true, None).await.unwrap();
     assert_eq!(world.engine.instance(&anna, of_a.instance).await.unwrap().reasons, ["frozen"]);
     assert!(world.engine.instance(&bert, of_b.instance).await.unwrap().reasons.is_empty());
     world.propose(&robot_b, of_b.instance, &[("notes.append", json!({ "text": "y" }))]).await.unwrap();

@@ -95,10 +95,10 @@ async fn who_has_voted_what_is_closed_and_what_stands_in_everybodys_way_is_said(
     assert!(voted(&rest, &ann) && !voted(&first, &amy) && rest.next.is_none());
     assert!(rest.gate.items[0].rules.iter().any(|rule| (rule.counted, rule.quorum) == (1, 2)));
 
-    world.engine.freeze(Arc::clone(&dana), None, false).await.unwrap();
+    world.engine.freeze(Arc::clone(&dana), None, false, None).await.unwrap();
     let frozen = world.engine.approvers(&dana, gate, None, 200).await.unwrap();
     assert!(frozen.notes[0].contains("frozen") && frozen.persons.iter().all(|person| !person.may));
-    world.engine.freeze(Arc::clone(&dana), None, true).await.unwrap();
+    world.engine.freeze(Arc::clone(&dana), None, true, None).await.unwrap();
     world.decide(&amy, gate, Deciding::Approve).await.unwrap();
     let closed = world.engine.approvers(&dana, gate, None, 200).await.unwrap();
     assert!(closed.persons.is_empty() && closed.notes[0].contains("closed"));

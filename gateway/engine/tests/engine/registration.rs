@@ -66,10 +66,10 @@ impl Desk {
 
     /// A registration that needed nobody once it was its turn, permitted and not begun: the gateway crashed in between.
     async fn permitted_without_people(&mut self) -> ToolRegistration {
-        self.world.engine.freeze(Arc::clone(&self.sam), None, false).await.unwrap();
+        self.world.engine.freeze(Arc::clone(&self.sam), None, false, None).await.unwrap();
         let asked = self.asks().await;
         self.world.policies.install(org(1), &default_files());
-        self.world.engine.freeze(Arc::clone(&self.sam), None, true).await.unwrap();
+        self.world.engine.freeze(Arc::clone(&self.sam), None, true, None).await.unwrap();
         self.crashes_at_its_next_step().await;
         self.crashes_at_its_next_step().await;
         asked
@@ -202,7 +202,7 @@ async fn tools_that_people_must_approve_are_in_force_once_somebody_else_approved
 #[tokio::test(flavor = "multi_thread")]
 async fn under_four_eyes_whoever_registers_a_tool_does_not_approve_it() {
     let desk = Desk::open().await;
-    desk.world.engine.raise_authority(Arc::clone(&desk.sam)).await.unwrap();
+    desk.world.engine.raise_authority(Arc::clone(&desk.sam), None).await.unwrap();
     let before = desk.in_force();
     let asked = desk.asks().await;
     let own = desk.world.decide(&desk.sam, gate(&asked), Deciding::Approve).await.unwrap();
@@ -281,11 +281,11 @@ async fn the_same_registration_again_finds_the_gate_that_is_open() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registration_waits_through_a_restart_and_a_freeze() {
     let mut desk = Desk::open().await;
-    desk.world.engine.freeze(Arc::clone(&desk.sam), None, false).await.unwrap();
+    desk.world.engine.freeze(Arc::clone(&desk.sam), None, false, None).await.unwrap();
     let asked = waiting(register(&desk.world, &desk.sam, tickets(schema(), internal())).await.unwrap());
     assert_eq!(asked.gate, None, "while work is frozen it is on record, and nobody is asked");
     desk.world.restart().await;
-    desk.world.engine.freeze(Arc::clone(&desk.sam), None, true).await.unwrap();
+    desk.world.engine.freeze(Arc::clone(&desk.sam), None, true, None).await.unwrap();
     let waits = desk.until(asked.id, "waiting", State::WaitingForHuman).await;
     desk.world.restart().await;
     desk.world.decide(&desk.grace, gate(&waits), Deciding::Approve).await.unwrap();
@@ -558,7 +558,7 @@ async fn a_registration_that_cannot_be_read_is_not_one_that_is_not_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn registrations_between_proposals_leave_no_page_short() {
     let desk = Desk::open().await;
-    desk.world.engine.set_shadow_window(Arc::clone(&desk.sam), 3600).await.unwrap();
+    desk.world.engine.set_shadow_window(Arc::clone(&desk.sam), 3600, None).await.unwrap();
     let sue = desk.world.person("sue", &["SECURITY"]);
     let mut proposed = Vec::new();
     for (persons, registers) in [(2, Some(&desk.sam)), (3, Some(&sue)), (4, None)] {

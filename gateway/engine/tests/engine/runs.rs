@@ -50,7 +50,7 @@ async fn a_run_whose_instance_ended_before_its_hand_over_is_cancelled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_frozen_before_its_hand_over_is_cancelled() {
     let (world, owner, instance, proposing) = on_its_way().await;
-    world.engine.freeze(Arc::clone(&owner), None, false).await.unwrap();
+    world.engine.freeze(Arc::clone(&owner), None, false, None).await.unwrap();
     world.runner.until("the freeze's own cancellation, which finds nothing", |asked| cancels(asked) == 1).await;
     world.runner.set(Mode::Accept);
     let proposed = proposing.await.unwrap().unwrap();

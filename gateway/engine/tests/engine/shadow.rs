@@ -122,7 +122,7 @@ async fn hard_policies_the_kernel_and_unknown_tools_hold_in_shadow_too() {
     let outside = ("repo.read", json!({ "path": "../../etc/passwd" }));
     assert_eq!(code(at.propose(shadowed, outside).await), "policy-denied");
     assert_eq!(code(at.propose(shadowed, ("no.such", json!({}))).await), "tool-unknown");
-    at.world.engine.freeze(Arc::clone(&at.owner), None, false).await.unwrap();
+    at.world.engine.freeze(Arc::clone(&at.owner), None, false, None).await.unwrap();
     assert_eq!(code(at.propose(shadowed, merge()).await), "frozen");
     assert!(at.permits(shadowed).await.is_empty());
 }

@@ -139,8 +139,12 @@ fn a_recovery_needs_nothing_to_be_broken_and_takes_the_place_of_what_is_in_force
     assert_eq!((of(0), of(1)), (after["bundle"].clone(), active["bundle"].clone()), "{report:#}");
     assert_eq!(active["recovery"], after["bundle"], "the oldest");
     for bundle in [of(0), of(1)] {
-        let reviewed = gateway.post("/api/v1/policies/recovery/review", &dana, &json!({})).expect_status(200).json();
+        // A repeat with its key closes no other.
+        let close = || gateway.post_once("/api/v1/policies/recovery/review", &dana, &bundle.to_string(), &json!({}));
+        let reviewed = close().expect_status(200).json();
         assert_eq!(reviewed["bundle"], bundle);
+        let again = close().expect_status(200).json();
+        assert_eq!((&again["bundle"], &again["receipt"]["index"]), (&bundle, &reviewed["receipt"]["index"]));
     }
     let (code, report) = gateway.verify(&gateway.pack(&dana));
     assert_eq!((code, &report["recovery"], &report["recoveries"]), (0, &Value::Null, &json!(2)), "{report:#}");

@@ -1,6 +1,6 @@
 //! One governed action after the other, from HTTP through Cedar, the ledger and a sandbox to an offline verification.
 
-use countersign_tests_testkit::Gateway;
+use countersign_tests_testkit::{Answer, Gateway};
 use serde_json::{Value, json};
 
 /// A repository whose test fails until `value` says 2.
@@ -114,4 +114,45 @@ fn one_key_and_body_give_one_answer_and_another_body_is_refused() {
     let entries = gateway.entries(&dana);
     let permits = entries.iter().filter(|e| e["kind"] == "permit").count();
     assert_eq!(permits, 1);
+}
+
+#[test]
+fn what_is_set_with_a_key_is_set_once() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let send = |method: &str, path: &str, key: &str, body: &Value| {
+        let body = Some(body.to_string().into_bytes());
+        gateway.send(method, &format!("/api/v1/{path}"), &dana, &[("idempotency-key", key)], body)
+    };
+    let index = |answer: &Answer| answer.json()["receipt"]["index"].as_u64().unwrap();
+    // A lift that comes late for the second time does not lift what was frozen since.
+    send("POST", "freezes", "one", &json!({})).expect_status(200);
+    let lifted = send("POST", "freezes/lift", "two", &json!({})).expect_status(200);
+    send("POST", "freezes", "three", &json!({})).expect_status(200);
+    let again = send("POST", "freezes/lift", "two", &json!({})).expect_status(200);
+    assert_eq!(index(&again), index(&lifted));
+    let settings = gateway.get("/api/v1/settings", &dana).expect_status(200).json();
+    assert_eq!(settings["settings"]["frozen"]["all"], true, "{settings}");
+    send("POST", "freezes/lift", "four", &json!({})).expect_status(200);
+
+    crate::changes::mia(&gateway, &dana);
+    for (n, (path, value, other)) in [
+        ("log.public_read", json!(true), json!(false)),
+        ("evaluations.record", json!("none"), json!("all")),
+        ("policy.shadow_window_s", json!(60), json!(61)),
+        ("authority", json!("four_eyes"), Value::Null),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (path, key) = (format!("settings/{path}"), format!("set-{n}"));
+        let set = |value: &Value| send("PUT", &path, &key, &json!({ "value": value }));
+        let first = set(&value).expect_status(200);
+        let size = gateway.entries(&dana).len();
+        assert_eq!(index(&set(&value).expect_status(200)), index(&first), "{path}");
+        if !other.is_null() {
+            assert_eq!(set(&other).code(), "idempotency-key-reused", "{path}");
+        }
+        assert_eq!(gateway.entries(&dana).len(), size, "{path}: a repeat leaves nothing");
+    }
 }
