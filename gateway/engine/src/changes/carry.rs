@@ -1,26 +1,39 @@
-//! Carries out what was permitted: the last check, the start, the entry that puts a bundle in force, the swap.
+//! Carries out what was permitted: the start, the last check, the entry that puts it in force, the swap.
 //!
 //! The order is the promise: a crash between any two of its steps is finished at the next start, and a request is asked
 //! of one policy or the other, never of none.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use countersign_gateway_flow::{Actor, Begin, Now, Proposal, StartTerms, decide};
 use countersign_gateway_model::PermitId;
+use countersign_ledger_entry::Blob;
 use countersign_ledger_entry::body::Step;
-
 use countersign_policy_decide::Operation;
+use serde_json::Value;
 
 use crate::Engine;
 use crate::asking::{ask, chain};
 use crate::beside::Beside;
+use crate::changes::names::Subject;
 use crate::changes::row::{ChangeRow, Stage};
 use crate::changes::under_way::UnderWay;
 use crate::error::EngineError;
 use crate::org::Org;
 
+/// What was checked a last time and can come into force.
+pub(super) struct Ready {
+    /// What its entry names.
+    pub(super) blobs: Vec<Blob>,
+    /// What its entry says in its payload; none: what that of every step says.
+    pub(super) description: Option<Value>,
+    /// What is swapped in.
+    pub(super) prepared: Box<dyn Any + Send>,
+}
+
 impl Engine {
-    /// Puts the candidate of a permit in force, or says why not.
+    /// Puts what a permit is for in force, or says why not.
     pub(super) async fn carry_out(
         &self,
         org: &Arc<Org>,
@@ -35,43 +48,59 @@ impl Engine {
         }
         // Whoever reads what came into force reads, too, that somebody lifted what stood before it.
         row.break_glass |= !self.hold(org, row.instance).await?.fold()?.lifts().is_empty();
-        if row.gate.is_none() && !self.still_allowed(org, &row).await? {
-            let why = "policy asks for another person by now";
-            return self.fail_change(org, change, row, &[Step::Failed], why).await;
-        }
         // Crash here: a start without an outcome. The next start finds the row at the question and comes here again.
+        let ready = match row.subject {
+            Subject::Bundle => self.ready_bundle(org, &row).await?,
+            Subject::Catalogue => self.ready_catalogue(org, &mut row, permit).await?,
+        };
         let approved = if row.gate.is_some() { &[Step::Approved][..] } else { &[] };
-        let bundle = self.bundle_of(org, &row).await?;
-        let mut candidate = match self.checked(org, bundle).await {
+        let Ready { blobs, description, prepared } = match ready {
+            Ok(ready) => ready,
+            Err(why) => {
+                return self.fail_change(org, change, row, &[approved, &[Step::Failed]].concat(), &why).await;
+            }
+        };
+        let mut beside = Beside { blobs, ..Beside::default() };
+        let asked = self.permitted(org, row.instance, permit, &mut beside).await?;
+        row.stage = Stage::Activated;
+        let description = description.unwrap_or_else(|| row.description());
+        let steps = [approved, &[Step::Activated]].concat();
+        self.note_saying(org, change, row, (&steps, description), (beside, asked)).await?;
+        // Durable: the ledger says that it is in force. A crash here leaves what was before in memory only, and the next
+        // start loads what the newest such entry names. Questions under way keep the policy they began with.
+        self.policies().activate(org.id, prepared)?;
+        self.counted_snapshot(org).await.map(drop)
+    }
+
+    /// The candidate of a row, checked against what is in force now.
+    async fn ready_bundle(&self, org: &Arc<Org>, row: &ChangeRow) -> Result<Result<Ready, String>, EngineError> {
+        if row.gate.is_none() && !self.still_allowed(org, row, Operation::ActivatePolicy).await? {
+            return Ok(Err("policy asks for another person by now".to_owned()));
+        }
+        let candidate = match self.checked(org, self.bundle_of(org, row).await?).await {
             Ok(candidate) if candidate.digest == row.digest => candidate,
             Ok(_) => return Err(EngineError::damaged("the candidate's bytes are of another bundle")),
             Err(EngineError::Bundle(why) | EngineError::LockedOut(why)) => {
-                let steps = [approved, &[Step::Failed]].concat();
-                let why = format!("it does not fit what is in force now: {why}");
-                return self.fail_change(org, change, row, &steps, &why).await;
+                return Ok(Err(format!("it does not fit what is in force now: {why}")));
             }
             Err(error) => return Err(error),
         };
         // Before it is in force: nobody who asks under it waits for that, and where it fails nothing has changed.
         org.counting.count_under(&candidate.counters).await?;
-        let mut beside = Beside { blobs: std::mem::take(&mut candidate.blobs), ..Beside::default() };
-        let asked = self.permitted(org, row.instance, permit, &mut beside).await?;
-        row.stage = Stage::Activated;
-        let steps = [approved, &[Step::Activated]].concat();
-        self.note(org, change, row, &steps, (beside, asked)).await?;
-        // Durable: the ledger says that this bundle is in force. A crash here leaves the one before in memory only, and
-        // the next start loads what the newest such entry names. Questions under way keep the policy they began with.
-        let prepared = std::mem::replace(&mut candidate.prepared, Box::new(()));
-        self.policies().activate(org.id, prepared)?;
-        self.counted_snapshot(org).await.map(drop)
+        Ok(Ok(Ready { blobs: candidate.blobs, description: None, prepared: candidate.prepared }))
     }
 
-    /// Whether policy still lets its author do it alone: the authority mode may have been raised since.
-    async fn still_allowed(&self, org: &Arc<Org>, row: &ChangeRow) -> Result<bool, EngineError> {
+    /// Whether policy still lets its author do it alone: what is in force, or the authority mode, may have changed since.
+    pub(super) async fn still_allowed(
+        &self,
+        org: &Arc<Org>,
+        row: &ChangeRow,
+        operation: Operation,
+    ) -> Result<bool, EngineError> {
         let author = Self::author(org, row)?;
         self.describe_row(org, row)?;
         let snapshot = self.counted_snapshot(org).await?;
-        let asked = self.question_of(org, &author, row, Operation::ActivatePolicy)?;
+        let asked = self.question_of(org, &author, row, operation)?;
         Ok(ask(&snapshot, org.facts(), chain(&author, asked)).allowed())
     }
 

@@ -35,7 +35,7 @@ use crate::gates::Pending;
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::stream::{Held, four_eyes};
-use crate::{BacktestLimits, Engine};
+use crate::{BacktestLimits, Engine, Snapshot};
 
 /// How long an approved operation waits for the gateway. It is begun at once: only a crash or a freeze is in between.
 const PERMIT: Duration = Duration::from_secs(86_400);
@@ -220,11 +220,7 @@ impl Engine {
         let mut beside = Beside::default();
         let (reference, digest) = beside.add(answered.evidence(&self.mint().salt(), &details));
         row.stage = Stage::Shadowing;
-        beside.rows.push(row.to_row()?);
-        let cell = org.cell(row.instance);
-        let live = Arc::clone(&cell.live).lock_owned().await;
-        let mut held = Held { cell, live };
-        let proposal = Proposal::Create(Box::new(Create {
+        let create = Create {
             instance: row.instance,
             created,
             start: true,
@@ -233,11 +229,29 @@ impl Engine {
             digest: Some(digest),
             gate: None,
             item: None,
-        }));
-        let state = Now { at: now, frozen: false, by: actor_of(&author) };
-        let decided = decide(None, proposal, &state)?;
-        // Durable with its row: a crash before this leaves a proposal without an instance, which the next start makes.
-        self.commit_held(org, &mut held, decided, (beside, now, &snapshot)).await?;
+        };
+        self.create_change(org, change, row, create, &author, (beside, now, &snapshot)).await
+    }
+
+    /// Makes the instance of a change, by its author's proposal, with the row as it is then.
+    pub(super) async fn create_change(
+        &self,
+        org: &Arc<Org>,
+        change: &UnderWay,
+        row: ChangeRow,
+        create: Create,
+        author: &Principal,
+        (mut beside, now, snapshot): (Beside, Timestamp, &Snapshot),
+    ) -> Result<Turn, EngineError> {
+        beside.rows.push(row.to_row()?);
+        let cell = org.cell(row.instance);
+        let live = Arc::clone(&cell.live).lock_owned().await;
+        let mut held = Held { cell, live };
+        let state = Now { at: now, frozen: false, by: actor_of(author) };
+        let decided = decide(None, Proposal::Create(Box::new(create)), &state)?;
+        // Durable with its row: a crash before this leaves a change without its instance and gate, which the next start
+        // makes.
+        self.commit_held(org, &mut held, decided, (beside, now, snapshot)).await?;
         self.describe_instance(org, &held.live)?;
         change.set(row);
         Ok(Turn::Further)
@@ -407,9 +421,6 @@ impl Engine {
         let (terminal, status) = (fold.state().is_terminal(), facts.status());
         drop(held);
         match (permit, status) {
-            (Some(permit), _) if row.subject == Subject::Catalogue => {
-                self.carry_out_registration(org, change, row, permit).await.map(|()| Turn::Further)
-            }
             (Some(permit), _) => self.carry_out(org, change, row, permit).await.map(|()| Turn::Further),
             (None, ActionStatus::Refused) => {
                 self.fail(org, change, row, "the policy in force does not allow its activation").await
@@ -486,7 +497,7 @@ impl Engine {
         steps: &[Step],
         with: (Beside, Asked),
     ) -> Result<Appended, EngineError> {
-        let description = json!({ "instance": row.instance, "action": row.action, "reason": row.reason });
+        let description = row.description();
         self.note_saying(org, change, row, (steps, description), with).await
     }
 

@@ -11,12 +11,11 @@ use countersign_ledger_entry::payload;
 use countersign_ledger_entry::{Blob, Draft, PayloadRole};
 use countersign_policy_decide::{EntityRef, Operation};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use crate::Engine;
 use crate::api::{Compared, Idempotency, Page, PolicyProposal, ProposalStep};
 use crate::changes::names::{Subject, bundle_entity};
-use crate::changes::row::{CHANGES, ChangeRow, Stage};
+use crate::changes::row::{CHANGES, ChangeRow, Checked, Stage};
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::Org;
@@ -114,33 +113,11 @@ impl Engine {
         let (restores, predecessor) = (candidate.restores, candidate.predecessor);
         let window_ends = self.window_end(org, restores, predecessor, now).await?;
         let mut row = ChangeRow {
-            subject: Subject::Bundle,
-            instance: self.mint().instance(),
-            digest: candidate.digest,
-            predecessor: candidate.predecessor,
-            version: candidate.version,
-            root_version: candidate.root_version,
-            signed_by: candidate.signed_by,
-            bundle: Digest(Sha256::digest(&candidate.transport).into()),
-            tools: Vec::new(),
-            diff: candidate.diff_digest,
-            author: who.pseudonym,
-            scopes: who.scopes.clone(),
-            assurance: who.assurance,
-            proposed: now,
             window_ends,
             weakens: candidate.weakens,
             rollback: candidate.restores,
-            break_glass: false,
-            cut: false,
-            action: None,
-            gate: None,
-            compared: None,
             proofs: std::mem::take(&mut candidate.proofs),
-            stage: Stage::Proposed,
-            reason: None,
-            steps: Vec::new(),
-            settled: false,
+            ..ChangeRow::new(self.mint().instance(), who, now, &Checked::of_bundle(&candidate))
         };
         let entity = bundle_entity(org.id, &row.digest)?;
         org.entities.put(self.candidate_record(org, &row)?).map_err(EngineError::damaged)?;

@@ -26,9 +26,10 @@ use crate::actions::canonical_action;
 use crate::api::ProposalStep;
 use crate::asking::{Answered, StoredEvidence, actor_of, ask, chain};
 use crate::beside::Beside;
+use crate::changes::carry::Ready;
 use crate::changes::names::{REGISTER, Subject, name, workflow_version};
 use crate::changes::propose::word_of;
-use crate::changes::row::{ChangeRow, EXPIRED, OVERTAKEN, REJECTED, Stage, ToolLine};
+use crate::changes::row::{ChangeRow, Checked, EXPIRED, OVERTAKEN, REJECTED, Stage, ToolLine};
 use crate::changes::tool_lines;
 use crate::changes::under_way::{Turn, UnderWay};
 use crate::error::EngineError;
@@ -37,7 +38,7 @@ use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
 use crate::own::draft_of;
 use crate::policies::CatalogueCandidate;
-use crate::stream::{Held, four_eyes};
+use crate::stream::four_eyes;
 use crate::tools::ToolRegistration;
 
 /// Entries of an instance that are read at a time.
@@ -139,33 +140,8 @@ impl Engine {
         let (policy, now) = (self.snapshot(org.id).digests(), self.now());
         let lines = tool_lines::stored(&lines).map_err(EngineError::damaged)?;
         let mut row = ChangeRow {
-            subject: Subject::Catalogue,
-            instance: self.mint().instance(),
-            digest: candidate.digest,
-            predecessor: candidate.predecessor,
-            version: candidate.version,
-            root_version: candidate.root_version,
-            signed_by: candidate.signed_by,
-            bundle: candidate.blob.digest,
             tools: changes.iter().map(ToolLine::of).collect(),
-            diff: sha256(&lines),
-            author: who.pseudonym,
-            scopes: who.scopes.clone(),
-            assurance: who.assurance,
-            proposed: now,
-            window_ends: now,
-            weakens: false,
-            rollback: false,
-            break_glass: false,
-            cut: false,
-            action: None,
-            gate: None,
-            compared: None,
-            proofs: Vec::new(),
-            stage: Stage::Proposed,
-            reason: None,
-            steps: Vec::new(),
-            settled: false,
+            ..ChangeRow::new(self.mint().instance(), who, now, &Checked::of_catalogue(&candidate, sha256(&lines)))
         };
         let mut beside = Beside::default();
         let action = serde_json::to_vec(details).map_err(EngineError::damaged)?;
@@ -235,11 +211,7 @@ impl Engine {
             (gate, item) = (Some(terms), items.pop());
         }
         row.stage = Stage::Asked;
-        beside.rows.push(row.to_row()?);
-        let cell = org.cell(row.instance);
-        let live = Arc::clone(&cell.live).lock_owned().await;
-        let mut held = Held { cell, live };
-        let proposal = Proposal::Create(Box::new(Create {
+        let create = Create {
             instance: row.instance,
             created,
             start: true,
@@ -248,14 +220,8 @@ impl Engine {
             digest: Some(digest),
             gate,
             item,
-        }));
-        let state = Now { at: now, frozen: false, by: actor_of(&author) };
-        let decided = decide(None, proposal, &state)?;
-        // Durable with its row: a crash before this leaves a registration without its gate, which the next start opens.
-        self.commit_held(org, &mut held, decided, (beside, now, &snapshot)).await?;
-        self.describe_instance(org, &held.live)?;
-        change.set(row);
-        Ok(Turn::Further)
+        };
+        self.create_change(org, change, row, create, &author, (beside, now, &snapshot)).await
     }
 
     /// People agreed: policy is asked again, with their agreement, for the permit of the operation.
@@ -371,14 +337,6 @@ impl Engine {
         Ok(Agreed { questions, action, item })
     }
 
-    /// Whether policy still lets its author do it alone: what is in force may have changed since it was permitted.
-    async fn still_registers(&self, org: &Arc<Org>, row: &ChangeRow) -> Result<bool, EngineError> {
-        let author = Self::author(org, row)?;
-        let snapshot = self.counted_snapshot(org).await?;
-        let asked = self.question_of(org, &author, row, Operation::RegisterTool)?;
-        Ok(ask(&snapshot, org.facts(), chain(&author, asked)).allowed())
-    }
-
     /// Whether a permit is for the catalogue of this row, as the ledger has it.
     async fn is_permitted(&self, org: &Org, row: &ChangeRow, permit: PermitId) -> Result<bool, EngineError> {
         let start =
@@ -391,55 +349,35 @@ impl Engine {
         Ok(given.permit == permit && given.tool == name(REGISTER)? && given.tool_version == row.digest)
     }
 
-    /// Puts the catalogue of a permit in force, or says why not.
-    pub(super) async fn carry_out_registration(
+    /// The catalogue of a permit, checked against what is in force now.
+    pub(super) async fn ready_catalogue(
         &self,
         org: &Arc<Org>,
-        change: &UnderWay,
-        mut row: ChangeRow,
+        row: &mut ChangeRow,
         permit: PermitId,
-    ) -> Result<(), EngineError> {
-        // One change of what is in force at a time, so that what is checked here is what comes into force after it.
-        let _one_at_a_time = org.in_force.lock().await;
-        if !self.begin_operation(org, &row, permit).await? {
-            return self.fail_change(org, change, row, &[Step::Failed], "it was stopped, or not begun in time").await;
+    ) -> Result<Result<Ready, String>, EngineError> {
+        if !self.is_permitted(org, row, permit).await? {
+            return Ok(Err("its permit is for another catalogue".to_owned()));
         }
-        row.break_glass |= !self.hold(org, row.instance).await?.fold()?.lifts().is_empty();
-        // Crash here: a start without an outcome. The next start finds the row with its permit and comes here again.
-        let approved = if row.gate.is_some() { &[Step::Approved][..] } else { &[] };
-        let failed = [approved, &[Step::Failed]].concat();
-        if !self.is_permitted(org, &row, permit).await? {
-            return self.fail_change(org, change, row, &failed, "its permit is for another catalogue").await;
+        if row.gate.is_none() && !self.still_allowed(org, row, Operation::RegisterTool).await? {
+            return Ok(Err("policy does not allow it by now, or asks for people".to_owned()));
         }
-        if row.gate.is_none() && !self.still_registers(org, &row).await? {
-            let why = "policy does not allow it by now, or asks for people";
-            return self.fail_change(org, change, row, &failed, why).await;
+        if self.overtaken(org, row) {
+            return Ok(Err(OVERTAKEN.to_owned()));
         }
-        if self.overtaken(org, &row) {
-            return self.fail_change(org, change, row, &failed, OVERTAKEN).await;
-        }
-        let mut candidate = match self.catalogue_candidate(org, self.catalogue_of(org, &row).await?).await {
+        let candidate = match self.catalogue_candidate(org, self.catalogue_of(org, row).await?).await {
             Ok(candidate) if (candidate.digest, candidate.version) == (row.digest, row.version) => candidate,
-            Ok(_) => return self.fail_change(org, change, row, &failed, OVERTAKEN).await,
+            Ok(_) => return Ok(Err(OVERTAKEN.to_owned())),
             Err(EngineError::Catalogue(why)) => {
-                let why = format!("it does not fit what is in force now: {why}");
-                return self.fail_change(org, change, row, &failed, &why).await;
+                return Ok(Err(format!("it does not fit what is in force now: {why}")));
             }
             Err(error) => return Err(error),
         };
-        let mut beside = Beside { blobs: vec![candidate.blob.clone()], ..Beside::default() };
-        let asked = self.permitted(org, row.instance, permit, &mut beside).await?;
-        row.stage = Stage::Activated;
         (row.root_version, row.signed_by) = (candidate.root_version, candidate.signed_by);
-        let steps = [approved, &[Step::Activated]].concat();
         let description =
             json!({ "instance": row.instance, "action": row.action, "signed": candidate.signed, "tools": row.tools });
-        self.note_saying(org, change, row, (&steps, description), (beside, asked)).await?;
-        // Durable: a crash here leaves an entry whose catalogue is not in force. The next start loads the catalogue of the
-        // newest such entry, so the swap below is only the first of two ways to the same state.
-        let prepared = std::mem::replace(&mut candidate.prepared, Box::new(()));
-        self.policies().activate(org.id, prepared)?;
-        Ok(())
+        let blobs = vec![candidate.blob];
+        Ok(Ok(Ready { blobs, description: Some(description), prepared: candidate.prepared }))
     }
 
     /// The catalogue of a registration.

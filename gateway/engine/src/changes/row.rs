@@ -5,17 +5,19 @@
 use std::collections::BTreeMap;
 
 use countersign_gateway_model::{
-    ActionId, Assurance, Digest, GateId, InstanceId, Name, OrgId, Pseudonym, Scope, Timestamp,
+    ActionId, Assurance, Digest, GateId, InstanceId, Name, OrgId, Principal, Pseudonym, Scope, Timestamp,
 };
 use countersign_ledger_entry::body::{PolicyStep, SignedBy, Step};
 use countersign_ledger_entry::{Body, Row};
-use countersign_policy_bundle::BacktestReport;
+use countersign_policy_bundle::{BacktestReport, sha256};
 use countersign_policy_decide::{BundleFacts, Record};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::changes::names::{Subject, name};
 use crate::changes::proofs::InvariantOutcome;
 use crate::error::EngineError;
+use crate::policies::{self, CatalogueCandidate};
 
 /// Why a change failed whose gate was rejected.
 pub(super) const REJECTED: &str = "it was rejected";
@@ -160,7 +162,87 @@ impl InForce {
     }
 }
 
+/// What a change is a change to: a bundle or a catalogue that has passed its checks.
+pub(super) struct Checked {
+    subject: Subject,
+    digest: Digest,
+    predecessor: Option<Digest>,
+    version: u64,
+    root_version: u64,
+    signed_by: SignedBy,
+    bytes: Digest,
+    words: Digest,
+}
+
+impl Checked {
+    pub(super) fn of_bundle(bundle: &policies::Candidate) -> Self {
+        Self {
+            subject: Subject::Bundle,
+            digest: bundle.digest,
+            predecessor: bundle.predecessor,
+            version: bundle.version,
+            root_version: bundle.root_version,
+            signed_by: bundle.signed_by,
+            bytes: sha256(&bundle.transport),
+            words: bundle.diff_digest,
+        }
+    }
+
+    /// `words` is the digest of what people are shown.
+    pub(super) fn of_catalogue(catalogue: &CatalogueCandidate, words: Digest) -> Self {
+        Self {
+            subject: Subject::Catalogue,
+            digest: catalogue.digest,
+            predecessor: catalogue.predecessor,
+            version: catalogue.version,
+            root_version: catalogue.root_version,
+            signed_by: catalogue.signed_by,
+            bytes: catalogue.blob.digest,
+            words,
+        }
+    }
+}
+
 impl ChangeRow {
+    /// A change that nothing has become of yet, without a window.
+    pub(super) fn new(instance: InstanceId, author: &Principal, now: Timestamp, of: &Checked) -> Self {
+        let Checked { subject, digest, predecessor, version, root_version, signed_by, bytes, words } = *of;
+        Self {
+            subject,
+            instance,
+            digest,
+            predecessor,
+            version,
+            root_version,
+            signed_by,
+            bundle: bytes,
+            tools: Vec::new(),
+            diff: words,
+            author: author.pseudonym,
+            scopes: author.scopes.clone(),
+            assurance: author.assurance,
+            proposed: now,
+            window_ends: now,
+            weakens: false,
+            rollback: false,
+            break_glass: false,
+            cut: false,
+            action: None,
+            gate: None,
+            compared: None,
+            proofs: Vec::new(),
+            stage: Stage::Proposed,
+            reason: None,
+            steps: Vec::new(),
+            settled: false,
+        }
+    }
+
+    /// What the entries of its steps say in their payload.
+    pub(super) fn description(&self) -> Value {
+        json!({ "instance": self.instance, "action": self.action, "reason": self.reason })
+    }
+
     pub(super) fn to_row(&self) -> Result<Row, EngineError> {
         let columns = serde_json::to_vec(self).map_err(EngineError::damaged)?;
         Ok(Row { table: CHANGES, key: self.instance.as_bytes().to_vec(), columns: Some(columns) })
