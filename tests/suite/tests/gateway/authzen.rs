@@ -4,7 +4,7 @@ use countersign_tests_testkit::{Gateway, Options};
 use serde_json::{Value, json};
 
 /// A service with tool scope `evaluate`, and its token.
-fn enforcement_point(gateway: &Gateway, dana: &str) -> String {
+pub(crate) fn enforcement_point(gateway: &Gateway, dana: &str) -> String {
     let service = json!({ "id": "proxy", "display_name": "Proxy", "owner": "dana", "scopes": ["evaluate"] });
     gateway.post("/api/v1/services", dana, &service).expect_status(201);
     gateway.credentials(dana, "service:proxy")

@@ -99,6 +99,56 @@ fn the_clause_that_stood_in_the_way_is_named_on_the_command_line_and_over_http()
     assert_eq!(gateway.entries(&dana).len(), size, "nothing is recorded");
 }
 
+#[test]
+fn what_a_policy_in_shadow_would_have_said_is_explained_and_changes_no_answer() {
+    const NO_NOTES: &str = r#"
+@id("no-notes")
+forbid (principal, action == Countersign::Action::"callTool:notes.append", resource is Countersign::Tool);
+"#;
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    gateway.agent(&dana, "fixer");
+    let proxy = crate::authzen::enforcement_point(&gateway, &dana);
+    gateway.workflow(&dana, "repair");
+    let instance = gateway.instance(&dana, "repair", "fixer");
+    let evaluate = || {
+        let asked = json!({
+            "subject": { "type": "agent", "id": "fixer", "properties": { "instance": instance } },
+            "action": { "name": "callTool", "properties": { "text": "a" } },
+            "resource": { "type": "tool", "id": "notes.append" },
+        });
+        let answer = gateway.post("/access/v1/evaluation", &proxy, &asked).expect_status(200).json();
+        (answer["decision"].clone(), answer["context"]["entry"].to_string())
+    };
+    let explained = |index: &str| {
+        let path = format!("/api/v1/audit/entries/{index}/explanation");
+        let http = gateway.get(&path, &dana).expect_status(200).json();
+        assert_eq!(policy(&gateway, &dana, &["explain", index, "--json"]).ended(0).json(), http);
+        (http["questions"][0].clone(), policy(&gateway, &dana, &["explain", index]).ended(0).out)
+    };
+    let (before, index) = evaluate();
+    let (question, text) = explained(&index);
+    assert!(question.get("would_be").is_none() && !text.contains("shadow"), "{text}");
+
+    let desk = tempfile::tempdir().unwrap();
+    let bundle = crate::changes::folder(desk.path(), "a forbid is tried");
+    let policies = bundle.join("policies.cedar");
+    fs::write(&policies, fs::read_to_string(&policies).unwrap() + NO_NOTES).unwrap();
+    let shadow = json!({ "policies": [{ "id": "no-notes", "until": 4_000_000_000_000_u64 }] });
+    fs::write(bundle.join("bundle.json"), json!({ "shadow": shadow }).to_string()).unwrap();
+    let draft = crate::changes::draft_of(&bundle);
+    crate::changes::propose(&gateway, &dana, "/api/v1/policies/activate", &draft);
+
+    let (after, index) = evaluate();
+    assert_eq!((&before, &after), (&json!(true), &json!(true)));
+    let (question, text) = explained(&index);
+    assert_eq!(question["verdict"]["decision"], "allow");
+    let would_be = &question["would_be"];
+    assert_eq!((&would_be["verdict"]["decision"], &would_be["shadow"]), (&json!("deny"), &json!(["no-notes"])));
+    line(&text, "with what is in shadow in force: deny (in shadow: no-notes)");
+    assert!(line(&text, "forbid no-notes (").contains(", in shadow): holds"), "{text}");
+}
+
 /// A source of one format, and what is taken out of it so that all of it carries over.
 struct Kind {
     format: &'static str,
