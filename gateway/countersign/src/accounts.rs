@@ -147,7 +147,10 @@ impl Vault {
         let prepared = self.read(|book| prepare(book, &writes))?;
         let Some((mut entry, changes, concerned)) = prepared else { return Ok(false) };
         if authority.is_none() {
-            entry.description = entry::of_second_factor(&writes);
+            let done = self.read(|book| entry::OfSecondFactor::by(&writes, book))?;
+            entry.description = done.map(entry::OfSecondFactor::in_words);
+            // Whoever would stop something has to come in first.
+            entry.urgent = done == Some(entry::OfSecondFactor::Used);
         }
         let committed = match authority {
             Some((who, allowed)) => self.0.engine.commit_own(&who, allowed, entry).await,

@@ -42,12 +42,14 @@ pub struct OwnEntry {
     pub description: Option<serde_json::Value>,
     /// Bytes that the entry names by their plain digest: bundles and catalogues.
     pub blobs: Vec<Blob>,
+    /// Committed also where the disk is nearly full or the clock behind: without it nobody could stop anything.
+    pub urgent: bool,
 }
 
 impl OwnEntry {
     /// An entry with nothing beside it.
     pub fn new(body: impl Into<Body>) -> Self {
-        Self { body: body.into(), rows: Vec::new(), description: None, blobs: Vec::new() }
+        Self { body: body.into(), rows: Vec::new(), description: None, blobs: Vec::new(), urgent: false }
     }
 }
 
@@ -161,6 +163,7 @@ impl Engine {
         }
         beside.rows.extend(entry.rows);
         beside.blobs.extend(entry.blobs);
+        beside.urgent |= entry.urgent;
         let draft = draft_of(who, entry.body, &asked);
         let turn = org.own.lock().await;
         if key.is_some() {
@@ -194,7 +197,7 @@ impl Engine {
     /// [`EngineError::Append`]: then it did not happen and must not be carried out.
     pub async fn commit_system(&self, org: OrgId, entry: OwnEntry) -> Result<Receipt, EngineError> {
         let org = self.org(org)?;
-        let mut beside = Beside { rows: entry.rows, blobs: entry.blobs, ..Beside::default() };
+        let mut beside = Beside { rows: entry.rows, blobs: entry.blobs, urgent: entry.urgent, ..Beside::default() };
         let mut draft = Draft::new(entry.body, Pseudonym::SYSTEM);
         if let Some(description) = &entry.description {
             let content = serde_json::to_vec(description).map_err(EngineError::damaged)?;
@@ -202,13 +205,7 @@ impl Engine {
             draft.payloads.push(beside.payload(PayloadRole::Description, sealed));
         }
         let policy = self.snapshot(org.id).digests();
-        let appended = self.append_own(&org, vec![draft], beside, (self.now(), policy)).await?;
-        appended
-            .entries
-            .into_iter()
-            .next_back()
-            .map(|e| e.receipt)
-            .ok_or_else(|| EngineError::damaged("an append without entries"))
+        last_receipt(&self.append_own(&org, vec![draft], beside, (self.now(), policy)).await?)
     }
 
     /// The idempotency record of a request to the organization's stream.

@@ -60,7 +60,7 @@ pub const WITHOUT_IDEMPOTENCY: &[(&str, &str)] = &[
     ("beginSecondFactor", "an answer with a secret is not kept to be given again; a repeat begins anew"),
     ("checkPolicy", "it changes nothing"),
     ("clientCredentials", "an answer with a secret is not kept to be given again"),
-    ("confirmSecondFactor", "a code is good once: a repeat is `second-factor-refused`"),
+    ("confirmSecondFactor", "the token ends with it; with a new one a repeat is `second-factor-in-force`"),
     ("consent", "an answer with a secret is not kept to be given again"),
     ("createAgent", "the caller chooses the id: a repeat is `account-exists`"),
     ("createPerson", "the caller chooses the id: a repeat is `account-exists`"),

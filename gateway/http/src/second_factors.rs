@@ -81,6 +81,16 @@ impl From<NewSecondFactor> for SecondFactorBegun {
     }
 }
 
+/// Whose second factor it is to be, shown once more.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "password": "a long password of theirs" }))]
+pub(crate) struct CurrentPassword {
+    /// The current password.
+    #[schema(format = Password)]
+    password: String,
+}
+
 /// The first code.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -117,17 +127,24 @@ async fn get_second_factor(
 /// Begin a second factor of one's own
 ///
 /// Gives a secret for an authenticator app, once. Logins stay as they are until its first code is confirmed, within 15
-/// minutes; beginning again replaces it. Needs a token with scope `decide`, of that very person.
+/// minutes; beginning again replaces it. Needs a token with scope `decide` of that very person, and their password once more: from the
+/// first code on, whoever has the app comes in and nobody else.
 #[utoipa::path(
     post, path = "/api/v1/people/{id}/second-factor", operation_id = "beginSecondFactor", tag = "accounts",
     params(("id" = String, Path, description = "The person")),
+    request_body = CurrentPassword,
     responses((status = 201, description = "The secret", body = SecondFactorBegun)),
 )]
 async fn begin_second_factor(
     State(app): State<AppState>,
     Auth(who): Auth,
     Id(id): Id<Name>,
+    input: Input,
 ) -> Result<Response, Problem> {
+    let CurrentPassword { password } = input.read()?;
+    if who.kind == PrincipalKind::Person && who.id == id {
+        app.identity.tokens.confirm(who.org, &id, &Secret::new(password)).await?;
+    }
     let details = json!({ "operation": "issueToken", "id": id, "what": "second factor", "step": "begin" });
     let resource = of_subject(&app, &who, &Subject::person(id.clone())).await?;
     let (factors, asker, now) = (Arc::clone(&app.identity.second_factors), Arc::clone(&who), app.engine.now());
@@ -163,8 +180,8 @@ async fn confirm_second_factor(
 
 /// Take a second factor away
 ///
-/// By its person, with a login of the last 5 minutes that used it; where it is lost, by those whom policy lets revoke the
-/// person's credentials. Every token of the person ends, and the password alone is asked for until they enrol another one.
+/// By its person, with a login that used it; where it is lost, by those whom policy lets revoke the person's credentials.
+/// Either with a token of scope `decide`, from a login of the last 5 minutes. Every token of the person ends, and the password alone is asked for until they enrol another one.
 #[utoipa::path(
     delete, path = "/api/v1/people/{id}/second-factor", operation_id = "removeSecondFactor", tag = "accounts",
     params(("id" = String, Path, description = "The person")),

@@ -417,7 +417,10 @@ async fn a_second_factor_is_asked_of_policy_and_a_code_is_never_overlooked() {
     assert_eq!((said.status.as_u16(), said.json()), (200, json!({ "state": "none" })));
     // Of others policy says no, which is the kernel alone here, whether they are there or not.
     assert_eq!(world.get("/api/v1/people/bob/second-factor", Some(&token)).await.problem(), "not-found");
-    assert_eq!(world.post(path, Some(&token), "{}").await.problem(), "policy-denied");
+    assert_eq!(world.post(path, Some(&token), "{}").await.problem(), "body-missing-field");
+    assert_eq!(world.post(path, Some(&token), r#"{"password":"another one"}"#).await.problem(), "credentials-invalid");
+    let password = json!({ "password": PASSWORD }).to_string();
+    assert_eq!(world.post(path, Some(&token), password).await.problem(), "policy-denied");
     let confirm = format!("{path}/confirm");
     assert_eq!(world.post(&confirm, Some(&token), "{}").await.problem(), "body-missing-field");
     assert_eq!(world.post(&confirm, Some(&token), r#"{"otp":123456}"#).await.problem(), "body-type-mismatch");

@@ -141,8 +141,8 @@ impl SecondFactors {
         Ok(found.filter(|record| !record.has_lapsed(now)))
     }
 
-    /// Gives `who` a secret of their own. Nothing changes for their logins until a code of it has come; what was begun before
-    /// and waits is replaced.
+    /// Gives `who`, whose password was just asked for again, a secret of their own. Nothing changes for their logins until a
+    /// code of it has come; what was begun before and waits is replaced.
     pub async fn begin(
         &self,
         who: &Principal,
@@ -196,16 +196,19 @@ impl SecondFactors {
         Ok(record)
     }
 
-    /// Takes a person's second factor away, as `who` may by policy. Whoever takes their own away has just logged in with it.
+    /// Takes a person's second factor away, as `who` may by policy, with a login for decisions that was just made. Whoever takes
+    /// their own away, from whichever of their accounts, has used a code for it.
     pub async fn remove(&self, who: &Principal, person: &Name, now: Timestamp) -> Result<(), IdentityError> {
         if who.kind != PrincipalKind::Person || !who.on_behalf_of.is_empty() {
             let problem = "can be taken away by a person alone, in their own name";
             return Err(IdentityError::Invalid { field: "second factor", problem });
         }
-        let used = who.assurance == Assurance::Mfa && now.since(who.issued) <= FRESH;
-        if who.id == *person && !used {
+        require_scope(who, Scope::Decide)?;
+        let human = self.directory.person(who.org, person).await?.and_then(|record| record.person);
+        let own = who.id == *person || human.is_some() && human == who.person;
+        if now.since(who.issued) > FRESH || own && who.assurance != Assurance::Mfa {
             return Err(IdentityError::SecondFactorRequired {
-                reason: "to take it away, sign in again with a code; that login may be 5 minutes old",
+                reason: "to take one away, sign in again, for your own with its code; that login may be 5 minutes old",
             });
         }
         self.withdraw(who.org, person).await
@@ -298,7 +301,7 @@ fn failed(source: totp_rs::TotpError) -> IdentityError {
     IdentityError::internal("reading a second factor", source)
 }
 
-/// A person enrols themselves, with a password that was given for it a moment ago.
+/// A person enrols themselves, with a login for decisions.
 fn may_enrol(who: &Principal, person: &Name) -> Result<(), IdentityError> {
     let own = who.kind == PrincipalKind::Person && who.on_behalf_of.is_empty() && who.id == *person;
     if !own || who.assurance < Assurance::Password {

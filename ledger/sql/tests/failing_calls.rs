@@ -149,13 +149,17 @@ async fn each_sync_that_fails_ends_the_process_and_the_next_start_finds_every_re
         return;
     }
     let mut broken = Vec::new();
-    // Each in a row of its own: occurrences are counted for each call.
-    let rows = ["fsync", "fdatasync"].map(|call| Row { call, error: "EIO", every: 1 });
-    // The first start, then one on a folder that has a log.
-    let first = matrix(NAME, None, &rows, &mut broken).await;
-    let later = matrix(NAME, Some(prepared().await.path()), &rows, &mut broken).await;
+    // Each by itself: occurrences are counted for each call. SQLite syncs data alone, as it was built to; the rest are ours.
+    let [mut first, mut later] = [Vec::new(), Vec::new()];
+    for call in ["fsync", "fdatasync"] {
+        let rows = [Row { call, error: "EIO", every: 1 }];
+        // The first start, then one on a folder that has a log.
+        first.push(matrix(NAME, None, &rows, &mut broken).await);
+        later.push(matrix(NAME, Some(prepared().await.path()), &rows, &mut broken).await);
+    }
     assert!(broken.is_empty(), "{broken:#?}");
-    assert!(first > 10 && later > 6, "{first} and {later}");
+    let enough = matches!((&first[..], &later[..]), ([(2..), (11..)], [(2..), (4..)]));
+    assert!(enough, "{first:?} and {later:?}");
 }
 
 #[tokio::test]

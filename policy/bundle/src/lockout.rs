@@ -169,13 +169,18 @@ impl<'a> Probe<'a> {
         Ok(false)
     }
 
-    /// Asks with the login that the person has. No question says when it was, and nobody signs an operation.
+    /// Asks with the login that the person has.
     fn ask(&self, voter: &Voter, operation: Operation, kind: EntityKind) -> Answer {
+        self.ask_as(voter, voter.assurance, operation, kind)
+    }
+
+    /// No question says when a login was, and nobody signs an operation.
+    fn ask_as(&self, voter: &Voter, assurance: Assurance, operation: Operation, kind: EntityKind) -> Answer {
         let asked = EntityRef::new(self.org, EntityKind::Person, voter.id.clone());
         let resource = EntityRef::new(self.org, kind, self.name.clone());
         let mut question = Question::new(asked, operation, resource, self.people.now);
         question.scopes = BTreeSet::from(["act", "decide"]);
-        question.assurance = voter.assurance;
+        question.assurance = assurance;
         question.four_eyes = self.people.four_eyes;
         question.counters = self.snapshot.counters().keys().map(|c| (c.clone(), "0.0".to_owned())).collect();
         decide(self.snapshot, &self.scratch.slice(self.snapshot, &question), &question)
@@ -212,10 +217,15 @@ impl<'a> Probe<'a> {
         Ok(false)
     }
 
-    /// Whether this person activates what they wrote themselves, and nobody else is asked.
+    /// Whether this person activates what they wrote themselves, and nobody else is asked: with any login that they can come
+    /// to have, as everybody enrols a second factor by themselves.
     fn alone(&self, voter: &Voter) -> Result<bool, LockoutError> {
         self.put_bundle(voter)?;
-        Ok(self.ask(voter, Operation::ActivatePolicy, EntityKind::PolicyBundle).decision() == Decision::Allow)
+        let allowed = |assurance| {
+            let answer = self.ask_as(voter, assurance, Operation::ActivatePolicy, EntityKind::PolicyBundle);
+            answer.decision() == Decision::Allow
+        };
+        Ok([Assurance::Password, Assurance::Mfa].into_iter().any(allowed))
     }
 
     fn terminates(&self, voter: &Voter) -> Result<bool, LockoutError> {

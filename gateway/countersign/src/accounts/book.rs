@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use countersign_gateway_identity::{
-    AgentRecord, PersonRecord, RecordKey, RecordKind, ServiceAccountRecord, ServiceRecord, StoreError, Stored, Subject,
+    AgentRecord, PersonRecord, RecordKey, RecordKind, SecondFactorRecord, ServiceAccountRecord, ServiceRecord,
+    StoreError, Stored, Subject,
 };
 use countersign_gateway_model::{Name, OrgId, PrincipalKind, Pseudonym};
 use serde::de::DeserializeOwned;
@@ -40,6 +41,8 @@ pub(super) enum Handle {
     Person { human: Name, account: Name },
     /// A credential, and whom it speaks for.
     Credential { bound_to: Subject, client_id: Name },
+    /// Nothing more: a second factor in force goes by its person.
+    SecondFactor,
     /// Nothing.
     Key,
 }
@@ -51,6 +54,10 @@ impl Handle {
             RecordKind::Person => {
                 let person: PersonRecord = record(&stored.value)?;
                 person.person.map_or(Self::Key, |human| Self::Person { human, account: person.id })
+            }
+            RecordKind::SecondFactor => {
+                let factor: SecondFactorRecord = record(&stored.value)?;
+                if factor.is_in_force() { Self::SecondFactor } else { Self::Key }
             }
             RecordKind::ServiceAccount => {
                 let account: ServiceAccountRecord = record(&stored.value)?;
@@ -118,14 +125,14 @@ impl Book {
         match before {
             Handle::Person { human, account } => leave(&mut self.persons, &(org, human), &account),
             Handle::Credential { bound_to, client_id } => leave(&mut self.credentials, &(org, bound_to), &client_id),
-            Handle::Key => {}
+            Handle::SecondFactor | Handle::Key => {}
         }
         match after {
             Handle::Person { human, account } => drop(self.persons.entry((org, human)).or_default().insert(account)),
             Handle::Credential { bound_to, client_id } => {
                 self.credentials.entry((org, bound_to)).or_default().insert(client_id);
             }
-            Handle::Key => {}
+            Handle::SecondFactor | Handle::Key => {}
         }
         let unique = matches!(key.kind, RecordKind::ServiceAccount | RecordKind::Enrolment);
         if let Some(stored) = stored {

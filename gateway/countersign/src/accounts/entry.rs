@@ -135,10 +135,10 @@ pub(super) fn what_happened(writes: &[Write], before: &Book) -> Result<Principal
             let (roles, teams) = person.as_ref().map(|p| (p.roles.clone(), p.teams.clone())).unwrap_or_default();
             PrincipalBody {
                 change: match &write.value {
-                    None => PrincipalChange::CredentialRevoked,
+                    None if was_in_force => PrincipalChange::CredentialRevoked,
                     Some(_) if factor.is_in_force() && !was_in_force => PrincipalChange::CredentialIssued,
-                    // Begun, or used: the login that a code was spent for is on record.
-                    Some(_) => PrincipalChange::Updated,
+                    // Begun, lapsed before it was in force, or used: the login that a code was spent for is on record.
+                    _ => PrincipalChange::Updated,
                 },
                 principal: person.map_or(Pseudonym::SYSTEM, |person| person.pseudonym),
                 kind: PrincipalKind::Person,
@@ -152,14 +152,39 @@ pub(super) fn what_happened(writes: &[Write], before: &Book) -> Result<Principal
     })
 }
 
-/// What a batch does to a second factor, in words beside an entry that nobody asked policy for.
-pub(super) fn of_second_factor(writes: &[Write]) -> Option<serde_json::Value> {
-    let write = writes.iter().find(|write| write.key.kind == RecordKind::SecondFactor)?;
-    let word = match (&write.value, writes.len()) {
-        (Some(_), _) => "used",
-        // Alone, what was begun went; with a new credential of the person, what was in force.
-        (None, 1) => "lapsed",
-        (None, _) => "taken away by the operator",
-    };
-    Some(serde_json::json!({ "second_factor": word }))
+/// What a batch does to a second factor without that policy was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OfSecondFactor {
+    /// A code was spent for a login.
+    Used,
+    /// What was begun went, as its first code never came.
+    Lapsed,
+    /// What was in force went, on a stopped gateway.
+    TakenAway,
+}
+
+impl OfSecondFactor {
+    /// By the rows as they were.
+    pub(super) fn by(writes: &[Write], before: &Book) -> Result<Option<Self>, StoreError> {
+        let Some(write) = writes.iter().find(|write| write.key.kind == RecordKind::SecondFactor) else {
+            return Ok(None);
+        };
+        let was: Option<SecondFactorRecord> = before.get(&write.key).map(|s| record(&s.value)).transpose()?;
+        let in_force = was.is_some_and(|was| was.is_in_force());
+        Ok(Some(match &write.value {
+            Some(_) => Self::Used,
+            None if in_force => Self::TakenAway,
+            None => Self::Lapsed,
+        }))
+    }
+
+    /// To be kept beside the entry.
+    pub(super) fn in_words(self) -> serde_json::Value {
+        let word = match self {
+            Self::Used => "used",
+            Self::Lapsed => "lapsed",
+            Self::TakenAway => "taken away by the operator",
+        };
+        serde_json::json!({ "second_factor": word })
+    }
 }

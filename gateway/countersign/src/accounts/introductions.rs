@@ -37,15 +37,20 @@ impl Concerned {
     pub(super) fn by(book: &Book, changes: &[Change]) -> Result<Self, StoreError> {
         let mut concerned = Self::default();
         for change in changes {
+            let [before, after] = change.handles();
+            if change.key().kind == RecordKind::SecondFactor && before == after {
+                // A code was spent: nobody is told, or each login would make new versions of all that is known of its person.
+                continue;
+            }
             concerned.account(change.key())?;
-            for handle in change.handles() {
+            for handle in [before, after] {
                 match handle {
                     Handle::Person { human, account } => {
                         concerned.persons.insert(account.clone());
                         concerned.persons.extend(book.accounts_of(change.key().org, human).cloned());
                     }
                     Handle::Credential { bound_to, .. } => concerned.subject(bound_to),
-                    Handle::Key => {}
+                    Handle::SecondFactor | Handle::Key => {}
                 }
             }
         }

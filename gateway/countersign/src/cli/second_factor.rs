@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::key::whose;
-use super::prompt::{Code, ask_code, somebody_is_there};
+use super::prompt::{Code, Password, ask_code, somebody_is_there};
 use super::{Global, confirm, out};
 use crate::client::{Client, segment};
 
@@ -19,7 +19,10 @@ pub(crate) enum SecondFactor {
     #[command(
         after_help = "Log in with `countersign login --scope \"act decide\"` first.\n\nExample:\n  countersign person second-factor enrol"
     )]
-    Enrol,
+    Enrol {
+        #[command(flatten)]
+        password: Password,
+    },
     /// Put what you began in force, with the first code that the app shows
     #[command(
         after_help = "From then on each login needs a code; tokens from before end.\n\nExample:\n  countersign person second-factor confirm --otp 287082"
@@ -35,7 +38,8 @@ pub(crate) enum SecondFactor {
         #[arg(long, value_name = "ID")]
         person: Option<String>,
     },
-    /// Take it away: your own, with a login of the last 5 minutes that used it; or another's, who has lost it
+    /// Take it away: your own, with a login that used it; or another's, who has lost it. The login, with scope `decide`, may be 5
+    /// minutes old
     #[command(after_help = "Example:\n  countersign person second-factor remove --person ada")]
     Remove {
         /// Whose; your own unless told otherwise.
@@ -50,9 +54,10 @@ pub(crate) enum SecondFactor {
 pub(crate) async fn second_factor(verb: SecondFactor, global: &Global) -> Result<()> {
     let client = global.client()?;
     match verb {
-        SecondFactor::Enrol => {
+        SecondFactor::Enrol { password } => {
             let path = path(&whose(&client, None).await?)?;
-            let begun = client.post(&path, &json!({})).await?;
+            let password = password.read("Your password, once more")?;
+            let begun = client.post(&path, &json!({ "password": password })).await?;
             if global.json {
                 return global.document(&begun);
             }

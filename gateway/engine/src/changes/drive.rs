@@ -130,6 +130,8 @@ impl Engine {
     /// The author as the one who acts: what the credential of the proposal was good for, and what is known of them now.
     pub(super) fn author(org: &Org, row: &ChangeRow) -> Result<Principal, EngineError> {
         let known = org.known(row.author).ok_or_else(|| EngineError::damaged("nobody is known as the author"))?;
+        // A second factor that was taken away since, as after a theft, makes nothing surer any more.
+        let assurance = row.assurance.min(known.assurance());
         Ok(Principal {
             org: org.id,
             kind: known.kind,
@@ -137,7 +139,7 @@ impl Engine {
             pseudonym: row.author,
             on_behalf_of: Vec::new(),
             scopes: row.scopes.clone(),
-            assurance: row.assurance,
+            assurance,
             roles: Vec::new(),
             teams: known.teams,
             person: known.person_key,

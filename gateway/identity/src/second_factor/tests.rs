@@ -250,6 +250,13 @@ async fn it_is_taken_away_with_a_fresh_login_that_used_it_or_by_another_person()
     assert_eq!(code(factors.remove(&unsure, &ada, now).await), "second-factor-required");
     let stale = after(60 + 5 * MINUTE + 1);
     assert_eq!(code(factors.remove(&own.principal, &ada, stale).await), "second-factor-required");
+    // Nor does a second account of hers do, nor what an administrator keeps for other work.
+    let twin = Principal { id: name("ada2"), person: own.principal.person.clone(), ..unsure.clone() };
+    assert!(twin.person.is_some());
+    assert_eq!(code(factors.remove(&twin, &ada, now).await), "second-factor-required");
+    let act = session(&world, &world.login("root", "act", now).await, now).await;
+    assert_eq!(code(factors.remove(&act.principal, &ada, now).await), "scope-missing");
+    assert_eq!(code(factors.remove(&root.principal, &ada, after(5 * MINUTE + 1)).await), "second-factor-required");
     let machine = session(&world, &world.exchange(&client, now).await, now).await;
     assert_eq!(code(factors.remove(&machine.principal, &ada, now).await), "account-invalid");
     factors.remove(&own.principal, &ada, after(60 + 5 * MINUTE)).await.unwrap();
@@ -274,11 +281,18 @@ async fn no_machine_has_what_a_persons_second_factor_is_worth() {
     let world = World::new().await;
     world.person("ada").await;
     let client = world.agent("fixer").await;
+    let tokens = &world.identity.tokens;
+    let before = session(&world, &login(&world.identity, world.org, "ada", None, START).await.unwrap(), START).await;
+    let lent = tokens.consent(&before, &name("fixer"), None, START).await.unwrap();
+    let early = session(&world, &world.exchange(&client, START).await, START).await;
+    let used = tokens.exchange_on_behalf(&early, &lent.token, START).await.unwrap();
     let secret = enrolled(&world, "ada").await;
     let now = after(60);
+    // What she had before she enrolled, and lent, ends with it.
+    assert_eq!(code(tokens.exchange_on_behalf(&early, &lent.token, now).await), "token-revoked");
+    assert_eq!(world.code(&used, now).await, "token-revoked");
     let grant = login(&world.identity, world.org, "ada", Some(&shown(&secret, now)), now).await.unwrap();
     let ada = session(&world, &grant, now).await;
-    let tokens = &world.identity.tokens;
     let consent = tokens.consent(&ada, &name("fixer"), None, now).await.unwrap();
     let fixer = session(&world, &world.exchange(&client, now).await, now).await;
     let acting = tokens.exchange_on_behalf(&fixer, &consent.token, now).await.unwrap();
@@ -286,7 +300,7 @@ async fn no_machine_has_what_a_persons_second_factor_is_worth() {
     assert_eq!(acting.principal.on_behalf_of.len(), 1);
     assert_eq!((fixer.principal.assurance, acting.principal.assurance), (Assurance::Secret, Assurance::Secret));
     assert_eq!(acting.methods, [name("client_secret")]);
-    // What the person had before they enrolled, and lent, ends with it; what they lent since ends when it is taken away.
+    // What she lent since ends when it is taken away.
     world.identity.second_factors.withdraw(world.org, &name("ada")).await.unwrap();
     assert_eq!(code(tokens.exchange_on_behalf(&fixer, &consent.token, now).await), "token-revoked");
 }

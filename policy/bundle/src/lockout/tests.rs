@@ -183,3 +183,16 @@ fn the_quorum_of_a_policy_change_is_counted_by_persons_teams_and_groups() {
         assert_eq!(!found.is_empty(), locked, "{what}: {found:?}");
     }
 }
+
+#[test]
+fn under_four_eyes_nobody_comes_to_act_alone_by_a_second_factor_that_they_enrol_or_lose() {
+    let two: [Someone; 2] = [("a", "k1", &["ADMIN", "STOP"], &[], &[]), ("b", "k2", &["ADMIN", "STOP"], &[], &[])];
+    let rules = r#""change":{"authority":{"roles":["ADMIN"]}}"#;
+    assert_eq!(found(&format!("{POLICIES}{GATE}"), rules, &two, true), [""; 0]);
+    for (gated, sure) in [("!=", &[][..]), ("==", &["a", "b"][..])] {
+        let login = format!(r#"context.fourEyes && context.assurance {gated} Countersign::Assurance::"mfa""#);
+        let policies = format!("{POLICIES}{}", GATE.replace("context.fourEyes", &login));
+        let said = found_with(&policies, rules, (&two, sure), true);
+        assert!(said.iter().any(|message| message.contains("one person alone")), "{gated}: {said:?}");
+    }
+}

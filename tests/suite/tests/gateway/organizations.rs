@@ -306,12 +306,12 @@ fn asked(operation: &str, own: &Side) -> Option<Asked> {
             Asked::Path("person", body)
         }
         "revokePersonKey" => Asked::Path("person", json!({ "key_id": "00".repeat(32) })),
-        "getPerson" | "erasePerson" | "listPersonKeys" | "getSecondFactor" | "beginSecondFactor" | "removeSecondFactor" => {
+        "getPerson" | "erasePerson" | "listPersonKeys" | "getSecondFactor" | "removeSecondFactor" => {
             Asked::Path("person", json!({}))
         }
         "confirmSecondFactor" => Asked::Path("person", json!({ "otp": "123456" })),
         "changePerson" => Asked::Path("person", json!({ "display_name": "other" })),
-        "setPassword" => Asked::Path("person", json!({ "password": PASSWORD })),
+        "setPassword" | "beginSecondFactor" => Asked::Path("person", json!({ "password": PASSWORD })),
         "getRun" | "getRunLogs" => Asked::Path("run", json!({})),
         "getServiceAccount" | "rotateClientSecret" => Asked::Path("client", json!({})),
         "changeServiceAccount" => Asked::Path("client", json!({ "disabled": true })),

@@ -69,7 +69,7 @@ fn path(id: &str) -> String {
 
 /// Enrols whoever `deciding` belongs to; their tokens have ended then.
 fn enrol(gateway: &Gateway, id: &str, deciding: &str) -> App {
-    let begun = gateway.post(&path(id), deciding, &json!({})).expect_status(201).json();
+    let begun = gateway.post(&path(id), deciding, &json!({ "password": PASSWORD })).expect_status(201).json();
     let mut app = App::new(begun["secret"].as_str().unwrap());
     let body = json!({ "otp": app.code() });
     let said = gateway.post(&format!("{}/confirm", path(id)), deciding, &body).expect_status(200).json();
@@ -170,14 +170,18 @@ fn a_vote_counts_for_a_rule_that_demands_mfa_once_its_person_logs_in_with_a_code
 #[test]
 fn a_person_enrols_logs_in_and_takes_it_away_through_the_command_line_and_nobody_guesses() {
     let gateway = Gateway::start();
-    let (dana, _) = gateway.enrol();
+    let (dana, deciding_dana) = gateway.enrol();
     let anna = person(&gateway, &dana, "anna", "APPROVER");
     let agent = gateway.agent(&dana, "fixer");
     let desk = Person::new(&gateway);
     let log_in = ["login", "anna", "--scope", "act decide", "--password-file", "password"];
     desk.json(&log_in);
 
-    let begun = desk.json(&["person", "second-factor", "enrol"]);
+    let enrol_me = ["person", "second-factor", "enrol", "--password-file", "password"];
+    std::fs::write(desk.home.path().join("stolen"), "not her password").unwrap();
+    let (ok, _, said) = desk.run(&["person", "second-factor", "enrol", "--password-file", "stolen"]);
+    assert!(!ok && said.contains("credentials-invalid"), "{said}");
+    let begun = desk.json(&enrol_me);
     let mut app = App::new(begun["secret"].as_str().unwrap());
     assert!(begun["uri"].as_str().unwrap().starts_with("otpauth://totp/Countersign:anna?secret="), "{begun}");
     assert_eq!(desk.json(&["person", "second-factor", "show"])["state"], "begun");
@@ -185,13 +189,17 @@ fn a_person_enrols_logs_in_and_takes_it_away_through_the_command_line_and_nobody
     assert!(!ok && said.contains("second-factor-refused"), "{said}");
     // Nobody begins, confirms or takes away for her: not the agent, and the administrator only the last.
     for token in [&agent, &dana] {
-        let begin = gateway.post(&path("anna"), token, &json!({}));
+        let begin = gateway.post(&path("anna"), token, &json!({ "password": PASSWORD }));
         let confirm = gateway.post(&format!("{}/confirm", path("anna")), token, &json!({ "otp": "123456" }));
         let expected = if *token == agent { "policy-denied" } else { "account-invalid" };
         assert_eq!((begin.code(), confirm.code()), (expected.to_owned(), expected.to_owned()));
     }
     let act = gateway.login("anna", "act");
-    assert_eq!(gateway.post(&path("anna"), &act, &json!({})).code(), "policy-denied", "without scope `decide`");
+    assert_eq!(
+        gateway.post(&path("anna"), &act, &json!({ "password": PASSWORD })).code(),
+        "policy-denied",
+        "without scope `decide`"
+    );
     let code = app.code();
     assert_eq!(desk.json(&["person", "second-factor", "confirm", "--otp", &code])["state"], "in_force");
     assert_eq!(gateway.get("/api/v1/me", &anna).code(), "token-revoked");
@@ -200,7 +208,7 @@ fn a_person_enrols_logs_in_and_takes_it_away_through_the_command_line_and_nobody
     assert!(!ok && said.contains("second-factor-required") && said.contains("otp"), "{said}");
     desk.json(&[&log_in[..], &["--otp", &app.code()]].concat());
     assert_eq!(desk.json(&["token", "whoami"])["assurance"], "mfa");
-    let (ok, _, said) = desk.run(&["person", "second-factor", "enrol"]);
+    let (ok, _, said) = desk.run(&enrol_me);
     assert!(!ok && said.contains("second-factor-in-force"), "{said}");
     assert_eq!(desk.json(&["person", "second-factor", "remove", "--yes"])["state"], "none");
     let (ok, _, said) = desk.run(&["token", "whoami"]);
@@ -227,9 +235,12 @@ fn a_person_enrols_logs_in_and_takes_it_away_through_the_command_line_and_nobody
     assert!(limited.header("retry-after").unwrap().parse::<u64>().unwrap() > 60, "{limited:?}");
     assert_eq!(gateway.entries(&dana).len(), entries, "a wrong code leaves nothing");
 
-    gateway.send("DELETE", &path("anna"), &dana, &[], None).expect_status(204);
+    let act = gateway.send("DELETE", &path("anna"), &dana, &[], None);
+    assert_eq!(act.code(), "scope-missing", "a token for other work does not do");
+    let entries = gateway.entries(&dana).len();
+    gateway.send("DELETE", &path("anna"), &deciding_dana, &[], None).expect_status(204);
     assert_eq!(changes(&gateway, &dana, entries), ["credential_revoked"]);
-    assert_eq!(gateway.send("DELETE", &path("anna"), &dana, &[], None).code(), "second-factor-unknown");
+    assert_eq!(gateway.send("DELETE", &path("anna"), &deciding_dana, &[], None).code(), "second-factor-unknown");
     std::thread::sleep(Duration::from_secs(7));
     token(login(&gateway, "anna", None));
 }

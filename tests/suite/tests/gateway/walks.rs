@@ -314,7 +314,7 @@ impl By<'_> {
                 ("POST", "/api/v1/people/dana/keys", body)
             }
             "revokePersonKey" => ("POST", "/api/v1/people/dana/keys/revoke", json!({ "key_id": "00".repeat(32) })),
-            "beginSecondFactor" => ("POST", "/api/v1/people/dana/second-factor", json!({})),
+            "beginSecondFactor" => ("POST", "/api/v1/people/dana/second-factor", json!({ "password": PASSWORD })),
             "confirmSecondFactor" => ("POST", "/api/v1/people/dana/second-factor/confirm", json!({ "otp": "123456" })),
             "removeSecondFactor" => ("DELETE", "/api/v1/people/dana/second-factor", json!({})),
             "erasePerson" => ("DELETE", "/api/v1/people/dana", json!({})),
