@@ -9,6 +9,7 @@ use countersign_gateway_model::{Digest, Duration, InstanceId, Principal, Timesta
 use countersign_ledger_entry::body::{AuthorityMode, Step};
 use countersign_ledger_entry::payload;
 use countersign_ledger_entry::{Blob, Draft, PayloadRole};
+use countersign_policy_bundle::sha256;
 use countersign_policy_decide::{EntityRef, Operation};
 use serde_json::{Value, json};
 
@@ -20,6 +21,7 @@ use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::Org;
 use crate::own::draft_of;
+use crate::policies::Candidate;
 use crate::records::{cursor, to_cursor};
 
 /// How long after it was replaced a bundle may come back without a shadow window.
@@ -117,7 +119,7 @@ impl Engine {
             weakens: candidate.weakens,
             rollback: candidate.restores,
             proofs: std::mem::take(&mut candidate.proofs),
-            ..ChangeRow::new(self.mint().instance(), who, now, &Checked::of_bundle(&candidate))
+            ..ChangeRow::new(self.mint().instance(), who, now, &checked(&candidate))
         };
         let entity = bundle_entity(org.id, &row.digest)?;
         org.entities.put(self.candidate_record(org, &row)?).map_err(EngineError::damaged)?;
@@ -298,6 +300,19 @@ impl Engine {
             diff_digest: row.diff,
             diff: None,
         }
+    }
+}
+
+fn checked(bundle: &Candidate) -> Checked {
+    Checked {
+        subject: Subject::Bundle,
+        digest: bundle.digest,
+        predecessor: bundle.predecessor,
+        version: bundle.version,
+        root_version: bundle.root_version,
+        signed_by: bundle.signed_by,
+        bytes: sha256(&bundle.transport),
+        words: bundle.diff_digest,
     }
 }
 

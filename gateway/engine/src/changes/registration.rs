@@ -139,9 +139,19 @@ impl Engine {
     ) -> Result<InstanceId, EngineError> {
         let (policy, now) = (self.snapshot(org.id).digests(), self.now());
         let lines = tool_lines::stored(&lines).map_err(EngineError::damaged)?;
+        let checked = Checked {
+            subject: Subject::Catalogue,
+            digest: candidate.digest,
+            predecessor: candidate.predecessor,
+            version: candidate.version,
+            root_version: candidate.root_version,
+            signed_by: candidate.signed_by,
+            bytes: candidate.blob.digest,
+            words: sha256(&lines),
+        };
         let mut row = ChangeRow {
             tools: changes.iter().map(ToolLine::of).collect(),
-            ..ChangeRow::new(self.mint().instance(), who, now, &Checked::of_catalogue(&candidate, sha256(&lines)))
+            ..ChangeRow::new(self.mint().instance(), who, now, &checked)
         };
         let mut beside = Beside::default();
         let action = serde_json::to_vec(details).map_err(EngineError::damaged)?;

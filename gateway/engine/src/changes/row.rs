@@ -9,7 +9,7 @@ use countersign_gateway_model::{
 };
 use countersign_ledger_entry::body::{PolicyStep, SignedBy, Step};
 use countersign_ledger_entry::{Body, Row};
-use countersign_policy_bundle::{BacktestReport, sha256};
+use countersign_policy_bundle::BacktestReport;
 use countersign_policy_decide::{BundleFacts, Record};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use crate::changes::names::{Subject, name};
 use crate::changes::proofs::InvariantOutcome;
 use crate::error::EngineError;
-use crate::policies::{self, CatalogueCandidate};
 
 /// Why a change failed whose gate was rejected.
 pub(super) const REJECTED: &str = "it was rejected";
@@ -164,43 +163,16 @@ impl InForce {
 
 /// What a change is a change to: a bundle or a catalogue that has passed its checks.
 pub(super) struct Checked {
-    subject: Subject,
-    digest: Digest,
-    predecessor: Option<Digest>,
-    version: u64,
-    root_version: u64,
-    signed_by: SignedBy,
-    bytes: Digest,
-    words: Digest,
-}
-
-impl Checked {
-    pub(super) fn of_bundle(bundle: &policies::Candidate) -> Self {
-        Self {
-            subject: Subject::Bundle,
-            digest: bundle.digest,
-            predecessor: bundle.predecessor,
-            version: bundle.version,
-            root_version: bundle.root_version,
-            signed_by: bundle.signed_by,
-            bytes: sha256(&bundle.transport),
-            words: bundle.diff_digest,
-        }
-    }
-
-    /// `words` is the digest of what people are shown.
-    pub(super) fn of_catalogue(catalogue: &CatalogueCandidate, words: Digest) -> Self {
-        Self {
-            subject: Subject::Catalogue,
-            digest: catalogue.digest,
-            predecessor: catalogue.predecessor,
-            version: catalogue.version,
-            root_version: catalogue.root_version,
-            signed_by: catalogue.signed_by,
-            bytes: catalogue.blob.digest,
-            words,
-        }
-    }
+    pub(super) subject: Subject,
+    pub(super) digest: Digest,
+    pub(super) predecessor: Option<Digest>,
+    pub(super) version: u64,
+    pub(super) root_version: u64,
+    pub(super) signed_by: SignedBy,
+    /// Of its stored form.
+    pub(super) bytes: Digest,
+    /// Of what people are shown.
+    pub(super) words: Digest,
 }
 
 impl ChangeRow {
