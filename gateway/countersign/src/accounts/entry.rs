@@ -188,3 +188,48 @@ impl OfSecondFactor {
         serde_json::json!({ "second_factor": word })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use countersign_gateway_identity::{RecordKey, Stored};
+    use countersign_gateway_model::{OrgId, Timestamp};
+
+    use super::super::introductions::Concerned;
+    use super::*;
+
+    fn factor(in_force: bool, last_step: u64) -> Vec<u8> {
+        let org = OrgId::from_bytes([1; 16]);
+        let since = if in_force { "5" } else { "null" };
+        format!(
+            r#"{{"org":"{org}","person":"ada","id":"otp_1","secret":"GEZDGNBVGY3TQOJQ","begun":1,"in_force":{since},"last_step":{last_step}}}"#
+        )
+        .into_bytes()
+    }
+
+    #[test]
+    fn what_becomes_of_a_second_factor_is_told_from_what_was_in_force() {
+        use PrincipalChange::{CredentialIssued, CredentialRevoked, Updated};
+        let key = RecordKey::new(RecordKind::SecondFactor, OrgId::from_bytes([1; 16]), "ada");
+        let (begun, on, spent) = (factor(false, 0), factor(true, 7), factor(true, 8));
+        for (before, after, change, unasked, anybody_is_told) in [
+            (None, Some(&begun), Updated, OfSecondFactor::Used, false),
+            (Some(&begun), None, Updated, OfSecondFactor::Lapsed, false),
+            (Some(&begun), Some(&on), CredentialIssued, OfSecondFactor::Used, true),
+            (Some(&on), Some(&spent), Updated, OfSecondFactor::Used, false),
+            (Some(&on), None, CredentialRevoked, OfSecondFactor::TakenAway, true),
+        ] {
+            let stored = |value: &Vec<u8>| Stored { version: 1, value: value.clone() };
+            let mut book = Book::default();
+            if let Some(before) = before {
+                book.take_up(book.change(key.clone(), Some(stored(before))).unwrap());
+            }
+            let expected = before.map(|_| 1);
+            let writes = [Write { key: key.clone(), expected, value: after.cloned() }];
+            assert_eq!(what_happened(&writes, &book).unwrap().change, change);
+            assert_eq!(OfSecondFactor::by(&writes, &book).unwrap(), Some(unasked));
+            let changes = [book.change(key.clone(), after.map(stored)).unwrap()];
+            let told = Concerned::by(&book, &changes).unwrap().introductions(&book, key.org, Timestamp(9)).unwrap();
+            assert_eq!(!told.is_empty(), anybody_is_told, "{told:?}");
+        }
+    }
+}

@@ -512,3 +512,24 @@ async fn a_review_of_another_organization_is_one_of_nobodys() {
     let said = (Finding::Upheld, "not mine".to_owned());
     assert_eq!(code(at.world.engine.close_review(other, lift, said, None).await), "not-found");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_takes_what_lets_somebody_in_to_stop_things_and_no_other_change_of_accounts() {
+    let world = World::new().await;
+    let who = world.person("ada", &["ADMIN"]);
+    for (urgent, expected) in [(false, Err("disk-full")), (true, Ok(()))] {
+        let body = Body::Principal(Recorded {
+            change: PrincipalChange::Updated,
+            principal: who.pseudonym,
+            kind: PrincipalKind::Person,
+            owner: None,
+            roles: Vec::new(),
+            teams: Vec::new(),
+            credential: None,
+        });
+        *world.faults.lock().unwrap() = Some(crate::faulty::Fault::Full);
+        let done = world.engine.commit_system(org(1), OwnEntry { urgent, ..OwnEntry::new(body) }).await;
+        assert_eq!(done.map(drop).map_err(|error| error.code()), expected);
+        assert!(world.faults.lock().unwrap().is_none(), "the disk was full");
+    }
+}
