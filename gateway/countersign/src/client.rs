@@ -104,7 +104,41 @@ pub(crate) fn keep(server: &str, token: &str, subject: &str, expires: &str) -> R
     Ok(path)
 }
 
-/// Who is asked, and as whom.
+/// Where an address or a token came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A flag or a variable.
+    Given,
+    /// The file that `login` writes.
+    Kept(PathBuf),
+    /// Nobody said anything.
+    Default,
+}
+
+/// Who is asked, and as whom, with where each came from. Not printable: it holds a token.
+pub(crate) struct Whom {
+    /// The server's address.
+    pub server: (String, Source),
+    /// The token, where there is one.
+    pub token: Option<(String, Source)>,
+}
+
+/// Server and token as given, else as kept.
+pub(crate) fn whom(server: Option<&str>, token: Option<&str>) -> Result<Whom> {
+    let kept = if server.is_some() && token.is_some() { Held::default() } else { held()? };
+    let from_login = || held_path().map_or(Source::Default, Source::Kept);
+    let (server, source) = match (server, &kept.last) {
+        (Some(server), _) => (server, Source::Given),
+        (None, Some(last)) => (last.as_str(), from_login()),
+        (None, None) => (DEFAULT_SERVER, Source::Default),
+    };
+    let server = server.trim_end_matches('/').to_owned();
+    let given = token.map(|token| (token.to_owned(), Source::Given));
+    let token = given.or_else(|| kept.servers.get(&server).map(|held| (held.token.clone(), from_login())));
+    Ok(Whom { server: (server, source), token })
+}
+
+/// A client of one gateway, with a token or without.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -115,9 +149,8 @@ pub(crate) struct Client {
 impl Client {
     /// A client; server and token as given, else as kept.
     pub(crate) fn new(server: Option<&str>, token: Option<&str>) -> Result<Self> {
-        let kept = if server.is_some() && token.is_some() { Held::default() } else { held()? };
-        let server = server.or(kept.last.as_deref()).unwrap_or(DEFAULT_SERVER).trim_end_matches('/').to_owned();
-        let token = token.map(str::to_owned).or_else(|| kept.servers.get(&server).map(|held| held.token.clone()));
+        let Whom { server, token } = whom(server, token)?;
+        let (server, token) = (server.0, token.map(|(token, _)| token));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))

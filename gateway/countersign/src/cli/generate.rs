@@ -8,8 +8,13 @@ use clap::{Args, Subcommand};
 use countersign_gateway_http::{Page, Place, pages};
 use serde_json::{Map, Value, json};
 
-use super::{Global, command, out};
+use super::{Global, OWN_VARIABLES, command, out};
+use crate::client::{Source, Whom, whom};
 use crate::config::reference;
+use crate::environment;
+
+/// What is shown instead of a secret, however long that is.
+const MASK: &str = "********";
 
 /// Prints completions for a shell.
 #[derive(Debug, Args)]
@@ -35,7 +40,7 @@ pub(crate) fn completions(args: &Completions) -> Result<ExitCode> {
 /// The configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
-    /// Show every setting, and where its value came from
+    /// Show every setting, what later commands would use, and where each value came from; secrets are masked
     #[command(after_help = "Example:\n  countersign config show")]
     Show,
     /// Say whether the configuration can be used
@@ -45,24 +50,51 @@ pub(crate) enum ConfigVerb {
 
 pub(crate) fn config(verb: &ConfigVerb, global: &Global) -> Result<()> {
     let loaded = global.load(&[])?;
-    match verb {
-        ConfigVerb::Check => global.answer(&json!({ "good": true })),
-        ConfigVerb::Show if global.json => {
-            let mut all = Map::new();
-            for (key, value, origin) in loaded.shown() {
-                all.insert(key, json!({ "value": value, "from": origin.to_string() }));
+    if matches!(verb, ConfigVerb::Check) {
+        return global.answer(&json!({ "good": true }));
+    }
+    let settings = loaded.shown().into_iter().map(|(key, value, origin)| (key, value, origin.to_string()));
+    let all = settings.chain(of_commands(global)?);
+    if global.json {
+        let all = all.map(|(key, value, from)| (key, json!({ "value": value, "from": from })));
+        return global.document(&Value::Object(all.collect::<Map<_, _>>()));
+    }
+    let rows: Vec<Value> = all.map(|(key, value, from)| json!({ "key": key, "value": value, "from": from })).collect();
+    out(&crate::text::table(&rows, &["key", "value", "from"]))
+}
+
+/// What commands use beside the settings: server and token, and the command line's own variables that are set.
+fn of_commands(global: &Global) -> Result<Vec<(String, Value, String)>> {
+    let row = |variable: &str, secret: bool, value: &str, from: String| {
+        let key = format!("command.{}", variable.trim_start_matches("COUNTERSIGN_").to_ascii_lowercase());
+        (key, json!(if secret { MASK } else { value }), from)
+    };
+    let from = |source: Source, variable: &str, flag: &str, value: &str| match source {
+        Source::Given if environment::text(variable).as_deref() == Some(value) => variable.to_owned(),
+        Source::Given => flag.to_owned(),
+        Source::Kept(path) => path.display().to_string(),
+        Source::Default => "default".to_owned(),
+    };
+    let given = (global.server.as_deref(), global.token.as_deref());
+    let Whom { server: (server, source), token } = whom(given.0, given.1)?;
+    let mut rows = Vec::new();
+    for (variable, secret) in OWN_VARIABLES {
+        match variable {
+            "COUNTERSIGN_SERVER" => {
+                let source = from(source.clone(), variable, "--server", given.0.unwrap_or_default());
+                rows.push(row(variable, secret, &server, source));
             }
-            global.document(&Value::Object(all))
-        }
-        ConfigVerb::Show => {
-            let rows: Vec<Value> = loaded
-                .shown()
-                .into_iter()
-                .map(|(key, value, origin)| json!({ "key": key, "value": value, "from": origin.to_string() }))
-                .collect();
-            out(&crate::text::table(&rows, &["key", "value", "from"]))
+            "COUNTERSIGN_TOKEN" => {
+                rows.extend(token.iter().map(|(token, source)| {
+                    row(variable, secret, token, from(source.clone(), variable, "--token", token))
+                }))
+            }
+            _ => {
+                rows.extend(environment::text(variable).map(|value| row(variable, secret, &value, variable.to_owned())))
+            }
         }
     }
+    Ok(rows)
 }
 
 /// Generated documents.

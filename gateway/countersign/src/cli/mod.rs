@@ -36,17 +36,17 @@ use crate::refusals;
 /// Wrong usage.
 const USAGE: u8 = 64;
 
-/// Variables that are the command line's own and no settings.
-const OWN_VARIABLES: [&str; 9] = [
-    "COUNTERSIGN_CVC5",
-    "COUNTERSIGN_ORGANIZATION",
-    "COUNTERSIGN_SERVER",
-    "COUNTERSIGN_TOKEN",
-    "COUNTERSIGN_CONFIG",
-    "COUNTERSIGN_OTP",
-    "COUNTERSIGN_PASSWORD",
-    "COUNTERSIGN_CLIENT_SECRET",
-    "COUNTERSIGN_INPUTS",
+/// Variables that are the command line's own and no settings, and whether what is in them is a secret.
+const OWN_VARIABLES: [(&str, bool); 9] = [
+    ("COUNTERSIGN_CVC5", false),
+    ("COUNTERSIGN_ORGANIZATION", false),
+    ("COUNTERSIGN_SERVER", false),
+    ("COUNTERSIGN_TOKEN", true),
+    ("COUNTERSIGN_CONFIG", false),
+    ("COUNTERSIGN_OTP", true),
+    ("COUNTERSIGN_PASSWORD", true),
+    ("COUNTERSIGN_CLIENT_SECRET", true),
+    ("COUNTERSIGN_INPUTS", false),
 ];
 
 /// An authorization gateway in front of AI agents: every action is decided by policy, paused for people where policy says
@@ -256,7 +256,8 @@ fn report(error: &anyhow::Error, json: bool) {
 impl Global {
     /// The configuration, with these flags above all other layers.
     pub(crate) fn load(&self, flags: &[(&str, String, &str)]) -> Result<Loaded> {
-        let variables = environment::variables().filter(|(name, _)| !OWN_VARIABLES.contains(&name.as_str()));
+        let own = |name: &str| OWN_VARIABLES.iter().any(|(variable, _)| *variable == name);
+        let variables = environment::variables().filter(|(name, _)| !own(name));
         Ok(config::load(self.config.as_deref(), variables, flags)?)
     }
 

@@ -9,7 +9,7 @@ use countersign_gateway_engine::{
     BacktestWindow, DecisionKind, DecisionRequest, Effect, EngineError, EntryQuery, Idempotency, LiftRequest,
     PolicyGlass, PolicyProposal, verify_evidence,
 };
-use countersign_gateway_model::{Digest, Duration, GateId, InstanceId, Principal, State};
+use countersign_gateway_model::{Assurance, Digest, Duration, GateId, InstanceId, Principal, State};
 use countersign_policy_bundle::{Shift, sha256};
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -308,6 +308,48 @@ async fn a_candidate_in_its_shadow_window_is_not_activated_by_anybody() {
     let waiting = office.until(proposed.id, "waiting").await;
     office.world.decide(&office.grace, waiting.gate.unwrap(), Deciding::Approve).await.unwrap();
     assert_eq!(office.in_force(), proposed.bundle);
+    office.holds().await;
+}
+
+/// The bundle that ships, where nobody puts a policy in force without a second factor, as its own tests do.
+fn for_the_sure() -> Files {
+    let mut files = default_files();
+    files.retain(|path, _| !path.starts_with("tests/"));
+    files.get_mut("policies.cedar").unwrap().push_str(
+        "\n@id(\"sure-authors\")\nforbid (\n  principal,\n  action == Countersign::Action::\"activatePolicy\",\n  \
+         resource\n)\nunless { context.assuranceLevel >= 3 };\n",
+    );
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_under_way_is_asked_with_no_more_than_its_authors_login_is_worth_now() {
+    let mut office = Office::four_eyes().await;
+    office.world.policies.install(org(1), &for_the_sure());
+    for (login, then, now, state) in [
+        (Assurance::Mfa, true, true, "waiting"),
+        // Taken away while the window ran, as after a theft.
+        (Assurance::Mfa, true, false, "failed"),
+        // Enrolled since: the login that proposed was by a password alone.
+        (Assurance::Password, false, true, "failed"),
+    ] {
+        office.world.second_factor(&office.ada, then);
+        office.ada = Arc::new(Principal { assurance: login, ..(*office.ada).clone() });
+        let proposed = office.propose(&other(2), None).await.unwrap();
+        assert_eq!(proposed.state, "shadowing");
+        office.world.second_factor(&office.ada, now);
+        office.world.clock.forward(DAY);
+        let asked = office.until(proposed.id, state).await;
+        if state == "failed" {
+            assert_eq!(
+                asked.reason.as_deref(),
+                Some("the policy in force does not allow its activation"),
+                "{login:?} {now}"
+            );
+        } else {
+            office.world.decide(&office.grace, asked.gate.unwrap(), Deciding::Reject).await.unwrap();
+        }
+    }
     office.holds().await;
 }
 

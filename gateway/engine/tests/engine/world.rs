@@ -256,6 +256,14 @@ impl World {
         self.tell(one);
     }
 
+    /// Somebody has a second factor from now on, or has none any more, at this start and every later one.
+    pub(crate) fn second_factor(&self, who: &Principal, has: bool) {
+        let mut people = self.people.lock().unwrap();
+        let one = people.iter_mut().find(|one| one.who == who.pseudonym).unwrap();
+        one.known.second_factor = has;
+        self.tell(one);
+    }
+
     fn pseudonym(&self) -> Pseudonym {
         Pseudonym::from_bytes(self.mint.id())
     }

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "a run goes on in real time")]
 
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -142,17 +143,21 @@ fn a_run_is_listed_shown_and_read_while_it_goes_on_and_afterwards() {
 }
 
 #[test]
-fn the_configuration_is_shown_with_its_sources_and_no_secret_with_it() {
+fn the_configuration_is_shown_with_its_sources_and_secrets_are_masked() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("countersign.toml");
     std::fs::write(&file, "[listen]\naddress = \"127.0.0.1:1234\"\n").unwrap();
     let config = |arguments: &[&str], more: &[(&str, &str)]| {
+        let variables = [
+            ("COUNTERSIGN_SECRETS__ENVIRONMENT", "SHOP_KEY"),
+            ("SHOP_KEY", "nobody may read this"),
+            ("COUNTERSIGN_TOKEN", "nor this"),
+        ];
+        // One that is given empty is not there.
+        let all = variables.iter().filter(|(name, _)| !more.contains(&(name, ""))).chain(more);
         let output = Command::new(countersign())
             .env_clear()
-            .env("COUNTERSIGN_SECRETS__ENVIRONMENT", "SHOP_KEY")
-            .env("SHOP_KEY", "nobody may read this")
-            .env("COUNTERSIGN_TOKEN", "nor this")
-            .envs(more.iter().copied())
+            .envs(all.filter(|(_, value)| !value.is_empty()).copied())
             .current_dir(folder.path())
             .arg("config")
             .args(arguments)
@@ -170,8 +175,44 @@ fn the_configuration_is_shown_with_its_sources_and_no_secret_with_it() {
     assert_eq!(shown["secrets.environment"], named, "the variable is named, and what is in it is not");
     assert_eq!(shown["runner.process"], json!({ "value": true, "from": "default" }));
     let (code, table) = config(&["show"], &[]);
-    let row = table.lines().find(|line| line.starts_with("listen.address")).unwrap();
-    assert!(code == Some(0) && row.contains("127.0.0.1:1234") && row.contains("countersign.toml"), "{table}");
+    let row = |key: &str| table.lines().find(|line| line.starts_with(key)).unwrap();
+    let address = row("listen.address");
+    assert!(code == Some(0) && address.contains("127.0.0.1:1234") && address.contains("countersign.toml"), "{table}");
+    let token = row("command.token");
+    assert!(token.contains("********") && token.contains("COUNTERSIGN_TOKEN"), "{table}");
+
+    // What commands would use beside the settings: secrets by where they came from alone, however they were given.
+    let secrets = ["PASSWORD", "OTP", "CLIENT_SECRET"].map(|name| (format!("COUNTERSIGN_{name}"), "nor this"));
+    let secrets: Vec<(&str, &str)> = secrets.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let (_, said) = config(&["show", "--json"], &secrets);
+    let shown: Value = serde_json::from_str(&said).unwrap();
+    for (key, from) in [
+        ("command.token", "COUNTERSIGN_TOKEN"),
+        ("command.password", "COUNTERSIGN_PASSWORD"),
+        ("command.otp", "COUNTERSIGN_OTP"),
+        ("command.client_secret", "COUNTERSIGN_CLIENT_SECRET"),
+    ] {
+        assert_eq!(shown[key], json!({ "value": "********", "from": from }), "{key}");
+    }
+    assert_eq!(shown["command.server"], json!({ "value": "http://127.0.0.1:7777", "from": "default" }));
+    let (_, said) = config(&["show", "--json", "--token", "nor this one", "--server", "http://127.0.0.1:1/"], &[]);
+    let shown: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(shown["command.token"], json!({ "value": "********", "from": "--token" }));
+    assert_eq!(shown["command.server"], json!({ "value": "http://127.0.0.1:1", "from": "--server" }));
+    let kept = folder.path().join("countersign");
+    std::fs::create_dir(&kept).unwrap();
+    std::fs::set_permissions(&kept, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let kept = kept.join("credentials.json");
+    let held = json!({ "token": "nor this", "subject": "ada", "expires": "2030-01-01T00:00:00Z" });
+    let login = json!({ "servers": { "http://127.0.0.1:2": held }, "last": "http://127.0.0.1:2" });
+    std::fs::write(&kept, login.to_string()).unwrap();
+    std::fs::set_permissions(&kept, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let home = [("XDG_CONFIG_HOME", folder.path().to_str().unwrap()), ("COUNTERSIGN_TOKEN", "")];
+    let (_, said) = config(&["show", "--json"], &home);
+    let shown: Value = serde_json::from_str(&said).unwrap();
+    let from = kept.to_str().unwrap();
+    assert_eq!(shown["command.token"], json!({ "value": "********", "from": from }), "{shown}");
+    assert_eq!(shown["command.server"], json!({ "value": "http://127.0.0.1:2", "from": from }));
 
     let (code, said) = config(&["check", "--json"], &[]);
     assert_eq!((code, serde_json::from_str::<Value>(&said).unwrap()), (Some(0), json!({ "good": true })));
