@@ -2,7 +2,8 @@
 //!
 //! Closed loop: each connection sends its next request when the last one is answered. Open loop (`--rate`): requests
 //! are due at fixed times whether or not earlier ones were answered, and latency counts from the due time, so that a
-//! stall is charged to everyone who waited. A thread of its own keeps the beat, because the runtime's timer rounds up to
+//! stall is charged to everyone who waited; what was due and could not be sent before the end is counted, and its wait up
+//! to there is among the latencies. A thread of its own keeps the beat, because the runtime's timer rounds up to
 //! whole milliseconds and would send what is due in one of them as one burst. Every request carries a fresh idempotency
 //! key. Several targets and several bodies (`--bodies`, one a line) are sent in turn. An answer is an error if its status is
 //! not a success, or if it lacks what `--expect` names. Prints one JSON object.
@@ -102,17 +103,20 @@ async fn run(plan: Plan) -> Result<()> {
         let end = begin + Duration::from_secs_f64(plan.seconds);
         std::thread::spawn(move || keep_beat(&beats, rate, begin, end))
     });
-    let (mut latencies, mut errors, mut samples) = (Vec::new(), 0_u64, Vec::new());
+    let (mut latencies, mut waits, mut errors, mut samples) = (Vec::new(), Vec::new(), 0_u64, Vec::new());
     for task in tasks {
-        let (mine, wrong, sample) = task.await??;
-        latencies.extend(mine);
-        errors += wrong;
-        samples.extend(sample);
+        let driven = task.await??;
+        latencies.extend(driven.latencies);
+        waits.extend(driven.unsent);
+        errors += driven.errors;
+        samples.extend(driven.sample);
     }
     let elapsed = begin.elapsed().as_secs_f64();
     if pace.is_some_and(|thread| thread.join().is_err()) {
         bail!("the thread that keeps the beat failed");
     }
+    let (requests, unsent) = (latencies.len(), waits.len());
+    latencies.extend(waits);
     latencies.sort_unstable();
     let at = |q: f64| -> f64 {
         let index = ((latencies.len() as f64 - 1.0).max(0.0) * q).round() as usize;
@@ -121,11 +125,12 @@ async fn run(plan: Plan) -> Result<()> {
     let report = serde_json::json!({
         "connections": plan.connections,
         "offered_per_s": plan.rate,
-        "requests": latencies.len(),
+        "requests": requests,
+        "unsent": unsent,
         "errors": errors,
         "error_sample": samples.first(),
         "seconds": elapsed,
-        "per_s": latencies.len() as f64 / elapsed,
+        "per_s": requests as f64 / elapsed,
         "p50_us": at(0.50), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": at(1.0),
     });
     println!("{report}");
@@ -145,17 +150,29 @@ fn keep_beat(beats: &[UnboundedSender<Instant>], rate: f64, begin: Instant, end:
     }
 }
 
+/// What one connection met.
+#[derive(Default)]
+struct Driven {
+    /// From due to answered, in nanoseconds.
+    latencies: Vec<u64>,
+    /// Of what was due and never sent: how long it had waited at the end.
+    unsent: Vec<u64>,
+    errors: u64,
+    /// The first wrong answer.
+    sample: Option<String>,
+}
+
 async fn drive(
     plan: Arc<Plan>,
     connection: usize,
     serial: Arc<AtomicU64>,
     nonce: u64,
     (begin, mut beat): (Instant, UnboundedReceiver<Instant>),
-) -> Result<(Vec<u64>, u64, Vec<String>)> {
+) -> Result<Driven> {
     let mut stream = TcpStream::connect(&plan.address).await?;
     stream.set_nodelay(true)?;
     let end = begin + Duration::from_secs_f64(plan.seconds);
-    let (mut latencies, mut errors, mut samples) = (Vec::with_capacity(1 << 16), 0, Vec::new());
+    let mut driven = Driven { latencies: Vec::with_capacity(1 << 16), ..Driven::default() };
     let (mut buffer, mut request) = (vec![0_u8; 64 * 1024], Vec::new());
     let mut turn = connection as u64;
     tokio::time::sleep_until(begin.into()).await;
@@ -168,6 +185,14 @@ async fn drive(
             None => Instant::now(),
         };
         if Instant::now() >= end {
+            if plan.rate.is_some() {
+                let waited = |due: Instant| u64::try_from(end.saturating_duration_since(due).as_nanos());
+                driven.unsent.push(waited(due)?);
+                // Nothing comes after the end: the beat stops there.
+                while let Some(due) = beat.recv().await {
+                    driven.unsent.push(waited(due)?);
+                }
+            }
             break;
         }
         // With as many requests as connections each connection stays on its own; with one it goes round all.
@@ -179,16 +204,14 @@ async fn drive(
         request[next.key..next.key + PLACE.len()].copy_from_slice(format!("{nonce:016x}{number:016x}").as_bytes());
         stream.write_all(&request).await?;
         let (status, body) = answer(&mut stream, &mut buffer).await?;
-        latencies.push(u64::try_from(due.elapsed().as_nanos())?);
+        driven.latencies.push(u64::try_from(due.elapsed().as_nanos())?);
         let said = plan.expect.is_empty() || find(&body, &plan.expect).is_some();
         if !(200..300).contains(&status) || !said {
-            errors += 1;
-            if samples.is_empty() {
-                samples.push(format!("{status} {}", String::from_utf8_lossy(&body)));
-            }
+            driven.errors += 1;
+            driven.sample.get_or_insert_with(|| format!("{status} {}", String::from_utf8_lossy(&body)));
         }
     }
-    Ok((latencies, errors, samples))
+    Ok(driven)
 }
 
 fn render(address: &str, token: &str, target: &str, body: &[u8]) -> Result<Request> {

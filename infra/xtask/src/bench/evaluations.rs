@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::exchange::{Connection, free_address, get, text};
 use super::gateway::Gateway;
 use super::grants::{Grants, REGO, tool};
-use super::server::{Bench, Load, Measured, Process, Requests, Row, Server};
+use super::server::{Bench, Load, Measured, Process, Requests, Server, all_on_record};
 use crate::surroundings::{Stopwatch, is_executable};
 
 const LOADS: [Load; 5] = [(1, None), (8, None), (64, None), (64, Some(1_000)), (64, Some(5_000))];
@@ -73,17 +73,6 @@ pub fn run(bench: &Bench, arguments: &Arguments) -> Result<Measured> {
         beside.push(("opa", json!(version.lines().next().unwrap_or_default())));
     }
     Ok(Measured { rows, beside })
-}
-
-/// Every answered evaluation left its entry: without that the figures are not of what they say.
-fn all_on_record(rows: &[Row]) -> Result<()> {
-    for row in rows {
-        let (requests, entries) = (row.load["requests"].as_f64(), row.extra["entries"].as_f64());
-        if entries < requests {
-            bail!("{requests:?} evaluations were answered, and {entries:?} entries were committed");
-        }
-    }
-    Ok(())
 }
 
 /// A gateway where the grants are in force; with its organization, and what the activation took.

@@ -25,7 +25,9 @@ pub fn medians(rows: &[Value]) -> Vec<Value> {
             "p99_us": of(wanted, "/load/p99_us"), "server_cpu_us": of(wanted, "/server_cpu_us"),
         });
         if what == "gateway" {
-            median["sync_probe_us"] = json!(of(wanted, "/extra/sync_probe_us/p50"));
+            let probe = of(wanted, "/extra/sync_probe_us/p50");
+            median["sync_probe_us"] = json!(probe);
+            median["p50_in_probes"] = json!(of(wanted, "/load/p50_us") / probe);
         }
         if what == "gateway" && offered.is_null() {
             let others = keys.iter().filter(|other| other[0] != *what && other[1..] == wanted[1..]);

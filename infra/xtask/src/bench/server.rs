@@ -66,6 +66,17 @@ impl Row {
     }
 }
 
+/// Every answered request left its entry: without that the figures are not of what they say.
+pub fn all_on_record(rows: &[Row]) -> Result<()> {
+    for row in rows {
+        let (requests, entries) = (row.load["requests"].as_f64(), row.extra["entries"].as_f64());
+        if entries < requests {
+            bail!("{requests:?} requests were answered, and {entries:?} entries were committed");
+        }
+    }
+    Ok(())
+}
+
 /// Connections, and requests a second; none: a closed loop.
 pub type Load = (u32, Option<u32>);
 
@@ -147,6 +158,8 @@ impl Server {
 
     fn row(&self, bench: &Bench, pass: u32, (connections, rate): Load) -> Result<Row> {
         let probe = if self.process.data.is_some() { sync_probe(&bench.folder)? } else { Value::Null };
+        // The peak is of this load alone. Linux, `Documentation/filesystems/proc.rst`: 5 resets it.
+        let _ = std::fs::write(format!("/proc/{}/clear_refs", self.process.child.id()), "5");
         let before = self.figures();
         let load = self.load(&bench.programs, connections, bench.seconds, rate)?;
         let after = self.figures();
@@ -159,6 +172,9 @@ impl Server {
             load["per_s"].as_f64().unwrap_or(0.0),
             load["p50_us"].as_f64().unwrap_or(0.0),
         );
+        if load["unsent"] != json!(0) {
+            eprintln!("  {} more were due and not sent any more", load["unsent"]);
+        }
         if let Some(sample) = load["error_sample"].as_str() {
             eprintln!("  wrong answer: {sample}");
         }

@@ -22,13 +22,13 @@ pub fn print(report: &Value) {
 fn rows(rows: &Value) {
     println!();
     println!(
-        "| pass | what | connections | loop | per s | p50 us | p99 us | p99.9 us | server CPU us | commits | syncs | bytes | peak RSS MB | probe us | errors |"
+        "| pass | what | connections | loop | per s | p50 us | p99 us | p99.9 us | server CPU us | entries | commits | syncs | bytes | peak RSS MB | probe us | unsent | errors |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("|{}", " --- |".repeat(17));
     for row in rows.as_array().into_iter().flatten() {
         let (load, extra) = (&row["load"], &row["extra"]);
         println!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row["pass"],
             word(&row["what"]),
             load["connections"],
@@ -38,11 +38,13 @@ fn rows(rows: &Value) {
             whole(&load["p99_us"]),
             whole(&load["p999_us"]),
             whole(&row["server_cpu_us"]),
+            whole(&extra["entries"]),
             whole(&extra["commits"]),
             whole(&extra["syncs"]),
             whole(&extra["written_bytes_each"]),
             extra["peak_rss_mb"],
             whole(&extra["sync_probe_us"]["p50"]),
+            load["unsent"],
             load["errors"],
         );
     }
@@ -74,13 +76,15 @@ fn medians(medians: &Value) {
         "Medians over the passes; a quotient is the gateway's requests per second by those of the other, closed loops only."
     );
     println!();
-    println!("| what | connections | loop | per s | p50 us | p99 us | server CPU us | probe us | quotients |");
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| what | connections | loop | per s | p50 us | p99 us | server CPU us | probe us | p50 in probes | quotients |"
+    );
+    println!("|{}", " --- |".repeat(10));
     for row in medians.as_array().into_iter().flatten() {
         let quotients = row["quotients"].as_object().into_iter().flatten();
         let quotients = quotients.map(|(other, by)| format!("÷ {other} {:.2}", by.as_f64().unwrap_or(0.0)));
         println!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             word(&row["what"]),
             row["connections"],
             kind(row),
@@ -89,6 +93,7 @@ fn medians(medians: &Value) {
             whole(&row["p99_us"]),
             whole(&row["server_cpu_us"]),
             whole(&row["sync_probe_us"]),
+            row["p50_in_probes"].as_f64().map_or(String::new(), |by| format!("{by:.1}")),
             quotients.collect::<Vec<_>>().join(", "),
         );
     }
