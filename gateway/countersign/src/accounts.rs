@@ -208,7 +208,7 @@ impl Accounts for Vault {
         // Taken here: the authority belongs to the task of the request, the work must outlive it.
         let authority = acting::take();
         let (this, writes) = (self.clone(), writes.to_vec());
-        match tokio::spawn(trail::carried(async move { this.commit(writes, authority).await })).await {
+        match trail::spawn(async move { this.commit(writes, authority).await }).await {
             Ok(done) => done,
             Err(error) => Err(StoreError::new("the change was cut off", error)),
         }

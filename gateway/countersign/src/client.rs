@@ -292,10 +292,14 @@ fn problem(status: StatusCode, bytes: &[u8], has_token: bool) -> anyhow::Error {
     };
     let code = body.get("code").or_else(|| body.get("type")).and_then(Value::as_str).unwrap_or_default();
     let code = code.trim_start_matches("/problems/").to_owned();
-    let second_factor = code.starts_with("second-factor-");
+    // A wrong code or password says itself what to do, and a login that lacks a code asks for one.
+    let says_itself = match code.as_str() {
+        "second-factor-refused" | "credentials-invalid" => true,
+        "second-factor-required" => !has_token,
+        _ => false,
+    };
     let error = anyhow::Error::new(ProblemError { status: status.as_u16(), code, body });
-    // A login that lacks a code, or has a wrong one, says itself what to do.
-    if status == StatusCode::UNAUTHORIZED && (has_token || !second_factor) {
+    if status == StatusCode::UNAUTHORIZED && !says_itself {
         let hint = if has_token { "log in again" } else { "log in" };
         return error.context(format!("{hint} with `countersign login`, or give --token"));
     }

@@ -2,12 +2,13 @@
 //!
 //! Absent: the act itself, a decision (`weighing`) or a lift (`lifts`).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use countersign_gateway_flow::OpenGate;
 use countersign_gateway_model::{DecisionId, Principal, Timestamp};
 
 use crate::Snapshot;
+use crate::demands::Cast;
 use crate::keyring::HeldKeys;
 use crate::opened::Opened;
 use crate::org::Org;
@@ -20,8 +21,8 @@ pub(crate) struct Deciding<'a> {
     pub(crate) gate: &'a OpenGate,
     pub(crate) opened: &'a Opened,
     pub(crate) now: Timestamp,
-    /// Votes without a signature, where a rule demands one.
-    pub(crate) unsigned: &'a BTreeSet<DecisionId>,
+    /// How votes were cast, where a rule demands something of that.
+    pub(crate) cast: &'a BTreeMap<DecisionId, Cast>,
     /// Persons' keys, where the decision is signed.
     pub(crate) keys: Option<&'a HeldKeys<'a>>,
 }

@@ -4,7 +4,7 @@
 //! A vote that a demand is not met for is refused before anything is recorded. A signature that is given is always checked.
 //! Absent: whose votes a rule counts (`voters`), and registering keys (`person_keys`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use countersign_gateway_flow::rows::{DECISIONS, DecisionRow};
 use countersign_gateway_flow::{Ballot, OpenGate, OpenItem};
@@ -12,6 +12,7 @@ use countersign_gateway_model::{Assurance, DecisionId, Digest, Duration, Name, P
 use countersign_ledger_entry::EntryError;
 use countersign_ledger_entry::assertion::{self, LiftStatement, Statement};
 use countersign_ledger_entry::body::Assertion;
+use countersign_policy_decide::rules::Demand;
 
 use crate::api::{LiftRequest, Signed};
 use crate::deciding::Deciding;
@@ -30,9 +31,9 @@ pub(crate) fn demands_met(
     for (name, rule) in rules.iter().filter_map(|name| Some((name, snapshot.rules().get(name.as_str())?))) {
         let unmet = |demand| Err(EngineError::DemandUnmet { rule: name.clone(), demand });
         let demand = &rule.demand;
-        if demand.assurance.is_some_and(|least| who.assurance < least) {
-            return unmet(match demand.assurance {
-                Some(Assurance::Mfa) => "a login with a second factor",
+        if let Some(least) = demand.assurance.filter(|least| who.assurance < *least) {
+            return unmet(match least {
+                Assurance::Mfa => "a login with a second factor",
                 _ => "a surer login than this one",
             });
         }
@@ -46,26 +47,42 @@ pub(crate) fn demands_met(
     Ok(())
 }
 
+/// How a vote at the gate was cast. How fresh its login was is not kept, and cannot be demanded afterwards.
+pub(crate) struct Cast {
+    asserted: bool,
+    assurance: Assurance,
+}
+
 /// Persons one of whose votes no longer counts: it was cast longer ago than a rule that it counts for lets it, or without
-/// the signature that the rule demands by now.
+/// the signature or the second factor that the rule demands by now.
 pub(crate) fn expired_votes(work: &Deciding<'_>) -> Vec<Pseudonym> {
     let rule = |rule: &Name| work.snapshot.rules().get(rule.as_str());
     let votes = work.gate.live_items().flat_map(|item| &item.votes);
     let expired = votes.filter(|vote| {
         let mut rules = vote.rules.iter().filter_map(rule);
         let age = work.now.since(vote.at);
+        let cast = work.cast.get(&vote.decision);
         rules.any(|rule| {
             rule.validity_s.is_some_and(|s| age > Duration::from_secs(s))
-                || rule.demand.assertion && work.unsigned.contains(&vote.decision)
+                || demands_of_cast(&rule.demand) && cast.is_none_or(|cast| falls_short(cast, &rule.demand))
         })
     });
     expired.map(|vote| vote.person).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Whether a rule of the gate demands signatures.
-fn demands_signatures(snapshot: &Snapshot, gate: &OpenGate) -> bool {
+/// Whether something is demanded that a vote which was cast may lack.
+fn demands_of_cast(demand: &Demand) -> bool {
+    demand.assertion || demand.assurance.is_some()
+}
+
+/// Whether a rule of the gate demands something that its votes may lack.
+fn demands_of_votes(snapshot: &Snapshot, gate: &OpenGate) -> bool {
     let mut forms = gate.live_items().flat_map(|item| &item.rules);
-    forms.any(|form| snapshot.rules().get(form.rule.as_str()).is_some_and(|rule| rule.demand.assertion))
+    forms.any(|form| snapshot.rules().get(form.rule.as_str()).is_some_and(|rule| demands_of_cast(&rule.demand)))
+}
+
+fn falls_short(cast: &Cast, demand: &Demand) -> bool {
+    demand.assertion && !cast.asserted || demand.assurance.is_some_and(|least| cast.assurance < least)
 }
 
 /// Checks the signature that came with a decision against what will be recorded.
@@ -138,29 +155,27 @@ fn signing_key<'w>(work: &Deciding<'w>, assertion: &Assertion) -> Result<&'w Key
 }
 
 impl Engine {
-    /// Votes at the gate that carry no signature, where a rule demands one by now.
-    pub(crate) async fn unsigned_votes(
+    /// How the votes at the gate were cast, where a rule of it demands something of that; what is not known is not among
+    /// them, and meets no demand.
+    pub(crate) async fn votes_cast(
         &self,
         org: &Org,
         snapshot: &Snapshot,
         gate: &OpenGate,
-    ) -> Result<BTreeSet<DecisionId>, EngineError> {
-        let mut unsigned = BTreeSet::new();
-        if !demands_signatures(snapshot, gate) {
-            return Ok(unsigned);
+    ) -> Result<BTreeMap<DecisionId, Cast>, EngineError> {
+        if !demands_of_votes(snapshot, gate) {
+            return Ok(BTreeMap::new());
         }
         let votes: BTreeSet<DecisionId> =
             gate.live_items().flat_map(|item| &item.votes).map(|vote| vote.decision).collect();
+        let mut cast = BTreeMap::new();
         for vote in votes {
             let row = org.log.view(DECISIONS, vote.as_bytes()).await.map_err(EngineError::ledger)?;
             let row: Option<DecisionRow> =
                 row.map(|row| serde_json::from_slice(&row)).transpose().map_err(EngineError::damaged)?;
-            // What is not known to be signed is not.
-            if row.is_none_or(|row| !row.asserted) {
-                unsigned.insert(vote);
-            }
+            cast.extend(row.map(|row| (vote, Cast { asserted: row.asserted, assurance: row.assurance })));
         }
-        Ok(unsigned)
+        Ok(cast)
     }
 }
 

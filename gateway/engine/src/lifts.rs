@@ -112,7 +112,7 @@ impl Engine {
         }
         let opened = self.opened(org, &snapshot, &held, &gate).await?;
         self.describe_gate(org, &held, gate.gate, gate.opened, gate.expires)?;
-        let unsigned = self.unsigned_votes(org, &snapshot, &gate).await?;
+        let cast = self.votes_cast(org, &snapshot, &gate).await?;
         // Until the lift is durable.
         let keys = hold_keys(&org.person_keys, request.assertion.is_some()).await;
         let (mut turn, mut attempt) = (None, 1);
@@ -125,7 +125,7 @@ impl Engine {
                 gate: &gate,
                 opened: &opened,
                 now,
-                unsigned: &unsigned,
+                cast: &cast,
                 keys: keys.as_ref(),
             };
             let reading = org.counting.reading(&snapshot, now, turn);

@@ -11,7 +11,6 @@ use countersign_ledger_entry::{Blob, Body, Draft, Entry, PayloadRole, Receipt, R
 use countersign_policy_decide::{EntityRef, Operation, Question};
 use serde_json::json;
 
-use crate::Engine;
 use crate::answers::last_receipt;
 use crate::api::Idempotency;
 use crate::asking::{Answered, actor_of, ask, chain, question};
@@ -19,6 +18,7 @@ use crate::beside::Beside;
 use crate::error::{EngineError, Refused};
 use crate::mint::MintExt as _;
 use crate::org::Org;
+use crate::{Engine, trail};
 
 /// Where an answer that is kept with an idempotency key says its entry's place in the stream.
 const SEQUENCE: &str = "sequence";
@@ -125,15 +125,13 @@ impl Engine {
         };
         let draft = draft_of(who, refusal, &asked);
         let message = answered.agent_message();
-        match self.append_own(org, vec![draft], beside, (now, policy)).await {
-            Ok(appended) => match appended.entries.into_iter().next_back() {
-                Some(entry) => EngineError::Refused(Box::new(Refused {
-                    code: if error { "policy-error" } else { "policy-denied" },
-                    message,
-                    receipt: entry.receipt,
-                })),
-                None => EngineError::damaged("an append without entries"),
-            },
+        let appended = self.append_own(org, vec![draft], beside, (now, policy)).await;
+        match appended.and_then(|appended| last_receipt(&appended)) {
+            Ok(receipt) => EngineError::Refused(Box::new(Refused {
+                code: if error { "policy-error" } else { "policy-denied" },
+                message,
+                receipt,
+            })),
             Err(error) => error,
         }
     }
@@ -171,7 +169,9 @@ impl Engine {
             let answer = serde_json::to_vec(&json!({ SEQUENCE: sequence })).map_err(EngineError::damaged)?;
             beside.idempotency = Self::own_idempotency(&org, who, key, answer);
         }
-        last_receipt(&self.append_in_turn(&org, &turn, vec![draft], beside, (now, policy)).await?)
+        let appended = self.append_in_turn(&org, &turn, vec![draft], beside, (now, policy)).await?;
+        trail::leaves(&appended);
+        last_receipt(&appended)
     }
 
     /// The entry that the same request left before, if it came with the same key, with its receipt.

@@ -14,7 +14,6 @@ use countersign_policy_decide::{EntityRef, Operation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::Engine;
 use crate::api::{Idempotency, LiftRecord, Page, ReviewRecord};
 use crate::error::EngineError;
 use crate::gates::human;
@@ -23,6 +22,7 @@ use crate::org::{Org, instance_stream};
 use crate::own::{Allowed, draft_of};
 use crate::records::{MAX_PAGE, cursor, to_cursor};
 use crate::voters::decides;
+use crate::{Engine, trail};
 
 /// Reviews that are closed, by lift id.
 const REVIEWS: &str = "reviews";
@@ -174,6 +174,7 @@ impl Engine {
         beside.idempotency = Self::own_idempotency(&org, who, key, answer);
         let draft = draft_of(who, review, &asked);
         let appended = self.append_in_turn(&org, &turn, vec![draft], beside, (now, policy)).await?;
+        trail::leaves(&appended);
         drop(turn);
         let receipt = crate::answers::last_receipt(&appended)?;
         Ok((self.lift_record(&org, id, row).await?, receipt))

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use countersign_gateway_model::InstanceId;
 use countersign_ledger_log::Appended;
+use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 tokio::task_local! {
     static TRAIL: Trail;
@@ -45,10 +47,14 @@ impl Trail {
     }
 }
 
-/// Work that is part of the request of this task, for a task of its own.
-pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
+/// Runs work of the request of this task in a task of its own, where it goes on if the request's is given up. What it logs
+/// belongs to the request.
+pub fn spawn<F>(work: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
     let trail = TRAIL.try_with(Clone::clone).unwrap_or_default();
-    TRAIL.scope(trail, work)
+    tokio::spawn(TRAIL.scope(trail, work).in_current_span())
 }
 
 /// Notes which instance the work is about.
@@ -72,12 +78,12 @@ mod tests {
         assert_eq!((trail.instance(), trail.entry()), (None, None));
         let work = trail.clone().follow(async {
             let another = tokio::spawn(async { about(InstanceId::from_bytes([8; 16])) }).await;
-            another.and(tokio::spawn(carried(async move { about(instance) })).await)
+            another.and(spawn(async move { about(instance) }).await)
         });
         assert!(work.await.is_ok());
         assert_eq!(trail.instance(), Some(instance));
         // Where no request waits, nothing breaks.
-        carried(async { about(instance) }).await;
+        assert!(spawn(async move { about(instance) }).await.is_ok());
         about(instance);
     }
 }

@@ -9,7 +9,6 @@ use countersign_ledger_entry::{Draft, SignedEntry, payload};
 use countersign_ledger_log::{Append, AppendError, Appended, IdempotencyScope, Sealing};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::MutexGuard;
-use tracing::Instrument as _;
 
 use crate::api::Idempotency;
 use crate::beside::Beside;
@@ -154,10 +153,12 @@ impl Engine {
         at: (Timestamp, PolicyDigests),
     ) -> Result<Appended, EngineError> {
         let turn = org.own.lock().await;
-        self.append_in_turn(org, &turn, drafts, beside, at).await
+        let appended = self.append_in_turn(org, &turn, drafts, beside, at).await?;
+        trail::leaves(&appended);
+        Ok(appended)
     }
 
-    /// As [`Engine::append_own`], for one who has the stream's turn already.
+    /// As [`Engine::append_own`], for one who has the stream's turn already, and says whose entries they are.
     pub(crate) async fn append_in_turn(
         &self,
         org: &Org,
@@ -181,7 +182,6 @@ impl Engine {
         let entries = org.log.seal(&sealing, drafts).map_err(EngineError::ledger)?;
         let (append, blobs) = append_of(org, sealing.sequence, entries, beside);
         let appended = org.log.append(append).await?;
-        trail::leaves(&appended);
         org.remember(blobs.into_iter());
         Ok(appended)
     }
@@ -190,7 +190,7 @@ impl Engine {
     pub(crate) async fn whole<T: Send + 'static>(
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
-        match tokio::spawn(trail::carried(work).in_current_span()).await {
+        match trail::spawn(work).await {
             Ok(result) => result,
             Err(error) => Err(EngineError::damaged(error)),
         }

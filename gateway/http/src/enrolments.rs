@@ -212,7 +212,7 @@ async fn enrol_service_account(State(app): State<AppState>, input: Input) -> Res
 async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, countersign_gateway_identity::IdentityError>> + Send + 'static,
 ) -> Result<T, Problem> {
-    match tokio::spawn(trail::carried(work)).await {
+    match trail::spawn(work).await {
         Ok(done) => Ok(done?),
         Err(error) => Err(Problem::internal("an enrolment ended early", &error)),
     }

@@ -25,7 +25,7 @@ pub(crate) async fn governed<T: Send + 'static>(
 ) -> Result<T, Problem> {
     let allowed = app.engine.authorize(who, operation, resource, details).await?;
     let who = Arc::clone(who);
-    let change = tokio::spawn(trail::carried(acting::scope(who, allowed, change)));
+    let change = trail::spawn(acting::scope(who, allowed, change));
     match change.await {
         Ok(done) => Ok(done?),
         Err(error) => Err(Problem::internal("a change of accounts ended early", &error)),

@@ -92,6 +92,7 @@ kinds! {
     CHAIN_REFUSED { code: "chain-refused", status: 403, title: "The delegation does not hold" }
     WRONG_ORGANIZATION { code: "wrong-organization", status: 404, title: "There is no such account" }
     SECOND_FACTOR_REQUIRED { code: "second-factor-required", status: 401, title: "A second factor is needed" }
+    LOGIN_STALE { code: "login-stale", status: 403, title: "The login was too long ago for this" }
     SECOND_FACTOR_REFUSED { code: "second-factor-refused", status: 401, title: "The code of the second factor does not hold" }
     SECOND_FACTOR_IN_FORCE { code: "second-factor-in-force", status: 409, title: "There is a second factor already" }
     SECOND_FACTOR_UNKNOWN { code: "second-factor-unknown", status: 409, title: "There is no such second factor" }
@@ -401,11 +402,14 @@ impl IntoResponse for Problem {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if status == StatusCode::UNAUTHORIZED {
-            // RFC 6750 section 3: no error word where no token came at all.
-            let challenge = if self.kind.code == TOKEN_MISSING.code {
-                "Bearer realm=\"countersign\""
-            } else {
-                "Bearer realm=\"countersign\", error=\"invalid_token\""
+            // RFC 6750 section 3: no error word where no token came at all; and a client that reads `invalid_token` throws its
+            // token away. RFC 9470 section 3 has a word for a login that is not sure enough.
+            let challenge = match self.kind.code {
+                "second-factor-required" => "Bearer realm=\"countersign\", error=\"insufficient_user_authentication\"",
+                code if code != TOKEN_MISSING.code && code.starts_with("token-") => {
+                    "Bearer realm=\"countersign\", error=\"invalid_token\""
+                }
+                _ => "Bearer realm=\"countersign\"",
             };
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }

@@ -128,7 +128,7 @@ async fn get_second_factor(
 ///
 /// Gives a secret for an authenticator app, once. Logins stay as they are until its first code is confirmed, within 15
 /// minutes; beginning again replaces it. Needs a token with scope `decide` of that very person, and their password once more: from the
-/// first code on, whoever has the app comes in and nobody else.
+/// first code on, nobody comes in with the password alone.
 #[utoipa::path(
     post, path = "/api/v1/people/{id}/second-factor", operation_id = "beginSecondFactor", tag = "accounts",
     params(("id" = String, Path, description = "The person")),

@@ -1,5 +1,6 @@
 //! Slows down guessing: so many logins a name, then one every few seconds, whether the name exists or not.
-//! A login that holds fills the bucket again, so nobody who knows the password is slowed down by using it.
+//! A password that holds fills the bucket again, so nobody who knows it is slowed down by using it. A code does not: whoever
+//! knows the password could wait for the owner's next login with theirs, and go on guessing.
 //!
 //! Absent: locking accounts; a stranger could lock anyone out. Read next: `password`.
 

@@ -617,7 +617,7 @@ impl Directory {
         }
     }
 
-    fn new_credential(&self) -> Result<Name, IdentityError> {
+    pub(crate) fn new_credential(&self) -> Result<Name, IdentityError> {
         minted(&format!("cred_{}", hex128(&*self.entropy)?))
     }
 }

@@ -65,6 +65,9 @@ pub enum IdentityError {
         /// What to do.
         reason: &'static str,
     },
+    /// The token holds, and its login was too long ago for what is asked.
+    #[error("this needs a login of the last 5 minutes: log in again, with scope `decide`")]
+    LoginStale,
     /// The code does not hold, or held before.
     #[error("the code of the second factor is refused: {reason}")]
     SecondFactorRefused {
@@ -230,6 +233,7 @@ impl IdentityError {
             Self::TokenWrongIssuer => "token-wrong-issuer",
             Self::CredentialsInvalid => "credentials-invalid",
             Self::SecondFactorRequired { .. } => "second-factor-required",
+            Self::LoginStale => "login-stale",
             Self::SecondFactorRefused { .. } => "second-factor-refused",
             Self::SecondFactorInForce(_) => "second-factor-in-force",
             Self::SecondFactorUnknown { .. } => "second-factor-unknown",
@@ -272,9 +276,11 @@ impl IdentityError {
             | Self::EnrolmentUsed
             | Self::EnrolmentExpired
             | Self::DemoRefused => Fault::Unauthenticated,
-            Self::ScopeMissing(_) | Self::ScopeRefused { .. } | Self::ChainRefused { .. } | Self::WrongOrganization => {
-                Fault::Forbidden
-            }
+            Self::LoginStale
+            | Self::ScopeMissing(_)
+            | Self::ScopeRefused { .. }
+            | Self::ChainRefused { .. }
+            | Self::WrongOrganization => Fault::Forbidden,
             Self::EnrolmentPurpose { .. }
             | Self::ScopeUnknown(_)
             | Self::ChainTooDeep { .. }
@@ -327,6 +333,7 @@ mod tests {
             IdentityError::SecondFactorInForce("ada".into()),
             IdentityError::SecondFactorRefused { reason: "x" },
             IdentityError::SecondFactorRequired { reason: "x" },
+            IdentityError::LoginStale,
             IdentityError::SecondFactorUnknown { what: "x" },
             IdentityError::ChainTooDeep { max: 8 },
             IdentityError::ChainRefused { reason: "x" },

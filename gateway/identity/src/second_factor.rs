@@ -22,7 +22,7 @@ use crate::{Accounts, Directory, Entropy, IdentityError, PersonRecord, Secret, S
 /// How long a secret that was shown waits for its first code.
 pub const SECOND_FACTOR_LIFE: Duration = Duration::from_secs(15 * 60);
 
-/// How old a login may be whose person takes their second factor away.
+/// How old the login may be of whoever takes a second factor away.
 const FRESH: Duration = Duration::from_secs(5 * 60);
 
 /// Steps before and after the present one whose codes hold: clocks differ, and people type slowly.
@@ -192,23 +192,31 @@ impl SecondFactors {
         record.in_force = Some(now);
         let write = accounts::write(key(who.org, person), Some(version), &record)?;
         self.commit_with_new_credential(who.org, person, write).await?;
-        self.codes.forgive(who.org, person.as_str());
         Ok(record)
     }
 
     /// Takes a person's second factor away, as `who` may by policy, with a login for decisions that was just made. Whoever takes
-    /// their own away, from whichever of their accounts, has used a code for it.
+    /// their own away, from whichever of their accounts, has used a code for it; accounts of which it is not known whose they
+    /// are may be one human being's.
     pub async fn remove(&self, who: &Principal, person: &Name, now: Timestamp) -> Result<(), IdentityError> {
         if who.kind != PrincipalKind::Person || !who.on_behalf_of.is_empty() {
             let problem = "can be taken away by a person alone, in their own name";
             return Err(IdentityError::Invalid { field: "second factor", problem });
         }
         require_scope(who, Scope::Decide)?;
+        if now.since(who.issued) > FRESH {
+            return Err(IdentityError::LoginStale);
+        }
         let human = self.directory.person(who.org, person).await?.and_then(|record| record.person);
-        let own = who.id == *person || human.is_some() && human == who.person;
-        if now.since(who.issued) > FRESH || own && who.assurance != Assurance::Mfa {
+        let known = human.is_some();
+        if (who.id == *person || human == who.person) && who.assurance != Assurance::Mfa {
             return Err(IdentityError::SecondFactorRequired {
-                reason: "to take one away, sign in again, for your own with its code; that login may be 5 minutes old",
+                reason: if known {
+                    "your own is taken away with a login that used its code"
+                } else {
+                    "nothing says that this account is another human being's than yours: sign in with a second factor of \
+                     your own, or give the accounts their person keys"
+                },
             });
         }
         self.withdraw(who.org, person).await
@@ -257,7 +265,6 @@ impl SecondFactors {
             let write = accounts::write(key(org, person), Some(version), &record)?;
             // Durable before anything is granted: of two logins with one code, one comes in.
             if self.accounts.put(&[write]).await? {
-                self.codes.forgive(org, person.as_str());
                 return Ok(true);
             }
         }
@@ -277,7 +284,7 @@ impl SecondFactors {
         let found: Option<Versioned<PersonRecord>> = read(&*self.accounts, &row).await?;
         let unknown = || IdentityError::AccountUnknown(subject.to_string());
         let Versioned { version, mut record } = found.ok_or_else(unknown)?;
-        record.credential = crate::directory::minted(&format!("cred_{}", hex128(&*self.entropy)?))?;
+        record.credential = self.directory.new_credential()?;
         let writes = vec![accounts::write(row, Some(version), &record)?, write];
         self.directory.commit(writes, || changed(person)).await?;
         self.sessions.forget(org, &subject);

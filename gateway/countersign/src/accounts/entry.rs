@@ -172,7 +172,11 @@ impl OfSecondFactor {
         let was: Option<SecondFactorRecord> = before.get(&write.key).map(|s| record(&s.value)).transpose()?;
         let in_force = was.is_some_and(|was| was.is_in_force());
         Ok(Some(match &write.value {
-            Some(_) => Self::Used,
+            Some(now) if in_force && record::<SecondFactorRecord>(now)?.is_in_force() => Self::Used,
+            // What a person changes of theirs has their authority.
+            Some(_) => {
+                return Err(StoreError::new("a second factor changes and nobody asked for it", "nothing was written"));
+            }
             None if in_force => Self::TakenAway,
             None => Self::Lapsed,
         }))
@@ -212,11 +216,12 @@ mod tests {
         let key = RecordKey::new(RecordKind::SecondFactor, OrgId::from_bytes([1; 16]), "ada");
         let (begun, on, spent) = (factor(false, 0), factor(true, 7), factor(true, 8));
         for (before, after, change, unasked, anybody_is_told) in [
-            (None, Some(&begun), Updated, OfSecondFactor::Used, false),
-            (Some(&begun), None, Updated, OfSecondFactor::Lapsed, false),
-            (Some(&begun), Some(&on), CredentialIssued, OfSecondFactor::Used, true),
-            (Some(&on), Some(&spent), Updated, OfSecondFactor::Used, false),
-            (Some(&on), None, CredentialRevoked, OfSecondFactor::TakenAway, true),
+            // A person's own doing: it is not written without their authority.
+            (None, Some(&begun), Updated, None, false),
+            (Some(&begun), Some(&on), CredentialIssued, None, true),
+            (Some(&begun), None, Updated, Some(OfSecondFactor::Lapsed), false),
+            (Some(&on), Some(&spent), Updated, Some(OfSecondFactor::Used), false),
+            (Some(&on), None, CredentialRevoked, Some(OfSecondFactor::TakenAway), true),
         ] {
             let stored = |value: &Vec<u8>| Stored { version: 1, value: value.clone() };
             let mut book = Book::default();
@@ -226,7 +231,7 @@ mod tests {
             let expected = before.map(|_| 1);
             let writes = [Write { key: key.clone(), expected, value: after.cloned() }];
             assert_eq!(what_happened(&writes, &book).unwrap().change, change);
-            assert_eq!(OfSecondFactor::by(&writes, &book).unwrap(), Some(unasked));
+            assert_eq!(OfSecondFactor::by(&writes, &book).ok().flatten(), unasked);
             let changes = [book.change(key.clone(), after.map(stored)).unwrap()];
             let told = Concerned::by(&book, &changes).unwrap().introductions(&book, key.org, Timestamp(9)).unwrap();
             assert_eq!(!told.is_empty(), anybody_is_told, "{told:?}");

@@ -54,7 +54,7 @@ pub(crate) fn config(verb: &ConfigVerb, global: &Global) -> Result<()> {
         return global.answer(&json!({ "good": true }));
     }
     let settings = loaded.shown().into_iter().map(|(key, value, origin)| (key, value, origin.to_string()));
-    let all = settings.chain(of_commands(global)?);
+    let all = settings.chain(of_commands(global));
     if global.json {
         let all = all.map(|(key, value, from)| (key, json!({ "value": value, "from": from })));
         return global.document(&Value::Object(all.collect::<Map<_, _>>()));
@@ -64,37 +64,47 @@ pub(crate) fn config(verb: &ConfigVerb, global: &Global) -> Result<()> {
 }
 
 /// What commands use beside the settings: server and token, and the command line's own variables that are set.
-fn of_commands(global: &Global) -> Result<Vec<(String, Value, String)>> {
-    let row = |variable: &str, secret: bool, value: &str, from: String| {
-        let key = format!("command.{}", variable.trim_start_matches("COUNTERSIGN_").to_ascii_lowercase());
-        (key, json!(if secret { MASK } else { value }), from)
-    };
+fn of_commands(global: &Global) -> Vec<(String, Value, String)> {
+    let key = |variable: &str| format!("command.{}", variable.trim_start_matches("COUNTERSIGN_").to_ascii_lowercase());
     let from = |source: Source, variable: &str, flag: &str, value: &str| match source {
         Source::Given if environment::text(variable).as_deref() == Some(value) => variable.to_owned(),
         Source::Given => flag.to_owned(),
         Source::Kept(path) => path.display().to_string(),
         Source::Default => "default".to_owned(),
     };
-    let given = (global.server.as_deref(), global.token.as_deref());
-    let Whom { server: (server, source), token } = whom(given.0, given.1)?;
     let mut rows = Vec::new();
-    for (variable, secret) in OWN_VARIABLES {
-        match variable {
-            "COUNTERSIGN_SERVER" => {
-                let source = from(source.clone(), variable, "--server", given.0.unwrap_or_default());
-                rows.push(row(variable, secret, &server, source));
-            }
-            "COUNTERSIGN_TOKEN" => {
-                rows.extend(token.iter().map(|(token, source)| {
-                    row(variable, secret, token, from(source.clone(), variable, "--token", token))
-                }))
-            }
-            _ => {
-                rows.extend(environment::text(variable).map(|value| row(variable, secret, &value, variable.to_owned())))
-            }
+    match whom(global.server.as_deref(), global.token.as_deref()) {
+        Ok(Whom { server: (server, source), token }) => {
+            let given = global.server.as_deref().unwrap_or_default();
+            let source = from(source, "COUNTERSIGN_SERVER", "--server", given);
+            rows.push((key("COUNTERSIGN_SERVER"), json!(without_password(&server)), source));
+            rows.extend(token.map(|(token, source)| {
+                let source = from(source, "COUNTERSIGN_TOKEN", "--token", &token);
+                (key("COUNTERSIGN_TOKEN"), json!(MASK), source)
+            }));
         }
+        // Whoever asks wants to know what is wrong.
+        Err(error) => rows.push((key("COUNTERSIGN_SERVER"), Value::Null, format!("{error:#}"))),
     }
-    Ok(rows)
+    if let Some(file) = &global.config {
+        let file = file.display().to_string();
+        let source = from(Source::Given, "COUNTERSIGN_CONFIG", "--config", &file);
+        rows.push((key("COUNTERSIGN_CONFIG"), json!(file), source));
+    }
+    let shown = ["COUNTERSIGN_SERVER", "COUNTERSIGN_TOKEN", "COUNTERSIGN_CONFIG"];
+    for (variable, secret) in OWN_VARIABLES.into_iter().filter(|(variable, _)| !shown.contains(variable)) {
+        let row = |value| (key(variable), json!(if secret { MASK.to_owned() } else { value }), variable.to_owned());
+        rows.extend(environment::text(variable).map(row));
+    }
+    rows
+}
+
+/// An address as it may be shown: what stands between `//` and `@` can hold a password.
+fn without_password(server: &str) -> String {
+    match server.split_once("//").map(|(scheme, rest)| (scheme, rest.split_once('@'))) {
+        Some((scheme, Some((_, host)))) => format!("{scheme}//{MASK}@{host}"),
+        _ => server.to_owned(),
+    }
 }
 
 /// Generated documents.

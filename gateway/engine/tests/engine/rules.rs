@@ -112,6 +112,28 @@ async fn a_vote_needs_a_login_as_sure_and_as_fresh_as_its_rule_demands_and_a_rej
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_vote_by_a_password_alone_is_gone_once_its_rule_demands_a_second_factor() {
+    let two = |rule: &mut Value| rule["quorum"]["persons"] = 2.into();
+    let at = gated(&merge_under(two)).await;
+    let [anna, bert, carl] = ["anna", "bert", "carl"].map(|id| at.world.person(id, &["APPROVER"]));
+    let sure = |who: &Arc<Principal>| Arc::new(Principal { assurance: Assurance::Mfa, ..(**who).clone() });
+    assert_eq!(at.world.decide(&anna, at.gate, Deciding::Approve).await.unwrap().effect, Effect::Counted);
+    let files = merge_under(|rule| {
+        two(rule);
+        rule["demand"] = json!({ "assurance": "mfa" });
+    });
+    at.world.policies.install(org(1), &files);
+    let vote = at.world.decide(&sure(&bert), at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.remaining[0].counted), (Effect::Counted, 1), "the vote by a password is over");
+    let last = at.entries("decision").await.pop().unwrap();
+    assert_eq!(last.body["lapsed"].as_array().unwrap().len(), 1);
+    // One that was cast with a second factor goes on to count.
+    let vote = at.world.decide(&sure(&carl), at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.state), (Effect::Resolving, State::Running));
+    at.verifies().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vote_counts_as_long_as_its_rule_says_and_no_longer() {
     let files = merge_under(|rule| {
         rule["quorum"]["persons"] = 2.into();

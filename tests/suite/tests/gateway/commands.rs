@@ -199,6 +199,11 @@ fn the_configuration_is_shown_with_its_sources_and_secrets_are_masked() {
     let shown: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(shown["command.token"], json!({ "value": "********", "from": "--token" }));
     assert_eq!(shown["command.server"], json!({ "value": "http://127.0.0.1:1", "from": "--server" }));
+    let (_, said) =
+        config(&["show", "--json", "--server", "http://ada:nor this@127.0.0.1:1", "--config", "countersign.toml"], &[]);
+    let shown: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(shown["command.server"], json!({ "value": "http://********@127.0.0.1:1", "from": "--server" }));
+    assert_eq!(shown["command.config"], json!({ "value": "countersign.toml", "from": "--config" }));
     let kept = folder.path().join("countersign");
     std::fs::create_dir(&kept).unwrap();
     std::fs::set_permissions(&kept, std::fs::Permissions::from_mode(0o700)).unwrap();
@@ -213,6 +218,11 @@ fn the_configuration_is_shown_with_its_sources_and_secrets_are_masked() {
     let from = kept.to_str().unwrap();
     assert_eq!(shown["command.token"], json!({ "value": "********", "from": from }), "{shown}");
     assert_eq!(shown["command.server"], json!({ "value": "http://127.0.0.1:2", "from": from }));
+    // What is wrong with it is shown as well: that is what somebody looks here for.
+    std::fs::write(&kept, "{").unwrap();
+    let (code, said) = config(&["show", "--json"], &home);
+    let shown: Value = serde_json::from_str(&said).unwrap();
+    assert!(code == Some(0) && shown["command.server"]["from"].as_str().unwrap().contains("log in again"), "{shown}");
 
     let (code, said) = config(&["check", "--json"], &[]);
     assert_eq!((code, serde_json::from_str::<Value>(&said).unwrap()), (Some(0), json!({ "good": true })));
