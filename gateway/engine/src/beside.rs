@@ -1,13 +1,10 @@
 //! What goes into an append beside its entries: payloads, shared bytes, rows, the answer to an idempotency key.
 
-use countersign_gateway_model::{Digest, PolicyDigests, Timestamp};
+use countersign_gateway_model::{Digest, PolicyDigests};
 use countersign_ledger_entry::{Blob, Payload, PayloadRef, PayloadRole, Row, payload};
 
 use crate::asking::Evidence;
 use crate::counters::Reading;
-
-/// A row that says when its entry claims to be of, which is known once that is sealed.
-pub(crate) type Dated = Box<dyn FnOnce(Timestamp) -> Row + Send>;
 
 /// What goes into one append beside the entries.
 #[derive(Default)]
@@ -21,8 +18,6 @@ pub(crate) struct Beside {
     pub(crate) reading: Option<Reading>,
     /// The policy that the verdict was computed with, where that is not the one in force now.
     pub(crate) policy: Option<PolicyDigests>,
-    /// A row with the entry's time, in the organization's stream.
-    pub(crate) dated: Option<Dated>,
 }
 
 impl Beside {

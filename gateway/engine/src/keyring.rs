@@ -19,7 +19,7 @@ pub(crate) type PersonKeys = tokio::sync::RwLock<HashMap<Digest, KeyRow>>;
 pub(crate) type HeldKeys<'a> = RwLockReadGuard<'a, HashMap<Digest, KeyRow>>;
 
 /// What is known of a key.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct KeyRow {
     pub(crate) principal: Pseudonym,
     #[serde(with = "hex32")]

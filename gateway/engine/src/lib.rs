@@ -41,6 +41,7 @@ mod opened;
 mod org;
 mod overrides;
 mod own;
+mod own_fold;
 mod permissions;
 mod permits;
 mod person_keys;
@@ -109,6 +110,7 @@ pub use tools::{ToolDetail, ToolRecord, ToolRegistration, ToolsChanged, ToolsReq
 pub use view::escape;
 
 use crate::org::Org;
+use crate::own_fold::OwnFold;
 
 /// A policy snapshot as it is shared.
 pub type Snapshot = Arc<PolicySnapshot>;
@@ -191,11 +193,9 @@ impl Engine {
     /// [`EngineError::Ledger`] if the log refuses to be opened: then nothing may be signed.
     pub async fn open_org(&self, id: OrgId, sandbox_level: Option<u8>) -> Result<(), EngineError> {
         let log = self.logs().boot(id, sandbox_level).await.map_err(EngineError::ledger)?;
-        let authority = log.authority();
-        let org = Org::new(id, log, authority);
-        self.load_settings(&org).await?;
+        let fold = OwnFold::of(&log).await?;
+        let org = Org::new(id, log, fold);
         self.load_changes(&org).await?;
-        self.load_person_keys(&org).await?;
         for own in changes::names::workflow_records(id, self.now())? {
             org.entities.put(own).map_err(EngineError::damaged)?;
         }

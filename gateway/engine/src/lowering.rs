@@ -7,14 +7,13 @@
 
 use countersign_gateway_model::{Name, OrgId, Pseudonym};
 use countersign_ledger_entry::body::{AuthorityMode, Body, SettingValue, Settings};
-use countersign_ledger_entry::{Draft, Entry, PayloadRole, Receipt, Row, payload};
+use countersign_ledger_entry::{Draft, Entry, PayloadRole, Receipt, payload};
 
 use crate::Engine;
 use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::org::Org;
-use crate::settings::{AUTHORITY, SETTINGS};
 
 /// Entries of the organization's stream looked at a time.
 const PAGE: u64 = 256;
@@ -47,7 +46,7 @@ impl Engine {
             }
             let value = |mode: AuthorityMode| Name::new(mode.as_str()).map(SettingValue::Choice);
             let body = Settings {
-                setting: Name::new(AUTHORITY).map_err(EngineError::damaged)?,
+                setting: Name::new(AuthorityMode::SETTING).map_err(EngineError::damaged)?,
                 old: Some(value(AuthorityMode::FourEyes).map_err(EngineError::damaged)?),
                 new: value(AuthorityMode::Solo).map_err(EngineError::damaged)?,
             };
@@ -56,14 +55,9 @@ impl Engine {
             let mut draft = Draft::new(Body::Settings(body), Pseudonym::SYSTEM);
             let sealed = payload::seal(&this.mint().salt(), &content);
             draft.payloads.push(beside.payload(PayloadRole::Description, sealed));
-            let text = AuthorityMode::Solo.as_str().as_bytes().to_vec();
-            beside.rows.push(Row { table: SETTINGS, key: AUTHORITY.as_bytes().to_vec(), columns: Some(text) });
-            // Its own entry is the first that says `solo`: nobody is served and no timer runs where this is done.
-            org.set_authority(AuthorityMode::Solo);
             let policy = this.snapshot(org.id).digests();
-            let appended = this.append_own(&org, vec![draft], beside, (this.now(), policy)).await;
-            // Whether it was lowered is not known, or it was not: what is sealed from here on must not say so.
-            let appended = appended.inspect_err(|_| org.set_authority(AuthorityMode::FourEyes))?;
+            let appended = this.append_own(&org, vec![draft], beside, (this.now(), policy)).await?;
+            org.set_authority(AuthorityMode::Solo);
             let last = appended.entries.into_iter().next_back();
             last.map(|entry| entry.receipt).ok_or_else(|| EngineError::damaged("an append without entries"))
         })
@@ -80,7 +74,7 @@ async fn last_raise(org: &Org) -> Result<u64, EngineError> {
         let page = org.log.stream_entries(org.own_stream(), from, limit).await.map_err(EngineError::ledger)?;
         for stored in page.iter().rev() {
             if let Body::Settings(settings) = Entry::parse(&stored.leaf)?.header.body
-                && settings.setting.as_str() == AUTHORITY
+                && settings.setting.as_str() == AuthorityMode::SETTING
                 // A raise of what is raised is on record and changes nothing: statements on their way stay good.
                 && settings.old.as_ref() != Some(&settings.new)
             {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use countersign_gateway_flow::Instance;
@@ -23,6 +24,7 @@ use crate::changes::under_way::Changes;
 use crate::counters::Counting;
 use crate::keyring::PersonKeys;
 use crate::ladders::Ladders;
+use crate::own_fold::OwnFold;
 use crate::recording::{Evaluations, Recording};
 
 /// Who a pseudonym stands for, and what the exclusions need to know of them.
@@ -89,7 +91,7 @@ pub(crate) fn word(kind: PrincipalKind) -> &'static str {
 }
 
 /// What is frozen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Frozen {
     pub(crate) all: bool,
     pub(crate) teams: BTreeSet<Name>,
@@ -162,16 +164,42 @@ pub(crate) struct Org {
     cells: Mutex<HashMap<InstanceId, Arc<Cell>>>,
     names: RwLock<Names>,
     stored: Mutex<HashSet<Digest>>,
+    /// What questions are asked under. While the mode is raised it is ahead of `stated`.
     authority: RwLock<AuthorityMode>,
+    /// What entries say, in the order of the log: held for reading until an append is answered, for writing by the one that
+    /// sets the mode.
+    pub(crate) stated: tokio::sync::RwLock<AuthorityMode>,
+    /// The fold of the organization's own stream.
+    own_fold: Mutex<OwnFold>,
 }
 
 /// The shadow window as it is set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ShadowWindow {
     /// None: what the authority mode says.
     pub(crate) set: Option<Duration>,
     /// Until then it is no shorter than this.
     pub(crate) held: Option<(Timestamp, Duration)>,
+}
+
+impl ShadowWindow {
+    /// How long it is.
+    fn at(self, mode: AuthorityMode, now: Timestamp) -> Duration {
+        let window = self.set.unwrap_or(match mode {
+            AuthorityMode::Solo => Duration(0),
+            AuthorityMode::FourEyes => SHADOW_WINDOW,
+        });
+        self.held.filter(|(until, _)| now < *until).map_or(window, |(_, before)| window.max(before))
+    }
+
+    /// What it is once it is set to another length. Where nobody changes policy alone, a shorter one counts once the one before
+    /// it has passed: else one person would shorten it, and propose.
+    pub(crate) fn changed(self, set: Duration, mode: AuthorityMode, now: Timestamp) -> Self {
+        let before = self.at(mode, now);
+        let held = self.held.filter(|(until, _)| now < *until);
+        let shorter = mode == AuthorityMode::FourEyes && set < before;
+        Self { set: Some(set), held: if shorter { Some((now + before, before)) } else { held } }
+    }
 }
 
 /// The shadow window under `four_eyes`, where no setting says another.
@@ -181,7 +209,8 @@ const SHADOW_WINDOW: Duration = Duration::from_secs(86_400);
 const REMEMBERED_BLOBS: usize = 200_000;
 
 impl Org {
-    pub(crate) fn new(id: OrgId, log: LogHandle, authority: AuthorityMode) -> Self {
+    pub(crate) fn new(id: OrgId, log: LogHandle, fold: OwnFold) -> Self {
+        let keys = fold.person_keys.iter().map(|(id, row)| (*id, *row)).collect();
         Self {
             id,
             counting: Counting::new(log.clone()),
@@ -191,18 +220,20 @@ impl Org {
             in_force: tokio::sync::Mutex::new(()),
             checking: Arc::default(),
             backtest: Arc::default(),
-            frozen: RwLock::default(),
-            public_read: AtomicBool::new(false),
+            frozen: RwLock::new(fold.frozen.clone()),
+            public_read: AtomicBool::new(fold.public_read),
             evaluations: Evaluations::default(),
             changes: Changes::default(),
-            shadow_window: RwLock::default(),
+            shadow_window: RwLock::new(fold.shadow_window),
             ladders: Ladders::default(),
-            person_keys: PersonKeys::default(),
-            recording: RwLock::default(),
+            person_keys: PersonKeys::new(keys),
+            recording: RwLock::new(fold.recording),
             cells: Mutex::default(),
             names: RwLock::default(),
             stored: Mutex::default(),
-            authority: RwLock::new(authority),
+            authority: RwLock::new(fold.authority),
+            stated: tokio::sync::RwLock::new(fold.authority),
+            own_fold: Mutex::new(fold),
         }
     }
 
@@ -219,6 +250,11 @@ impl Org {
         *self.authority.write().unwrap_or_else(PoisonError::into_inner) = mode;
     }
 
+    /// What the organization's own stream says, as far as it is durable.
+    pub(crate) fn own_fold(&self) -> MutexGuard<'_, OwnFold> {
+        guard(&self.own_fold)
+    }
+
     /// Which evaluations leave an entry.
     pub(crate) fn recording(&self) -> Recording {
         *self.recording.read().unwrap_or_else(PoisonError::into_inner)
@@ -230,22 +266,8 @@ impl Org {
 
     /// How long a proposed policy is compared with the past before anybody is asked.
     pub(crate) fn shadow_window(&self, now: Timestamp) -> Duration {
-        let ShadowWindow { set, held } = *self.shadow_window.read().unwrap_or_else(PoisonError::into_inner);
-        let window = set.unwrap_or(match self.authority() {
-            AuthorityMode::Solo => Duration(0),
-            AuthorityMode::FourEyes => SHADOW_WINDOW,
-        });
-        held.filter(|(until, _)| now < *until).map_or(window, |(_, before)| window.max(before))
-    }
-
-    /// What a window of this length would be from `now` on. Where nobody changes policy alone, a shorter one counts once the
-    /// one before it has passed: else one person would shorten it, and propose.
-    pub(crate) fn shadow_window_of(&self, set: Duration, now: Timestamp) -> ShadowWindow {
-        let before = self.shadow_window(now);
-        let held =
-            self.shadow_window.read().unwrap_or_else(PoisonError::into_inner).held.filter(|(until, _)| now < *until);
-        let shorter = self.authority() == AuthorityMode::FourEyes && set < before;
-        ShadowWindow { set: Some(set), held: if shorter { Some((now + before, before)) } else { held } }
+        let window = *self.shadow_window.read().unwrap_or_else(PoisonError::into_inner);
+        window.at(self.authority(), now)
     }
 
     pub(crate) fn set_shadow_window(&self, window: ShadowWindow) {

@@ -5,13 +5,13 @@
 //! and sign with it what waits. Absent: what is signed (`ledger/entry`'s `assertion`), and votes. Read next: `demands`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use serde_json::json;
 
 use countersign_gateway_model::{Assurance, Digest, Name, Principal, PrincipalKind, Pseudonym, Scope, Timestamp};
 use countersign_ledger_entry::body::PersonKey;
-use countersign_ledger_entry::{Bytes32, Bytes64, Receipt, Row, assertion, key};
+use countersign_ledger_entry::{Bytes32, Bytes64, Receipt, assertion, key};
 use countersign_policy_decide::{EntityRef, Operation};
 
 use crate::Engine;
@@ -19,12 +19,6 @@ use crate::error::EngineError;
 use crate::keyring::KeyRow;
 use crate::org::Org;
 use crate::own::{Allowed, OwnEntry};
-
-/// Table of persons' keys, by key id.
-const PERSON_KEYS: &str = "person_keys";
-
-/// Rows read at a time.
-const PAGE: usize = 512;
 
 /// Most keys of one person, those taken back counted in.
 const MAX_KEYS: usize = 100;
@@ -68,31 +62,7 @@ fn record((id, row): (&Digest, &KeyRow)) -> PersonKeyRecord {
     PersonKeyRecord { id: *id, key: row.key, registered: row.registered, revoked: row.revoked }
 }
 
-fn row_of(id: Digest, row: &KeyRow) -> Row {
-    // A struct of numbers and digests always serialises.
-    Row { table: PERSON_KEYS, key: id.as_bytes().to_vec(), columns: serde_json::to_vec(row).ok() }
-}
-
 impl Engine {
-    /// Reads the keys of an organization into memory.
-    pub(crate) async fn load_person_keys(&self, org: &Org) -> Result<(), EngineError> {
-        let mut keys = org.person_keys.write().await;
-        let mut after = None::<Vec<u8>>;
-        loop {
-            let page = org.log.scan(PERSON_KEYS, b"", after.as_deref(), PAGE, false).await;
-            let page = page.map_err(EngineError::ledger)?;
-            let whole = page.len() == PAGE;
-            for row in page {
-                let id: [u8; 32] = row.key.as_slice().try_into().map_err(EngineError::damaged)?;
-                keys.insert(Digest(id), serde_json::from_slice(&row.columns).map_err(EngineError::damaged)?);
-                after = Some(row.key);
-            }
-            if !whole {
-                return Ok(());
-            }
-        }
-    }
-
     /// The keys of a person, to themselves and to those who may list principals.
     ///
     /// # Errors
@@ -152,9 +122,7 @@ impl Engine {
             if keys.values().filter(|row| row.principal == who.pseudonym).count() >= MAX_KEYS {
                 return Err(EngineError::invalid("key", "you have registered 100 keys: go on with one of them"));
             }
-            let dated =
-                move |registered| KeyRow { principal: body.principal, key: body.key, registered, revoked: None };
-            this.commit_key(&who, allowed, &mut keys, (key_id, body, dated)).await
+            this.commit_key((&org, &who), allowed, &mut keys, (key_id, body)).await
         })
         .await
     }
@@ -190,27 +158,24 @@ impl Engine {
                 revoked: true,
                 possession: None,
             };
-            let dated = move |at| KeyRow { revoked: Some(at), ..held };
-            this.commit_key(&who, allowed, &mut keys, (key_id, body, dated)).await
+            this.commit_key((&org, &who), allowed, &mut keys, (key_id, body)).await
         })
         .await
     }
 
     async fn commit_key(
         &self,
-        who: &Principal,
-        mut allowed: Allowed,
+        (org, who): (&Org, &Principal),
+        allowed: Allowed,
         keys: &mut HashMap<Digest, KeyRow>,
-        (id, body, dated): (Digest, PersonKey, impl FnOnce(Timestamp) -> KeyRow + Send + 'static),
+        (id, body): (Digest, PersonKey),
     ) -> Result<(PersonKeyRecord, Receipt), EngineError> {
-        let made = Arc::new(OnceLock::new());
-        let kept = Arc::clone(&made);
-        allowed.beside.dated = Some(Box::new(move |at| row_of(id, kept.get_or_init(|| dated(at)))));
         let receipt = self.commit_own(who, allowed, OwnEntry::new(body)).await?;
-        // It is durable: what memory says is the very row that the next start reads. It was made before the entry was.
-        let row = made.get().ok_or_else(|| EngineError::damaged("a key's row"))?;
-        keys.insert(id, *row);
-        Ok((record((&id, row)), receipt))
+        // It is durable: what memory says is what the next start reads from the log.
+        let row = org.own_fold().person_keys.get(&id).copied();
+        let row = row.ok_or_else(|| EngineError::damaged("a key's entry"))?;
+        keys.insert(id, row);
+        Ok((record((&id, &row)), receipt))
     }
 }
 

@@ -14,7 +14,8 @@ use crate::beside::Beside;
 use crate::error::EngineError;
 
 /// Which evaluations leave an entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Recording {
     /// Every one.
     #[default]

@@ -10,31 +10,14 @@ use serde_json::json;
 
 use countersign_gateway_model::{Digest, OrgId, Principal, PrincipalKind, Pseudonym};
 use countersign_ledger_entry::body::{Body, Recovery};
-use countersign_ledger_entry::{Draft, Receipt, Row};
+use countersign_ledger_entry::{Draft, Receipt};
 use countersign_policy_decide::{EntityRef, Operation};
 
 use crate::Engine;
 use crate::api::Idempotency;
 use crate::beside::Beside;
 use crate::error::EngineError;
-use crate::org::Org;
 use crate::own::OwnEntry;
-
-/// Table of the recoveries whose reviews are open, by when they were: each owes one of its own.
-const RECOVERY: &str = "recovery";
-
-/// Most open recoveries that are read: each is an operator's act on a stopped gateway.
-const MAX_OPEN: usize = 1_000;
-
-/// A recovery whose review is open.
-struct OpenRecovery {
-    key: Vec<u8>,
-    bundle: Digest,
-}
-
-fn row(key: Vec<u8>, open: Option<Digest>) -> Row {
-    Row { table: RECOVERY, key, columns: open.map(|bundle| bundle.to_string().into_bytes()) }
-}
 
 impl Engine {
     /// Commits a recovery as SYSTEM, with what it puts in force, in one append: none of it is there without the rest.
@@ -49,9 +32,7 @@ impl Engine {
     ) -> Result<Receipt, EngineError> {
         let org = self.org(org)?;
         let policy = self.snapshot(org.id).digests();
-        // Versions of bundles ascend, so no two recoveries are of the same one; time puts them in order.
-        let key = [self.now().0.to_be_bytes().as_slice(), bundle.as_bytes()].concat();
-        let mut beside = Beside { rows: vec![row(key, Some(bundle))], urgent: true, ..Beside::default() };
+        let mut beside = Beside { urgent: true, ..Beside::default() };
         let mut drafts = vec![Draft::new(Recovery { bundle, reviewed: false }, Pseudonym::SYSTEM)];
         for entry in in_force {
             beside.rows.extend(entry.rows);
@@ -66,20 +47,9 @@ impl Engine {
     /// The bundles of recoveries whose reviews are open, the oldest first.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] for an unknown organization, [`EngineError::Ledger`] if they cannot be read.
-    pub async fn open_recoveries(&self, org: OrgId) -> Result<Vec<Digest>, EngineError> {
-        let org = self.org(org)?;
-        Ok(self.recoveries_of(&org).await?.into_iter().map(|open| open.bundle).collect())
-    }
-
-    async fn recoveries_of(&self, org: &Org) -> Result<Vec<OpenRecovery>, EngineError> {
-        let held = org.log.scan(RECOVERY, b"", None, MAX_OPEN, false).await.map_err(EngineError::ledger)?;
-        let read = |row: countersign_ledger_log::ViewRow| {
-            let bundle = std::str::from_utf8(&row.columns).ok().and_then(|text| text.parse().ok());
-            let bundle = bundle.ok_or_else(|| EngineError::damaged("a recovery's bundle"))?;
-            Ok(OpenRecovery { key: row.key, bundle })
-        };
-        held.into_iter().map(read).collect()
+    /// [`EngineError::NotFound`] for an unknown organization.
+    pub fn open_recoveries(&self, org: OrgId) -> Result<Vec<Digest>, EngineError> {
+        Ok(self.org(org)?.own_fold().recoveries.clone())
     }
 
     /// Closes the review of the oldest recovery that is open: a person has looked at what happened, and says so under their
@@ -100,14 +70,12 @@ impl Engine {
                 let Body::Recovery(Recovery { bundle, .. }) = body else { return Err(EngineError::IdempotencyReused) };
                 return Ok((bundle, receipt));
             }
-            let open = this.recoveries_of(&org).await?.into_iter().next();
-            let details = json!({ "operation": "recover", "reviewed": open.as_ref().map(|open| open.bundle) });
+            let open = org.own_fold().recoveries.first().copied();
+            let details = json!({ "operation": "recover", "reviewed": open });
             let allowed = this.authorize(&who, Operation::Recover, EntityRef::organization(org.id), &details).await?;
             let person = who.kind == PrincipalKind::Person && who.on_behalf_of.is_empty();
-            let OpenRecovery { key: at, bundle } =
-                open.filter(|_| person).ok_or(EngineError::NotFound("open recovery"))?;
-            let mut entry = OwnEntry::new(Body::Recovery(Recovery { bundle, reviewed: true }));
-            entry.rows.push(row(at, None));
+            let bundle = open.filter(|_| person).ok_or(EngineError::NotFound("open recovery"))?;
+            let entry = OwnEntry::new(Body::Recovery(Recovery { bundle, reviewed: true }));
             let receipt = this.commit_own_once(&who, allowed, entry, key.as_ref()).await?;
             Ok((bundle, receipt))
         })

@@ -6,29 +6,24 @@
 
 use countersign_gateway_model::{Digest, Name, OrgId, Pseudonym};
 use countersign_ledger_entry::body::{Body, SettingValue, Settings};
-use countersign_ledger_entry::{Draft, PayloadRole, Receipt, Row, payload};
+use countersign_ledger_entry::{Draft, PayloadRole, Receipt, payload};
 use countersign_ledger_log::LogHandle;
 
 use crate::Engine;
 use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
-use crate::settings::SETTINGS;
+use crate::own_fold::OwnFold;
 
 /// Digest of the root document in force.
-const ROOT: &str = "policy.root";
+pub(crate) const ROOT: &str = "policy.root";
 
 /// The root document that the ledger names last; none while that is version 1, which genesis names.
 ///
 /// # Errors
 /// [`EngineError::Ledger`] if it cannot be read.
 pub async fn root_on_record(log: &LogHandle) -> Result<Option<Digest>, EngineError> {
-    let held = log.view(SETTINGS, ROOT.as_bytes()).await.map_err(EngineError::ledger)?;
-    let read = |text: Vec<u8>| {
-        let digest = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-        digest.ok_or_else(|| EngineError::damaged("a setting's value"))
-    };
-    held.map(read).transpose()
+    Ok(OwnFold::of(log).await?.root)
 }
 
 impl Engine {
@@ -58,8 +53,6 @@ impl Engine {
             let mut draft = Draft::new(Body::Settings(body), Pseudonym::SYSTEM);
             let sealed = payload::seal(&this.mint().salt(), &content);
             draft.payloads.push(beside.payload(PayloadRole::Description, sealed));
-            let text = now.to_string().into_bytes();
-            beside.rows.push(Row { table: SETTINGS, key: ROOT.as_bytes().to_vec(), columns: Some(text) });
             let policy = this.snapshot(org.id).digests();
             let appended = this.append_own(&org, vec![draft], beside, (this.now(), policy)).await?;
             let last = appended.entries.into_iter().next_back();

@@ -6,24 +6,18 @@ use std::sync::atomic::Ordering;
 
 use serde_json::json;
 
-use countersign_gateway_model::{Duration, Name, Principal, Timestamp};
+use countersign_gateway_model::{Name, Principal};
+use countersign_ledger_entry::Receipt;
 use countersign_ledger_entry::body::{AuthorityMode, Freeze, SettingValue, Settings};
-use countersign_ledger_entry::{Receipt, Row};
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::Engine;
 use crate::api::Idempotency;
 use crate::error::EngineError;
-use crate::org::{Org, ShadowWindow};
+use crate::org::Org;
 use crate::own::OwnEntry;
 use crate::policies::Electorate;
 use crate::recording::Recording;
-
-/// Table of settings: name to value.
-pub(crate) const SETTINGS: &str = "settings";
-
-/// Table of freezes: team, or nothing for the whole organization.
-const FREEZES: &str = "freezes";
 
 /// Which evaluations leave an entry.
 pub(crate) const EVALUATIONS_RECORD: &str = "evaluations.record";
@@ -34,9 +28,6 @@ pub(crate) const PUBLIC_READ: &str = "log.public_read";
 /// Seconds for which a proposed policy is compared with the past before anybody is asked.
 pub(crate) const SHADOW_WINDOW: &str = "policy.shadow_window_s";
 
-/// `solo` or `four_eyes`. The row says what the newest entry may not yet say.
-pub(crate) const AUTHORITY: &str = "authority";
-
 /// Longest shadow window: 90 days.
 const LONGEST_WINDOW_S: u64 = 90 * 86_400;
 
@@ -45,44 +36,11 @@ struct Change {
     setting: &'static str,
     old: SettingValue,
     new: SettingValue,
-    /// As the row keeps it.
+    /// As policy is asked of it.
     text: String,
 }
 
 impl Engine {
-    /// Reads settings and freezes into memory.
-    pub(crate) async fn load_settings(&self, org: &Org) -> Result<(), EngineError> {
-        let public = org.log.view(SETTINGS, PUBLIC_READ.as_bytes()).await.map_err(EngineError::ledger)?;
-        org.public_read.store(public.as_deref() == Some(b"true".as_slice()), Ordering::Release);
-        let recording = org.log.view(SETTINGS, EVALUATIONS_RECORD.as_bytes()).await.map_err(EngineError::ledger)?;
-        let recording = recording.map(|text| {
-            let known = std::str::from_utf8(&text).ok().and_then(Recording::parse);
-            known.ok_or_else(|| EngineError::damaged("a setting's value"))
-        });
-        org.set_recording(recording.transpose()?.unwrap_or_default());
-        let set = org.log.view(SETTINGS, AUTHORITY.as_bytes()).await.map_err(EngineError::ledger)?;
-        for mode in [AuthorityMode::Solo, AuthorityMode::FourEyes] {
-            if set.as_deref() == Some(mode.as_str().as_bytes()) {
-                org.set_authority(mode);
-            }
-        }
-        let window = org.log.view(SETTINGS, SHADOW_WINDOW.as_bytes()).await.map_err(EngineError::ledger)?;
-        let window = window.map(|text| {
-            let window = std::str::from_utf8(&text).ok().and_then(read_window);
-            window.ok_or_else(|| EngineError::damaged("a setting's value"))
-        });
-        org.set_shadow_window(window.transpose()?.unwrap_or_default());
-        let rows = org.log.scan(FREEZES, b"", None, 10_000, false).await.map_err(EngineError::ledger)?;
-        let mut frozen = org.frozen.write().unwrap_or_else(PoisonError::into_inner);
-        for row in rows {
-            match std::str::from_utf8(&row.key).ok().and_then(|team| Name::new(team).ok()) {
-                Some(team) => drop(frozen.teams.insert(team)),
-                None => frozen.all = true,
-            }
-        }
-        Ok(())
-    }
-
     /// Settings with their values.
     ///
     /// # Errors
@@ -95,7 +53,7 @@ impl Engine {
             (PUBLIC_READ.to_owned(), json!(org.public_read.load(Ordering::Acquire))),
             (EVALUATIONS_RECORD.to_owned(), json!(org.recording().as_str())),
             (SHADOW_WINDOW.to_owned(), json!(org.shadow_window(self.now()).0 / 1000)),
-            (AUTHORITY.to_owned(), json!(org.authority().as_str())),
+            (AuthorityMode::SETTING.to_owned(), json!(org.authority().as_str())),
             ("frozen".to_owned(), json!({ "all": frozen.all, "teams": frozen.teams })),
         ])
     }
@@ -178,16 +136,14 @@ impl Engine {
             if let Some((_, receipt)) = this.own_before(&org, &who, key.as_ref()).await? {
                 return Ok(receipt);
             }
-            let now = this.now();
-            let window = org.shadow_window_of(Duration::from_secs(seconds), now);
             let change = Change {
                 setting: SHADOW_WINDOW,
-                old: SettingValue::Number(org.shadow_window(now).0 / 1000),
+                old: SettingValue::Number(org.shadow_window(this.now()).0 / 1000),
                 new: SettingValue::Number(seconds),
-                text: window_text(seconds, &window),
+                text: seconds.to_string(),
             };
             let receipt = this.change_setting(&org, &who, change, key.as_ref()).await?;
-            org.set_shadow_window(window);
+            org.set_shadow_window(org.own_fold().shadow_window);
             Ok(receipt)
         })
         .await
@@ -217,12 +173,13 @@ impl Engine {
             let locked = tokio::task::spawn_blocking(check).await.map_err(EngineError::damaged)?;
             let value = |mode: AuthorityMode| Name::new(mode.as_str()).map(SettingValue::Choice);
             let change = Change {
-                setting: AUTHORITY,
+                setting: AuthorityMode::SETTING,
                 old: value(org.authority()).map_err(EngineError::damaged)?,
                 new: value(AuthorityMode::FourEyes).map_err(EngineError::damaged)?,
                 text: AuthorityMode::FourEyes.as_str().to_owned(),
             };
-            // Stricter from before its entry on, so that nothing after the entry was decided by one person alone.
+            // Asked more strictly from before its entry on, so that nothing after the entry was decided by one person alone;
+            // what entries say changes with the entry itself.
             let raise = || {
                 locked?;
                 org.set_authority(AuthorityMode::FourEyes);
@@ -233,7 +190,7 @@ impl Engine {
             if let Err(error) = &raised
                 && !matches!(error, EngineError::Append(countersign_ledger_log::AppendError::Unknown))
             {
-                // Nothing says that it was raised: what is sealed from here on must not say so either.
+                // Nothing says that it was raised.
                 org.set_authority(before);
             }
             raised
@@ -264,12 +221,7 @@ impl Engine {
         let allowed = self.authorize(who, Operation::ManageSettings, resource, &details).await?;
         let setting = Name::new(change.setting).map_err(EngineError::damaged)?;
         before()?;
-        let mut entry = OwnEntry::new(Settings { setting, old: Some(change.old), new: change.new });
-        entry.rows.push(Row {
-            table: SETTINGS,
-            key: change.setting.as_bytes().to_vec(),
-            columns: Some(change.text.into_bytes()),
-        });
+        let entry = OwnEntry::new(Settings { setting, old: Some(change.old), new: change.new });
         self.commit_own_once(who, allowed, entry, key).await
     }
 
@@ -303,12 +255,7 @@ impl Engine {
             let details = json!({ "operation": operation.as_str(), "team": team });
             let mut allowed = this.authorize(&who, operation, resource, &details).await?;
             allowed.beside.urgent = !lift;
-            let mut entry = OwnEntry::new(Freeze { lift, team: team.clone() });
-            entry.rows.push(Row {
-                table: FREEZES,
-                key: team.as_ref().map_or_else(Vec::new, |t| t.as_str().as_bytes().to_vec()),
-                columns: (!lift).then(|| b"{}".to_vec()),
-            });
+            let entry = OwnEntry::new(Freeze { lift, team: team.clone() });
             let receipt = this.commit_own_once(&who, allowed, entry, key.as_ref()).await?;
             {
                 let mut frozen = org.frozen.write().unwrap_or_else(PoisonError::into_inner);
@@ -326,23 +273,4 @@ impl Engine {
         })
         .await
     }
-}
-
-/// The row of a shadow window: its seconds; and where a longer one still counts, until when and how long, in milliseconds.
-fn window_text(seconds: u64, window: &ShadowWindow) -> String {
-    match window.held {
-        Some((until, before)) => format!("{seconds} {} {}", until.0, before.0),
-        None => seconds.to_string(),
-    }
-}
-
-fn read_window(text: &str) -> Option<ShadowWindow> {
-    let mut words = text.split(' ').map(|word| word.parse::<u64>().ok());
-    let set = Some(Duration::from_secs(words.next()??));
-    let held = match (words.next(), words.next(), words.next()) {
-        (None, ..) => None,
-        (Some(until), Some(before), None) => Some((Timestamp(until?), Duration(before?))),
-        _ => return None,
-    };
-    Some(ShadowWindow { set, held })
 }

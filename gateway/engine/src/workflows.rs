@@ -132,14 +132,37 @@ impl Engine {
     }
 
     pub(crate) async fn all_workflows(&self, org: &Org) -> Result<Vec<WorkflowRecord>, EngineError> {
-        let rows = org.log.scan(WORKFLOWS, b"", None, 10_000, false).await.map_err(EngineError::ledger)?;
-        rows.iter().map(|row| read_workflow(&row.columns)).collect()
+        let named: Vec<Name> = org.own_fold().workflows.keys().cloned().collect();
+        let mut found = Vec::with_capacity(named.len());
+        for id in named {
+            found.extend(self.stored_workflow(org, &id).await?);
+        }
+        Ok(found)
     }
 
+    /// The newest version of a workflow: the one that the log names, or none.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] where the row has another content than the log names.
     pub(crate) async fn stored_workflow(&self, org: &Org, id: &Name) -> Result<Option<WorkflowRecord>, EngineError> {
-        let row = org.log.view(WORKFLOWS, id.as_str().as_bytes()).await.map_err(EngineError::ledger)?;
-        row.map(|columns| read_workflow(&columns)).transpose()
+        if let Some(found) = as_named(org, id).await? {
+            return Ok(found);
+        }
+        // A version may be on its way into the log at this moment: its row is there a little before memory follows.
+        let _turn = org.own.lock().await;
+        let found = as_named(org, id).await?;
+        found.ok_or_else(|| {
+            EngineError::damaged(format!("the row of workflow `{id}` is not what the log says was registered"))
+        })
     }
+}
+
+/// The row of a workflow where it is what the log names; none where it is not.
+async fn as_named(org: &Org, id: &Name) -> Result<Option<Option<WorkflowRecord>>, EngineError> {
+    let row = org.log.view(WORKFLOWS, id.as_str().as_bytes()).await.map_err(EngineError::ledger)?;
+    let found = row.map(|columns| read_workflow(&columns)).transpose()?;
+    let same = found.as_ref().map(|found| found.digest) == org.own_fold().workflows.get(id).copied();
+    Ok(same.then_some(found))
 }
 
 fn read_workflow(columns: &[u8]) -> Result<WorkflowRecord, EngineError> {

@@ -5,6 +5,7 @@
 
 use countersign_gateway_flow::{Decided, Instance, Place};
 use countersign_gateway_model::{Digest, PolicyDigests, Principal, Timestamp};
+use countersign_ledger_entry::body::{AuthorityMode, Body};
 use countersign_ledger_entry::{Draft, SignedEntry, payload};
 use countersign_ledger_log::{Append, AppendError, Appended, IdempotencyScope, Sealing};
 use sha2::{Digest as _, Sha256};
@@ -15,6 +16,7 @@ use crate::beside::Beside;
 use crate::counters::{self, Reading, takes};
 use crate::error::EngineError;
 use crate::org::{Cell, Live, Org, instance_stream};
+use crate::own_fold::OwnFold;
 use crate::{Engine, Snapshot, trail};
 
 /// The record of an idempotency key.
@@ -41,7 +43,7 @@ pub(crate) fn key_digest(key: &str) -> Digest {
 fn append_of(org: &Org, expected: u64, entries: Vec<SignedEntry>, mut beside: Beside) -> (Append, Vec<Digest>) {
     org.unstored(&mut beside.blobs);
     let blobs = beside.blobs.iter().map(|blob| blob.digest).collect();
-    let Beside { payloads, blobs: unstored, rows, idempotency, urgent, reading: _, policy: _, dated: _ } = beside;
+    let Beside { payloads, blobs: unstored, rows, idempotency, urgent, reading: _, policy: _ } = beside;
     (Append { expected, entries, payloads, blobs: unstored, rows, idempotency, erase: Vec::new(), urgent }, blobs)
 }
 
@@ -84,12 +86,14 @@ impl Engine {
         }
         let taking = org.counting.take(&mut decided.drafts, live.fold.as_ref(), reading.as_ref())?;
         let policy = beside.policy.take().unwrap_or_else(|| snapshot.digests());
+        // Held until the append is answered: the mode that an entry states is the one that the log leads to there.
+        let stated = org.stated.read().await;
         let sealing = Sealing {
             stream: instance_stream(id),
             sequence: live.fold.as_ref().map_or(0, |f| f.sequence() + 1),
             previous: live.fold.as_ref().map(Instance::last),
             policy: Some(policy),
-            authority: org.authority(),
+            authority: *stated,
             claimed: now,
         };
         let sealed = org.log.seal(&sealing, decided.drafts).map_err(EngineError::ledger);
@@ -167,6 +171,16 @@ impl Engine {
         mut beside: Beside,
         (now, policy): (Timestamp, PolicyDigests),
     ) -> Result<Appended, EngineError> {
+        // An entry that sets the authority mode states it already, and no other append is on its way meanwhile.
+        let sets = drafts.iter().find_map(|draft| match &draft.body {
+            Body::Settings(set) => AuthorityMode::of(set),
+            _ => None,
+        });
+        let (mut alone, among) = match sets {
+            Some(_) => (Some(org.stated.write().await), None),
+            None => (None, Some(org.stated.read().await)),
+        };
+        let stated = sets.or(among.as_deref().copied()).unwrap_or_else(|| org.authority());
         let stream = org.own_stream();
         let head = org.log.head(stream).await?;
         let sealing = Sealing {
@@ -174,14 +188,26 @@ impl Engine {
             sequence: head.map_or(0, |h| h.next_sequence),
             previous: head.map(|h| h.last_hash),
             policy: Some(policy),
-            authority: org.authority(),
+            authority: stated,
             // The wait for the lock may have been long; what is claimed must not lie far behind.
             claimed: now.max(self.now()),
         };
-        beside.rows.extend(beside.dated.take().map(|row| row(sealing.claimed)));
+        let kept = org.own_fold().to_keep(&org.log, sealing.sequence);
+        let keeps = kept.is_some();
+        beside.rows.extend(kept);
         let entries = org.log.seal(&sealing, drafts).map_err(EngineError::ledger)?;
         let (append, blobs) = append_of(org, sealing.sequence, entries, beside);
         let appended = org.log.append(append).await?;
+        if let Some(mode) = &mut alone {
+            **mode = stated;
+        }
+        let follows = org.own_fold().appended(&appended.entries, keeps);
+        if let Err(error) = follows {
+            // Committed all the same: what memory says of the stream is read again.
+            tracing::error!(%error, org = %org.id, "the organization's stream went on without this process knowing");
+            let read = OwnFold::of(&org.log).await?;
+            *org.own_fold() = read;
+        }
         org.remember(blobs.into_iter());
         Ok(appended)
     }

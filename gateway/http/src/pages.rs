@@ -76,6 +76,7 @@ pages! {
     { code: "pack-chain", place: Invalid, title: "An entry does not stand at its place" }
     { code: "pack-signature", place: Invalid, title: "An entry is not by a key that the log knows" }
     { code: "pack-unlawful", place: Invalid, title: "An entry does what nobody may do" }
+    { code: "pack-authority", place: Invalid, title: "An entry states another authority mode than the log leads to" }
     { code: "pack-person-key", place: Invalid, title: "A person's key or signature does not hold" }
     { code: "pack-terms", place: Invalid, title: "People read of another grant than is counted" }
     { code: "pack-fork", place: Invalid, title: "The checkpoint that you hold is of another history" }

@@ -210,7 +210,7 @@ pub(crate) struct Confirmed {
 )]
 async fn get_policy(State(app): State<AppState>, Auth(who): Auth) -> Result<Response, Problem> {
     let record = app.engine.policy(&who)?;
-    let recovery = app.engine.open_recoveries(who.org).await?.into_iter().next();
+    let recovery = app.engine.open_recoveries(who.org)?.into_iter().next();
     reply::ok(&Policy {
         kernel: record.digests.kernel,
         schema: record.digests.schema,

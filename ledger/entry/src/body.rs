@@ -1241,6 +1241,16 @@ pub enum AuthorityMode {
 }
 
 impl AuthorityMode {
+    /// The setting whose entries say which mode holds from them on.
+    pub const SETTING: &str = "authority";
+
+    /// The mode that a setting is set to; none where it is another setting, or no mode.
+    pub fn of(setting: &Settings) -> Option<Self> {
+        let SettingValue::Choice(word) = &setting.new else { return None };
+        let named = [Self::Solo, Self::FourEyes].into_iter().find(|mode| mode.as_str() == word.as_str());
+        named.filter(|_| setting.setting.as_str() == Self::SETTING)
+    }
+
     /// The word in reports and the API.
     pub fn as_str(self) -> &'static str {
         match self {

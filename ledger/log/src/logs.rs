@@ -17,7 +17,7 @@ use countersign_gateway_model::{Digest, LogId, OrgId, Pseudonym, Timestamp};
 use countersign_ledger_entry::append::seal;
 use countersign_ledger_entry::body::{AuthorityMode, Boot, CertifiedBy, Durability, Genesis, SignatureMode};
 use countersign_ledger_entry::key::{certify, gateway_name, key_id, origin, root_name};
-use countersign_ledger_entry::note::Checkpoint;
+use countersign_ledger_entry::note::{self, Checkpoint, Note};
 use countersign_ledger_entry::{
     AppendPosition, Body, Bytes32, Bytes64, Draft, EntryError, Frame, Header, SEMANTICS, SignedEntry, Stream,
     StreamKind, TrustedLog, VerifiedCheckpoint,
@@ -592,6 +592,20 @@ impl LogHandle {
         seal(&frame, drafts, key).map_err(|source| LogError::Entry { log: trusted.id(), source })
     }
 
+    /// Signs with the log key that this gateway has checked what has this digest, so that it is known again from a row.
+    /// `heading` says what it is; no checkpoint and no other note has it for its first line.
+    pub fn vouch(&self, heading: &str, digest: &Digest) -> String {
+        let origin = self.log.trusted.origin();
+        note::sign(&vouched(heading, origin, digest), origin, &self.log.key)
+    }
+
+    /// Whether a note is what [`LogHandle::vouch`] gave for this digest in this log.
+    pub fn vouches(&self, heading: &str, digest: &Digest, note: &str) -> bool {
+        let trusted = &self.log.trusted;
+        let expected = vouched(heading, trusted.origin(), digest);
+        Note::parse(note).is_ok_and(|note| note.text == expected && note.verify(trusted.log()).is_ok())
+    }
+
     /// Commits an append: when this returns, its entries are durable and proven.
     ///
     /// Dropping the future does not take the append back.
@@ -779,4 +793,9 @@ impl LogHandle {
             Err(LogError::Absent { log: self.id(), what: "size" })
         }
     }
+}
+
+/// A text that can be no checkpoint: that has an origin, which holds no space, for its first line.
+fn vouched(heading: &str, origin: &str, digest: &Digest) -> String {
+    format!("{heading}\n{origin}\n{digest}\n")
 }

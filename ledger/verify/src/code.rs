@@ -57,6 +57,8 @@ codes! {
     Signature => "pack-signature"
     /// INVALID: the state machine, or a rule that binds everybody, does not allow an entry.
     Unlawful => "pack-unlawful"
+    /// INVALID: an entry states another authority mode than the log leads to.
+    Authority => "pack-authority"
     /// INVALID: the key of a person, or what is signed with it, does not hold.
     PersonKey => "pack-person-key"
     /// INVALID: what people read of a grant is not what is counted.
@@ -103,6 +105,7 @@ impl VerifyError {
             Self::Broken { .. } => Code::Chain,
             Self::Signer { .. } => Code::Signature,
             Self::Unlawful { .. } | Self::Rule { .. } => Code::Unlawful,
+            Self::Authority { .. } => Code::Authority,
             Self::PersonKey { .. } => Code::PersonKey,
             Self::Terms { .. } => Code::Terms,
             Self::Known(_) => Code::CheckpointForeign,
@@ -118,6 +121,7 @@ impl VerifyError {
             | Self::Signer { index, .. }
             | Self::Unlawful { index, .. }
             | Self::Rule { index, .. }
+            | Self::Authority { index, .. }
             | Self::PersonKey { index, .. }
             | Self::Terms { index, .. } => Some(*index),
             _ => None,

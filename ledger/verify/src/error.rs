@@ -71,6 +71,14 @@ pub enum VerifyError {
         /// What.
         problem: String,
     },
+    /// An entry states another authority mode than follows from the log.
+    #[error("entry {index} and the authority mode do not fit: {problem}")]
+    Authority {
+        /// Its index.
+        index: u64,
+        /// How.
+        problem: String,
+    },
     /// What an entry says of a person's key, or signs with it, does not hold.
     #[error("entry {index} and the keys of persons do not fit: {problem}")]
     PersonKey {

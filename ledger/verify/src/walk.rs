@@ -38,7 +38,10 @@ pub(crate) struct Walk<'a> {
     counts: Counts,
     authority: BTreeMap<&'static str, u64>,
     authority_changes: Vec<u64>,
+    /// Of the entry before.
     mode: AuthorityMode,
+    /// What follows from genesis and from the entries that set it.
+    set_mode: AuthorityMode,
     policies: Vec<PolicySeen>,
     policies_seen: HashSet<PolicyDigests>,
     gateways: HashSet<GatewayId>,
@@ -73,6 +76,7 @@ impl<'a> Walk<'a> {
             authority: BTreeMap::new(),
             authority_changes: Vec::new(),
             mode: log.genesis_header().authority,
+            set_mode: log.genesis_header().authority,
             policies: Vec::new(),
             policies_seen: HashSet::new(),
             gateways: HashSet::new(),
@@ -136,6 +140,7 @@ impl<'a> Walk<'a> {
     }
 
     fn judge(&mut self, index: u64, header: &Header, hash: Hash) -> Result<(), VerifyError> {
+        self.authority_mode(header).map_err(|problem| VerifyError::Authority { index, problem })?;
         if let Body::Permit(permit) = &header.body {
             self.reservations(permit).map_err(|problem| VerifyError::Rule { index, problem })?;
         }
@@ -213,6 +218,20 @@ impl<'a> Walk<'a> {
             self.policies.push(PolicySeen { bundle: digests.bundle.to_string(), from: index });
         }
         Ok(())
+    }
+
+    /// The mode is no word of the gateway's own: it is genesis's until an entry sets another, which states it already.
+    fn authority_mode(&mut self, header: &Header) -> Result<(), String> {
+        if let Body::Settings(set) = &header.body
+            && set.setting.as_str() == AuthorityMode::SETTING
+        {
+            self.set_mode = AuthorityMode::of(set).ok_or("it sets an authority mode that there is not")?;
+        }
+        if header.authority == self.set_mode {
+            return Ok(());
+        }
+        let (said, follows) = (header.authority.as_str(), self.set_mode.as_str());
+        Err(format!("it states `{said}`, and `{follows}` follows from genesis and the entries that set the mode"))
     }
 
     /// A log goes from version to version and never back.

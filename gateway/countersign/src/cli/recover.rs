@@ -86,7 +86,7 @@ pub(crate) async fn recover(args: Recover, global: &Global) -> Result<()> {
             }
             folder.work(None, async |gateway| withdraw(gateway, &person, organization.as_deref(), global).await).await
         }
-        None => offline(args, global).await,
+        None => Box::pin(offline(args, global)).await,
     }
 }
 

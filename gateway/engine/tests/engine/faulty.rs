@@ -1,6 +1,7 @@
 //! A ledger's door at which the next append goes wrong, once, as a disk or a process goes wrong.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -37,6 +38,8 @@ pub(crate) type Faults = Arc<Mutex<Option<Fault>>>;
 pub(crate) struct Faulty {
     pub(crate) inner: SqlJournal,
     pub(crate) faults: Faults,
+    /// Entries of streams that were read so far.
+    pub(crate) read: Arc<AtomicU64>,
 }
 
 impl Faulty {
@@ -108,7 +111,9 @@ impl Journal for Faulty {
         from: u64,
         limit: usize,
     ) -> Result<Vec<StoredEntry>, JournalError> {
-        self.inner.stream_entries(log, stream, from, limit).await
+        let entries = self.inner.stream_entries(log, stream, from, limit).await?;
+        self.read.fetch_add(u64::try_from(entries.len()).unwrap(), Ordering::Relaxed);
+        Ok(entries)
     }
     async fn idempotency(
         &self,

@@ -21,6 +21,7 @@ mod in_force;
 mod lifts;
 mod memory;
 mod organizations;
+mod own_fold;
 mod queries;
 mod registration;
 mod rules;

@@ -104,6 +104,8 @@ pub(crate) struct World {
     people: Mutex<Vec<Introduced>>,
     /// What goes wrong at the ledger's door.
     pub(crate) faults: Faults,
+    /// Entries of streams that were read through that door.
+    pub(crate) read: Arc<AtomicU64>,
 }
 
 pub(crate) fn name(text: &str) -> Name {
@@ -154,22 +156,23 @@ impl World {
         for org in orgs {
             policies.install(*org, files);
         }
-        let faults = Faults::default();
-        let engine = Self::open((&folder, &faults), &clock, &policies, &runner, &mint, (orgs, authority)).await;
+        let (faults, read) = (Faults::default(), Arc::default());
+        let door = (&folder, &faults, &read);
+        let engine = Self::open(door, &clock, &policies, &runner, &mint, (orgs, authority)).await.unwrap();
         let orgs = orgs.to_vec();
-        Self { folder, clock, policies, runner, engine, orgs, authority, mint, people: Mutex::default(), faults }
+        Self { folder, clock, policies, runner, engine, orgs, authority, mint, people: Mutex::default(), faults, read }
     }
 
     async fn open(
-        (folder, faults): (&tempfile::TempDir, &Faults),
+        (folder, faults, read): (&tempfile::TempDir, &Faults, &Arc<AtomicU64>),
         clock: &Arc<Hand>,
         policies: &Arc<Bench>,
         runner: &Arc<HeldRunner>,
         mint: &Arc<Counted>,
         (orgs, authority): (&[OrgId], AuthorityMode),
-    ) -> Engine {
+    ) -> Result<Engine, EngineError> {
         let inner = SqlJournal::open(SqlOptions::new(folder.path())).await.unwrap();
-        let journal = Arc::new(Faulty { inner, faults: Arc::clone(faults) });
+        let journal = Arc::new(Faulty { inner, faults: Arc::clone(faults), read: Arc::clone(read) });
         let mint_key = Arc::clone(mint);
         let mut config = LogsConfig::new(
             LEDGER,
@@ -210,22 +213,36 @@ impl World {
             options: EngineOptions::default(),
         });
         for org in orgs {
-            engine.open_org(*org, Some(0)).await.unwrap();
+            if let Err(error) = engine.open_org(*org, Some(0)).await {
+                engine.logs().shutdown().await.unwrap();
+                return Err(error);
+            }
         }
-        engine
+        Ok(engine)
     }
 
     /// Ends this process where it stands and starts another on the same folder, with a runner that knows nothing.
     pub(crate) async fn restart(&mut self) {
+        self.restart_after("").await.unwrap();
+    }
+
+    /// As [`World::restart`], where somebody was at the database in between; or why no other starts.
+    pub(crate) async fn restart_after(&mut self, sql: &str) -> Result<(), EngineError> {
         self.engine.end();
         self.engine.logs().shutdown().await.unwrap();
+        if !sql.is_empty() {
+            let database = rusqlite::Connection::open(self.folder.path().join("ledger.db")).unwrap();
+            database.execute_batch(sql).unwrap();
+            assert!(database.total_changes() > 0, "nothing was edited");
+        }
         self.runner = HeldRunner::new();
         let orgs = (self.orgs.as_slice(), self.authority);
-        let door = (&self.folder, &self.faults);
-        self.engine = Self::open(door, &self.clock, &self.policies, &self.runner, &self.mint, orgs).await;
+        let door = (&self.folder, &self.faults, &self.read);
+        self.engine = Self::open(door, &self.clock, &self.policies, &self.runner, &self.mint, orgs).await?;
         for one in self.people.lock().unwrap().iter() {
             self.tell(one);
         }
+        Ok(())
     }
 
     fn tell(&self, one: &Introduced) {

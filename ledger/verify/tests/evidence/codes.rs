@@ -1,7 +1,9 @@
 //! The codes of reports: each is the answer to a pack of its own, in every form of the report.
 
 use countersign_gateway_model::{DecisionId, Digest, InstanceId};
-use countersign_ledger_entry::body::{Erasure, Finding, Freeze, KeyChange, KeyRole, LiftRef, Review, Reviewed};
+use countersign_ledger_entry::body::{
+    AuthorityMode, Erasure, Finding, Freeze, KeyChange, KeyRole, LiftRef, Review, Reviewed,
+};
 use countersign_ledger_entry::key::VKey;
 use countersign_ledger_entry::note::{self, Checkpoint};
 use countersign_ledger_entry::{PayloadRole, SEMANTICS};
@@ -69,6 +71,10 @@ fn found(code: Code) -> Report {
             world.put(world.org_stream(), review, |_| {});
             return world.verify();
         }
+        Code::Authority => {
+            world.put(world.org_stream(), freeze, |h| h.authority = AuthorityMode::Solo);
+            return world.verify();
+        }
         Code::PersonKey => return signed(|decision| decision.shown = Some(digest(8))).verify(),
         Code::Terms => {
             let world = given_as(PayloadRole::Description, |terms, _| terms["uses"] = 1.into());
@@ -106,8 +112,16 @@ fn found(code: Code) -> Report {
 #[test]
 fn each_code_is_the_answer_to_a_pack_of_its_own_and_stands_in_every_form_of_the_report() {
     let inconclusive = [Code::CheckpointNewer, Code::LaterVersion, Code::KeyChange, Code::ErasedPayload];
-    let of_an_entry =
-        [Code::Entry, Code::Chain, Code::Signature, Code::Unlawful, Code::PersonKey, Code::Terms, Code::KeyChange];
+    let of_an_entry = [
+        Code::Entry,
+        Code::Chain,
+        Code::Signature,
+        Code::Unlawful,
+        Code::Authority,
+        Code::PersonKey,
+        Code::Terms,
+        Code::KeyChange,
+    ];
     for &code in Code::ALL {
         let report = found(code);
         let expected = if inconclusive.contains(&code) { Verdict::Inconclusive } else { Verdict::Invalid };

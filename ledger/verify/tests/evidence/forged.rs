@@ -2,12 +2,13 @@
 //! later version may write, which is not judged.
 
 use countersign_gateway_model::{
-    Assurance, Decision as Answer, DecisionId, GatewayId, InstanceId, LogId, OrgId, PermitId, Pseudonym, State,
+    Assurance, Decision as Answer, DecisionId, GatewayId, InstanceId, LogId, Name, OrgId, PermitId, Pseudonym, State,
     Timestamp, Verdict as Said,
 };
 use countersign_ledger_entry::body::{
-    Cause, CertifiedBy, DecidedItem, Decision, DecisionKind, Edge, Effect, Finding, Freeze, Key, KeyChange, KeyRole,
-    LiftRef, Permit, QuestionKind, Reservation, Review, Reviewed, SignatureMode, Start, StartedBy, Sweep,
+    AuthorityMode, Cause, CertifiedBy, DecidedItem, Decision, DecisionKind, Edge, Effect, Finding, Freeze, Key,
+    KeyChange, KeyRole, LiftRef, Permit, QuestionKind, Reservation, Review, Reviewed, SignatureMode, Start, StartedBy,
+    Sweep,
 };
 use countersign_ledger_entry::{Body, Bytes32, Bytes64, Draft, Header, PayloadRole, SEMANTICS, Stream, key, payload};
 use countersign_ledger_verify::{Report, Verdict, verify};
@@ -138,6 +139,69 @@ fn an_entry_stands_in_its_log_and_its_stream() {
     // A name that would steer a terminal is shown escaped.
     let report = with(|h| h.origin = "x\u{1b}[2J\u{202e}".to_owned()).verify();
     because(&report, Verdict::Invalid, "`x\\u{1b}[2J\\u{202e}`", "an origin with control characters");
+}
+
+#[test]
+fn the_authority_mode_follows_from_the_log_and_not_from_the_word_of_an_entry() {
+    fn lowered(change: impl FnOnce(&mut World)) -> World {
+        let (mut world, _) = World::small();
+        world.set_authority(AuthorityMode::Solo);
+        world.put(world.org_stream(), freeze(), |_| {});
+        change(&mut world);
+        world
+    }
+    let mut back = lowered(|_| {});
+    back.set_authority(AuthorityMode::FourEyes);
+    back.put(back.org_stream(), freeze(), |_| {});
+    assert_eq!(back.verify().verdict, Verdict::Valid, "{:?}", back.verify().problems);
+    let unset = "follows from genesis and the entries that set the mode";
+    refused(&[
+        ("lowered by nothing", || with(|h| h.authority = AuthorityMode::Solo), unset),
+        (
+            "raised by nothing",
+            || lowered(|world| world.put(world.org_stream(), freeze(), |h| h.authority = AuthorityMode::FourEyes)),
+            unset,
+        ),
+        (
+            "lowered in the stream of an instance alone",
+            || {
+                let (mut world, instance) = World::small();
+                world.authority = AuthorityMode::Solo;
+                world.call(instance, false);
+                world
+            },
+            unset,
+        ),
+        (
+            "set, and stated only after it",
+            || {
+                let (mut world, _) = World::small();
+                world.put(world.org_stream(), setting_of("solo"), |_| {});
+                world
+            },
+            unset,
+        ),
+        (
+            "set by another setting",
+            || {
+                let (mut world, _) = World::small();
+                let mut other = setting_of("solo");
+                other.setting = Name::new("authority.mode").unwrap();
+                world.put(world.org_stream(), other, |h| h.authority = AuthorityMode::Solo);
+                world
+            },
+            unset,
+        ),
+        (
+            "set to a mode that there is not",
+            || {
+                let (mut world, _) = World::small();
+                world.put(world.org_stream(), setting_of("nobody"), |_| {});
+                world
+            },
+            "it sets an authority mode that there is not",
+        ),
+    ]);
 }
 
 #[test]

@@ -239,9 +239,10 @@ fn the_demonstration_may_decide_in_a_demonstration() {
 #[test]
 fn a_change_of_authority_is_shown_where_it_happened() {
     let (mut world, instance) = World::small();
-    world.authority = AuthorityMode::Solo;
-    world.call(instance, false);
+    world.set_authority(AuthorityMode::Solo);
     let at = world.leaves.len() as u64 - 1;
+    world.call(instance, false);
+    world.set_authority(AuthorityMode::Solo);
     assert_eq!(facts(&world.verify()).authority_changes, [at]);
     assert!(world.verify().render().contains(&format!("changed at entry {at}")));
 }

@@ -20,7 +20,7 @@ use countersign_gateway_model::{
 use countersign_ledger_entry::assertion::LiftStatement;
 use countersign_ledger_entry::body::{
     Assertion, AuthorityMode, Boot, CertifiedBy, Created, DecisionKind, Durability, Genesis, OnDeny, OnTimeout,
-    QuestionKind, RuleForm, SignatureMode,
+    QuestionKind, RuleForm, SettingValue, Settings, SignatureMode,
 };
 use countersign_ledger_entry::key::{self, VKey};
 use countersign_ledger_entry::note::{self, Checkpoint};
@@ -245,6 +245,13 @@ impl World {
             change(index, &mut header);
             self.push(self.seal(header));
         }
+    }
+
+    /// Sets the authority mode; the entry that does states it already.
+    pub(crate) fn set_authority(&mut self, mode: AuthorityMode) {
+        let set = setting_of(mode.as_str());
+        self.authority = mode;
+        self.put(self.org_stream(), set, |_| {});
     }
 
     /// The boot entry by which the gateway introduces its key.
@@ -827,4 +834,10 @@ pub(crate) fn unpack(file: &[u8]) -> Parts {
 /// SHA-256 in hex, as blobs are named.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     Digest(Sha256::digest(bytes).into()).to_string()
+}
+
+/// The setting of an authority mode of that name.
+pub(crate) fn setting_of(mode: &str) -> Settings {
+    let new = SettingValue::Choice(Name::new(mode).unwrap());
+    Settings { setting: Name::new(AuthorityMode::SETTING).unwrap(), old: None, new }
 }
