@@ -25,6 +25,7 @@ mod people;
 mod proving;
 mod public_log;
 mod queries;
+mod receipts;
 mod recovery;
 mod roots;
 mod said;

@@ -139,3 +139,80 @@ fn who_gives_the_current_password_gets_a_new_one_and_the_old_one_ends() {
     let words = format!("{recorded:?}");
     assert!(!words.contains(NEW) && !words.contains(PASSWORD), "and no password is");
 }
+
+/// A delegator who audits has the rule of merging in front of each note.
+const AUDITED_NOTES: &str = r#"
+@id("gate-audited-notes")
+@requires_approval("merge")
+@title("On behalf of an auditor a note needs another person")
+forbid (principal is Countersign::Person, action in Countersign::Action::"callTool", resource is Countersign::Tool)
+when { context.asDelegator && principal in Countersign::Role::"AUDITOR" }
+unless { context.satisfied.contains(Countersign::ApprovalRule::"merge") };
+"#;
+
+#[test]
+fn each_on_whose_behalf_an_agent_acts_is_asked_too_and_all_must_allow() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    crate::first_hour::activate_edited(&gateway, &dana, |bundle| {
+        let policies = bundle.join("policies.cedar");
+        let text = std::fs::read_to_string(&policies).unwrap();
+        std::fs::write(&policies, text + AUDITED_NOTES).unwrap();
+    });
+    let fixer = gateway.agent(&dana, "fixer");
+    let weak = json!({ "id": "weak", "display_name": "weak", "owner": "dana", "autonomy": 2, "scopes": [] });
+    gateway.post("/api/v1/agents", &dana, &weak).expect_status(201);
+    let weak = gateway.credentials(&dana, "agent:weak");
+    let [eve, ann, pat] = [("eve", "OPERATOR"), ("ann", "AUDITOR"), ("pat", "APPROVER")]
+        .map(|(id, role)| crate::glass::person(&gateway, &dana, id, role));
+    gateway.workflow(&dana, "repair");
+    let instance_for = |accountable: &str| {
+        let body = json!({ "workflow": "repair", "agent": "fixer", "accountable": accountable });
+        let made = gateway.post("/api/v1/instances", &dana, &body).expect_status(201).json();
+        made["instance"]["id"].as_str().unwrap().to_owned()
+    };
+    let lend = |lender: &str, agent: &str, holder: &str| {
+        let consent = gateway.post("/api/v1/tokens/consent", lender, &json!({ "agent": agent, "life_s": 600 }));
+        let consent = json!({ "consent": consent.expect_status(200).json()["access_token"] });
+        let taken = gateway.post("/api/v1/tokens/exchange", holder, &consent).expect_status(200).json();
+        taken["access_token"].as_str().unwrap().to_owned()
+    };
+    let note = json!({ "text": "a" });
+    let entry_of = |answer: &Value| {
+        let path = format!("/api/v1/audit/entries/{}", answer["receipt"]["index"]);
+        gateway.get(&path, &dana).expect_status(200).json()
+    };
+    let lists = |entry: &Value| entry["determining"].as_array().unwrap().len();
+
+    // Alone, and for a person who answers for the instance.
+    let of_eve = instance_for("eve");
+    let alone = gateway.propose(&fixer, &of_eve, "notes.append", &note).expect_status(200).json();
+    assert_eq!((lists(&entry_of(&alone)), &entry_of(&alone)["on_behalf_of"]), (1, &json!([])));
+    let for_eve = lend(&eve, "fixer", &fixer);
+    let allowed = gateway.propose(&for_eve, &of_eve, "notes.append", &note).expect_status(200).json();
+    let entry = entry_of(&allowed);
+    let expected = json!([["agent-uses-tools"], ["person-delegates-tools"]]);
+    assert_eq!((&entry["determining"], entry["on_behalf_of"].as_array().unwrap().len()), (&expected, 1), "{entry}");
+
+    // Who has nothing to do with it lends nothing, although the agent alone may.
+    let refused = gateway.propose(&lend(&pat, "fixer", &fixer), &of_eve, "notes.append", &note);
+    assert_eq!((refused.status, refused.code().as_str()), (403, "policy-denied"));
+    let entry = entry_of(&refused.json());
+    assert_eq!(entry["determining"], json!([["agent-uses-tools"], ["gateway:default-deny"]]), "{entry}");
+
+    // Of two, one without the scopes is enough: the first of the chain would allow it.
+    let through_weak = lend(&lend(&eve, "weak", &weak), "fixer", &fixer);
+    let refused = gateway.propose(&through_weak, &of_eve, "notes.append", &note);
+    assert_eq!((refused.status, refused.code().as_str()), (403, "policy-denied"));
+    let entry = entry_of(&refused.json());
+    let chain = entry["on_behalf_of"].as_array().unwrap().len();
+    assert_eq!((lists(&entry), chain), (3, 2), "all of them were asked: {entry}");
+
+    // A rule that only the delegator's question names holds the agent's proposal.
+    let of_ann = instance_for("ann");
+    gateway.propose(&fixer, &of_ann, "notes.append", &note).expect_status(200);
+    let waiting = gateway.propose(&lend(&ann, "fixer", &fixer), &of_ann, "notes.append", &note).expect_status(202);
+    assert_eq!(waiting.json()["state"], "WAITING_FOR_HUMAN");
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    assert_eq!((code, &report["verdict"]), (0, &json!("VALID")), "{report}");
+}

@@ -141,6 +141,86 @@ fn each_is_logged_with_its_entry_and_its_instance(gateway: &Gateway, dana: &str,
     }
 }
 
+/// Operations that this walk does not repeat, by operation id, with the reason.
+const REPEATED_ELSEWHERE: [(&str, &str); 2] = [
+    ("raiseAuthority", "it is not lowered again: `what_is_set_with_a_key_is_set_once`"),
+    ("reviewRecovery", "it takes a recovery on a stopped gateway, whose own test repeats it with its key"),
+];
+
+/// Operations whose repeat is told less, by operation id, with the reason: what it decided, what came of it and where the
+/// instance stands is the same, the actions are read at the instance, and the receipt is that of the entry of the vote itself.
+const TOLD_LESS: [(&str, &str); 3] = [
+    ("decide", "what a vote led to is in the entries behind its own"),
+    ("breakGlass", "what a lift led to is in the entries behind its own"),
+    ("breakGlassPolicy", "what a lift led to is in the entries behind its own"),
+];
+
+/// Operations whose refusal by policy is no answer that is kept: each repeat is asked again, and on record again.
+const REFUSED_AGAIN: [(&str, &str); 5] = [
+    ("raiseAuthority", "a repeat by somebody who may by then is carried out"),
+    ("reviewRecovery", "a repeat by somebody who may by then is carried out"),
+    ("setEvaluationsRecord", "a repeat by somebody who may by then is carried out"),
+    ("setPublicRead", "a repeat by somebody who may by then is carried out"),
+    ("setShadowWindow", "a repeat by somebody who may by then is carried out"),
+];
+
+#[test]
+fn each_operation_that_takes_an_idempotency_key_answers_a_repeat_as_before_and_leaves_no_further_entry() {
+    let gateway = Gateway::start();
+    let (dana, decider) = gateway.enrol();
+    let agent = gateway.agent(&dana, "fixer");
+    gateway.workflow(&dana, "repair");
+    let document = gateway.get("/openapi.json", "").expect_status(200).json();
+    let by = By { gateway: &gateway, dana: &dana, decider: &decider, agent: &agent };
+    let (mut seen, mut wrong) = (BTreeSet::new(), Vec::new());
+    for (_, _, operation) in operations(&document) {
+        let id = operation["operationId"].as_str().unwrap().to_owned();
+        let parameters = operation["parameters"].as_array().into_iter().flatten();
+        if parameters.filter(|parameter| parameter["name"] == "Idempotency-Key").count() == 0 {
+            continue;
+        }
+        if !REPEATED_ELSEWHERE.iter().any(|(name, _)| *name == id) {
+            let call = by.set_by_dana(&id).or_else(|| by.prepared(&id)).unwrap_or_else(|| panic!("{id} is not known"));
+            wrong.extend(by.is_not_repeated(&id, &call));
+        }
+        // Whoever may not is refused again, in the same words.
+        if let Some(call) = by.of_accounts(&id) {
+            assert!(REFUSED_AGAIN.iter().any(|(name, _)| *name == id), "{id} is refused: once, or again?");
+            let [first, again] = [(); 2].map(|()| {
+                let key = [("idempotency-key", "refused")];
+                gateway.send(call.method, &call.path, &call.token, &key, Some(call.body.clone()))
+            });
+            let without_receipt = |answer: &Answer| {
+                let mut body = lasting(answer);
+                body.as_object_mut().map(|body| body.remove("receipt"));
+                body
+            };
+            assert_eq!((first.status, without_receipt(&first)), (403, without_receipt(&again)), "{id}");
+        }
+        seen.insert(id);
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(seen.len() > 20, "the document has them: {seen:?}");
+    let lists = REPEATED_ELSEWHERE.iter().chain(&TOLD_LESS).chain(&REFUSED_AGAIN);
+    let stale: Vec<_> = lists.filter(|(id, _)| !seen.contains(*id)).collect();
+    assert!(stale.is_empty(), "no longer in the document: {stale:?}");
+}
+
+/// An answer without what may differ in a repeat: whether it was the first, and the checkpoint that a receipt leads to.
+fn lasting(answer: &Answer) -> Value {
+    let mut body: Value = serde_json::from_slice(&answer.bytes).unwrap_or_default();
+    for name in ["instance", "first"] {
+        // Of a problem this is the request's id.
+        if name == "first" || body["code"].is_string() {
+            body.as_object_mut().map(|body| body.remove(name));
+        }
+    }
+    if let Some(receipt) = body["receipt"].as_object_mut() {
+        receipt.retain(|name, _| name == "index" || name == "leaf_hash");
+    }
+    body
+}
+
 /// The one request that is measured: whatever it needs is there.
 struct Call {
     method: &'static str,
@@ -195,6 +275,57 @@ impl By<'_> {
             None if call.token.is_empty() => entries[before..].iter().any(|entry| entry["kind"] == "principal"),
             None => entries[before..].iter().any(|entry| entry["actor"] != nobody.as_str()),
         }
+    }
+
+    /// Sends the request with a key, with the key again, and with the key and another body. What is wrong about it, if anything.
+    fn is_not_repeated(&self, id: &str, call: &Call) -> Option<String> {
+        let key = format!("once-{}", id.replace([',', ' '], "-"));
+        let send = |body: &[u8]| {
+            self.gateway.send(call.method, &call.path, &call.token, &[("idempotency-key", &key)], Some(body.to_vec()))
+        };
+        let first = send(&call.body);
+        assert!((call.good)(&first), "{id}: {}: {}", first.status, String::from_utf8_lossy(&first.bytes));
+        let entries = || self.gateway.entries(self.dana);
+        let of_somebody = |entries: &[Value]| {
+            let nobody = format!("who_{}", "0".repeat(32));
+            entries.iter().filter(|entry| entry["actor"] != nobody.as_str()).count()
+        };
+        let size = of_somebody(&entries());
+        let again = send(&call.body);
+        let (mut said, mut repeated) = (lasting(&first), lasting(&again));
+        if TOLD_LESS.iter().any(|(name, _)| *name == id) {
+            for body in [&mut said, &mut repeated] {
+                body.as_object_mut().unwrap().retain(|name, _| !["actions", "receipt"].contains(&name.as_str()));
+            }
+            assert_eq!(again.json()["actions"], json!([]), "{id} is told more by now: take it off the list");
+        }
+        if (first.status, &said) != (again.status, &repeated) {
+            return Some(format!("{id}: {} {said} and then {} {repeated}", first.status, again.status));
+        }
+        // To somebody who asks twice, authority is given once.
+        let body = again.json();
+        let flags = [&body["first"], &body["actions"][0]["start"]["first"]];
+        if flags.contains(&&json!(true)) {
+            return Some(format!("{id}: a repeat is told that it is the first: {body}"));
+        }
+        let other = send(&[&call.body[..], b"\n"].concat());
+        if (other.status, other.code().as_str()) != (409, "idempotency-key-reused") {
+            return Some(format!("{id}: another body: {} {}", other.status, String::from_utf8_lossy(&other.bytes)));
+        }
+        let now = of_somebody(&entries());
+        (now != size).then(|| format!("{id}: {} further entries", now - size))
+    }
+
+    /// Settings, by somebody who may set them.
+    fn set_by_dana(&self, id: &str) -> Option<Call> {
+        let (path, value) = match id {
+            "setPublicRead" => ("log.public_read", json!(true)),
+            "setEvaluationsRecord" => ("evaluations.record", json!("none")),
+            "setShadowWindow" => ("policy.shadow_window_s", json!(61)),
+            _ => return None,
+        };
+        let call = Call::post(format!("/api/v1/settings/{path}"), self.dana, &json!({ "value": value }));
+        Some(Call { method: "PUT", ..call })
     }
 
     fn instance(&self) -> String {
