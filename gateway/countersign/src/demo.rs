@@ -427,9 +427,9 @@ async fn decide(args: &Args, human: &Client, gate: &str, summary: &mut Summary, 
 /// The states of an instance in their order, from the entries of its stream.
 async fn states(human: &Client, instance: &str) -> Result<Vec<String>> {
     let mut states = vec!["CREATED".to_owned()];
-    let mut after = 0_u64;
+    let mut after = String::new();
     loop {
-        let page = human.get(&format!("/api/v1/audit/entries?instance={instance}&after={after}&limit=200")).await?;
+        let page = human.get(&format!("/api/v1/audit/entries?instance={instance}&limit=200{after}")).await?;
         for entry in page.get("items").and_then(Value::as_array).into_iter().flatten() {
             if entry.get("kind").and_then(Value::as_str) == Some("edge")
                 && let Some(to) = entry.pointer("/body/to").or_else(|| entry.pointer("/body/Edge/to"))
@@ -437,8 +437,8 @@ async fn states(human: &Client, instance: &str) -> Result<Vec<String>> {
                 states.push(to.as_str().unwrap_or_default().to_owned());
             }
         }
-        match page.get("next").and_then(Value::as_str).and_then(|next| next.parse().ok()) {
-            Some(next) => after = next,
+        match page.get("next").and_then(Value::as_str) {
+            Some(next) => after = format!("&after={}", crate::client::segment(next)?),
             None => return Ok(states),
         }
     }

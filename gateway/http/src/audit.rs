@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::auth::Auth;
-use crate::input::{Id, Paging, Params, Upload, param};
+use crate::input::{Cursor, Id, Paging, Params, Upload, param};
 use crate::problem::{PARAMETER_INVALID, Problem, ROOT_KEY_UNREADABLE};
 use crate::reply;
 use crate::state::AppState;
@@ -127,8 +127,8 @@ impl From<engine::EntryRecord> for Entry {
 pub(crate) struct EntryFilter {
     /// Only this instance's stream.
     instance: Option<String>,
-    /// The first place to read: in the log, or in the instance's stream. `next` of a page is such a place.
-    after: Option<u64>,
+    /// Cursor that the page before gave as `next`.
+    after: Option<String>,
     /// How many at most: 1 to 200, usually 50.
     limit: Option<usize>,
 }
@@ -212,8 +212,12 @@ async fn list_entries(
     Params(filter): Params<EntryFilter>,
 ) -> Result<Response, Problem> {
     let instance: Option<InstanceId> = param("instance", filter.instance.as_deref())?;
-    let query = engine::EntryQuery { instance, from: filter.after.unwrap_or(0), limit: Paging::limit(filter.limit)? };
-    reply::ok(&Page::of(app.engine.entries(&who, query).await?, Entry::from))
+    let from = Cursor::<u64>::read(filter.after.as_deref())?.unwrap_or(0);
+    let query = engine::EntryQuery { instance, from, limit: Paging::limit(filter.limit)? };
+    let mut page = app.engine.entries(&who, query).await?;
+    // The engine's is a place: in the log, or in the instance's stream.
+    page.next = page.next.and_then(|place| place.parse().ok()).map(|place: u64| Cursor::write(&place));
+    reply::ok(&Page::of(page, Entry::from))
 }
 
 /// Read an entry

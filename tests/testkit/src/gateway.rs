@@ -384,14 +384,17 @@ impl Gateway {
 
     /// Every entry of the log.
     pub fn entries(&self, token: &str) -> Vec<Value> {
-        let mut entries = Vec::new();
+        self.listed("/api/v1/audit/entries?limit=200", token)
+    }
+
+    /// Every item of a list, page for page. `path` has a query.
+    pub fn listed(&self, path: &str, token: &str) -> Vec<Value> {
+        let (mut items, mut after) = (Vec::new(), String::new());
         loop {
-            let path = format!("/api/v1/audit/entries?limit=200&after={}", entries.len());
-            let page = self.get(&path, token).expect_status(200).json();
-            entries.extend(page["items"].as_array().expect("a page has items").iter().cloned());
-            if page["next"].is_null() {
-                return entries;
-            }
+            let page = self.get(&format!("{path}{after}"), token).expect_status(200).json();
+            items.extend(page["items"].as_array().expect("a page has items").iter().cloned());
+            let Some(next) = page["next"].as_str() else { return items };
+            after = format!("&after={next}");
         }
     }
 

@@ -21,6 +21,7 @@ mod glass;
 mod grants;
 mod lockout;
 mod organizations;
+mod paging;
 mod people;
 mod proving;
 mod public_log;
