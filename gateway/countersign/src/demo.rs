@@ -379,16 +379,19 @@ async fn follow(
     Ok(())
 }
 
-/// The person at the gate: asked in a terminal, else the stand-in.
+/// The person at the gate: asked in a terminal, also where the summary is JSON; else the stand-in.
 async fn decide(args: &Args, human: &Client, gate: &str, summary: &mut Summary, teller: &Teller) -> Result<()> {
     let shown = human.get(&format!("/api/v1/gates/{}", crate::client::segment(gate)?)).await?;
     let view = text(&shown, "/view")?;
-    let asks = !args.yes && !teller.quiet && std::io::stdin().is_terminal();
+    let asks = !args.yes && std::io::stdin().is_terminal();
     teller.head("the approval view, as whoever decides reads it (its digest goes into the decision)");
     teller.block(&view);
     let justification = if asks {
-        print!("\n          Approve the merge? [y/N] ");
-        std::io::stdout().flush()?;
+        if teller.quiet {
+            // Standard output is for the summary alone; whoever is asked reads what about all the same.
+            eprintln!("{}", plain(&view));
+        }
+        eprint!("\n          Approve the merge? [y/N] ");
         let answer = tokio::task::spawn_blocking(|| {
             let mut line = String::new();
             std::io::stdin().read_line(&mut line).map(|_| line)

@@ -12,7 +12,9 @@
 mod gateway;
 mod policy;
 mod tenant;
+mod terminal;
 
 pub use gateway::{Answer, Gateway, Options, PASSWORD, countersign, countersign_verify};
 pub use policy::{default_snapshot, snapshot_beside_default};
 pub use tenant::Tenant;
+pub use terminal::Terminal;

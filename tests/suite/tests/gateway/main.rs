@@ -33,6 +33,7 @@ mod said;
 mod second_factor;
 mod serving;
 mod signing;
+mod starting;
 mod stopping;
 mod tools;
 mod waiting;
