@@ -12,6 +12,7 @@ mod closed_to_agents;
 mod commands;
 mod counters;
 mod crash;
+mod damaged;
 mod demo;
 mod explaining;
 mod figures;
