@@ -259,10 +259,11 @@ async fn get_run_logs(
     let slot = wait.0.and_then(|time| Some((time, app.waits.try_acquire().ok()?)));
     let time = slot.as_ref().map_or(Duration::ZERO, |(time, _)| *time);
     let page = app.engine.run_logs(&who, id, (from.stdout_from, from.stderr_from), time).await?;
-    reply::ok(&Logs {
+    let response = reply::ok(&Logs {
         items: page.items.into_iter().map(Into::into).collect(),
         ended: page.ended,
         stdout_next: page.next.0,
         stderr_next: page.next.1,
-    })
+    })?;
+    Ok(if slot.is_some() { reply::waited(response) } else { response })
 }
