@@ -36,6 +36,20 @@ fn run_its_test(workspace: &Path) -> (Option<i32>, String) {
 }
 
 #[test]
+fn the_demo_carries_every_file_of_it_and_no_other() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../gateway/countersign/src/demo.rs");
+    let source = fs::read_to_string(demo).unwrap();
+    let embedded = source.split("include_str!(\"").skip(1).filter_map(|rest| rest.split_once('"'));
+    let embedded = embedded.filter_map(|(path, _)| path.split_once("fix_test_failure/repository/"));
+    let mut embedded: Vec<_> = embedded.map(|(_, name)| name.to_owned()).collect();
+    let files = fs::read_dir(scenario().join("repository")).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    embedded.sort();
+    files.sort();
+    assert_eq!(embedded, files);
+}
+
+#[test]
 fn its_test_fails_as_shipped_and_says_where() {
     let workspace = workspace();
     let (code, printed) = run_its_test(workspace.path());

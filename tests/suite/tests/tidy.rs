@@ -430,6 +430,70 @@ fn every_dependency_follows_an_arrow_of_the_architecture() {
     none(&breaches, "no such arrow: put the code where it may look, or change ARCHITECTURE.md and this table together");
 }
 
+/// `policy/{store,import}` and `http` as rooms of the table; `runners/*` is every room there.
+fn rooms_of_the_picture(words: &str) -> Vec<&'static str> {
+    let mut named: Vec<String> = Vec::new();
+    let (mut word, mut prefix) = (String::new(), None::<String>);
+    for c in words.chars().chain([',']) {
+        match (c, &prefix) {
+            ('{', _) => prefix = Some(std::mem::take(&mut word)),
+            ('}', _) => {
+                named.push(format!("{}{}", prefix.take().unwrap_or_default(), std::mem::take(&mut word)));
+            }
+            (',', Some(before)) => named.push(format!("{before}{}", std::mem::take(&mut word))),
+            (',', None) if word.is_empty() => {}
+            (',', None) => named.push(std::mem::take(&mut word)),
+            (c, _) if c.is_whitespace() => {}
+            (c, _) => word.push(c),
+        }
+    }
+    let rooms = ARROWS.iter().map(|(room, _)| *room);
+    let is_meant = |room: &str, word: &str| match word.strip_suffix('*') {
+        Some(folder) => room.starts_with(folder),
+        None => room == word || room.strip_prefix("gateway/") == Some(word),
+    };
+    let of = |word: String| {
+        let meant: Vec<_> = rooms.clone().filter(|room| is_meant(room, &word)).collect();
+        assert!(!meant.is_empty(), "the picture names `{word}`, which is no room");
+        meant
+    };
+    named.into_iter().flat_map(of).collect()
+}
+
+#[test]
+fn the_picture_of_the_arrows_shows_arrows_of_the_table() {
+    let text = read(&root().join("ARCHITECTURE.md"));
+    let picture = text.split("```\n").find(|block| block.starts_with("countersign ─► ")).unwrap();
+    let mut shown = 0;
+    for statement in picture.lines().flat_map(|line| line.split("     ")).filter(|part| part.contains('─')) {
+        let words: String =
+            statement.split('(').map(|part| part.split_once(')').map_or(part, |(_, rest)| rest)).collect();
+        let chain: Vec<_> = words.split("─►").map(rooms_of_the_picture).collect();
+        for pair in chain.windows(2) {
+            for from in &pair[0] {
+                let (_, arrows) = ARROWS.iter().find(|(room, _)| room == from).unwrap();
+                for to in &pair[1] {
+                    assert!(arrows.contains(to), "the picture shows {from} ─► {to}, and the table does not");
+                    shown += 1;
+                }
+            }
+        }
+    }
+    assert!(shown > 25, "{shown} arrows were read from the picture");
+}
+
+#[test]
+fn a_newcomer_builds_the_program_alone_and_a_release_is_built_with_more_care() {
+    let manifest = read(&root().join("Cargo.toml"));
+    assert!(manifest.contains("\ndefault-members = [\"gateway/countersign\"]\n"));
+    let profile = |name: &str| {
+        let (_, rest) = manifest.split_once(&format!("\n[profile.{name}]\n")).unwrap();
+        rest.split("\n[").next().unwrap().to_owned()
+    };
+    assert!(profile("release").contains("lto = \"off\""));
+    assert!(profile("dist").contains("lto = \"thin\"") && profile("dist").contains("opt-level = 3"));
+}
+
 #[test]
 fn the_arrows_have_no_circle() {
     let arrows: BTreeMap<_, _> = ARROWS.into_iter().collect();

@@ -74,7 +74,8 @@ pub(crate) struct Identity {
 pub(crate) struct Ledger {
     /// First part of the origin line of new logs. It is public wherever checkpoints go: name no tenant in it.
     pub origin: String,
-    /// File that each new checkpoint is written to and that is read at start: an outside memory that shows a rollback.
+    /// File that new checkpoints are written to, within 100 ms and at the end, and that is read at start: an outside memory
+    /// that shows a rollback.
     /// `countersign verify --known` takes a copy of it as it is.
     pub anchor: Option<PathBuf>,
     /// Entries that may wait for the committer before requests are answered 503.
