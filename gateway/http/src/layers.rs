@@ -54,6 +54,9 @@ pub(crate) async fn request(State(state): State<AppState>, request: Request, nex
         let instance = instance.map(tracing::field::display);
         if status >= 500 {
             tracing::warn!(status, instance, entry, problem, millis, "answered");
+        } else if matches!(status, 401 | 403 | 429) {
+            // Whoever looks for an attack has the log as it is by default.
+            tracing::info!(status, instance, entry, problem, millis, "answered");
         } else {
             tracing::debug!(status, instance, entry, problem, millis, "answered");
         }

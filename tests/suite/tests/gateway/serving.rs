@@ -65,7 +65,9 @@ fn an_answered_request_is_logged_with_its_id_its_instance_and_its_entry() {
         let mut of_it = lines.iter().filter(|line| line["span"]["id"] == id.as_str());
         let line = of_it.next().unwrap_or_else(|| panic!("nothing of {id}: {words}"));
         assert!(of_it.next().is_none(), "once: {words}");
-        assert_eq!((&line["level"], &line["span"]["route"]), (&json!("DEBUG"), &json!(route)), "{line}");
+        // A refusal is told to whoever looks for an attack.
+        let level = if answer.status == 403 { "INFO" } else { "DEBUG" };
+        assert_eq!((&line["level"], &line["span"]["route"]), (&json!(level), &json!(route)), "{line}");
         assert_eq!((&line["instance"], &line["status"]), (&json!(instance), &json!(answer.status)), "{line}");
         let entry = answer.json()["receipt"]["index"].clone();
         assert!(entry.is_u64(), "{}", answer.json());
@@ -159,4 +161,60 @@ fn on_sigterm_what_is_under_way_is_answered_and_nothing_new_is_taken() {
     let dana = gateway.login("dana", "act");
     let now = gateway.get(&format!("/api/v1/instances/{instance}"), &dana).expect_status(200).json();
     assert_eq!(now["state"], "WAITING_FOR_HUMAN");
+}
+
+#[test]
+fn a_refused_credential_a_refusal_and_a_rate_are_logged_as_it_comes_and_counted() {
+    let narrow = [
+        ("COUNTERSIGN_LOG__JSON", "true"),
+        ("COUNTERSIGN_LIMITS__REQUESTS_PER_SECOND", "1"),
+        ("COUNTERSIGN_LIMITS__BURST", "30"),
+    ];
+    let variables = narrow.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let gateway = Gateway::start_with(Options { variables: variables.into(), ..Options::default() });
+    let figure = |name: &str| -> u64 {
+        let text = String::from_utf8(gateway.get("/metrics", "").expect_status(200).bytes).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
+        line.map_or(0, |value| value.trim().parse().unwrap())
+    };
+    let (dana, _) = gateway.enrol();
+    let agent = gateway.agent(&dana, "fixer");
+    let forged = gateway.get("/api/v1/me", "not.a.token").expect_status(401);
+    let denied = gateway.post("/api/v1/freezes", &agent, &json!({})).expect_status(403);
+    gateway.get("/api/v1/me", &dana).expect_status(200);
+    gateway.get("/api/v1/instances/inst_00000000000000000000000000000001", &dana).expect_status(404);
+    gateway.post("/api/v1/instances", &dana, &json!({ "unknown": 1 })).expect_status(422);
+    gateway.workflow(&dana, "repair");
+    let instance = gateway.instance(&dana, "repair", "fixer");
+    gateway.propose(&agent, &instance, "notes.append", &json!({ "text": "a" })).expect_status(200);
+    let credentials = json!({ "path": "credentials" });
+    let denied_too = gateway.propose(&agent, &instance, "repo.read", &credentials).expect_status(403);
+    gateway.propose(&agent, &instance, "repo.merge", &json!({ "branch": "main" })).expect_status(202);
+    let mut asked = (0..200).map(|_| gateway.get("/api/v1/me", &agent));
+    let limited = asked.find(|answer| answer.status != 200).unwrap().expect_status(429);
+    // A probe that comes before the start is over is warned of.
+    let lines: Vec<Value> = gateway.answered().into_iter().filter(|line| line["span"]["route"] != "/readyz").collect();
+    for (answer, problem) in [
+        (&forged, forged.code()),
+        (&denied, "policy-denied".to_owned()),
+        (&denied_too, "policy-denied".to_owned()),
+        (&limited, "rate-limited".to_owned()),
+    ] {
+        let id = answer.header("x-request-id").unwrap();
+        let line = lines.iter().find(|line| line["span"]["id"] == id).unwrap_or_else(|| panic!("nothing of {problem}"));
+        assert_eq!((&line["level"], &line["status"]), (&json!("INFO"), &json!(answer.status)), "{line}");
+        assert_eq!(line["problem"], json!(problem), "{line}");
+    }
+    assert_eq!(lines.len(), 4, "what was answered well, and what was asked wrongly, is not in it: {lines:?}");
+
+    // What was proposed is counted by what policy said of it; what was refused before it became a question is not.
+    for (verdict, count) in [("allow", 1), ("needs_approval", 1), ("deny", 1)] {
+        assert_eq!(figure(&format!("countersign_verdicts_total{{verdict=\"{verdict}\"}}")), count, "{verdict}");
+    }
+    assert_eq!(figure("countersign_rate_limited_total"), 1);
+    for (code, count) in [("policy-denied", 2), ("not-found", 1), ("body-unknown-field", 1), ("rate-limited", 1)] {
+        assert_eq!(figure(&format!("countersign_problems_total{{code=\"{code}\"}}")), count, "{code}");
+    }
+    assert_eq!(figure(&format!("countersign_credentials_refused_total{{code=\"{}\"}}", forged.code())), 1);
+    assert!(figure("countersign_session_hits_total") > 0 && figure("countersign_session_misses_total") > 0);
 }
