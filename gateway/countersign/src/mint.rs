@@ -54,3 +54,17 @@ pub(crate) fn identity_entropy(into: &mut [u8]) -> Result<(), EntropyError> {
 pub(crate) fn ledger_entropy() -> Result<[u8; 32], Box<dyn std::error::Error + Send + Sync>> {
     Ok(secret()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_of_version_seven_and_in_the_order_of_their_time() {
+        let ids: Vec<[u8; 16]> = std::iter::repeat_with(|| SystemMint.id()).take(1000).collect();
+        for id in &ids {
+            assert_eq!((id[6] >> 4, id[8] >> 6), (7, 0b10), "version and variant: {id:02x?}");
+        }
+        assert!(ids.is_sorted_by(|earlier, later| earlier < later), "each after the one before, none twice");
+    }
+}

@@ -417,8 +417,12 @@ mod tests {
 
     /// Commands of `countersign` in the examples of a page, as words of a shell.
     fn examples_of(page: &str) -> Vec<Vec<String>> {
-        let fenced = page.split("```").skip(1).step_by(2).flat_map(str::lines);
-        let alone = fenced.filter_map(|line| line.split(" #").next()).flat_map(|line| line.split(" && "));
+        commands_in(page.split("```").skip(1).step_by(2).flat_map(str::lines))
+    }
+
+    /// Commands of `countersign` in lines of a shell, as words.
+    fn commands_in<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Vec<String>> {
+        let alone = lines.filter_map(|line| line.split(" #").next()).flat_map(|line| line.split(" && "));
         let words = |line: &str| {
             // What stands in quotes of either kind is one word, and holds those of the other kind.
             let (mut words, mut word, mut open) = (Vec::new(), None::<String>, None);
@@ -454,6 +458,43 @@ mod tests {
             assert_eq!(refused, None, "{words:?}");
         }
         assert!(examples_of("```sh\ncountersign no-such-verb\n```").iter().all(|w| Cli::try_parse_from(w).is_err()));
+    }
+
+    /// An example with what whoever types it puts in the place of a word in capitals or of what is cut short; without what
+    /// is the shell's.
+    fn filled(words: Vec<String>) -> Vec<String> {
+        use countersign_runners_contract::entry::key::VKey;
+        let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]).verifying_key();
+        let fill = |word: String| match word.as_str() {
+            "org_…" => format!("org_{}", "0".repeat(32)),
+            "HEX" => "0".repeat(64),
+            "VKEY" => VKey::new("root", key).unwrap().to_string(),
+            _ => word,
+        };
+        words.into_iter().take_while(|word| word != ">").map(fill).collect()
+    }
+
+    #[test]
+    fn the_examples_of_each_verbs_help_are_what_the_command_line_understands() {
+        fn walk(command: &clap::Command, path: &str, seen: &mut usize, wrong: &mut Vec<String>) {
+            for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
+                let path = format!("{path} {}", sub.get_name());
+                walk(sub, &path, seen, wrong);
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let examples: Vec<_> = commands_in(help.replace("\\\n", " ").lines()).into_iter().map(filled).collect();
+                let its_own = |words: &Vec<String>| words.join(" ").starts_with(&path);
+                if !sub.has_subcommands() && !examples.iter().any(its_own) {
+                    wrong.push(format!("{path}: no example of its own"));
+                }
+                *seen += examples.len();
+                let refused = examples.iter().filter_map(|words| Cli::try_parse_from(words).err());
+                wrong.extend(refused.map(|error| format!("{path}: {error}")));
+            }
+        }
+        let (mut seen, mut wrong) = (0, Vec::new());
+        walk(&command(), "countersign", &mut seen, &mut wrong);
+        assert_eq!(wrong, Vec::<String>::new());
+        assert!(seen > 80, "this test no longer finds the examples: {seen}");
     }
 
     #[test]

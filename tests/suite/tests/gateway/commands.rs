@@ -270,3 +270,76 @@ fn the_completions_complete_in_a_shell() {
         assert!(output.status.success() && !output.stdout.is_empty(), "{shell}");
     }
 }
+
+#[test]
+fn the_life_of_an_agent_and_of_an_instance_at_the_command_line() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let folder = tempfile::tempdir().unwrap();
+    let person = Terminal { gateway: &gateway, token: &dana, folder: folder.path() };
+    let kept = |name: &str, secret: &Value| {
+        std::fs::write(folder.path().join(name), secret.as_str().unwrap()).unwrap();
+    };
+    let of_items = |list: &Value, key: &str| -> Vec<Value> {
+        list["items"].as_array().unwrap().iter().map(|item| item[key].clone()).collect()
+    };
+
+    person.json(&["agent", "create", "fixer", "--autonomy", "2", "--scope", "notes:write"]);
+    person.json(&["agent", "create", "other"]);
+    assert_eq!(of_items(&person.json(&["agent", "list"]), "id"), [json!("fixer"), json!("other")]);
+    assert!(person.text(&["agent", "list"]).contains("fixer"));
+    let shown = person.json(&["agent", "show", "fixer"]);
+    assert_eq!((&shown["id"], &shown["owner"], &shown["autonomy"]), (&json!("fixer"), &json!("dana"), &json!(2)));
+    assert!(person.text(&["agent", "show", "fixer"]).contains("dana"));
+    let listed = person.json(&["person", "list"]);
+    assert_eq!(of_items(&listed, "id"), [json!("dana")]);
+    assert!(person.text(&["person", "list"]).contains("dana"));
+    assert_eq!(person.json(&["person", "show", "dana"])["display_name"], "Dana");
+    assert!(person.text(&["person", "show", "dana"]).contains("Dana"));
+    assert!(of_items(&person.json(&["tool", "list"]), "name").contains(&json!("notes.append")));
+    assert!(person.text(&["tool", "list"]).contains("notes.append"));
+    assert!(person.json(&["policy", "counters"])["counters"].is_array());
+    person.text(&["policy", "counters"]);
+
+    // A credential of its own, and a token for it.
+    let credential = person.json(&["agent", "credential", "fixer", "--expires-s", "3600"]);
+    let client = credential["service_account"]["client_id"].as_str().unwrap();
+    kept("agent.secret", &credential["client_secret"]);
+    let taken = person.json(&["token", "client", "--client-id", client, "--secret-file", "agent.secret"]);
+    let token = taken["access_token"].as_str().unwrap();
+    let agent = Terminal { token, ..person };
+    assert_eq!(agent.json(&["token", "whoami"])["subject"], "agent:fixer");
+
+    // Another one comes in by a one-time token.
+    let body = json!({ "bound_to": "agent:other" });
+    let invited = gateway.post("/api/v1/enrolments/service-accounts", &dana, &body).expect_status(201).json();
+    kept("agent.token", &invited["token"]);
+    let enrolled = Terminal { token: "", ..person }.json(&["enrol", "service-account", "--token-file", "agent.token"]);
+    assert!(enrolled["client_secret"].is_string(), "{enrolled}");
+
+    let registered = person.json(&["workflow", "register", "repair", "--version", "1"]);
+    assert_eq!(registered["workflow"]["id"], "repair", "{registered}");
+    assert_eq!(of_items(&person.json(&["workflow", "list"]), "id"), [json!("repair")]);
+    assert!(person.text(&["workflow", "list"]).contains("repair"));
+    let create = ["instance", "create", "--workflow", "repair", "--agent", "fixer", "--no-start"];
+    let [one, two] = [(); 2].map(|()| person.json(&create)["instance"]["id"].as_str().unwrap().to_owned());
+    let state = |id: &str| person.json(&["instance", "show", id])["state"].as_str().unwrap().to_owned();
+    assert_eq!((state(&one), state(&two)), ("CREATED".to_owned(), "CREATED".to_owned()));
+    assert_eq!(person.json(&["instance", "start", &one])["state"], "RUNNING");
+    assert!(person.text(&["instance", "start", &two]).contains("RUNNING"));
+    let running = ["instance", "list", "--state", "RUNNING"];
+    // Newest first.
+    assert_eq!(of_items(&person.json(&running), "id"), [json!(two), json!(one)]);
+    assert!(person.text(&running).contains(&one));
+    assert_eq!(agent.json(&["instance", "complete", &one])["state"], "COMPLETED");
+    assert!(person.text(&["instance", "terminate", &two]).contains("TERMINATED"));
+    assert_eq!((state(&one), state(&two)), ("COMPLETED".to_owned(), "TERMINATED".to_owned()));
+    assert_eq!(of_items(&person.json(&running), "id"), Vec::<Value>::new());
+
+    // Whose token is ended is nobody any more.
+    person.json(&["token", "revoke", "--account", "agent:fixer"]);
+    let ended = agent.run(&["token", "whoami"]);
+    assert!(!ended.status.success() && String::from_utf8_lossy(&ended.stderr).contains("token-"), "{ended:?}");
+    person.text(&["token", "revoke"]);
+    assert!(!person.run(&["token", "whoami"]).status.success(), "its own");
+}
