@@ -64,6 +64,8 @@ struct Summary {
     states: Vec<String>,
     denied: u64,
     approved: u64,
+    /// Verdicts that were computed again, and came out the same.
+    replayed: u64,
     pack: Option<PathBuf>,
     vkey: String,
     verdict: String,
@@ -187,14 +189,9 @@ async fn scenario(
 ) -> Result<(Summary, bool)> {
     let runner = gateway.runner().context("the process runner is switched off: the demo needs it")?;
     let level = runner.level();
-    if level < Level::L1 || runner.minimum().is_none() {
+    if !walls(level, runner.minimum()) {
         let doctor = runner.doctor().context("the machine cannot be examined")?;
-        let advice: Vec<String> =
-            doctor.advice.iter().map(|advice| format!("  - {}: {}", advice.what, advice.fix)).collect();
-        bail!(
-            "this machine can sandbox nothing (level {level}), and the demo runs no agent without walls. What would help:\n{}",
-            advice.join("\n")
-        );
+        bail!(without_walls(level, doctor.advice.iter().map(|advice| (advice.what.as_str(), advice.fix.as_str()))));
     }
     teller.line(&format!("          root key (an auditor is given this, and nothing else): {}", gateway.root_vkey()));
     teller.line(&format!("          sandbox level of this machine: {level}"));
@@ -208,10 +205,31 @@ async fn scenario(
     summary.states = states(&human, &instance).await?;
     let held = audit(gateway, &human, &mut summary, teller).await?;
 
-    let ended = summary.states.last().is_some_and(|state| state == "COMPLETED");
-    let whole = ended && summary.denied == 1 && summary.approved == 1 && held;
+    let whole = held && is_whole(&summary);
     teller.head(if whole { "all of it held" } else { "something did not hold; see above" });
     Ok((summary, whole))
+}
+
+/// Whether an agent may be run here at all.
+fn walls(level: Level, minimum: Option<Level>) -> bool {
+    level >= Level::L1 && minimum.is_some()
+}
+
+/// Why the demo does not begin, and what would help: what is missing with what mends it.
+fn without_walls<'a>(level: Level, advice: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let advice: Vec<String> = advice.map(|(what, fix)| format!("  - {what}: {fix}")).collect();
+    format!(
+        "this machine can sandbox nothing (level {level}), and the demo runs no agent without walls. What would help:\n{}",
+        advice.join("\n")
+    )
+}
+
+/// Whether everything has happened that the demo shows.
+fn is_whole(summary: &Summary) -> bool {
+    summary.states.last().is_some_and(|state| state == "COMPLETED")
+        && summary.denied == 1
+        && summary.approved == 1
+        && summary.replayed > 0
 }
 
 /// Makes the demo's human, who has no password and is believed in this log only.
@@ -430,25 +448,37 @@ async fn decide(args: &Args, human: &Client, gate: &str, summary: &mut Summary, 
 /// The states of an instance in their order, from the entries of its stream.
 async fn states(human: &Client, instance: &str) -> Result<Vec<String>> {
     let mut states = vec!["CREATED".to_owned()];
-    let mut after = String::new();
+    for entry in entries(human, &format!("&instance={instance}")).await? {
+        if entry.get("kind").and_then(Value::as_str) == Some("edge")
+            && let Some(to) = entry.pointer("/body/to").or_else(|| entry.pointer("/body/Edge/to"))
+        {
+            states.push(to.as_str().unwrap_or_default().to_owned());
+        }
+    }
+    Ok(states)
+}
+
+/// The entries of the log, or of what the query narrows it to, page for page.
+async fn entries(human: &Client, query: &str) -> Result<Vec<Value>> {
+    let (mut entries, mut after) = (Vec::new(), String::new());
     loop {
-        let page = human.get(&format!("/api/v1/audit/entries?instance={instance}&limit=200{after}")).await?;
-        for entry in page.get("items").and_then(Value::as_array).into_iter().flatten() {
-            if entry.get("kind").and_then(Value::as_str) == Some("edge")
-                && let Some(to) = entry.pointer("/body/to").or_else(|| entry.pointer("/body/Edge/to"))
-            {
-                states.push(to.as_str().unwrap_or_default().to_owned());
-            }
+        let mut page = human.get(&format!("/api/v1/audit/entries?limit=200{query}{after}")).await?;
+        if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
+            entries.extend(items);
         }
         match page.get("next").and_then(Value::as_str) {
             Some(next) => after = format!("&after={}", crate::client::segment(next)?),
-            None => return Ok(states),
+            None => return Ok(entries),
         }
     }
 }
 
 /// Exports the evidence, and has it checked by a process that knows nothing else; then once more with one bit flipped.
 async fn audit(gateway: &Gateway, human: &Client, summary: &mut Summary, teller: &Teller) -> Result<bool> {
+    let (same, verdicts) = replayed(human).await?;
+    summary.replayed = same;
+    teller.head(&format!("{verdicts} verdicts are computed again from what is on record: {same} come out the same"));
+
     let folder = &gateway.folder.path;
     let pack = folder.join("demo.evidence");
     let bytes = human.bytes("/api/v1/audit/pack").await?;
@@ -474,7 +504,19 @@ async fn audit(gateway: &Gateway, human: &Client, summary: &mut Summary, teller:
     let (tampered_code, report, words) = verify(&copy, gateway.root_vkey()).await?;
     teller.block(&words);
     report.get("verdict").and_then(Value::as_str).unwrap_or("none").clone_into(&mut summary.tampered_verdict);
-    Ok(code == 0 && tampered_code == 1)
+    Ok(code == 0 && tampered_code == 1 && same == verdicts)
+}
+
+/// Computes every verdict of the log again: how many came out the same, and of how many.
+async fn replayed(human: &Client) -> Result<(u64, u64)> {
+    let (mut same, mut verdicts) = (0, 0);
+    for entry in entries(human, "").await?.iter().filter(|entry| entry.get("verdict").is_some()) {
+        let index = entry.get("index").and_then(Value::as_u64).context("an entry without its place")?;
+        let again = human.get(&format!("/api/v1/replay/{index}")).await?;
+        verdicts += 1;
+        same += u64::from(again.get("matches") == Some(&Value::Bool(true)));
+    }
+    Ok((same, verdicts))
 }
 
 /// Verifies in a process of its own, with an empty environment. Gives exit code, report, and the report in words.
@@ -494,4 +536,48 @@ async fn verify(pack: &Path, vkey: &str) -> Result<(i32, Value, String)> {
         Ok((machine.status.code().unwrap_or(-1), report, String::from_utf8_lossy(&people.stdout).into_owned()))
     };
     tokio::task::spawn_blocking(run).await.context("the verifier")?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_walls_there_is_no_demo_and_it_says_what_would_help() {
+        assert!(!walls(Level::L0, Some(Level::L0)), "a machine without any");
+        assert!(!walls(Level::L2, None), "a runner that takes nothing");
+        assert!(walls(Level::L1, Some(Level::L1)));
+        let said =
+            without_walls(Level::L0, [("user namespaces", "sysctl x=1"), ("Landlock", "a newer kernel")].into_iter());
+        assert_eq!(
+            said,
+            "this machine can sandbox nothing (level L0), and the demo runs no agent without walls. What would help:\n  \
+             - user namespaces: sysctl x=1\n  - Landlock: a newer kernel"
+        );
+    }
+
+    #[test]
+    fn a_demo_of_which_any_part_is_missing_is_not_whole() {
+        let good = || Summary {
+            states: vec!["CREATED".to_owned(), "COMPLETED".to_owned()],
+            denied: 1,
+            approved: 1,
+            replayed: 20,
+            ..Summary::default()
+        };
+        assert!(is_whole(&good()));
+        let without: [(&str, fn(&mut Summary)); 6] = [
+            ("its end", |summary| summary.states.truncate(1)),
+            ("any state", |summary| summary.states.clear()),
+            ("the refusal", |summary| summary.denied = 0),
+            ("one refusal alone", |summary| summary.denied = 2),
+            ("the approval", |summary| summary.approved = 0),
+            ("verdicts that come out the same", |summary| summary.replayed = 0),
+        ];
+        for (what, without) in without {
+            let mut summary = good();
+            without(&mut summary);
+            assert!(!is_whole(&summary), "{what}");
+        }
+    }
 }

@@ -45,6 +45,7 @@ fn the_demo_tells_its_steps_in_order() {
         "APPROVED; the decision is on record",
         "DENIED (policy-denied)",
         "the instance is COMPLETED",
+        "verdicts are computed again from what is on record",
         "the evidence is exported",
         "VALID",
         "Proven:",
@@ -87,6 +88,7 @@ fn the_demo_shows_every_part_and_its_evidence_holds_for_somebody_else() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["population"]["to"], summary["entries"], "entries are the leaves of the pack");
     assert_eq!(report["demo"], true);
+    assert!(summary["replayed"].as_u64().unwrap() > 15, "each verdict of its own log was computed again: {summary}");
     // How sure it is that a person approved stands in the entry, for ever.
     let decided = decisions(&std::fs::read(pack).unwrap());
     assert_eq!(decided.iter().map(|one| one.assurance).collect::<Vec<_>>(), [Assurance::Demo]);

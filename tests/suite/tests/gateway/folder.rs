@@ -38,6 +38,19 @@ fn a_second_process_refuses_and_a_second_start_continues_the_same_log() {
 }
 
 #[test]
+fn the_first_entry_of_a_fresh_folder_says_that_one_person_acts_alone() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let first = gateway.get("/api/v1/audit/entries/0", &dana).expect_status(200).json();
+    assert_eq!((&first["kind"], &first["authority"]), (&"genesis".into(), &"solo".into()), "{first}");
+    assert_eq!(first["body"]["demo"], false, "{first}");
+    assert_eq!(gateway.get("/api/v1/policies/active", &dana).expect_status(200).json()["authority"], "solo");
+    let (code, report) = gateway.verify(&gateway.pack(&dana));
+    let entries = report["population"]["to"].clone();
+    assert_eq!((code, &report["authority"]), (0, &serde_json::json!({ "solo": entries })), "{report}");
+}
+
+#[test]
 fn keys_are_for_their_owner_alone() {
     use std::os::unix::fs::PermissionsExt as _;
     let gateway = Gateway::start();
