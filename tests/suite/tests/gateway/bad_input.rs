@@ -298,3 +298,56 @@ fn a_full_disk_refuses_cleanly_and_still_lets_people_stop_work() {
     let stopped = full.post(&format!("/api/v1/instances/{instance}/terminate"), &dana, &json!({})).expect_status(200);
     assert_eq!(stopped.json()["state"], "TERMINATED");
 }
+
+#[test]
+fn who_acts_is_never_in_a_body_but_in_the_credential() {
+    /// Fields of that name in bodies, with the reason why they do not say who acts.
+    const OF_OTHERS: [(&str, &str, &str); 2] = [
+        ("Login", "organization", "where to look for whoever gives the password"),
+        ("PermissionsAsked", "principal", "whose permissions are listed; who asks is asked whether they may know"),
+    ];
+    let gateway = Gateway::start();
+    let document = gateway.get("/openapi.json", "").expect_status(200).json();
+    let schemas = &document["components"]["schemas"];
+    let (mut asked, mut bodies) = (Vec::new(), std::collections::BTreeSet::new());
+    for (_, _, operation) in crate::walks::operations(&document) {
+        asked.push(operation["requestBody"].clone());
+    }
+    // Each body with all that it is made of.
+    while let Some(value) = asked.pop() {
+        if let Some(name) = value["$ref"].as_str().and_then(|path| path.strip_prefix("#/components/schemas/"))
+            && bodies.insert(name.to_owned())
+        {
+            asked.push(schemas[name].clone());
+        }
+        asked.extend(value.as_array().into_iter().flatten().cloned());
+        asked.extend(value.as_object().into_iter().flat_map(serde_json::Map::values).cloned());
+    }
+    assert!(bodies.len() > 25, "{bodies:?}");
+    let mut found = Vec::new();
+    for body in &bodies {
+        for name in schemas[body]["properties"].as_object().into_iter().flat_map(serde_json::Map::keys) {
+            let acts = ["actor", "initiator", "principal", "on_behalf_of", "organization", "approver", "decided_by"];
+            if acts.contains(&name.as_str()) {
+                found.push((body.as_str(), name.as_str()));
+            }
+        }
+    }
+    found.sort_unstable();
+    assert_eq!(found, OF_OTHERS.map(|(body, name, _)| (body, name)));
+
+    // Whoever is named in a body as answering for it did not do it.
+    let (dana, _) = gateway.enrol();
+    crate::glass::person(&gateway, &dana, "eve", "OPERATOR");
+    gateway.agent(&dana, "fixer");
+    gateway.workflow(&dana, "repair");
+    let me = gateway.get("/api/v1/me", &dana).expect_status(200).json();
+    let body = json!({ "workflow": "repair", "agent": "fixer", "accountable": "eve" });
+    let made = gateway.post("/api/v1/instances", &dana, &body).expect_status(201).json();
+    let path = format!("/api/v1/audit/entries?instance={}", made["instance"]["id"].as_str().unwrap());
+    let entries = gateway.listed(&path, &dana);
+    assert!(entries.iter().any(|entry| entry["kind"] == "created"), "{entries:?}");
+    for entry in entries.iter().filter(|entry| entry["kind"] == "created" || entry["kind"] == "start") {
+        assert_eq!((&entry["actor"], &entry["actor_name"]), (&me["pseudonym"], &json!("person/dana")), "{entry}");
+    }
+}

@@ -85,3 +85,64 @@ fn an_opened_log_is_read_by_anybody_and_its_root_follows_from_its_entries() {
     open(false);
     assert_eq!(gateway.get(&paths[0], "").status, 404, "and it is closed again");
 }
+
+/// Whether the bytes have the word in them.
+fn holds(bytes: &[u8], word: &str) -> bool {
+    bytes.windows(word.len()).any(|part| part == word.as_bytes())
+}
+
+#[test]
+fn no_word_of_a_person_or_an_agent_is_in_any_leaf_nor_in_a_pack_that_discloses_nothing() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let agent = gateway.agent(&dana, "kuckucksuhr");
+    let approver = crate::glass::person(&gateway, &dana, "rumpelstilz", "APPROVER");
+    gateway.workflow(&dana, "repair");
+    let body = json!({
+        "workflow": "repair", "agent": "kuckucksuhr", "accountable": "rumpelstilz", "labels": { "bettwaesche": "holle" },
+    });
+    let made = gateway.post_once("/api/v1/instances", &dana, "siebenschlaefer", &body).expect_status(201).json();
+    let instance = made["instance"]["id"].as_str().unwrap();
+    let note = json!({ "actions": [{ "tool": "notes.append", "input": { "text": "schneewittchen" } }] });
+    let noted = gateway.post_once(&format!("/api/v1/instances/{instance}/actions"), &agent, "froschkoenig", &note);
+    let action = noted.expect_status(200).json()["actions"][0]["action"].as_str().unwrap().to_owned();
+    gateway.post(&format!("/api/v1/actions/{action}/start"), &agent, &json!({})).expect_status(200);
+    let outcome = json!({ "outcome": "succeeded", "output": { "commit": "dornroeschen" } });
+    gateway.post(&format!("/api/v1/actions/{action}/outcome"), &agent, &outcome).expect_status(200);
+    gateway
+        .propose(&agent, instance, "repo.read", &json!({ "path": "sesamoeffnedich/credentials" }))
+        .expect_status(403);
+    let merge = json!({ "branch": "hagebuttenstrauch", "message": "hexenhaus" });
+    let waiting = gateway.propose(&agent, instance, "repo.merge", &merge).expect_status(202).json();
+    let path = format!("/api/v1/gates/{}", waiting["gate"]["id"].as_str().unwrap());
+    let shown = gateway.get(&path, &approver).expect_status(200).json();
+    let body = json!({ "decision": "APPROVE", "justification": "rapunzelhaar", "shown_digest": shown["shown_digest"] });
+    // Whom an agent's owner may not approve for is another matter; a vote is on record either way.
+    gateway.post(&format!("{path}/decisions"), &approver, &body);
+
+    let leaves = crate::receipts::leaves(&gateway, &dana);
+    let silent = gateway.get("/api/v1/audit/pack", &dana).expect_status(200).bytes;
+    let disclosed = gateway.get("/api/v1/audit/pack?disclose=true", &dana).expect_status(200).bytes;
+    let words = [
+        "kuckucksuhr",
+        "rumpelstilz",
+        "bettwaesche",
+        "siebenschlaefer",
+        "schneewittchen",
+        "froschkoenig",
+        "dornroeschen",
+        "sesamoeffnedich",
+        "hagebuttenstrauch",
+        "hexenhaus",
+        "rapunzelhaar",
+        "Dana",
+    ];
+    for word in words {
+        assert!(!leaves.iter().any(|leaf| holds(leaf, word)), "`{word}` is in a leaf");
+        assert!(!holds(&silent, word), "`{word}` is in a pack that discloses nothing");
+    }
+    // They are on record all the same: whoever may see them is shown them.
+    for word in ["kuckucksuhr", "schneewittchen", "sesamoeffnedich", "hexenhaus"] {
+        assert!(holds(&disclosed, word), "`{word}` is nowhere: this test looks for what nobody keeps");
+    }
+}

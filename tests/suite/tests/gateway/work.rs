@@ -156,3 +156,36 @@ fn what_is_set_with_a_key_is_set_once() {
         assert_eq!(gateway.entries(&dana).len(), size, "{path}: a repeat leaves nothing");
     }
 }
+
+#[test]
+fn an_instances_entries_are_its_own_and_one_that_rests_starts_or_ends_at_its_start() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    let agent = gateway.agent(&dana, "fixer");
+    gateway.workflow(&dana, "repair");
+    let resting = |token: &str| {
+        let body = json!({ "workflow": "repair", "agent": "fixer", "start": false });
+        let made = gateway.post("/api/v1/instances", token, &body).expect_status(201).json();
+        assert_eq!(made["instance"]["state"], "CREATED");
+        made["instance"]["id"].as_str().unwrap().to_owned()
+    };
+    let (one, two) = (resting(&dana), resting(&dana));
+    let start = |id: &str, token: &str| gateway.post(&format!("/api/v1/instances/{id}/start"), token, &json!({}));
+    assert_eq!(start(&one, &dana).expect_status(200).json()["state"], "RUNNING");
+    // Whoever may not start it has ended it: a refused start is no start later.
+    let refused = start(&two, &agent);
+    let state =
+        |id: &str| gateway.get(&format!("/api/v1/instances/{id}"), &dana).expect_status(200).json()["state"].clone();
+    let expected = if refused.status == 403 { "TERMINATED" } else { "RUNNING" };
+    assert_eq!((&state(&one), &state(&two)), (&json!("RUNNING"), &json!(expected)), "{}", refused.json());
+
+    gateway.propose(&agent, &one, "notes.append", &json!({ "text": "a" })).expect_status(200);
+    for (own, other) in [(&one, &two), (&two, &one)] {
+        let entries = gateway.listed(&format!("/api/v1/audit/entries?instance={own}"), &dana);
+        assert!(entries.len() > 1, "{own}: {entries:?}");
+        for (place, entry) in entries.iter().enumerate() {
+            assert_eq!((&entry["stream_id"], &entry["sequence"]), (&json!(own), &json!(place)), "{entry}");
+            assert!(!entry.to_string().contains(other.as_str()), "{entry}");
+        }
+    }
+}
