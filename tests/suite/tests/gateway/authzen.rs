@@ -243,3 +243,73 @@ fn a_malformed_question_is_refused_and_leaves_nothing() {
     assert_eq!(answer.code(), "parameter-invalid");
     assert!(evaluations(&gateway, &dana).is_empty());
 }
+
+#[test]
+fn each_word_for_a_subject_and_each_way_to_name_a_target_has_a_yes_and_discovery_is_the_standards() {
+    let gateway = Gateway::start();
+    let (dana, _) = gateway.enrol();
+    gateway.agent(&dana, "fixer");
+    let proxy = enforcement_point(&gateway, &dana);
+    let input = json!({
+        "type": "object", "required": ["id"], "additionalProperties": false,
+        "properties": { "id": { "type": "string", "maxLength": 40 }, "method": { "type": "string", "maxLength": 10 } },
+    });
+    let scopes = ["notes:write"];
+    let tool =
+        json!({ "name": "account.can_read", "input": input, "risk": 0, "data_class": "internal", "scopes": scopes });
+    gateway.post("/api/v1/tools", &dana, &json!({ "tools": [tool] })).expect_status(201);
+    gateway.workflow(&dana, "repair");
+    let instance = gateway.instance(&dana, "repair", "fixer");
+    let service = json!({ "id": "ci", "display_name": "CI", "owner": "dana", "scopes": ["start"] });
+    gateway.post("/api/v1/services", &dana, &service).expect_status(201);
+    let ask = |body: &Value| gateway.post("/access/v1/evaluation", &proxy, body).expect_status(200).json();
+
+    // What the specification lets stand beside an id, of the resource too, is taken and is no fact.
+    let dana_is = |word: &str| json!({ "type": word, "id": "dana", "properties": { "department": "Sales" } });
+    let workflow = json!({ "type": "workflow", "id": "repair", "properties": { "owner": "alice@acmecorp.com" } });
+    let fixer = json!({ "type": "agent", "id": "fixer", "properties": { "instance": instance } });
+    let account = json!({ "type": "account", "id": "123" });
+    for (subject, action, resource) in [
+        (dana_is("user"), json!({ "name": "start" }), workflow.clone()),
+        (dana_is("person"), json!({ "name": "start" }), workflow.clone()),
+        (json!({ "type": "service", "id": "ci" }), json!({ "name": "start" }), workflow.clone()),
+        (json!({ "type": "agent", "id": "fixer" }), json!({ "name": "start" }), workflow),
+        // `<type>.<action>` is the tool, and the resource's id is its input `id`.
+        (fixer.clone(), json!({ "name": "can_read", "properties": { "method": "GET" } }), account.clone()),
+    ] {
+        let body = json!({ "subject": subject, "action": action, "resource": resource });
+        let answer = ask(&body);
+        let entry = || gateway.get(&format!("/api/v1/audit/entries/{}", answer["context"]["entry"]), &dana).json();
+        assert_eq!(answer["decision"], true, "{body}: {answer}: {}", entry());
+        // The same of somebody who is not there.
+        let mut other = body;
+        other["subject"]["id"] = json!("nobody");
+        assert_eq!(ask(&other)["decision"], false, "{other}");
+    }
+
+    // What stands in a question goes before what stands beside all of them: subject, action, context.
+    let reading = json!({ "name": "can_read" });
+    let boxcar = json!({
+        "subject": { "type": "user", "id": "nobody" }, "action": { "name": "can_write" }, "resource": account,
+        "context": { "time": "2024-05-31T15:22-07:00" },
+        "evaluations": [
+            {}, { "subject": fixer }, { "action": reading },
+            { "subject": fixer, "action": reading, "context": { "time": "2024-06-01T00:00Z" } },
+        ],
+    });
+    let answer = gateway.post("/access/v1/evaluations", &proxy, &boxcar).expect_status(200).json();
+    let said: Vec<&Value> = answer["evaluations"].as_array().unwrap().iter().map(|one| &one["decision"]).collect();
+    assert_eq!(said, [false, false, false, true].each_ref().map(|said| json!(said)).iter().collect::<Vec<_>>());
+    // An empty list is as none: one question, one answer.
+    let single = json!({ "subject": fixer, "action": reading, "resource": account, "evaluations": [] });
+    let answer = gateway.post("/access/v1/evaluations", &proxy, &single).expect_status(200).json();
+    assert_eq!((&answer["decision"], answer.get("evaluations")), (&json!(true), None), "{answer}");
+
+    let found = gateway.get("/.well-known/authzen-configuration", "").expect_status(200);
+    assert_eq!(found.header("content-type"), Some("application/json"));
+    let expected = json!({
+        "policy_decision_point": gateway.url(""), "access_evaluation_endpoint": gateway.url("/access/v1/evaluation"),
+        "access_evaluations_endpoint": gateway.url("/access/v1/evaluations"),
+    });
+    assert_eq!(found.json(), expected);
+}
