@@ -67,6 +67,8 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
     use super::*;
 
     #[test]
@@ -76,5 +78,15 @@ mod tests {
         let said = by_hand(&[&cc, &strace]);
         assert!(said.starts_with("`cc`, `strace` missing; run: "), "{said}");
         assert!(said.ends_with("apt-get install -y --no-install-recommends gcc libc6-dev strace"), "{said}");
+    }
+    #[test]
+    fn who_is_not_root_is_told_the_command_and_nothing_is_installed() {
+        let mut surroundings = Surroundings::read().unwrap();
+        surroundings.is_root = false;
+        let there = Need { program: "sh", packages: &["dash"] };
+        assert_eq!(provide(&surroundings, &[there]), Ok(()));
+        let invented = Need { program: "no-such-program-of-countersign", packages: &["no-such-package"] };
+        let said = provide(&surroundings, &[invented]).unwrap_err();
+        assert!(said.contains("`no-such-program-of-countersign` missing; run: sudo apt-get update"), "{said}");
     }
 }
