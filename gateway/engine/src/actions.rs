@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use countersign_gateway_flow::{
-    Action, Actions, Begin, Force, ItemTerms, Now, Proposal, Reply, Report, StartTerms, decide,
+    Action, ActionAnswer as FlowAnswer, Actions, Begin, Force, ItemTerms, Now, Proposal, Reply, Report, StartTerms,
+    decide,
 };
 use countersign_gateway_model::{
     ActionId, Decision, Digest, GrantId, InstanceId, Name, PermitId, Principal, Pseudonym, RunId, Timestamp,
@@ -24,7 +25,7 @@ use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::answers::{last_receipt, refused, result_of};
 use crate::api::{
-    ActionAnswer, ActionRecord, ActionRequest, ActionResult, Idempotency, OutcomeReport, Proposed, Recorded,
+    ActionAnswer, ActionRecord, ActionRequest, ActionResult, Begun, Idempotency, OutcomeReport, Proposed, Recorded,
     StartAnswer,
 };
 use crate::asking::{Answered, actor_of, ask_transforming, chain, question};
@@ -33,9 +34,10 @@ use crate::counters::{REPEATS, Reading};
 use crate::error::EngineError;
 use crate::gates::Pending;
 use crate::grants::{Acting, Resting, Usable};
+use crate::instead::{instead_of, permit_of, remember, rewritten};
 use crate::mint::MintExt as _;
 use crate::org::{Org, instance_stream};
-use crate::permits::{PreparedRun, in_shadow};
+use crate::permits::{PreparedRun, in_shadow, may_change};
 use crate::stream::{Held, instance_name};
 use crate::{Engine, Snapshot};
 
@@ -187,6 +189,7 @@ impl Engine {
             }
             _ => (None, Vec::new()),
         };
+        remember(&mut held, &answers);
         let fold = held.fold()?;
         self.cancel_runs(&org, fold, &cancel);
         let state = fold.state();
@@ -382,6 +385,7 @@ impl Engine {
                     revision: one.revision.clone(),
                     reasons: one.answered.reasons().map(str::to_owned).collect(),
                     changed_by: None,
+                    rewritten: one.input.as_deref().map(rewritten).unwrap_or_default(),
                     found: Vec::new(),
                     terms: Vec::new(),
                 });
@@ -394,7 +398,7 @@ impl Engine {
             tool: one.tool.clone(),
             tool_version: version,
             digest,
-            mutable_target: one.compiled.as_ref().is_some_and(|c| c.tool.mutable_target),
+            mutable_target: one.compiled.as_ref().is_some_and(|c| may_change(c, one.revision.as_deref())),
             asked,
             permit,
             item: None::<ItemTerms>,
@@ -419,6 +423,7 @@ impl Engine {
                 action: one.id,
                 tool: one.tool.clone(),
                 result: result_of(answer, expires, one.run.as_ref().map(|r| r.run), || one.answered.agent_message()),
+                instead: one.input.as_deref().filter(|_| is_permitted(answer)).and_then(instead_of),
             })
             .collect()
     }
@@ -431,13 +436,13 @@ impl Engine {
             let (code, message) = refusal;
             return Err(EngineError::Refused(Box::new(crate::error::Refused { code, message, receipt })));
         }
-        Ok(Proposed {
-            items: stored.items.into_iter().map(StoredItem::answer).collect(),
-            gate: stored.gate,
-            state: fold.state(),
-            receipt,
-            first: false,
-        })
+        let mut items: Vec<ActionAnswer> = stored.items.into_iter().map(StoredItem::answer).collect();
+        for item in items.iter_mut().filter(|item| permit_of(&item.result).is_some()) {
+            // Not kept with the key: what was permitted is in the question alone, and is gone once that is erased.
+            let entry = self.action_row(org, item.action).await?.permit_entry();
+            item.instead = self.readable_instead(org, fold.id(), entry).await?;
+        }
+        Ok(Proposed { items, gate: stored.gate, state: fold.state(), receipt, first: false })
     }
 
     /// Consumes the permit of an action: the agent may carry it out now, if this is the first answer.
@@ -449,7 +454,7 @@ impl Engine {
         who: Arc<Principal>,
         action: ActionId,
         key: Option<Idempotency>,
-    ) -> Result<(StartAnswer, countersign_ledger_entry::Receipt), EngineError> {
+    ) -> Result<Begun, EngineError> {
         let this = self.clone();
         Self::whole(async move {
             let org = this.org(who.org)?;
@@ -462,12 +467,20 @@ impl Engine {
                 let receipt = this.receipt_of_last(&org, row.instance, held.fold()?.sequence()).await?;
                 let fence = answer.get("fence").and_then(Value::as_u64).unwrap_or_default();
                 let not_after = Timestamp(answer.get("not_after").and_then(Value::as_u64).unwrap_or_default());
-                return Ok((StartAnswer { permit, not_after, first: false, fence }, receipt));
+                let instead = this.readable_instead(&org, row.instance, row.permit_entry()).await?;
+                return Ok(Begun { start: StartAnswer { permit, not_after, first: false, fence }, instead, receipt });
             }
             let snapshot = this.snapshot(org.id);
             let now = this.now();
-            let live = held.fold()?.live_permit(permit);
-            let not_after = live.map_or(now, |p| p.expires);
+            let live = held.fold()?.live_permit(permit).map(|live| (live.expires, live.sequence));
+            let not_after = live.map_or(now, |(expires, _)| expires);
+            // Read before anything is begun: what cannot be told must not be started.
+            let instead = match live {
+                Some((_, sequence)) if !held.live.as_sent.contains(&permit) => {
+                    this.permitted_instead(&org, row.instance, sequence).await?
+                }
+                _ => None,
+            };
             let fence = held.fold()?.sequence() + 1;
             let proposal =
                 Proposal::Begin(Begin { permit, terms: StartTerms { not_after, run: None }, payloads: Vec::new() });
@@ -480,7 +493,9 @@ impl Engine {
                 ..Beside::default()
             };
             let appended = this.commit_held(&org, &mut held, decided, (beside, now, &snapshot)).await?;
-            Ok((StartAnswer { permit, not_after, first: true, fence }, last_receipt(&appended)?))
+            held.live.as_sent.remove(&permit);
+            let start = StartAnswer { permit, not_after, first: true, fence };
+            Ok(Begun { start, instead, receipt: last_receipt(&appended)? })
         })
         .await
     }
@@ -554,9 +569,14 @@ impl Engine {
         let org = self.org(who.org)?;
         let row = self.action_row(&org, id).await?;
         let held = self.hold(&org, row.instance).await?;
-        self.visible(&org, who, held.fold()?)?;
-        Ok(self.action_record(&row, held.fold()?))
+        self.visible_as(&org, who, held.fold()?, "action")?;
+        let instead = self.readable_instead(&org, row.instance, row.permit_entry()).await?;
+        Ok(self.action_record(&row, held.fold()?, instead))
     }
+}
+
+fn is_permitted(answer: &FlowAnswer) -> bool {
+    matches!(answer, FlowAnswer::Permitted { .. } | FlowAnswer::Begun { .. })
 }
 
 /// An answer as it is kept under an idempotency key.
@@ -651,7 +671,7 @@ impl StoredItem {
                 ActionResult::Refused { code, message }
             }
         };
-        ActionAnswer { action: self.action, tool: self.tool, result }
+        ActionAnswer { action: self.action, tool: self.tool, result, instead: None }
     }
 }
 

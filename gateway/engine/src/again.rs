@@ -49,7 +49,12 @@ impl Engine {
         for request in requests {
             let same = waits.iter().position(|one| is_same(snapshot, request, one.canonical));
             let Some(Waits { action, item, .. }) = same.map(|at| waits.remove(at)) else { return Ok(None) };
-            items.push(ActionAnswer { action, tool: request.tool.clone(), result: ActionResult::Waiting { item } });
+            items.push(ActionAnswer {
+                action,
+                tool: request.tool.clone(),
+                result: ActionResult::Waiting { item },
+                instead: None,
+            });
         }
         let receipt = self.receipt_of_last(org, fold.id(), fold.sequence()).await?;
         Ok(Some(Proposed { items, gate: Some(gate.gate), state: fold.state(), receipt, first: false }))

@@ -1,6 +1,7 @@
 //! What the engine is asked and what it answers. `http` turns these into wire types; nothing here is a wire format.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -140,6 +141,50 @@ pub struct ActionAnswer {
     pub tool: Name,
     /// What became of it.
     pub result: ActionResult,
+    /// What it is permitted for, where that is not what was sent.
+    pub instead: Option<Instead>,
+}
+
+/// The input that was permitted in place of the one that was sent. To carry out any other is to do what nobody permitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instead {
+    /// The input: canonical JSON.
+    pub input: Arc<[u8]>,
+    /// What changed it, at least one.
+    pub changed_by: Vec<ChangedBy>,
+}
+
+/// What makes the permitted input another than the one that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangedBy {
+    /// A mask of the policy, which hides a part of it from everybody.
+    Mask,
+    /// A transform that a policy asked for.
+    Transform,
+    /// A person's OVERRIDE at a gate.
+    Override,
+}
+
+impl ChangedBy {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mask => "mask",
+            Self::Transform => "transform",
+            Self::Override => "override",
+        }
+    }
+}
+
+/// An action that was begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// The start.
+    pub start: StartAnswer,
+    /// What is to be carried out, where that is not what was sent.
+    pub instead: Option<Instead>,
+    /// Proof of the start's entry.
+    pub receipt: Receipt,
 }
 
 /// The ways in which a proposed action is answered.
@@ -220,6 +265,8 @@ pub struct ActionRecord {
     pub permit: Option<PermitId>,
     /// When it was proposed.
     pub proposed: Timestamp,
+    /// What it was permitted for, where that is not what was sent, and is still kept.
+    pub instead: Option<Instead>,
 }
 
 /// What an agent says of an action that it carried out.

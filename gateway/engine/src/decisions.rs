@@ -57,7 +57,7 @@ impl Engine {
         let row = self.gate_row(&org, id).await?;
         crate::trail::about(row.instance);
         let mut held = self.hold(&org, row.instance).await?;
-        self.visible(&org, who, held.fold()?)?;
+        self.visible_as(&org, who, held.fold()?, "gate")?;
         decides(&org, who)?;
         let stream = instance_stream(row.instance);
         if let Some(answer) = self.replayed(&org, stream, who, key.as_ref()).await? {
@@ -109,7 +109,7 @@ impl Engine {
     pub(crate) async fn decided(
         &self,
         org: &Arc<Org>,
-        held: Held,
+        mut held: Held,
         (snapshot, gate, now): (&Snapshot, &OpenGate, Timestamp),
         (decision, reply, runs, appended): Decision,
     ) -> Result<DecisionAnswer, EngineError> {
@@ -122,7 +122,7 @@ impl Engine {
         let why = why_of(&reply);
         self.cancel_runs(org, fold, &cancel);
         let expires = now + self.permit_ttl();
-        let items = match &reply {
+        let mut items: Vec<ActionAnswer> = match &reply {
             Reply::Resolved { actions, .. } => actions
                 .iter()
                 .map(|answer| {
@@ -135,7 +135,7 @@ impl Engine {
                         .and_then(|i| i.tool.clone())
                         .unwrap_or_else(|| fold.created().workflow.clone());
                     let result = result_of(answer, expires, run, || "refused by policy".to_owned());
-                    ActionAnswer { action, tool, result }
+                    ActionAnswer { action, tool, result, instead: None }
                 })
                 .collect(),
             _ => Vec::new(),
@@ -143,6 +143,10 @@ impl Engine {
         let mut state = fold.state();
         let remaining = fold.gate().map(|gate| remaining(snapshot, gate)).unwrap_or_default();
         let instance = fold.id();
+        if let Err(error) = self.tell_instead(org, &mut held, &mut items).await {
+            // What was decided is durable. Whoever begins an action is told, or does not begin it.
+            tracing::warn!(%error, %instance, "what was permitted could not be read back");
+        }
         // Released before the runner is called: a run that ends at once takes the stream's lock for its outcome.
         drop(held);
         self.dispatch_started(org, instance, &appended, runs.into_iter().map(|(_, run)| run).collect()).await;

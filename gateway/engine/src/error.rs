@@ -8,6 +8,9 @@ use countersign_policy_decide::registration::RegistrationError;
 use countersign_policy_decide::shape::InputError;
 use countersign_policy_decide::terms::TermsError;
 
+/// What is told to be absent where an instance is: it has a code of its own.
+const INSTANCE: &str = "instance";
+
 /// A refusal that is on record.
 #[derive(Clone, Debug)]
 pub struct Refused {
@@ -186,6 +189,7 @@ impl EngineError {
     /// Stable name of the problem, whose page is `openapi/problems/<code>.md`.
     pub fn code(&self) -> &'static str {
         match self {
+            Self::NotFound(INSTANCE) => "instance-not-found",
             Self::NotFound(_) => "not-found",
             Self::Refused(refused) => refused.code,
             Self::Illegal(illegal) => illegal.code(),

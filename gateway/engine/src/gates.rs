@@ -19,8 +19,10 @@ use countersign_policy_decide::catalogue::CompiledTool;
 use countersign_policy_decide::rules::{ApprovalRule, Authority};
 use countersign_policy_decide::{GateFacts, Record};
 
+use crate::asking::Answered;
 use crate::beside::Beside;
 use crate::error::EngineError;
+use crate::instead::rewritten;
 use crate::mint::MintExt as _;
 use crate::org::Org;
 use crate::stream::{Held, instance_name};
@@ -37,6 +39,8 @@ pub(crate) struct Pending {
     pub(crate) reasons: Vec<String>,
     /// Who changed the input, where it is no longer what was proposed.
     pub(crate) changed_by: Option<String>,
+    /// The masks and transforms that made the input what it is.
+    pub(crate) rewritten: Vec<String>,
     /// Of an operation that the gateway itself carries out: what it found, line by line.
     pub(crate) found: Vec<String>,
     /// What is asked for in advance, field by field.
@@ -219,7 +223,7 @@ impl Pending {
         item: &OpenItem,
         action: &Value,
         rules: Vec<Name>,
-        reasons: Vec<String>,
+        answered: &Answered,
     ) -> Self {
         let verb = if item.question == QuestionKind::Dispatch { "dispatch" } else { "call" };
         let text = |key: &str| action.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -229,8 +233,9 @@ impl Pending {
             rules,
             input: action.get("input").cloned().unwrap_or_default(),
             revision: text("revision"),
-            reasons,
+            reasons: answered.reasons().map(str::to_owned).collect(),
             changed_by: text("overridden_by"),
+            rewritten: answered.input().map(|input| rewritten(input)).unwrap_or_default(),
             found: Vec::new(),
             terms: Vec::new(),
         }
@@ -392,10 +397,12 @@ fn item_view(
         what: format!("{}{version}", one.what),
         target: field(&["target", "branch", "path", "to", "account", "environment", "workflow"]),
         revision: one.revision.clone(),
+        mutable: one.tool.as_ref().map(|t| t.tool.mutable_target),
         amount: field(&["amount", "total", "quantity"]),
         risk: one.tool.as_ref().map(|t| format!("{} of 4, {} data", t.tool.risk, t.tool.data_class.as_str())),
         why,
         changed_by: one.changed_by.clone(),
+        rewritten: one.rewritten.clone(),
         found: one.found.clone(),
         terms: one.terms.clone(),
         input: one.input.clone(),

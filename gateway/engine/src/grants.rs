@@ -191,6 +191,7 @@ impl Engine {
             revision: None,
             reasons: Vec::new(),
             changed_by: None,
+            rewritten: Vec::new(),
             found: Vec::new(),
             terms: terms.words(&snapshot),
         };

@@ -105,6 +105,7 @@ impl Engine {
                 revision: None,
                 reasons: answered.reasons().map(str::to_owned).collect(),
                 changed_by: None,
+                rewritten: Vec::new(),
                 found: Vec::new(),
                 terms: Vec::new(),
             };
@@ -354,6 +355,7 @@ impl Engine {
                 revision: None,
                 reasons: answered.reasons().map(str::to_owned).collect(),
                 changed_by: None,
+                rewritten: Vec::new(),
                 found: Vec::new(),
                 terms: Vec::new(),
             };

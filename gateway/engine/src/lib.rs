@@ -31,6 +31,7 @@ mod face;
 mod gates;
 mod grants;
 mod instances;
+mod instead;
 mod keyring;
 mod ladders;
 mod liftable;

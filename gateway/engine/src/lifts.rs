@@ -74,7 +74,7 @@ impl Engine {
         let mut past = Past::Unasked;
         loop {
             let held = self.hold(&org, row.instance).await?;
-            self.visible(&org, who, held.fold()?)?;
+            self.visible_as(&org, who, held.fold()?, "gate")?;
             decides(&org, who)?;
             if let Some(answer) = self.replayed(&org, instance_stream(row.instance), who, key.as_ref()).await? {
                 return self.lifted_before(&org, &held, &answer).await;

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 
 use countersign_gateway_flow::Instance;
 use countersign_gateway_model::{
-    Assurance, Digest, Duration, InstanceId, Name, OrgId, PrincipalKind, Pseudonym, State, StreamId, Timestamp,
+    Assurance, Digest, Duration, InstanceId, Name, OrgId, PermitId, PrincipalKind, Pseudonym, State, StreamId,
+    Timestamp,
 };
 use countersign_ledger_entry::body::AuthorityMode;
 use countersign_ledger_entry::{Stream, StreamKind};
@@ -113,6 +114,8 @@ pub(crate) struct Live {
     pub(crate) labels: BTreeMap<String, String>,
     /// The team that owns its workflow.
     pub(crate) team: Option<Name>,
+    /// Live permits of which this process knows that they are for the very input that was sent.
+    pub(crate) as_sent: BTreeSet<PermitId>,
 }
 
 /// A stream's place in memory.

@@ -156,15 +156,14 @@ impl Engine {
         let stays = |item: &&OpenItem| !matches!(request.delta.get(&item.item), Some(None));
         let mut pending = Vec::new();
         for item in gate.live_items().filter(stays) {
-            let words = |answered: &Answered| answered.reasons().map(str::to_owned).collect();
             if let Some(new) = replaced.get(&item.item) {
                 let rules = new.answered.verdict.rules.clone();
-                pending.push(Pending::of_item(snapshot, item, &new.action, rules, words(&new.answered)));
+                pending.push(Pending::of_item(snapshot, item, &new.action, rules, &new.answered));
             } else if let Some(stored) = opened.items.get(&item.item) {
                 let questions = with_satisfied(&stored.questions, &BTreeSet::new(), &BTreeSet::new(), now);
                 let answered = ask(snapshot, org.facts(), questions);
                 let rules = item.rules.iter().map(|form| form.rule.clone()).collect();
-                pending.push(Pending::of_item(snapshot, item, &stored.action, rules, words(&answered)));
+                pending.push(Pending::of_item(snapshot, item, &stored.action, rules, &answered));
             }
         }
         pending

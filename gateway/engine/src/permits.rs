@@ -114,6 +114,12 @@ pub(crate) fn in_shadow(snapshot: &PolicySnapshot, created: &Created, now: Times
     !created.enforced && snapshot.workflow_in_shadow(&created.workflow, now)
 }
 
+/// Whether what a permit is for may become something else before it is carried out: its tool says so, or nobody named a
+/// revision that the permit could be bound to.
+pub(crate) fn may_change(tool: &CompiledTool, revision: Option<&str>) -> bool {
+    tool.tool.mutable_target || revision.is_none()
+}
+
 /// The fold of an instance says what has become of an action's permit.
 pub(crate) fn permit_status(fold: &Instance, permit: PermitId, now: Timestamp) -> Option<&'static str> {
     if let Some(live) = fold.live_permit(permit) {

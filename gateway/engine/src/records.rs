@@ -8,14 +8,14 @@ use countersign_gateway_flow::rows::{
     self, ActionRow, ActionStatus, GateRow, GateState, InstanceRow, RunRow, StartRow,
 };
 use countersign_gateway_model::{
-    ActionId, Digest, GateId, InstanceId, OrgId, PermitId, Principal, PrincipalKind, RunId,
+    ActionId, Digest, GateId, InstanceId, Name, OrgId, PermitId, Principal, PrincipalKind, RunId,
 };
 use countersign_ledger_entry::body::Cause;
 use countersign_policy_decide::{EntityKind, EntityRef, Operation};
 
 use crate::Engine;
 use crate::api::{
-    ActionRecord, GateItemRecord, GateQuery, GateRecord, InstanceQuery, InstanceRecord, Page, RuleProgress,
+    ActionRecord, GateItemRecord, GateQuery, GateRecord, InstanceQuery, InstanceRecord, Instead, Page, RuleProgress,
 };
 use crate::error::EngineError;
 use crate::org::{Live, Org};
@@ -69,6 +69,11 @@ fn id16(key: &[u8]) -> Result<[u8; 16], EngineError> {
 }
 
 impl ActionFacts {
+    /// Stream sequence of its permit's entry.
+    pub(crate) fn permit_entry(&self) -> Option<u64> {
+        self.permit.map(|_| self.row.sequence)
+    }
+
     /// What became of the proposal itself.
     pub(crate) fn status(&self) -> ActionStatus {
         self.row.status
@@ -93,7 +98,7 @@ impl Engine {
         columns.map(|c| parse(&c)).transpose()
     }
 
-    pub(crate) fn action_record(&self, facts: &ActionFacts, fold: &Instance) -> ActionRecord {
+    pub(crate) fn action_record(&self, facts: &ActionFacts, fold: &Instance, instead: Option<Instead>) -> ActionRecord {
         let outcome = facts.start.as_ref().and_then(|s| s.outcome.as_ref()).map(|o| o.outcome.as_str());
         let status = outcome
             .or_else(|| facts.permit.and_then(|p| crate::permits::permit_status(fold, p, self.now())))
@@ -112,6 +117,7 @@ impl Engine {
             run: facts.run,
             permit: facts.permit,
             proposed: facts.row.proposed,
+            instead,
         }
     }
 
@@ -135,6 +141,7 @@ impl Engine {
         self.may_read(&org, who, Operation::ListInstances, EntityRef::organization(org.id), "instance list")?;
         let limit = query.limit.clamp(1, MAX_PAGE);
         let mut after = cursor(query.after.as_deref())?;
+        let frozen = self.frozen_workflows(&org).await?;
         let (mut items, mut looked) = (Vec::new(), 0);
         loop {
             let page =
@@ -149,7 +156,9 @@ impl Engine {
                 if !wanted {
                     continue;
                 }
-                items.push(self.record_of_row(&org, InstanceId::from_bytes(id16(&row.key)?), columns));
+                let id = InstanceId::from_bytes(id16(&row.key)?);
+                let held = org.is_frozen(None) || frozen.contains(&columns.workflow);
+                items.push(self.record_of_row(&org, id, columns, held));
                 if items.len() == limit {
                     return Ok(Page { items, next: after.map(|key| to_cursor(&key)) });
                 }
@@ -234,16 +243,28 @@ impl Engine {
         })
     }
 
-    fn record_of_row(&self, org: &Org, id: InstanceId, row: InstanceRow) -> InstanceRecord {
+    /// The workflows of teams that are frozen. Rows of instances do not say whose work they are.
+    async fn frozen_workflows(&self, org: &Org) -> Result<BTreeSet<Name>, EngineError> {
+        let teams = org.frozen().teams;
+        if teams.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let workflows = self.all_workflows(org).await?.into_iter().map(|workflow| workflow.spec);
+        let theirs = workflows.filter(|spec| spec.team.as_ref().is_some_and(|team| teams.contains(team)));
+        Ok(theirs.map(|spec| spec.id).collect())
+    }
+
+    fn record_of_row(&self, org: &Org, id: InstanceId, row: InstanceRow, frozen: bool) -> InstanceRecord {
         let mut reasons = Vec::new();
         if row.state.is_terminal() {
             reasons.push("finished".to_owned());
         }
+        // In the order in which a single read says them.
+        if frozen {
+            reasons.push("frozen".to_owned());
+        }
         if row.gate.is_some() {
             reasons.push("waiting_for_human".to_owned());
-        }
-        if org.is_frozen(None) {
-            reasons.push("frozen".to_owned());
         }
         let shadow = || self.snapshot(org.id).workflow_in_shadow(&row.workflow, self.now());
         let enforced = row.enforced || !shadow();

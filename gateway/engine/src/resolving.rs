@@ -18,7 +18,7 @@ use crate::deciding::Deciding;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::overrides::Replaced;
-use crate::permits::{PreparedRun, in_shadow};
+use crate::permits::{PreparedRun, in_shadow, may_change};
 use crate::reasking::Again;
 use crate::stream::Held;
 
@@ -71,6 +71,8 @@ impl Engine {
             return Ok(None);
         };
         let Some(input) = input else { return Ok(None) };
+        // An OVERRIDE changes the input, and not what the permit is bound to besides.
+        let revision = work.opened.items.get(&item.item).and_then(|stored| revision_of(&stored.action));
         let (permit, run) =
             self.permit_terms(Some(&tool), &input, held, (false, true, reservations), work.now, beside)?;
         if let Some(run) = run {
@@ -81,7 +83,7 @@ impl Engine {
             question: item.question,
             tool: tool.tool.name.clone(),
             tool_version: tool.version,
-            mutable_target: tool.tool.mutable_target,
+            mutable_target: may_change(&tool, revision),
             permit,
             cleared: None,
         }))
@@ -136,11 +138,15 @@ impl Engine {
             question: if dispatched { QuestionKind::Dispatch } else { QuestionKind::CallTool },
             tool: tool.tool.name.clone(),
             tool_version: tool.version,
-            mutable_target: tool.tool.mutable_target,
+            mutable_target: may_change(&tool, revision_of(&stored.action)),
             permit,
             cleared: Some(answered.asked(Some(reference))),
         }))
     }
+}
+
+fn revision_of(action: &Value) -> Option<&str> {
+    action.get("revision")?.as_str()
 }
 
 fn canonical_input(action: &Value) -> Option<Vec<u8>> {

@@ -269,6 +269,7 @@ impl Engine {
             if !lift {
                 this.cancel_frozen(&org).await;
             }
+            this.tell_frozen(&org).await;
             Ok(receipt)
         })
         .await

@@ -126,6 +126,16 @@ impl Engine {
         self.describe_instance_in(org, live, fold.state())
     }
 
+    /// Tells policy of every instance in memory whether it is frozen now.
+    pub(crate) async fn tell_frozen(&self, org: &Org) {
+        for (id, _) in org.cells() {
+            let told = self.hold(org, id).await.and_then(|held| self.describe_instance(org, &held.live));
+            if let Err(error) = told {
+                tracing::warn!(%error, instance = %id, "policy is not told whether the instance is frozen");
+            }
+        }
+    }
+
     /// The same, in another state: what is permitted at a gate is permitted in the state that the gate leads back to.
     pub(crate) fn describe_instance_in(&self, org: &Org, live: &Live, state: State) -> Result<(), EngineError> {
         let Some(fold) = &live.fold else { return Ok(()) };
@@ -202,12 +212,23 @@ impl Engine {
 
     /// Refuses those who may not even know of the instance, as if it did not exist.
     pub(crate) fn visible(&self, org: &Org, who: &Principal, fold: &Instance) -> Result<(), EngineError> {
+        self.visible_as(org, who, fold, "instance")
+    }
+
+    /// The same for something of the instance that was named in its place: what is hidden is told as what is not there.
+    pub(crate) fn visible_as(
+        &self,
+        org: &Org,
+        who: &Principal,
+        fold: &Instance,
+        what: &'static str,
+    ) -> Result<(), EngineError> {
         // Those whose work it is need no policy to see it.
         if fold.is_insider(who.pseudonym) {
             return Ok(());
         }
         let entity = EntityRef::new(org.id, EntityKind::Instance, instance_name(fold.id())?);
-        self.may_read(org, who, Operation::ReadInstance, entity, "instance")
+        self.may_read(org, who, Operation::ReadInstance, entity, what)
     }
 
     /// What was answered to this idempotency key before.

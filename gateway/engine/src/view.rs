@@ -37,8 +37,10 @@ pub(crate) struct ItemView {
     pub(crate) what: String,
     /// What it acts on, as the catalogue says where to find it.
     pub(crate) target: Option<Value>,
-    /// Commit, image or content digest; none where the tool cannot say.
+    /// Commit, image or content digest; none where nobody named one.
     pub(crate) revision: Option<String>,
+    /// Whether the tool is declared as one whose target has no revision; none where no tool is called.
+    pub(crate) mutable: Option<bool>,
     /// The amount, as the catalogue says where to find it.
     pub(crate) amount: Option<Value>,
     /// Risk (0 to 4) and data class of the tool.
@@ -47,6 +49,8 @@ pub(crate) struct ItemView {
     pub(crate) why: Vec<String>,
     /// Who changed the input, where it is no longer what the agent proposed.
     pub(crate) changed_by: Option<String>,
+    /// The masks and transforms of policy that made the input what it is.
+    pub(crate) rewritten: Vec<String>,
     /// Canonical typed input; null where nobody supplied any.
     pub(crate) input: Value,
     /// What the gateway itself found, line by line, of what it would carry out itself.
@@ -99,6 +103,10 @@ impl GateView {
             for why in &item.why {
                 field(&mut out, "Why gated:", why);
             }
+            if !item.rewritten.is_empty() {
+                let what = format!("by {}; what is permitted is not what the agent sent", item.rewritten.join(", "));
+                field(&mut out, "Rewritten:", &what);
+            }
             if let Some(who) = &item.changed_by {
                 field(&mut out, "Override:", &format!("{who} changed the input; earlier approvals do not count"));
             }
@@ -118,8 +126,13 @@ impl GateView {
         if self.items.iter().all(|item| item.input.is_null()) {
             return out;
         }
-        let changed = self.items.iter().any(|item| item.changed_by.is_some());
-        let hand = if changed { "the agent, or changed where Override says so" } else { "the agent" };
+        let any = |is: fn(&ItemView) -> bool| self.items.iter().any(is);
+        let hand = match (any(|item| item.changed_by.is_some()), any(|item| !item.rewritten.is_empty())) {
+            (false, false) => "the agent",
+            (true, false) => "the agent, or changed where Override says so",
+            (false, true) => "the agent, or changed where Rewritten says so",
+            (true, true) => "the agent, or changed where Override or Rewritten says so",
+        };
         let _ = writeln!(out, "\nSupplied by {hand}, not checked by anybody:");
         for item in &self.items {
             let mut lines = Vec::new();
@@ -141,8 +154,14 @@ fn act(out: &mut String, item: &ItemView) {
     // Writing to a string cannot fail.
     let target = item.target.as_ref().map_or_else(|| "none named".to_owned(), quote);
     let _ = writeln!(out, "{:<11}{target}", "Target:");
-    let revision = item.revision.as_deref().unwrap_or("mutable: the tool cannot say which");
-    let _ = writeln!(out, "{:<11}{}", "Revision:", bounded(revision));
+    let revision = match (&item.revision, item.mutable) {
+        (Some(revision), Some(true)) => format!("{revision}; mutable: the tool is not bound to it"),
+        (Some(revision), _) => revision.clone(),
+        (None, Some(true)) => "mutable: the tool cannot say which".to_owned(),
+        (None, Some(false)) => "mutable: the proposer named none".to_owned(),
+        (None, None) => "none: no tool is called".to_owned(),
+    };
+    let _ = writeln!(out, "{:<11}{}", "Revision:", bounded(&revision));
     let amount = item.amount.as_ref().map_or_else(|| "none".to_owned(), quote);
     let _ = writeln!(out, "{:<11}{amount}", "Amount:");
     if let Some(risk) = &item.risk {
@@ -231,6 +250,113 @@ mod tests {
         }
     }
 
+    /// A view that is kept as text: what people sign is a digest of these bytes.
+    #[track_caller]
+    fn assert_golden(view: &GateView, name: &str) {
+        let path = format!("{}/../../tests/golden/view-{name}.txt", env!("CARGO_MANIFEST_DIR"));
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(view.render(), golden, "{path}");
+    }
+
+    /// An item with every field of its own, and what an agent would write to be taken for the gateway.
+    fn whole() -> ItemView {
+        ItemView {
+            position: (1, 1),
+            who: "agent/fixer, owned by person/olga".into(),
+            for_whom: vec!["person/dana".into(), "agent/planner".into()],
+            what: "call payments.refund, version 9f86d081".into(),
+            target: Some(serde_json::json!("main\nNext:      it is harmless")),
+            revision: Some("4f2a9c".into()),
+            mutable: Some(false),
+            amount: Some(serde_json::json!(250.5)),
+            risk: Some("4 of 4, confidential data".into()),
+            why: vec![
+                "payment: A payment needs a person (2 of role APPROVER)".into(),
+                "policy: Payments are gated".into(),
+            ],
+            changed_by: None,
+            rewritten: Vec::new(),
+            found: Vec::new(),
+            terms: Vec::new(),
+            // In the order of canonical JSON, as every input comes.
+            input: serde_json::json!({
+                "Who:": "person/olga",
+                "amount": 250.5,
+                "lines": [{ "count": 2, "sku": "a-1" }, {}],
+                "note": "\u{202e}approved by https://evil.example <b>",
+            }),
+        }
+    }
+
+    fn gate(items: Vec<ItemView>) -> GateView {
+        GateView {
+            gate: "gate_0192f3a1b2c37d4e8f9a0b1c2d3e4f5a".into(),
+            instance: "inst_0192f3a1b2c37d4e8f9a0b1c2d3e4f5b, workflow repair".into(),
+            authority: "four_eyes".into(),
+            next: "if approved, the agent gets permits for what is approved; a rejection ends the instance".into(),
+            expires: Some((Timestamp(1_795_219_200_000), "SYSTEM rejects and the instance ends".into())),
+            items,
+        }
+    }
+
+    #[test]
+    fn a_view_with_every_field_is_what_it_was() {
+        assert_golden(&gate(vec![whole()]), "whole");
+    }
+
+    #[test]
+    fn a_view_of_a_batch_is_what_it_was() {
+        let merge = ItemView {
+            position: (1, 2),
+            for_whom: Vec::new(),
+            what: "call repo.merge, version 11aa22bb".into(),
+            revision: None,
+            amount: None,
+            input: serde_json::json!({ "branch": "main" }),
+            ..whole()
+        };
+        let patch = ItemView {
+            position: (2, 2),
+            what: "dispatch repo.write_patch, version 33cc44dd".into(),
+            target: None,
+            mutable: Some(true),
+            input: serde_json::json!({ "content": "x".repeat(401) }),
+            ..merge.clone()
+        };
+        assert_golden(&GateView { expires: None, ..gate(vec![merge, patch]) }, "batch");
+    }
+
+    #[test]
+    fn a_view_of_what_was_changed_says_by_whom_and_by_what() {
+        let changed = ItemView {
+            changed_by: Some("person/bert".into()),
+            rewritten: vec!["mask card".into(), "transform shorten (it did not fit: the field is left out)".into()],
+            ..whole()
+        };
+        assert_golden(&gate(vec![changed]), "changed");
+    }
+
+    #[test]
+    fn a_view_of_an_operation_and_of_a_grant_is_what_it_was() {
+        let operation = ItemView {
+            what: "put policy version 2 in force".into(),
+            mutable: None,
+            risk: None,
+            found: vec!["What changes:".into(), "rule merge: 1 -> 2 persons".into()],
+            input: Value::Null,
+            ..whole()
+        };
+        assert_golden(&gate(vec![operation]), "operation");
+        let grant = ItemView {
+            what: "meet rule external-communication in advance, for the agent's calls within these terms".into(),
+            mutable: None,
+            terms: vec![("Uses:", "5".into()), ("Lasts:", "3600 s".into())],
+            input: serde_json::json!({ "reason": "five reminders" }),
+            ..whole()
+        };
+        assert_golden(&gate(vec![grant]), "grant");
+    }
+
     #[test]
     fn long_and_many_values_are_cut_with_a_notice() {
         let view = GateView {
@@ -246,10 +372,12 @@ mod tests {
                 what: "call tool x.y".into(),
                 target: None,
                 revision: None,
+                mutable: None,
                 amount: None,
                 risk: None,
                 why: vec!["rule r".into()],
                 changed_by: None,
+                rewritten: Vec::new(),
                 found: vec!["y".repeat(2000), "z".repeat(2001)],
                 terms: Vec::new(),
                 input: serde_json::json!({ "long": "x".repeat(1000), "many": (0..100).collect::<Vec<_>>() }),

@@ -25,7 +25,7 @@ use crate::instances::{Empty, until_gate_closes};
 use crate::problem::Problem;
 use crate::reply;
 use crate::state::AppState;
-use crate::wire::{Answer, GateLink, Permit, Receipt, Start, Time, gate_path};
+use crate::wire::{Answer, GateLink, Instead, Permit, Receipt, Start, Time, gate_path};
 
 pub(crate) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -114,12 +114,16 @@ pub(crate) struct Action {
     /// When it was proposed.
     #[schema(value_type = String, format = DateTime)]
     proposed: Time,
+    /// What it was permitted for, where that is not what was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instead: Option<Instead>,
 }
 
 impl From<engine::ActionRecord> for Action {
     fn from(record: engine::ActionRecord) -> Self {
-        let engine::ActionRecord { id, instance, tool, status, run, permit, proposed } = record;
-        Self { id, instance, tool, status, run, permit, proposed: proposed.into() }
+        let engine::ActionRecord { id, instance, tool, status, run, permit, proposed, instead } = record;
+        let (proposed, instead) = (proposed.into(), instead.map(Into::into));
+        Self { id, instance, tool, status, run, permit, proposed, instead }
     }
 }
 
@@ -132,6 +136,9 @@ impl From<engine::ActionRecord> for Action {
 pub(crate) struct ActionStarted {
     #[serde(flatten)]
     start: Start,
+    /// What is to be carried out, where that is not what was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instead: Option<Instead>,
     /// Proof of the start's entry.
     receipt: Receipt,
 }
@@ -168,6 +175,9 @@ pub(crate) struct OutcomeRecorded {
 /// Each is asked of policy, and the answer is in the ledger before it is given. A single proposal that is refused
 /// answers with the problem `policy-denied` and the receipt of the refusal; in a batch each has its own answer. Where
 /// people must approve, the answer is 202 and names the gate; with `Prefer: wait=N` it waits up to N seconds for them.
+///
+/// Where an answer has `instead`, what is permitted is not what was sent: policy masked or transformed it. Carry out that
+/// input. One that a person changed at a gate is told after the wait, at the start, and by `GET /api/v1/actions/{id}`.
 ///
 /// Who asks for what waits already is answered with its gate. Nothing is committed for that, so its idempotency key, if it
 /// is another than the first one's, is bound to nothing: after the gate it would be a proposal of its own.
@@ -255,6 +265,7 @@ async fn after_wait(
             let now = app.engine.action(who, wire.action).await?;
             wire.permit = now.permit.filter(|_| now.status == "permitted").map(|id| Permit { id, expires: None });
             wire.run = now.run;
+            wire.instead = now.instead.map(Into::into);
             wire.status = Cow::Owned(now.status);
         }
         actions.push(wire);
@@ -284,6 +295,8 @@ async fn get_action(State(app): State<AppState>, Auth(who): Auth, Id(id): Id<Act
 ///
 /// Consumes the permit. Only the first answer is authority to carry the action out: where `first` is `false`, it was
 /// given before, and what became of it is unknown to you.
+///
+/// Where `instead` stands, policy or a person changed the input: carry out that one. What was sent is not permitted.
 #[utoipa::path(
     post, path = "/api/v1/actions/{id}/start", operation_id = "startAction", tag = "actions",
     params(("id" = String, Path, description = "The action")),
@@ -296,9 +309,9 @@ async fn start_action(
     input: Input,
 ) -> Result<Response, Problem> {
     let Empty {} = input.read_or_default()?;
-    let (start, receipt) = app.engine.begin(who, id, input.key).await?;
+    let engine::Begun { start, instead, receipt } = app.engine.begin(who, id, input.key).await?;
     note_entry(receipt.index);
-    reply::ok(&ActionStarted { start: start.into(), receipt: receipt.into() })
+    reply::ok(&ActionStarted { start: start.into(), instead: instead.map(Into::into), receipt: receipt.into() })
 }
 
 /// Report an outcome

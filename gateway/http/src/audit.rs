@@ -189,6 +189,17 @@ pub(crate) struct Replayed {
     matches: Option<bool>,
 }
 
+impl From<engine::Replay> for Replayed {
+    fn from(replay: engine::Replay) -> Self {
+        Self {
+            index: replay.index,
+            matches: replay.computed.as_ref().map(|computed| *computed == replay.stored),
+            stored: replay.stored.into(),
+            computed: replay.computed.map(Into::into),
+        }
+    }
+}
+
 /// Under which key a pack is checked.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -328,13 +339,7 @@ async fn export_pack(
     }))),
 )]
 async fn replay(State(app): State<AppState>, Auth(who): Auth, Id(index): Id<u64>) -> Result<Response, Problem> {
-    let replay = app.engine.replay(&who, index).await?;
-    reply::ok(&Replayed {
-        index: replay.index,
-        matches: replay.computed.as_ref().map(|computed| *computed == replay.stored),
-        stored: replay.stored.into(),
-        computed: replay.computed.map(Into::into),
-    })
+    reply::ok(&Replayed::from(app.engine.replay(&who, index).await?))
 }
 
 /// Check an evidence pack
@@ -382,4 +387,30 @@ async fn verify(
     let report = checked.await.map_err(|error| Problem::internal("a verification ended early", &error))?;
     let report = report.map_err(|error| Problem::new(ROOT_KEY_UNREADABLE, error.to_string()))?;
     reply::ok(&report)
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_gateway_model::Verdict as Said;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_computed_any_more_is_no_mismatch() {
+        let told = |computed: Option<Said>| {
+            let replay = engine::Replay { index: 7, stored: Said::deny(), computed };
+            serde_json::to_value(Replayed::from(replay)).ok()
+        };
+        let stored = json!({ "decision": "deny", "rules": [], "error": false });
+        let same = json!({ "index": 7, "stored": stored, "computed": stored, "matches": true });
+        assert_eq!(told(Some(Said::deny())), Some(same));
+        let error = Said { error: true, ..Said::deny() };
+        assert_eq!(told(Some(error)).map(|told| told["matches"].clone()), Some(json!(false)));
+        assert_eq!(
+            told(None),
+            Some(json!({ "index": 7, "stored": stored })),
+            "neither a verdict nor whether it matches"
+        );
+    }
 }

@@ -5,6 +5,7 @@
 //! open strings in the document, with the known ones in the description.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +13,7 @@ use countersign_gateway_engine as engine;
 use countersign_gateway_model::{ActionId, GateId, ItemId, Name, PermitId, RunId, Timestamp};
 use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -183,6 +185,30 @@ impl From<engine::StartAnswer> for Start {
     }
 }
 
+/// What is permitted in place of what was sent. Carry out this input and no other: another one is not permitted.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({ "input": { "branch": "staging", "message": "fix" }, "changed_by": ["override"] }))]
+pub(crate) struct Instead {
+    /// The whole input, canonical JSON.
+    #[serde(serialize_with = "as_it_is")]
+    #[schema(value_type = Object)]
+    input: Arc<[u8]>,
+    /// What changed it: `mask` (policy hides a part of it from everybody), `transform` (policy asked for it), `override` (a
+    /// person changed it at a gate). More words may come.
+    changed_by: Vec<&'static str>,
+}
+
+fn as_it_is<S: Serializer>(json: &Arc<[u8]>, s: S) -> Result<S::Ok, S::Error> {
+    serde_json::from_slice::<&RawValue>(json).map_err(serde::ser::Error::custom)?.serialize(s)
+}
+
+impl From<engine::Instead> for Instead {
+    fn from(instead: engine::Instead) -> Self {
+        let changed_by = instead.changed_by.into_iter().map(engine::ChangedBy::as_str).collect();
+        Self { input: instead.input, changed_by }
+    }
+}
+
 /// A refusal as the agent may know it.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Refusal {
@@ -213,6 +239,9 @@ pub(crate) struct Answer {
     /// The start, where the permit was consumed by this request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) start: Option<Start>,
+    /// What is permitted, where that is not what was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) instead: Option<Instead>,
     /// The run, where a runner carries it out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -235,6 +264,7 @@ impl From<engine::ActionAnswer> for Answer {
             status: Cow::Borrowed("permitted"),
             permit: None,
             start: None,
+            instead: answer.instead.map(Into::into),
             run: None,
             item: None,
             refusal: None,

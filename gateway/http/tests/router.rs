@@ -477,7 +477,10 @@ async fn bodies_are_judged_before_anything_is_asked() {
             r#"{"rule":"r","tools":[{"tool":"a.b","input":{"/x":"all"}}],"uses":1,"for_s":1,"reason":"x"}"#,
             "body-value-invalid",
         ),
-        (r#"{"rule":"r","tools":[{"tool":"a.b","input":{"/x":"any"}}],"uses":1,"for_s":1,"reason":"x"}"#, "not-found"),
+        (
+            r#"{"rule":"r","tools":[{"tool":"a.b","input":{"/x":"any"}}],"uses":1,"for_s":1,"reason":"x"}"#,
+            "instance-not-found",
+        ),
     ] {
         assert_eq!(world.post(grants, token, body).await.problem(), code, "{body}");
     }

@@ -276,6 +276,18 @@ fn json_argument(text: &str) -> Result<Box<serde_json::value::RawValue>> {
     serde_json::from_str(&text).context("that is not JSON")
 }
 
+/// Says where what is permitted is not what was proposed; the answer itself holds the input.
+fn say_instead(answer: &Value, global: &Global) {
+    let changed_by = answer.get("instead").and_then(|instead| instead.get("changed_by")).and_then(Value::as_array);
+    if let Some(changed_by) = changed_by.filter(|_| !global.json) {
+        let words: Vec<&str> = changed_by.iter().filter_map(Value::as_str).collect();
+        let words = crate::text::plain(&words.join(", "));
+        eprintln!(
+            "What is permitted is not what was proposed ({words}): carry out the input under `instead`, and no other."
+        );
+    }
+}
+
 pub(crate) async fn action(verb: Action, global: &Global) -> Result<()> {
     /// The input as it was written: what policy sees and what is signed are these bytes.
     #[derive(serde::Serialize)]
@@ -293,17 +305,27 @@ pub(crate) async fn action(verb: Action, global: &Global) -> Result<()> {
         Action::Propose { instance, tool, input, begin } => {
             let body = Body { actions: [One { tool, input: json_argument(&input)? }], begin };
             let path = format!("/api/v1/instances/{}/actions", segment(&instance)?);
-            global.answer(&client.post_bytes(&path, serde_json::to_vec(&body)?).await?)
+            let answer = client.post_bytes(&path, serde_json::to_vec(&body)?).await?;
+            for one in answer.get("actions").and_then(Value::as_array).into_iter().flatten() {
+                say_instead(one, global);
+            }
+            global.answer(&answer)
         }
         Action::Begin { id } => {
-            global.answer(&client.post(&format!("/api/v1/actions/{}/start", segment(&id)?), &json!({})).await?)
+            let answer = client.post(&format!("/api/v1/actions/{}/start", segment(&id)?), &json!({})).await?;
+            say_instead(&answer, global);
+            global.answer(&answer)
         }
         Action::Outcome { id, outcome, output } => {
             let output = output.map(|text| json_argument(&text)).transpose()?;
             let body = json!({ "outcome": outcome, "output": output });
             global.answer(&client.post(&format!("/api/v1/actions/{}/outcome", segment(&id)?), &body).await?)
         }
-        Action::Show { id } => global.answer(&client.get(&format!("/api/v1/actions/{}", segment(&id)?)).await?),
+        Action::Show { id } => {
+            let answer = client.get(&format!("/api/v1/actions/{}", segment(&id)?)).await?;
+            say_instead(&answer, global);
+            global.answer(&answer)
+        }
     }
 }
 

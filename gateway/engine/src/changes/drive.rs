@@ -339,6 +339,7 @@ impl Engine {
                 revision: Some(row.digest.to_string()),
                 reasons: answered.reasons().map(str::to_owned).collect(),
                 changed_by: None,
+                rewritten: Vec::new(),
                 found: row.findings(&org.label(row.author), &diff),
                 terms: Vec::new(),
             };

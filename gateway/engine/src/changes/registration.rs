@@ -212,6 +212,7 @@ impl Engine {
                 revision: Some(row.digest.to_string()),
                 reasons: answered.reasons().map(str::to_owned).collect(),
                 changed_by: None,
+                rewritten: Vec::new(),
                 found,
                 terms: Vec::new(),
             };

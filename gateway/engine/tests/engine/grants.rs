@@ -262,7 +262,7 @@ async fn no_more_is_granted_than_the_rule_lets_be_granted() {
     let stranger = at.world.agent("other", &at.owner);
     for who in [&stranger, &at.anna, &at.auditor] {
         let asked = at.world.engine.request_grant(Arc::clone(who), at.instance, mailing(1, 60), None).await;
-        assert_eq!(code(asked), "not-found");
+        assert_eq!(code(asked), "instance-not-found");
     }
     let asked = at.world.engine.request_grant(Arc::clone(&at.owner), at.instance, mailing(1, 60), None).await.unwrap();
     // Who asked does not answer, whatever roles they get.

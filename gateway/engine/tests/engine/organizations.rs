@@ -146,6 +146,31 @@ async fn every_call(world: &World, who: &Arc<Principal>, at: &Made) -> Vec<(&'st
     out
 }
 
+/// The code for what is not there: instances have one of their own.
+fn not_found(what: &str) -> &'static str {
+    if what.contains("instance") || what.starts_with("propose") { "instance-not-found" } else { "not-found" }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_hidden_is_told_as_what_is_not_there() {
+    let world = World::with(&[org(1)]).await;
+    let (anna, _, at) = make(&world, org(1), "fix").await;
+    let stranger = world.agent("stranger", &anna);
+    let size = world.engine.log_of(org(1)).unwrap().checkpoint().checkpoint().size;
+    let (hidden, absent) = (every_call(&world, &stranger, &at).await, every_call(&world, &stranger, &nothing()).await);
+    // The log is the organization's own.
+    let of_work = |calls: Vec<(&'static str, (String, String))>| {
+        let work =
+            calls.into_iter().filter(|(what, _)| !["checkpoint", "tile", "bundle"].iter().any(|w| what.ends_with(w)));
+        work.collect::<Vec<_>>()
+    };
+    for (hidden, absent) in of_work(hidden).iter().zip(of_work(absent)) {
+        assert_eq!(*hidden, absent, "{} tells the two apart", hidden.0);
+        assert_eq!(hidden.1.0, not_found(hidden.0), "{}", hidden.0);
+    }
+    assert_eq!(world.engine.log_of(org(1)).unwrap().checkpoint().checkpoint().size, size, "nothing is recorded");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_id_of_one_organization_is_readable_listable_or_decidable_from_another() {
     let world = World::with(&[org(1), org(2)]).await;
@@ -159,7 +184,7 @@ async fn no_id_of_one_organization_is_readable_listable_or_decidable_from_anothe
         let (foreign, absent) = (every_call(&world, who, &of_a).await, every_call(&world, who, &nothing()).await);
         for (foreign, absent) in foreign.iter().zip(&absent) {
             assert_eq!(foreign, absent, "{} of `{}` tells the two apart", foreign.0, who.id);
-            assert_eq!(foreign.1.0, "not-found", "{} by `{}`", foreign.0, who.id);
+            assert_eq!(foreign.1.0, not_found(foreign.0), "{} by `{}`", foreign.0, who.id);
         }
     }
 

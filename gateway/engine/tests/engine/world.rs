@@ -10,11 +10,12 @@ use countersign_gateway_engine::{
 };
 use countersign_gateway_model::{
     Assurance, Clock, Digest, Duration, GateId, GatewayId, InstanceId, ItemId, LogId, Name, OrgId, Principal,
-    PrincipalKind, Pseudonym, Scope, State, Timestamp,
+    PrincipalKind, Pseudonym, Scope, State, StreamId, Timestamp,
 };
-use countersign_ledger_entry::body::{AuthorityMode, Durability, SignatureMode};
+use countersign_ledger_entry::body::{AuthorityMode, Durability, Erasure, SignatureMode};
 use countersign_ledger_entry::key::{VKey, origin, root_name};
-use countersign_ledger_log::{KeyError, KeyRing, Logs, LogsConfig, NewLog};
+use countersign_ledger_entry::{Draft, Entry, Stream, StreamKind};
+use countersign_ledger_log::{Append, KeyError, KeyRing, Logs, LogsConfig, NewLog, Sealing};
 use countersign_ledger_sql::{SqlJournal, SqlOptions};
 use countersign_policy_decide::{AgentFacts, Attr, PersonFacts, Record};
 use countersign_runners_contract::Runner;
@@ -401,11 +402,16 @@ impl World {
 
     /// Registers a workflow with every tool.
     pub(crate) async fn workflow(&self, who: &Arc<Principal>, id: &str) {
+        self.workflow_of(who, id, None).await;
+    }
+
+    /// As [`World::workflow`], owned by a team.
+    pub(crate) async fn workflow_of(&self, who: &Arc<Principal>, id: &str, team: Option<&str>) {
         let spec = WorkflowSpec {
             id: name(id),
             version: "1".to_owned(),
             title: String::new(),
-            team: None,
+            team: team.map(name),
             materiality: 1,
             tools: None,
             on_deny: OnDeny::Refuse,
@@ -426,17 +432,51 @@ impl World {
         agent: &Principal,
         workspace: Option<Digest>,
     ) -> InstanceAnswer {
-        let new = NewInstance {
-            workflow: name(workflow),
-            agent: Some(agent.id.clone()),
-            accountable: None,
-            workspace,
-            labels: BTreeMap::new(),
-            deadline_s: None,
-            on_deny: OnDeny::Refuse,
-            start: true,
-        };
+        let new = new_instance(workflow, agent, workspace);
         self.engine.create_instance(Arc::clone(who), new, None).await.unwrap()
+    }
+
+    /// As [`World::instance`], but one that a denied action ends.
+    pub(crate) async fn instance_that_a_denial_ends(
+        &self,
+        who: &Arc<Principal>,
+        workflow: &str,
+        agent: &Principal,
+    ) -> InstanceAnswer {
+        let new = NewInstance { on_deny: OnDeny::Terminate, ..new_instance(workflow, agent, None) };
+        self.engine.create_instance(Arc::clone(who), new, None).await.unwrap()
+    }
+
+    /// Erases what an entry names as the ledger erases: salts and values go, and another entry says so.
+    pub(crate) async fn erase(&self, of: OrgId, index: u64) {
+        let log = self.engine.log_of(of).unwrap();
+        let entry = &log.entries(index..index + 1).await.unwrap()[0];
+        let named: BTreeSet<Digest> =
+            Entry::parse(&entry.leaf).unwrap().header.payloads.iter().map(|named| named.digest).collect();
+        assert!(!named.is_empty(), "entry {index} names no payload");
+        let stream = Stream { kind: StreamKind::Organization, id: StreamId::from(of) };
+        let head = log.head(stream).await.unwrap().unwrap();
+        let sealing = Sealing {
+            stream,
+            sequence: head.next_sequence,
+            previous: Some(head.last_hash),
+            policy: None,
+            authority: self.authority,
+            claimed: self.clock.now(),
+        };
+        let payloads: Vec<Digest> = named.into_iter().collect();
+        let erasure = Erasure { subject: None, payloads: payloads.clone(), authority: Digest([6; 32]) };
+        let append = Append {
+            expected: sealing.sequence,
+            entries: log.seal(&sealing, vec![Draft::new(erasure, Pseudonym::SYSTEM)]).unwrap(),
+            payloads: Vec::new(),
+            blobs: Vec::new(),
+            rows: Vec::new(),
+            idempotency: None,
+            erase: payloads.into_iter().map(|digest| (index, digest)).collect(),
+            urgent: false,
+        };
+        log.append(append).await.unwrap();
     }
 
     pub(crate) async fn propose(
@@ -505,6 +545,19 @@ impl World {
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
         }
         panic!("the action never became `{wanted}`: it is `{seen}`");
+    }
+}
+
+fn new_instance(workflow: &str, agent: &Principal, workspace: Option<Digest>) -> NewInstance {
+    NewInstance {
+        workflow: name(workflow),
+        agent: Some(agent.id.clone()),
+        accountable: None,
+        workspace,
+        labels: BTreeMap::new(),
+        deadline_s: None,
+        on_deny: OnDeny::Refuse,
+        start: true,
     }
 }
 

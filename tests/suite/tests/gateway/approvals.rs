@@ -99,6 +99,13 @@ fn an_override_permits_the_changed_input_only() {
     let decided = it.decide(&it.decider, &body("/branch")).expect_status(200).json();
     assert_eq!(decided["effect"], "resolving", "{decided}");
     assert_eq!(it.state(), "RUNNING");
+    // Whoever carries it out is told, before the start and with it.
+    let action = view["gate"]["items"][0]["action"].as_str().unwrap();
+    let changed = json!({ "branch": "staging", "message": "fix" });
+    let read = it.gateway.get(&format!("/api/v1/actions/{action}"), &it.agent).expect_status(200).json();
+    assert_eq!(read["instead"], json!({ "input": changed, "changed_by": ["override"] }), "{read}");
+    let begun = it.gateway.post(&format!("/api/v1/actions/{action}/start"), &it.agent, &json!({}));
+    assert_eq!(begun.expect_status(200).json()["instead"], read["instead"]);
     for entry in it.gateway.entries(&it.dana).iter().filter(|e| !e["verdict"].is_null()) {
         let again = it.gateway.get(&format!("/api/v1/replay/{}", entry["index"]), &it.dana).expect_status(200).json();
         assert_eq!(again["matches"], true, "{again} for {entry}");

@@ -42,7 +42,7 @@ fn bad_bodies_and_credentials_are_told_apart_and_leave_no_entry() {
         ("a wrong type", &actions, &agent, r#"{"actions":7}"#, 422, "body-type-mismatch"),
         ("an over-size body", &actions, &agent, &huge, 413, "body-too-large"),
         ("an empty batch", &actions, &agent, r#"{"actions":[]}"#, 422, "batch-size"),
-        ("an unknown instance", unknown, &agent, good, 404, "not-found"),
+        ("an unknown instance", unknown, &agent, good, 404, "instance-not-found"),
         ("no credential", &actions, "", good, 401, "token-missing"),
         ("a malformed token", &actions, "abc", good, 401, "token-malformed"),
         ("a forged token", &actions, &forged, good, 401, "token-signature-invalid"),
