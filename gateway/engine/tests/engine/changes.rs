@@ -452,7 +452,7 @@ async fn a_proposal_without_its_instance_gets_it_at_the_next_start() {
     office.world.engine.freeze(Arc::clone(&office.ada), None, false, None).await.unwrap();
     let proposed = office.propose(&other(2), None).await.unwrap();
     assert_eq!((proposed.state, proposed.gate), ("shadowing", None));
-    assert_eq!(code(office.world.engine.instance(&office.ada, proposed.id).await), "not-found");
+    assert_eq!(code(office.world.engine.instance(&office.ada, proposed.id).await), "instance-not-found");
     office.world.restart().await;
     assert_eq!(office.read(proposed.id).await.state, "shadowing");
     office.world.engine.freeze(Arc::clone(&office.ada), None, true, None).await.unwrap();
@@ -884,4 +884,53 @@ async fn the_authority_mode_is_lowered_by_an_entry_of_its_own_and_stays_so_until
     office.world.restart().await;
     assert_eq!(mode(&office), "four_eyes");
     office.holds().await;
+}
+
+/// The bundle that ships, under which so many persons must agree to a change of policy.
+fn changed_by_persons(persons: u32) -> Files {
+    with_rule("policy-change", |rule| rule["quorum"]["persons"] = persons.into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_policy_is_judged_by_the_policy_in_force_and_never_by_itself() {
+    let office = Office::four_eyes().await;
+    office.world.policies.install(org(1), &changed_by_persons(2));
+    office.window(0).await;
+    let hal = office.world.person("hal", &["POLICY_ADMIN"]);
+    // Under the candidate one would do.
+    let waiting = office.propose(&changed_by_persons(1), None).await.unwrap();
+    assert_eq!(waiting.state, "waiting");
+    let (gate, before) = (waiting.gate.unwrap(), office.in_force());
+    let own = office.world.decide(&office.ada, gate, Deciding::Approve).await.unwrap();
+    assert_eq!(own.effect, Effect::NotEligible);
+    let first = office.world.decide(&office.grace, gate, Deciding::Approve).await.unwrap();
+    assert_eq!((first.effect, first.remaining[0].quorum, office.in_force()), (Effect::Counted, 2, before));
+    let second = office.world.decide(&hal, gate, Deciding::Approve).await.unwrap();
+    assert_eq!((second.effect, second.state), (Effect::Resolving, State::Completed));
+    assert_eq!(office.read(waiting.id).await.state, "activated");
+    // From here on one does: what was not asked of the candidate is asked of its followers.
+    let next = office.propose(&other(2), None).await.unwrap();
+    let alone = office.world.decide(&office.grace, next.gate.unwrap(), Deciding::Approve).await.unwrap();
+    assert_eq!((alone.effect, office.in_force()), (Effect::Resolving, next.bundle));
+    office.holds().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_under_which_one_person_alone_could_change_it_is_not_even_proposed() {
+    let office = Office::four_eyes().await;
+    office.window(0).await;
+    let mut loose = default_files();
+    loose.retain(|path, _| !path.starts_with("tests/"));
+    let text = loose.get_mut("policies.cedar").unwrap();
+    for policy in ["gate-policy-change", "unchecked-policy"] {
+        let from = text.find(&format!("@id(\"{policy}\")")).unwrap();
+        let end = from + text[from..].find(";\n").unwrap() + 2;
+        text.replace_range(from..end, "");
+    }
+    let mut rules: serde_json::Value = serde_json::from_str(&loose["rules.json"]).unwrap();
+    rules["rules"].as_object_mut().unwrap().remove("policy-change").unwrap();
+    loose.insert("rules.json".to_owned(), rules.to_string());
+    let before = office.in_force();
+    assert_eq!(code(office.propose(&loose, None).await), "bundle-locks-out");
+    assert_eq!(office.in_force(), before);
 }

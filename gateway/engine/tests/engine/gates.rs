@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use countersign_gateway_engine::{ActionResult, Effect, EngineError, EntryQuery, verify_evidence};
-use countersign_gateway_model::{ActionId, Clock as _, Duration, GateId, InstanceId, ItemId, Principal, State};
+use countersign_gateway_engine::{
+    ActionAnswer, ActionRequest, ActionResult, Effect, EngineError, EntryQuery, Idempotency, Proposed, verify_evidence,
+};
+use countersign_gateway_model::{ActionId, Clock as _, Digest, Duration, GateId, InstanceId, ItemId, Principal, State};
 use serde_json::json;
 
-use crate::bench::with_rule;
-use crate::world::{Deciding, Of, World, org, replace};
+use crate::bench::{default_files, with_rule};
+use crate::runner::Asked;
+use crate::world::{Deciding, Of, World, org, read, replace, request};
 
 struct Gated {
     world: World,
@@ -255,4 +258,139 @@ async fn authority_by_group_needs_no_role() {
     let lea = at.world.person_of(org(1), "lea", Of { groups: &["legal"], roles: &["APPROVER"], ..Of::default() });
     let vote = at.world.decide(&lea, at.gate, Deciding::Approve).await.unwrap();
     assert_eq!((vote.effect, vote.state), (Effect::Resolving, State::Running));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vote_of_one_who_lost_the_role_or_the_account_does_not_count_when_the_quorum_is_met() {
+    for closed in [false, true] {
+        let merge = ("repo.merge", json!({ "branch": "main" }));
+        let at = gated("merge", |rule| rule["quorum"]["persons"] = 2.into(), &[merge]).await;
+        let [anna, bert, cora] = ["anna", "bert", "cora"].map(|id| at.world.person(id, &["APPROVER"]));
+        at.world.decide(&anna, at.gate, Deciding::Approve).await.unwrap();
+        if closed {
+            at.world.deactivate(&anna);
+        } else {
+            at.world.reassign(&anna, &[]);
+        }
+        let vote = at.world.decide(&bert, at.gate, Deciding::Approve).await.unwrap();
+        assert_eq!((vote.effect, vote.state), (Effect::Counted, State::WaitingForHuman), "closed: {closed}");
+        assert_eq!(vote.remaining[0].counted, 1, "bert's alone");
+        let query = EntryQuery { instance: Some(at.instance), from: 0, limit: 500 };
+        let entries = at.world.engine.entries(&at.auditor, query).await.unwrap().items;
+        let last = entries.iter().rfind(|entry| entry.kind == "decision").unwrap();
+        assert_eq!(last.body["lapsed"], json!([anna.pseudonym]), "the entry says whose vote is gone");
+        let vote = at.world.decide(&cora, at.gate, Deciding::Approve).await.unwrap();
+        assert_eq!((vote.effect, vote.state), (Effect::Resolving, State::Running));
+        at.verifies().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_policy_forbids_by_the_time_of_the_last_vote_no_vote_lifts() {
+    let merge = ("repo.merge", json!({ "branch": "main" }));
+    let at = gated("merge", |rule| rule["quorum"]["persons"] = 2.into(), &[merge]).await;
+    let [anna, bert] = ["anna", "bert"].map(|id| at.world.person(id, &["APPROVER"]));
+    at.world.decide(&anna, at.gate, Deciding::Approve).await.unwrap();
+    let mut files = default_files();
+    files.retain(|path, _| !path.starts_with("tests/"));
+    files.get_mut("policies.cedar").unwrap().push_str(
+        "\n@id(\"no-merges-today\")\n@severity(\"hard\")\n@title(\"Nothing is merged today\")\n\
+         forbid (principal, action == Countersign::Action::\"callTool:repo.merge\", resource);\n",
+    );
+    at.world.policies.install(org(1), &files);
+    let vote = at.world.decide(&bert, at.gate, Deciding::Approve).await.unwrap();
+    assert_eq!((vote.effect, vote.state), (Effect::HardDenied, State::Terminated));
+    assert_eq!(at.status(at.items[0].1).await, "rejected");
+    let query = EntryQuery { instance: Some(at.instance), from: 0, limit: 500 };
+    let entries = at.world.engine.entries(&at.auditor, query).await.unwrap().items;
+    assert!(entries.iter().all(|entry| entry.kind != "permit"));
+    let last = entries.iter().rfind(|entry| entry.kind == "decision").unwrap();
+    let system = json!(countersign_gateway_model::Pseudonym::SYSTEM).as_str().unwrap().to_owned();
+    assert_eq!((&last.body["kind"], &last.actor), (&json!("REJECT"), &system));
+    at.replays().await;
+    at.verifies().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_ends_an_instance_that_asked_for_it_and_its_runs() {
+    let world = World::new().await;
+    let owner = world.person("olga", &["OPERATOR", "ADMIN", "AUDITOR"]);
+    let agent = world.agent("robot", &owner);
+    world.workflow(&owner, "fix").await;
+    let instance = world.instance_that_a_denial_ends(&owner, "fix", &agent).await.instance.id;
+    world.propose(&agent, instance, &[read("README.md")]).await.unwrap();
+    world.runner.until("an order", |asked| !asked.is_empty()).await;
+    let note = ("notes.append", json!({ "text": "x" }));
+    let batch = [note, ("repo.read", json!({ "path": "../secret" }))];
+    let requests: Vec<_> = batch.iter().map(|(tool, input)| request(tool, input)).collect();
+    let key = || Some(Idempotency { key: "once".to_owned(), request: Digest([1; 32]) });
+    let propose = || world.engine.propose(Arc::clone(&agent), instance, requests.clone(), false, key());
+    let refused = propose().await.unwrap();
+    let codes = |proposed: &Proposed| -> Vec<&'static str> {
+        let code = |item: &ActionAnswer| match item.result {
+            ActionResult::Refused { code, .. } => code,
+            _ => "none",
+        };
+        proposed.items.iter().map(code).collect()
+    };
+    assert_eq!((codes(&refused), refused.state), (vec!["instance-finished", "policy-denied"], State::Terminated));
+    world.runner.until("the end of the run", |asked| asked.iter().any(|a| matches!(a, Asked::Cancel(_)))).await;
+    let again = propose().await.unwrap();
+    assert_eq!((codes(&again), again.first), (codes(&refused), false), "the same answer to the same key");
+    let late = world.propose(&agent, instance, &[read("README.md")]).await;
+    assert_eq!(code(late), "instance-finished");
+
+    // Alone it is answered as every denial is; what asked for nothing of the kind goes on.
+    let secret = ("repo.read", json!({ "path": "../secret" }));
+    for (ends, state) in [(true, State::Terminated), (false, State::Running)] {
+        let instance = if ends {
+            world.instance_that_a_denial_ends(&owner, "fix", &agent).await
+        } else {
+            world.instance(&owner, "fix", &agent).await
+        };
+        let denied = world.propose(&agent, instance.instance.id, std::slice::from_ref(&secret)).await;
+        assert_eq!(code(denied), "policy-denied");
+        assert_eq!(world.state(&owner, instance.instance.id).await, state);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_revision_binds_is_shown_and_recorded_as_mutable() {
+    // Neither is declared as a tool whose target has no revision.
+    let actions = [("repo.merge", json!({ "branch": "main" })), ("notes.append", json!({ "text": "x" }))];
+    let world = World::new().await;
+    let owner = world.person("olga", &["OPERATOR", "ADMIN", "AUDITOR"]);
+    let ada = world.person("ada", &["APPROVER"]);
+    let agent = world.agent("robot", &owner);
+    world.workflow(&owner, "fix").await;
+    for (revision, mutable, line) in [
+        (None, true, "Revision:  mutable: the proposer named none\n"),
+        (Some("9f86d081"), false, "Revision:  9f86d081\n"),
+    ] {
+        let instance = world.instance(&owner, "fix", &agent).await.instance.id;
+        let named = |(tool, input): &(&str, serde_json::Value)| {
+            let revision = revision.map(str::to_owned);
+            ActionRequest { revision, ..request(tool, input) }
+        };
+        let propose = |requests| world.engine.propose(Arc::clone(&agent), instance, requests, false, None);
+        // Allowed at once, cleared at a gate, and approved there.
+        propose(vec![named(&actions[1])]).await.unwrap();
+        let gate = propose(actions.iter().map(named).collect()).await.unwrap().gate.unwrap();
+        let view = world.engine.gate(&ada, gate).await.unwrap().view;
+        assert!(view.contains(line), "{view}");
+        world.decide(&ada, gate, Deciding::Approve).await.unwrap();
+        let query = EntryQuery { instance: Some(instance), from: 0, limit: 500 };
+        let entries = world.engine.entries(&owner, query).await.unwrap().items;
+        let permits = entries.iter().filter(|entry| entry.kind == "permit");
+        let flags: Vec<_> = permits.map(|entry| entry.body["mutable_target"].clone()).collect();
+        assert_eq!(flags, vec![json!(mutable); 3], "{revision:?}");
+    }
+    // What is declared so stays so, whatever is named.
+    let instance = world.instance(&owner, "fix", &agent).await.instance.id;
+    let patch = request("repo.write_patch", &json!({ "path": "a", "content": "b" }));
+    let patch = ActionRequest { revision: Some("9f86d081".to_owned()), ..patch };
+    world.engine.propose(Arc::clone(&agent), instance, vec![patch], false, None).await.unwrap();
+    let query = EntryQuery { instance: Some(instance), from: 0, limit: 500 };
+    let entries = world.engine.entries(&owner, query).await.unwrap().items;
+    assert_eq!(entries.iter().find(|entry| entry.kind == "permit").unwrap().body["mutable_target"], json!(true));
 }

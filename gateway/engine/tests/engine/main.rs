@@ -13,6 +13,7 @@ mod backtest;
 mod bench;
 mod changes;
 mod counters;
+mod detectors;
 mod evaluations;
 mod faulty;
 mod gates;
