@@ -123,7 +123,8 @@ pub struct EngineOptions {
     pub permit_ttl: Duration,
     /// Longest run, unless its tool says less.
     pub run_deadline: Duration,
-    /// How long after a start without an outcome it is swept to `unknown`, where the agent carries it out.
+    /// How long after a start without an outcome it is swept to `unknown`: where the agent carries it out, after it could last
+    /// be begun; where a runner does, after the longest run that could begin then.
     pub sweep_after: Duration,
 }
 

@@ -12,7 +12,7 @@ use countersign_gateway_flow::rows::{self, TimerKind, TimerRow};
 use countersign_gateway_flow::{
     Actor, Asked, Deadline, Expire, Illegal, Now, Proposal, Reply, SweepStart, SystemReject, decide,
 };
-use countersign_gateway_model::{GateId, InstanceId, PermitId};
+use countersign_gateway_model::{GateId, InstanceId, PermitId, Timestamp};
 use countersign_policy_decide::{EntityRef, Operation, Question};
 
 use crate::Engine;
@@ -87,7 +87,7 @@ impl Engine {
                 if timer.kind == TimerKind::Start && due + self.options().sweep_after > now {
                     continue;
                 }
-                match self.fire(org, &timer, id).await {
+                match self.fire(org, &timer, (due, id)).await {
                     Ok(()) => done += 1,
                     Err(EngineError::Illegal(illegal)) => tracing::debug!(%illegal, "a timer had nothing to do"),
                     Err(error) => tracing::warn!(%error, instance = %timer.instance, "a timer could not act yet"),
@@ -99,7 +99,12 @@ impl Engine {
         }
     }
 
-    async fn fire(&self, org: &Arc<Org>, timer: &TimerRow, id: [u8; 16]) -> Result<(), EngineError> {
+    async fn fire(
+        &self,
+        org: &Arc<Org>,
+        timer: &TimerRow,
+        (due, id): (Timestamp, [u8; 16]),
+    ) -> Result<(), EngineError> {
         let (this, org, instance, kind) = (self.clone(), Arc::clone(org), timer.instance, timer.kind);
         Self::whole(async move {
             let mut held = this.hold(&org, instance).await?;
@@ -117,7 +122,7 @@ impl Engine {
                     })
                     .await
                 }
-                TimerKind::Start => this.sweep(&org, &mut held, PermitId::from_bytes(id)).await,
+                TimerKind::Start => this.sweep(&org, &mut held, (PermitId::from_bytes(id), due)).await,
             }
         })
         .await
@@ -165,12 +170,23 @@ impl Engine {
         Ok(())
     }
 
-    /// A start without an outcome is closed as `unknown`; one that a runner has is left to its watcher.
-    async fn sweep(&self, org: &Arc<Org>, held: &mut Held, permit: PermitId) -> Result<(), EngineError> {
+    /// A start without an outcome is closed as `unknown`. One that a runner has is left to its watcher until its runner should
+    /// long have ended it: a runner that hangs, or is gone for good, must not keep the instance open for ever. `due` is when it
+    /// could last be begun. What the runner says later still supersedes it.
+    async fn sweep(
+        &self,
+        org: &Arc<Org>,
+        held: &mut Held,
+        (permit, due): (PermitId, Timestamp),
+    ) -> Result<(), EngineError> {
         let fold = held.fold()?;
         let Some(start) = fold.open_start(permit) else { return Err(EngineError::Illegal(Illegal::NotBegun(permit))) };
-        if start.run.is_some() {
-            return Err(EngineError::Illegal(Illegal::NotBegun(permit)));
+        if let Some(run) = &start.run {
+            if due + self.options().run_deadline + self.options().sweep_after > self.now() {
+                return Err(EngineError::Illegal(Illegal::NotBegun(permit)));
+            }
+            tracing::error!(run = %run.run, "the run should have ended long ago: what became of it is not known");
+            self.cancel_runs(org, fold, &[permit]);
         }
         let proposal = Proposal::Sweep(SweepStart { permit });
         self.commit_outcome(org, held, proposal, Actor::SYSTEM, Beside::default()).await.map(drop)

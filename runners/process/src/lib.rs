@@ -20,6 +20,7 @@ pub mod doctor;
 mod durable;
 mod frames;
 
+mod overdue;
 mod procfs;
 mod prune;
 mod relay;

@@ -19,7 +19,7 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use countersign_runners_contract::model::{Digest, RunId, Timestamp};
+use countersign_runners_contract::model::{Digest, Duration, RunId, Timestamp};
 use countersign_runners_contract::{Evidence, Handle, Manifest, Observation, Resources, StreamEnd};
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,9 @@ pub(crate) struct Setup {
     pub clock_offset: i64,
     /// The Landlock version, for the evidence.
     pub landlock_version: i64,
+    /// How long the workload may go on; folders that were made before it was written here do not say.
+    #[serde(default)]
+    pub wall: Option<Duration>,
 }
 
 /// Says that the program was about to be executed.
@@ -72,6 +75,9 @@ pub(crate) struct Started {
     pub start_time: u64,
     /// Which boot.
     pub boot: String,
+    /// When, in milliseconds of this boot; folders that were made before it was written here do not say.
+    #[serde(default)]
+    pub since_start: Option<u64>,
     /// What holds the workload in.
     pub evidence: Evidence,
 }

@@ -317,6 +317,7 @@ impl Inner {
             not_after: order.start().fact().not_after,
             clock_offset: offset(now),
             landlock_version: self.found().landlock_version,
+            wall: Some(order.job().spec().resources.wall),
         };
         let sealed = order.seal(trust)?;
         let number = FOLDERS.fetch_add(1, Ordering::Relaxed);

@@ -15,11 +15,16 @@ use countersign_runners_contract::{
 };
 
 use crate::durable;
+use crate::overdue;
 use crate::rundir::{self, Finished, Setup, Started, Tombstone};
 use crate::{procfs, shim};
 
 /// Tombstones are kept for so long after their order could last have begun.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(7 * 86_400);
+
+/// How often, and how long apart, the lock of a run is looked at whose shim was killed here.
+const LOCK_LOOKS: u32 = 200;
+const LOCK_LOOK: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// The folders of all runs of one backend.
 pub(crate) struct Runs {
@@ -140,15 +145,27 @@ impl Runs {
             return Ok(State::Final(Box::new(finished)));
         }
         let started: Option<Started> = durable::read_json(&folder.join("started")).map_err(failed)?;
-        let Some(lock) = rundir::try_lock(folder).map_err(failed)? else {
-            return Ok(State::Alive(started));
-        };
+        let (mut lock, mut ended) = (rundir::try_lock(folder).map_err(failed)?, None);
+        if lock.is_none()
+            && let Some(began) = &started
+        {
+            ended = overdue::end(folder, began).map_err(failed)?;
+            // What was killed holds the lock until the machine has cleared it away.
+            for _ in 0..ended.as_ref().map_or(0, |_| LOCK_LOOKS) {
+                lock = rundir::try_lock(folder).map_err(failed)?;
+                if lock.is_some() {
+                    break;
+                }
+                std::thread::sleep(LOCK_LOOK);
+            }
+        }
+        let Some(lock) = lock else { return Ok(State::Alive(started)) };
         // The writer may have finished between the first look and the lock.
         if let Some(finished) = durable::read_json(&result).map_err(failed)? {
             return Ok(State::Final(Box::new(finished)));
         }
         let started: Option<Started> = durable::read_json(&folder.join("started")).map_err(failed)?;
-        let finished = self.last_word(folder, started).map_err(failed)?;
+        let finished = self.last_word(folder, started, ended).map_err(failed)?;
         let phase = finished.observation.phase.as_str();
         tracing::warn!(folder = %folder.display(), phase, "a run was left without its shim and is closed");
         // From here on the run is over for everybody, whoever else may look.
@@ -157,7 +174,8 @@ impl Runs {
         Ok(State::Final(Box::new(finished)))
     }
 
-    fn last_word(&self, folder: &Path, started: Option<Started>) -> io::Result<Finished> {
+    /// `ended`: as what it was ended here and now, with its shim.
+    fn last_word(&self, folder: &Path, started: Option<Started>, ended: Option<Phase>) -> io::Result<Finished> {
         let setup: Option<Setup> = durable::read_json(&folder.join("setup"))?;
         let handle: Option<Handle> = durable::read_json(&folder.join("handle"))?;
         let mut observation = Observation {
@@ -175,6 +193,7 @@ impl Runs {
             fence: handle.map(|handle| handle.fence).unwrap_or_default(),
         };
         if let Some(started) = started {
+            observation.phase = ended.unwrap_or(Phase::Lost);
             observation.evidence = started.evidence;
             return Ok(Finished { observation, manifest: Manifest::default(), stdout: None, stderr: None });
         }

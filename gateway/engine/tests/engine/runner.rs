@@ -24,6 +24,8 @@ pub(crate) enum Mode {
     Hold,
     /// Takes none.
     Refuse,
+    /// Takes them, and ends none however it is asked.
+    Deaf,
 }
 
 /// What was asked of the runner, in order.
@@ -117,6 +119,12 @@ impl HeldRunner {
         self.moved();
     }
 
+    /// Forgets every run, as a machine does whose disk is gone.
+    pub(crate) fn forget_all(&self) {
+        self.state.lock().unwrap().runs.clear();
+        self.moved();
+    }
+
     fn moved(&self) {
         self.moved.send_modify(|n| *n += 1);
     }
@@ -191,8 +199,10 @@ impl Runner for HeldRunner {
     }
 
     async fn cancel(&self, handle: &Handle, _grace: Duration) -> Result<(), RunnerError> {
+        let deaf = *self.mode.borrow() == Mode::Deaf;
         if let Some(run) = self.state.lock().unwrap().runs.get_mut(&handle.external_name)
             && !run.phase.is_final()
+            && !deaf
         {
             run.phase = Phase::Cancelled;
         }

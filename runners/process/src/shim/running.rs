@@ -24,6 +24,7 @@ use super::{Shim, refuse_workspace};
 use crate::cgroup::Group;
 use crate::durable;
 use crate::frames::Writer;
+use crate::overdue;
 use crate::rundir::{self, Finished, Started};
 use crate::sandbox::{self, Launched, Said};
 use crate::time::{machine, monotonic};
@@ -210,6 +211,7 @@ impl Running {
             pid,
             start_time: crate::procfs::start_time(pid).unwrap_or_default(),
             boot: crate::procfs::boot_id(),
+            since_start: overdue::since_start(),
             evidence: shim.evidence.clone(),
         };
         // After this the run counts as begun, whatever happens: if no result follows, it is lost, never repeated.

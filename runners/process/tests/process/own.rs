@@ -42,6 +42,8 @@ cases![
     a_workload_meets_walls_on_every_side,
     a_workload_cannot_use_up_the_machine,
     a_run_whose_shim_was_killed_is_lost_and_nothing_of_it_is_left,
+    a_shim_that_hangs_does_not_outlive_its_runs_deadline,
+    a_shim_that_hangs_does_not_outlive_a_cancellation,
     a_torn_last_frame_is_told_as_a_gap,
     a_run_goes_on_when_the_gateway_is_killed,
     a_run_that_no_shim_began_never_started_and_may_be_retried,
@@ -198,7 +200,7 @@ async fn a_workload_meets_walls_on_every_side(place: Place) {
          ls /home /root /work && echo HOLE sees the machine
          echo x > /dev/null && echo x > \"$TMPDIR/f\" && echo x > here && [ -e /dev/urandom ] && echo fine
          grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status
-         ps ax 2>/dev/null | wc -l; hostname; echo $HOME; id -u",
+         ps ax 2>/dev/null | wc -l; hostname; echo $HOME; echo uid $(id -u)",
         out = outside.display()
     );
     let (seen, out, err) = whole(&place, &runner, sh(&script)).await;
@@ -206,6 +208,20 @@ async fn a_workload_meets_walls_on_every_side(place: Place) {
     assert!(!out.contains("HOLE"), "{out}\n{err}");
     assert!(out.contains("fine"), "{out}\n{err}");
     assert!(!outside.join("new").exists());
+    // Whoever starts as root becomes the configured user, and nobody becomes another than they are.
+    let own_user = nix::unistd::geteuid();
+    let became = |uid: u32| format!("\nuid {uid}\n");
+    if own_user.is_root() {
+        assert!(out.contains(&became(place.config().user.uid)), "{out}");
+        let mut config = place.config();
+        config.user.uid -= 1;
+        let other = became(config.user.uid);
+        drop(runner);
+        let (_, out, err) = whole(&place, &place.open(config), sh("echo; echo uid $(id -u)")).await;
+        assert!(out.contains(&other), "{out} {err}");
+    } else {
+        assert!(out.contains(&became(own_user.as_raw())), "{out}");
+    }
     if place.strongest >= Level::L2 {
         for line in ["CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "\ncountersign\n", "\n/tmp\n"] {
             assert!(out.contains(line), "{line}: {out}\n{err}");
@@ -216,7 +232,7 @@ async fn a_workload_meets_walls_on_every_side(place: Place) {
         assert!(enforced.contains(term), "{term}: {enforced:?}");
     }
     assert_eq!(enforced.contains("namespace:pid"), place.strongest >= Level::L2);
-    assert_eq!(seen.evidence.isolation, place.strongest.min(Level::L2).to_string());
+    assert_eq!(seen.evidence.isolation, place.strongest.to_string());
 }
 
 async fn a_workload_cannot_use_up_the_machine(place: Place) {
@@ -237,6 +253,15 @@ async fn a_workload_cannot_use_up_the_machine(place: Place) {
     let script = "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}";
     let (seen, out, _) = whole(&place, &runner, small(script, |r| r.memory_bytes = 64 << 20)).await;
     assert!(!out.contains("200000000") && seen.phase != Phase::Succeeded, "{:?} {out}", seen.phase);
+    assert!(!seen.oom, "one program that asks for too much is told so: {:?}", seen.phase);
+    if place.strongest >= Level::L3 {
+        // Many that ask for a little each are seen by a control group alone.
+        let script = "i=0; while [ $i -lt 12 ]; do (x=$(head -c 10000000 /dev/zero | tr '\\0' x); sleep 9; echo ${#x}) & \
+                      i=$((i+1)); done; wait; echo all";
+        let (seen, out, _) = whole(&place, &runner, small(script, |r| r.memory_bytes = 64 << 20)).await;
+        assert!(seen.oom && !out.contains("all"), "{:?} {out}", seen.phase);
+        assert!(matches!(seen.phase, Phase::Failed { class: FailureClass::Resource, .. }), "{:?}", seen.phase);
+    }
     // Processor time.
     let (seen, ..) = whole(&place, &runner, small("while :; do :; done", |r| r.cpu_seconds = 1)).await;
     assert!(matches!(seen.phase, Phase::Failed { class: FailureClass::Resource, .. }), "{:?}", seen.phase);
@@ -271,6 +296,37 @@ async fn a_run_whose_shim_was_killed_is_lost_and_nothing_of_it_is_left(place: Pl
     assert!(matches!(items.last(), Some(LogItem::Eof { stdout: None, stderr: None })));
     // An equal order does not begin it again.
     assert_eq!(runner.observe(&handle).await.unwrap(), seen);
+    runner.reap(&handle).await.unwrap();
+}
+
+async fn a_shim_that_hangs_does_not_outlive_its_runs_deadline(place: Place) {
+    let runner = place.runner();
+    let mark = mark();
+    let mut job = sh(&format!("echo before; setsid sleep {mark} & sleep {mark}"));
+    job.resources.wall = Duration(2_000);
+    let handle = submit(&place, &runner, job).await;
+    running(&runner, &handle, "before").await;
+    kill(shim_of(&place, &handle), Signal::SIGSTOP).unwrap();
+    assert!(!processes(&mark).is_empty(), "the workload goes on");
+    let seen = finish(&runner, &handle).await;
+    assert_eq!(seen.phase, Phase::TimedOut);
+    assert!(!seen.never_started && !seen.may_retry() && seen.times.started.is_some());
+    gone(&mark).await;
+    assert_eq!(runner.observe(&handle).await.unwrap(), seen, "it ends once");
+    runner.reap(&handle).await.unwrap();
+}
+
+async fn a_shim_that_hangs_does_not_outlive_a_cancellation(place: Place) {
+    let runner = place.runner();
+    let mark = mark();
+    let handle = submit(&place, &runner, sh(&format!("echo before; sleep {mark}"))).await;
+    running(&runner, &handle, "before").await;
+    kill(shim_of(&place, &handle), Signal::SIGSTOP).unwrap();
+    runner.cancel(&handle, Duration(100)).await.unwrap();
+    assert_eq!(runner.observe(&handle).await.unwrap().phase, Phase::Cancelling, "its grace is not over");
+    let seen = finish(&runner, &handle).await;
+    assert_eq!(seen.phase, Phase::Cancelled);
+    gone(&mark).await;
     runner.reap(&handle).await.unwrap();
 }
 
@@ -502,7 +558,7 @@ async fn a_hidden_folder_does_not_matter_with_namespaces(place: Place) {
     let mut config = place.config();
     config.folder = hidden.join("runner");
     let runner = place.open(config);
-    assert_eq!(runner.level(), place.strongest.min(Level::L2));
+    assert_eq!(runner.level(), place.strongest);
     let handle = submit(&place, &runner, sh("pwd; echo x > f; cat f")).await;
     assert_eq!(finish(&runner, &handle).await.phase, Phase::Succeeded);
     assert_eq!(text(&runner, &handle, Stream::Stdout).await, "/workspace\nx\n");
