@@ -300,6 +300,10 @@ pub struct JournalStats {
     pub wal_bytes: u64,
     /// Bytes free where it lives; none if it cannot tell.
     pub free_bytes: Option<u64>,
+    /// Statements that batches took so far.
+    pub statements: u64,
+    /// Reads of everybody but the committer so far.
+    pub reads: u64,
 }
 
 /// Order and durability. One committer calls the writing methods, in the order `stage`, then `commit` or `rollback`.

@@ -122,7 +122,11 @@ fn network_file_system(path: &Path) -> Result<Option<&'static str>, SqlError> {
     let stat = statfs(path).map_err(|errno| io("examined", path)(errno.into()))?;
     // The kernel's numbers have 32 bits; the type that carries them differs between architectures, sign included.
     let magic = u32::try_from(stat.filesystem_type().0 & 0xffff_ffff).unwrap_or(0);
-    Ok(NETWORK.iter().find(|(known, _)| *known == magic).map(|(_, kind)| *kind))
+    Ok(kind_of(magic))
+}
+
+fn kind_of(magic: u32) -> Option<&'static str> {
+    NETWORK.iter().find(|(known, _)| *known == magic).map(|(_, kind)| *kind)
 }
 
 #[cfg(test)]
@@ -137,6 +141,18 @@ mod tests {
         assert!(matches!(Folder::take(&path), Err(SqlError::Locked(_))));
         drop(held);
         Folder::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_folder_on_another_machine_is_told_from_one_on_this() {
+        // As statfs(2) lists them, beside those of disks and memory of this machine.
+        for (magic, kind) in [(0x6969, "nfs"), (0xff53_4d42, "cifs"), (0x0102_1997, "9p"), (0x00c3_6400, "ceph")] {
+            assert_eq!(kind_of(magic), Some(kind));
+        }
+        for (magic, kind) in [(0xef53, "ext4"), (0x5846_5342, "xfs"), (0x9123_683e, "btrfs"), (0x0102_1994, "tmpfs")] {
+            assert_eq!(kind_of(magic), None, "{kind}");
+        }
+        assert_eq!(network_file_system(tempfile::tempdir().unwrap().path()).unwrap(), None);
     }
 
     #[test]

@@ -63,6 +63,9 @@ pub struct SqlJournal {
     /// None where the folder is only read.
     pub(crate) checkpointer: Option<Checkpointer>,
     pub(crate) syncs: Arc<AtomicU64>,
+    pub(crate) statements: Arc<AtomicU64>,
+    /// How often a reader was taken from the pool.
+    pub(crate) reads: Arc<AtomicU64>,
     pub(crate) names: Names,
 }
 
@@ -102,7 +105,8 @@ impl SqlJournal {
         // row comes before its commit, whose error would go unheard.
         conn.execute("UPDATE lease SET epoch = epoch + 1", []).map_err(failed)?;
         let epoch = conn.query_row("SELECT epoch FROM lease", [], |row| row.get(0)).map_err(failed)?;
-        let readers = open_readers(&path, options.readers).await?;
+        let (statements, reads) = (Arc::default(), Arc::default());
+        let readers = open_readers(&path, options.readers, &reads).await?;
         let maintenance = connect(&path, OpenFlags::empty()).map_err(failed)?;
         if options.reserve > 0 {
             folder.keep_reserve(options.reserve);
@@ -111,11 +115,13 @@ impl SqlJournal {
         let checkpointer = Checkpointer::start(maintenance, Arc::clone(&syncs), options.checkpoint_after)
             .map_err(|source| SqlError::Io { doing: "served by a checkpointer", path: path.clone(), source })?;
         let journal = Self {
-            writer: tokio::sync::Mutex::new(Some(Writer::new(conn, epoch))),
+            writer: tokio::sync::Mutex::new(Some(Writer::new(conn, epoch, Arc::clone(&statements)))),
             readers,
             folder,
             checkpointer: Some(checkpointer),
             syncs,
+            statements,
+            reads,
             names: Names::default(),
         };
         journal.load_names().await.map_err(|source| database(&path, source))?;
@@ -140,12 +146,15 @@ impl SqlJournal {
         if found > SCHEMA_VERSION {
             return Err(SqlError::Newer { found, supported: SCHEMA_VERSION });
         }
+        let reads = Arc::default();
         let journal = Self {
             writer: tokio::sync::Mutex::new(None),
-            readers: open_readers(&path, 2).await?,
+            readers: open_readers(&path, 2, &reads).await?,
             folder,
             checkpointer: None,
             syncs: Arc::default(),
+            statements: Arc::default(),
+            reads,
             names: Names::default(),
         };
         journal.load_names().await.map_err(|source| database(&path, source))?;
@@ -189,7 +198,7 @@ fn connect(path: &Path, more: OpenFlags) -> Result<Connection, rusqlite::Error> 
 }
 
 /// Reads go through a pool: they come from many tasks, and none of them may hold a runtime's thread up.
-async fn open_readers(path: &Path, count: u32) -> Result<SqlitePool, SqlError> {
+async fn open_readers(path: &Path, count: u32, reads: &Arc<AtomicU64>) -> Result<SqlitePool, SqlError> {
     let connect = SqliteConnectOptions::new()
         .filename(path)
         .busy_timeout(BUSY_TIMEOUT)
@@ -203,7 +212,11 @@ async fn open_readers(path: &Path, count: u32) -> Result<SqlitePool, SqlError> {
         .row_buffer_size(64)
         .thread_name(|id| format!("ledger-sql-{id}"))
         .disable_statement_logging();
-    let options = SqlitePoolOptions::new().max_connections(count.max(1));
+    let reads = Arc::clone(reads);
+    let options = SqlitePoolOptions::new().max_connections(count.max(1)).before_acquire(move |_, _| {
+        reads.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::ready(Ok(true)))
+    });
     options.connect_with(connect).await.map_err(|source| database(path, source))
 }
 
@@ -228,8 +241,7 @@ fn versions(conn: &Connection) -> Result<(i64, i64), rusqlite::Error> {
 fn check_sqlite(conn: &Connection, path: &Path) -> Result<(), SqlError> {
     let failed = |source| database(path, source);
     let found = rusqlite::version().to_owned();
-    let parts = |version: &str| version.split('.').map(|part| part.parse::<u32>().unwrap_or(0)).collect::<Vec<_>>();
-    if parts(&found) < parts(MINIMUM_SQLITE) {
+    if !new_enough(&found) {
         return Err(SqlError::OldSqlite { found, minimum: MINIMUM_SQLITE });
     }
     let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).map_err(failed)?;
@@ -267,4 +279,33 @@ fn migrate(conn: &mut Connection, path: &Path) -> Result<(), SqlError> {
         transaction.commit().map_err(failed)?;
     }
     Ok(())
+}
+
+/// Whether a version of SQLite is the least that is supported, or a later one.
+fn new_enough(found: &str) -> bool {
+    let parts = |version: &str| version.split('.').map(|part| part.parse::<u32>().unwrap_or(0)).collect::<Vec<_>>();
+    parts(found) >= parts(MINIMUM_SQLITE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_sqlite_before_the_least_supported_one_is_told_apart() {
+        let minimum: Vec<u32> = MINIMUM_SQLITE.split('.').map(|part| part.parse().unwrap()).collect();
+        let [major, minor, patch] = minimum[..] else { panic!("{MINIMUM_SQLITE} has three parts") };
+        for older in
+            [format!("{major}.{minor}.{}", patch - 1), format!("{major}.{}.99", minor - 1), "2.99.99".to_owned()]
+        {
+            assert!(!new_enough(&older), "{older}");
+        }
+        for newer in [MINIMUM_SQLITE.to_owned(), format!("{major}.{}.0", minor + 1), format!("{}.0.0", major + 1)] {
+            assert!(new_enough(&newer), "{newer}");
+        }
+        // As numbers, not as text; and what is no version is not new enough.
+        assert!(new_enough(&format!("{major}.{}.0", minor + 100)));
+        assert!(!new_enough("") && !new_enough("unknown"));
+        assert!(new_enough(rusqlite::version()), "the one that this program brings along");
+    }
 }

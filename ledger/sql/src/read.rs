@@ -329,6 +329,8 @@ impl Journal for SqlJournal {
             syncs: self.syncs.load(std::sync::atomic::Ordering::Relaxed),
             wal_bytes: std::fs::metadata(self.folder.wal()).map_or(0, |meta| meta.len()),
             free_bytes: self.folder.free_space(),
+            statements: self.statements.load(std::sync::atomic::Ordering::Relaxed),
+            reads: self.reads.load(std::sync::atomic::Ordering::Relaxed),
         }
     }
 

@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{CachedStatement, Connection, ToSql};
 
@@ -30,6 +32,8 @@ pub(crate) struct Writer {
     epoch: i64,
     /// Statement texts by what they are and for how many rows.
     texts: HashMap<(Part, usize), String>,
+    /// Statements given so far.
+    statements: Arc<AtomicU64>,
 }
 
 /// A statement of a batch.
@@ -191,8 +195,8 @@ impl Given<'_> {
 const READING_BACK: &str = "read a batch back";
 
 impl Writer {
-    pub(crate) fn new(conn: Connection, epoch: i64) -> Self {
-        Self { conn, epoch, texts: HashMap::new() }
+    pub(crate) fn new(conn: Connection, epoch: i64, statements: Arc<AtomicU64>) -> Self {
+        Self { conn, epoch, texts: HashMap::new(), statements }
     }
 
     pub(crate) fn close(self) -> Result<(), rusqlite::Error> {
@@ -208,6 +212,7 @@ impl Writer {
             text
         });
         let statement = self.conn.prepare_cached(text).map_err(|e| journal_error("compiled a statement", e))?;
+        self.statements.fetch_add(1, Ordering::Relaxed);
         Ok(Given { part, statement, next: 1 })
     }
 

@@ -517,3 +517,37 @@ async fn a_log_of_many_tiles_is_exported_as_others_read_it() {
     assert_eq!(log.checkpoint().checkpoint().root, root);
     logs.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_batch_takes_one_statement_a_table_and_an_append_to_a_known_stream_reads_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Hand::new();
+    let (logs, log) = ledger(folder.path(), &clock).await;
+    for n in 0..64 {
+        append(&log, stream(n), 1, &clock).await.unwrap();
+    }
+    let (before, made) = (logs.journal().stats(), logs.stats());
+    let mut tasks = Vec::new();
+    for n in 0..64 {
+        let (log, clock) = (log.clone(), Arc::clone(&clock));
+        tasks.push(tokio::spawn(async move {
+            for _ in 0..16 {
+                append(&log, stream(n), 1, &clock).await.unwrap();
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let (after, done) = (logs.journal().stats(), logs.stats());
+    let commits = done.commits - made.commits;
+    assert!(commits * 4 < 64 * 16, "{commits} commits for 1,024 appends: nothing was shared");
+    // BEGIN, entries, payloads, rows, the read-back, checkpoint, log, COMMIT; and a tile whenever one is full.
+    let (statements, tiles) = (after.statements - before.statements, 64 * 17 / 256 + 1);
+    assert!(commits * 8 <= statements && statements <= commits * 8 + tiles, "{statements} for {commits} commits");
+    assert_eq!(after.reads, before.reads, "an append to a stream that is in memory read from the journal");
+    // What is asked of the journal is counted: else the line above says nothing.
+    log.entries(0..1).await.unwrap();
+    assert_eq!(logs.journal().stats().reads, after.reads + 1);
+    logs.shutdown().await.unwrap();
+}

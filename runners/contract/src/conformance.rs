@@ -555,6 +555,12 @@ async fn a_lower_fence_is_refused(bench: &Bench<'_>) {
     assert!(matches!(bench.runner.observe(&stale).await, Err(RunnerError::StaleFence { .. })));
     assert!(matches!(bench.runner.cancel(&stale, Duration(0)).await, Err(RunnerError::StaleFence { .. })));
     assert!(matches!(bench.runner.reap(&stale).await, Err(RunnerError::StaleFence { .. })));
+    let start = LogCursor::default();
+    assert!(matches!(bench.runner.logs(&stale, start).await, Err(RunnerError::StaleFence { .. })));
+    assert!(matches!(bench.runner.collect(&stale).await, Err(RunnerError::StaleFence { .. })));
+    let left = Artifact { path: TreePath::new("left").unwrap(), size: 0, sha256: Digest([0; 32]), mode: 0o644 };
+    assert!(matches!(bench.runner.fetch(&stale, &left, 0, 1).await, Err(RunnerError::StaleFence { .. })));
+    assert!(matches!(bench.runner.fetch(&handle, &left, 0, 1).await, Err(RunnerError::NotFound(_))));
     // A later attempt is welcome, and after it the fence holds although the first was cleared away.
     let later = (bench.order)(Wanted { run, fence: 12, attempt: 3, ..Wanted::job(sh("exit 0")) }).unwrap();
     let later = bench.runner.submit(later).await.unwrap();
