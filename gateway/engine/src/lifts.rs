@@ -28,7 +28,6 @@ use crate::error::EngineError;
 use crate::keyring::hold_keys;
 use crate::liftable::{Liftable, break_glass_of, role_for};
 use crate::mint::MintExt as _;
-use crate::opened::shown_digest;
 use crate::org::{Org, instance_stream};
 use crate::reasking::Settled;
 use crate::resolving::Runs;
@@ -181,6 +180,7 @@ impl Engine {
         (beside, reading): (&mut Beside, &mut Reading),
     ) -> Result<(LiftRule, Runs), EngineError> {
         let Deciding { org, snapshot, who, gate, opened, now, .. } = *work;
+        opened.held_to(Some(request.shown_digest), false)?;
         if request.role.as_ref().is_some_and(|role| !who.roles.contains(role)) {
             return Err(EngineError::invalid("role", "you do not hold this role: name one of yours, or none"));
         }
@@ -239,7 +239,7 @@ impl Engine {
             named,
             justification,
             shown: request.shown_digest,
-            view: shown_digest(&opened.view),
+            view: opened.shown(),
             assurance: who.assurance,
             assertion: request.assertion.clone(),
             review_by: liftable.review_by(now),

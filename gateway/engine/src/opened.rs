@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use countersign_gateway_flow::OpenGate;
+use countersign_gateway_flow::{Illegal, OpenGate};
 use countersign_gateway_model::{ActionId, Digest, GateId, ItemId, Principal, PrincipalKind};
 use countersign_ledger_entry::body::GateSubject;
 use countersign_ledger_entry::payload::{self, Salt};
@@ -23,8 +23,9 @@ use crate::{Engine, Snapshot};
 
 /// What was stored with a gate, and with the OVERRIDEs that were counted at it since.
 pub(crate) struct Opened {
-    /// Salt and text of the approval view as it is now.
-    pub(crate) view: (Salt, String),
+    /// Salt and text of the approval view as it is now; none where it was erased. Nobody can be held to what they were shown
+    /// then: the gate can be rejected, and nothing else.
+    pub(crate) view: Option<(Salt, String)>,
     /// Per item: the canonical action and its questions.
     pub(crate) items: BTreeMap<ItemId, OpenedItem>,
     /// Per action of the same batch that needs nobody.
@@ -74,8 +75,10 @@ impl Engine {
                 }
             }
         }
-        let (salt, text) = view.ok_or_else(|| EngineError::damaged("the gate's view was erased"))?;
-        let text = String::from_utf8(text).map_err(EngineError::damaged)?;
+        let view = match view {
+            Some((salt, text)) => Some((salt, String::from_utf8(text).map_err(EngineError::damaged)?)),
+            None => None,
+        };
         let find = |digest: &Digest| {
             let found = evidence.iter().find_map(|(salt, content)| {
                 let stored = StoredEvidence::read(content).ok()?;
@@ -107,7 +110,7 @@ impl Engine {
             Some(offer) => self.grant_terms(org, held, offer.sequence, (&offer.body, offer.lasts)).await?,
             None => None,
         };
-        Ok(Opened { view: (salt, text), items, cleared, terms })
+        Ok(Opened { view, items, cleared, terms })
     }
 
     /// A gate with its approval view.
@@ -133,8 +136,10 @@ impl Engine {
         let (view, shown_digest, salt) = match fold.gate().filter(|g| g.gate == id) {
             Some(gate) => {
                 let opened = self.opened(&org, &snapshot, &held, gate).await?;
-                let digest = shown_digest(&opened.view);
-                (opened.view.1, digest, Some(opened.view.0))
+                let digest = opened.shown();
+                let erased = "The approval view was erased: this gate can be rejected, and nothing else.\n";
+                let (salt, text) = opened.view.map_or((None, erased.to_owned()), |(salt, text)| (Some(salt), text));
+                (text, digest, salt)
             }
             None => (format!("Gate {id} is closed.\n"), Digest([0; 32]), None),
         };
@@ -148,6 +153,23 @@ impl Engine {
 }
 
 impl Opened {
+    /// Digest of the view; that of nothing where it was erased.
+    pub(crate) fn shown(&self) -> Digest {
+        self.view.as_ref().map_or(Digest([0; 32]), shown_digest)
+    }
+
+    /// What somebody was shown when they rejected, as far as it can be held to the view.
+    ///
+    /// # Errors
+    /// [`Illegal::StaleView`] for any other decision where the view was erased.
+    pub(crate) fn held_to(&self, shown: Option<Digest>, rejects: bool) -> Result<Option<Digest>, Illegal> {
+        match &self.view {
+            Some(_) => Ok(shown),
+            None if rejects => Ok(None),
+            None => Err(Illegal::StaleView),
+        }
+    }
+
     /// Whether something cannot be asked about under the policy and the tools in force.
     pub(crate) fn is_stale(&self, snapshot: &Snapshot, gate: &OpenGate) -> bool {
         match gate.subject {
@@ -177,6 +199,6 @@ impl OpenedItem {
     }
 }
 
-pub(crate) fn shown_digest((salt, text): &(Salt, String)) -> Digest {
+fn shown_digest((salt, text): &(Salt, String)) -> Digest {
     payload::salted(payload::SHOWN, salt, text.as_bytes())
 }

@@ -23,7 +23,6 @@ use crate::deciding::Deciding;
 use crate::demands::{check_signature, demands_met};
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
-use crate::opened::shown_digest;
 use crate::overrides::Replaced;
 use crate::reasking::Settled;
 use crate::resolving::Runs;
@@ -42,6 +41,7 @@ impl Engine {
     ) -> Result<(Proposal, Runs), EngineError> {
         let Deciding { org, snapshot, who, gate, opened, .. } = *work;
         let kind = request.kind;
+        let shown = opened.held_to(request.shown_digest, kind == DecisionKind::Reject)?;
         let chosen = chosen(work, &request)?;
         let offer = self.describe_offer(org, held, gate, who.id.clone())?;
         let mut asked = self.ask_decider(work, kind, (&chosen, offer), request.role.as_ref());
@@ -70,7 +70,7 @@ impl Engine {
         let delta = kept.map(|(delta, _)| delta);
         asked.payloads.extend(kept.map(|(_, reference)| reference));
         if let Some(signed) = &request.assertion {
-            check_signature(work, signed, &ballot, (delta, request.shown_digest))?;
+            check_signature(work, signed, &ballot, (delta, shown))?;
         }
         if kind == DecisionKind::Override && !met && !stale {
             // Votes are missing: whoever decides next reads, and is asked about, what this makes of the gate.
@@ -95,8 +95,8 @@ impl Engine {
             ballot,
             asked: decided,
             justification,
-            shown: request.shown_digest,
-            view: shown_digest(&opened.view),
+            shown,
+            view: opened.shown(),
             delta,
             assurance: who.assurance,
             assertion: request.assertion.map(|signed| signed.assertion),

@@ -24,7 +24,6 @@ use crate::gates::involved;
 use crate::liftable::{break_glass_of, role_for};
 use crate::lifts::Past;
 use crate::lifts::reason;
-use crate::opened::shown_digest;
 use crate::org::{Org, instance_stream};
 use crate::stream::instance_name;
 use crate::voters::decides;
@@ -98,7 +97,7 @@ impl Engine {
             item: None,
             justification: request.justification,
             // What was read is the difference; the view says it again, with what the window has shown so far.
-            shown_digest: shown_digest(&opened.view),
+            shown_digest: opened.shown(),
             role: request.role,
             assertion: None,
         };

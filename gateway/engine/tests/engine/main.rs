@@ -14,6 +14,7 @@ mod bench;
 mod changes;
 mod counters;
 mod detectors;
+mod erased;
 mod evaluations;
 mod faulty;
 mod gates;
