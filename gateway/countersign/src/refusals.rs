@@ -4,6 +4,7 @@
 //! errors' own; what a gateway answered (`client`).
 
 use countersign_gateway_http::page;
+use countersign_gateway_identity::IdentityError;
 use countersign_ledger_log::LogError;
 use countersign_ledger_sql::SqlError;
 use countersign_ledger_verify::GivenError;
@@ -26,6 +27,7 @@ pub(crate) fn code_of(error: &anyhow::Error) -> Option<&'static str> {
             .or_else(|| cause.downcast_ref::<SqlError>().map(SqlError::code))
             .or_else(|| cause.downcast_ref::<GivenError>().map(GivenError::code))
             .or_else(|| cause.downcast_ref::<LogError>().and_then(of_log))
+            .or_else(|| cause.downcast_ref::<IdentityError>().and_then(of_secret))
     })
 }
 
@@ -39,6 +41,11 @@ fn of_log(error: &LogError) -> Option<&'static str> {
         LogError::Entry { .. } | LogError::Proof { .. } | LogError::Damaged { .. } => Some("ledger-damaged"),
         _ => None,
     }
+}
+
+/// A secret in the environment that is absent, empty or some example's.
+fn of_secret(error: &IdentityError) -> Option<&'static str> {
+    matches!(error, IdentityError::WeakSecret { .. }).then(|| error.code())
 }
 
 /// The problem as one object (RFC 9457). It has no status: nobody was asked over HTTP.
@@ -109,6 +116,7 @@ mod tests {
             countersign_ledger_verify::root_key("nonsense").unwrap_err().into(),
             known.unwrap_err().into(),
             GivenError::OtherLog("other".to_owned()).into(),
+            countersign_gateway_identity::refuse_default_secret("SHOP_KEY", "").unwrap_err().into(),
         ]
     }
 

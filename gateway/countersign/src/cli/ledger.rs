@@ -10,11 +10,12 @@ use anyhow::{Context as _, Error, Result};
 use clap::{Args, Subcommand};
 use countersign_gateway_engine::pack_of;
 use countersign_gateway_model::OrgId;
-use countersign_ledger_log::{Journal as _, LogHandle, Logs, LogsConfig};
+use countersign_ledger_log::{Journal as _, LogError, LogHandle, Logs, LogsConfig};
 use countersign_ledger_sql::{SqlJournal, SqlOptions};
 use countersign_ledger_verify::{MAX_PACK, MAX_TEXT, Report, check_known, root_key, too_large, verify as verify_pack};
 use countersign_runners_contract::entry::key::origin;
-use countersign_runners_contract::entry::{Entry, payload};
+use countersign_runners_contract::entry::{Body, Entry, payload};
+use ed25519_dalek::VerifyingKey;
 use serde_json::{Value, json};
 
 use super::{Global, USAGE, out, query};
@@ -25,6 +26,9 @@ use crate::installation::{Recorded, compare, genesis_hash, recorded};
 use crate::keys::{FileRing, Keys};
 use crate::mint;
 use crate::organizations::{self, Place, PlaceError};
+
+/// The code of what is wrong with stored bytes.
+const LEDGER_DAMAGED: &str = "ledger-damaged";
 
 /// Entries looked at a time.
 const PAGE: u64 = 1024;
@@ -194,9 +198,19 @@ async fn fsck(data_dir: Option<&PathBuf>, global: &Global) -> Result<ExitCode> {
     let ledger = offline(data_dir, global).await?;
     let (mut good, mut reports, mut here) = (true, Vec::new(), Recorded::new());
     let mut on_record = Recorded::new();
+    let mut all_read = true;
     for (place, keys) in &ledger.held {
-        let log = ledger.logs.log(place.org).await;
-        let log = log.with_context(|| format!("the log of `{}` does not verify", place.name))?;
+        let log = match ledger.logs.log(place.org).await {
+            Ok(log) => log,
+            Err(error)
+                if matches!(error, LogError::Damaged { .. } | LogError::Entry { .. } | LogError::Proof { .. }) =>
+            {
+                reports.push(damaged_log(place, keys, &ledger.logs, &error).await?);
+                (good, all_read) = (false, false);
+                continue;
+            }
+            Err(error) => return Err(error).with_context(|| format!("the log of `{}` cannot be read", place.name)),
+        };
         let (sound, report) = fsck_log(place, keys, &log, &ledger.logs).await?;
         good &= sound;
         reports.push(report);
@@ -206,7 +220,8 @@ async fn fsck(data_dir: Option<&PathBuf>, global: &Global) -> Result<ExitCode> {
         }
     }
     ledger.logs.shutdown().await?;
-    let missing = compare(&on_record, &here).err();
+    // What the installation's log says of the others is held against all of them, or against nothing.
+    let missing = compare(&on_record, &here).err().filter(|_| all_read);
     let missing = missing.map(|error| json!({ "code": error.code(), "detail": error.to_string() }));
     good &= missing.is_none();
     let problems = Vec::from_iter(missing);
@@ -221,6 +236,39 @@ async fn fsck(data_dir: Option<&PathBuf>, global: &Global) -> Result<ExitCode> {
         global.answer(&json!({ "verdict": verdict, "problems": problems }))?;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is wrong with a log whose bytes do not lead to what its key signed: that, and each entry that none of its keys signed,
+/// which is where to look.
+async fn damaged_log(place: &Place, keys: &Keys, logs: &Logs, error: &LogError) -> Result<Value> {
+    let detail = match error {
+        LogError::Damaged { what, .. } => what.clone(),
+        other => crate::words(other),
+    };
+    let mut problems = vec![json!({ "code": LEDGER_DAMAGED, "detail": detail })];
+    let journal = logs.journal();
+    let record = journal.log_of(place.org).await?.context("the log has begun")?;
+    let (mut signers, mut from) = (vec![*keys.root_vkey().key()], 0);
+    while from < record.size {
+        let page = journal.entries(record.number, from..record.size.min(from + PAGE)).await?;
+        let Some(last) = page.last() else { break };
+        from = last.index + 1;
+        for stored in &page {
+            let why = match Entry::parse(&stored.leaf) {
+                Err(error) => Some(error.to_string()),
+                Ok(entry) => {
+                    if let Body::Boot(boot) = &entry.header.body {
+                        signers.extend(VerifyingKey::from_bytes(&boot.key.0));
+                    }
+                    let signed = || signers.iter().rev().any(|key| entry.verify(&stored.leaf, key).is_ok());
+                    (entry.signature.is_some() && !signed())
+                        .then(|| "its bytes are not what a key of this log signed".to_owned())
+                }
+            };
+            problems.extend(why.map(|why| json!({ "code": LEDGER_DAMAGED, "entry": stored.index, "detail": why })));
+        }
+    }
+    Ok(json!({ "log": place.name, "verdict": "INVALID", "entries": record.size, "problems": problems }))
 }
 
 /// Checks one log as an auditor would, and its payloads beside it. Whether it is sound, and what was found.
