@@ -556,6 +556,8 @@ mod tests {
         );
     }
 
+    type Taking = fn(&mut Summary);
+
     #[test]
     fn a_demo_of_which_any_part_is_missing_is_not_whole() {
         let good = || Summary {
@@ -566,7 +568,7 @@ mod tests {
             ..Summary::default()
         };
         assert!(is_whole(&good()));
-        let without: [(&str, fn(&mut Summary)); 6] = [
+        let without: [(&str, Taking); 6] = [
             ("its end", |summary| summary.states.truncate(1)),
             ("any state", |summary| summary.states.clear()),
             ("the refusal", |summary| summary.denied = 0),
