@@ -111,7 +111,7 @@ async fn authority_is_the_same_with_all_payloads_and_with_all_erased() {
 
     // A permit is still good for one start, and a start for one outcome.
     let start = at.world.engine.begin(Arc::clone(&at.agent), at.permitted, None).await.unwrap();
-    assert!(start.0.first, "{start:?}");
+    assert!(start.start.first, "{start:?}");
     for action in [at.permitted, at.begun] {
         let report = OutcomeReport { outcome: Outcome::Succeeded, output: None };
         at.world.engine.report(Arc::clone(&at.agent), action, report, None).await.unwrap();
