@@ -150,8 +150,8 @@ pub(crate) struct Limits {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Log {
     /// What to log: a level, or `tracing` directives such as `info,countersign=debug`. At `debug` of
-    /// `countersign_gateway_http` each answered request is logged with its id, status, instance and entry; else only those
-    /// that are answered with a status of 500 and above.
+    /// `countersign_gateway_http` each answered request is logged with its id, status, instance and entry; at `info`
+    /// those that are answered with a status of 401, 403, 429, or 500 and above.
     pub filter: String,
     /// One JSON object a line instead of text.
     pub json: bool,
