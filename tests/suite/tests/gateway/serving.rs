@@ -212,7 +212,9 @@ fn a_refused_credential_a_refusal_and_a_rate_are_logged_as_it_comes_and_counted(
         assert_eq!(figure(&format!("countersign_verdicts_total{{verdict=\"{verdict}\"}}")), count, "{verdict}");
     }
     assert_eq!(figure("countersign_rate_limited_total"), 1);
-    for (code, count) in [("policy-denied", 2), ("not-found", 1), ("body-unknown-field", 1), ("rate-limited", 1)] {
+    for (code, count) in
+        [("policy-denied", 2), ("instance-not-found", 1), ("body-unknown-field", 1), ("rate-limited", 1)]
+    {
         assert_eq!(figure(&format!("countersign_problems_total{{code=\"{code}\"}}")), count, "{code}");
     }
     assert_eq!(figure(&format!("countersign_credentials_refused_total{{code=\"{}\"}}", forged.code())), 1);
