@@ -7,17 +7,21 @@
 
 use std::collections::BTreeMap;
 
-use countersign_gateway_model::{Digest, Name};
+use countersign_gateway_model::{Digest, Name, OrgId};
+use countersign_policy_decide::{depth, entity_literals};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::{self, CanonicalError};
 use crate::digest::sha256;
-use crate::files::{CATALOGUE_FILE, FileError, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, SIGNATURES_FILE};
+use crate::files::{
+    CATALOGUE_FILE, FileError, FileKind, FilePath, Files, MANIFEST_FILE, MAX_BUNDLE_BYTES, SIGNATURES_FILE,
+};
 use crate::keys::RootKey;
 use crate::manifest::{CatalogueRef, Lineage, MAX_MANIFEST_BYTES, Manifest, Purpose, Settings, Shadow};
 use crate::root::{RootChain, RootError, Standing};
 use crate::signature::{Domain, Signature, Signatures};
+use crate::source;
 
 /// The first member of the transport form.
 const TRANSPORT: &str = "countersign-bundle/v1";
@@ -142,6 +146,19 @@ impl Draft {
             }
         };
         Ok(Self { settings, files })
+    }
+
+    /// The organization whose entities its policies name one by one, the first where they name several: whose bundle it
+    /// is, where nobody says so. None where it names no entity, or none of them with an organization.
+    pub fn names_organization(&self) -> Option<OrgId> {
+        let texts = self.files.of(FileKind::Policies).chain(self.files.of(FileKind::Invariants));
+        // Most bundles name none, and are not parsed for it.
+        let texts = texts.filter(|(_, text)| text.contains(OrgId::PREFIX));
+        depth::with_room(|| {
+            let policies = texts.flat_map(|(path, text)| source::parse(path, text, &mut Vec::new()));
+            let mut literals = policies.flat_map(|policy| entity_literals(&policy.est));
+            literals.find_map(|literal| literal.organization())
+        })
     }
 
     /// Fixes lineage and digests. The result is not signed yet.

@@ -151,7 +151,8 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
     let rules = data.rules.as_ref().map(|r| r.rules.keys().cloned().collect::<BTreeSet<Name>>());
     let reserved = data.counters.iter().flat_map(|c| &c.counters).filter(|(_, counter)| !counter.reserve.is_empty());
     let reserved = reserved.map(|(name, _)| name.clone()).collect();
-    findings.extend(lint::lint(&policies, rules.as_ref(), &reserved, &bundle.manifest().shadow));
+    let (organization, shadow) = (bundle.manifest().organization, &bundle.manifest().shadow);
+    findings.extend(lint::lint(organization, &policies, rules.as_ref(), &reserved, shadow));
     if let Some(rules) = &data.rules {
         let text = bundle.files().get("rules.json").map_or("", |text| text);
         lint::approval::lint(rules, text, &policies, catalogue, &mut findings);

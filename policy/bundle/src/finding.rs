@@ -56,6 +56,8 @@ rules! {
     PolicyId = "policy-id",
     /// A policy template, which nothing links.
     Template = "template",
+    /// An entity that cannot exist: without its organization, or of another one.
+    ForeignEntity = "foreign-entity",
     /// An annotation that means nothing, or has a value that means nothing.
     Annotation = "annotation",
     /// A gate that is not `forbid … unless { context.satisfied.contains(ApprovalRule::"x") }` with

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::bundle::Bundle;
 use crate::files::FileKind;
 use crate::finding::{Finding, Place, RuleId};
-use crate::source;
+use crate::{lint, source};
 
 /// Says what a missing proof means.
 const UNPROVED: &str = "unproved";
@@ -88,6 +88,7 @@ pub(crate) fn read(bundle: &Bundle, findings: &mut Vec<Finding>) -> Vec<Invarian
                     true
                 }
             };
+            lint::foreign(bundle.manifest().organization, &policy, findings);
             invariants.push(Invariant {
                 title: annotation("title").or_else(|| annotation("doc")).map(str::to_owned),
                 place: policy.place(),

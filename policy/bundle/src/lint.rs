@@ -9,7 +9,8 @@ pub(crate) mod approval;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::Effect;
-use countersign_gateway_model::Name;
+use countersign_gateway_model::{Name, OrgId};
+use countersign_policy_decide::entity_literals;
 use serde_json::{Value, json};
 
 use crate::finding::{Finding, RuleId};
@@ -45,6 +46,7 @@ pub(crate) fn rule_of(policy: &SourcePolicy) -> Option<&str> {
 
 /// All lint rules over all policies. `reserved`: the counters that some tool takes from when it is allowed.
 pub(crate) fn lint(
+    organization: OrgId,
     policies: &[SourcePolicy],
     rules: Option<&BTreeSet<Name>>,
     reserved: &BTreeSet<Name>,
@@ -56,6 +58,7 @@ pub(crate) fn lint(
         annotations(policy, &mut findings);
         gate(policy, &mut findings);
         facts(policy, &mut findings);
+        foreign(organization, policy, &mut findings);
         can_error(policy, &mut findings);
         advisory(policy, reserved, &mut findings);
     }
@@ -265,6 +268,16 @@ fn facts(policy: &SourcePolicy, findings: &mut Vec<Finding>) {
             )
             .of(&policy.id),
         );
+    }
+}
+
+/// An entity that can never be asked about: a forbid that names it fails open, and a permit or an invariant says nothing.
+pub(crate) fn foreign(organization: OrgId, policy: &SourcePolicy, findings: &mut Vec<Finding>) {
+    for literal in entity_literals(&policy.est) {
+        if let Some((message, next)) = literal.misnamed(organization) {
+            let place = policy.place_of_entity(&literal.id);
+            findings.push(Finding::error(place, RuleId::ForeignEntity, message, next).of(&policy.id));
+        }
     }
 }
 

@@ -73,6 +73,18 @@ impl SourcePolicy {
         });
         self.place_at(hit.map_or(0, |t| t.range.start))
     }
+
+    /// Where an entity of that id is first named (`Type::"id"`), outside comments; else where the policy begins.
+    pub(crate) fn place_of_entity(&self, id: &str) -> Place {
+        let text = self.text();
+        let word = |t: &Token| text.get(t.range.clone()).unwrap_or_default();
+        let hit = self.tokens.windows(3).find_map(|tokens| {
+            let [first, second, third] = tokens else { return None };
+            let named = word(first) == ":" && word(second) == ":" && third.kind == Kind::Text;
+            (named && word(third).trim_matches('"') == id).then_some(third.range.start)
+        });
+        self.place_at(hit.unwrap_or(0))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

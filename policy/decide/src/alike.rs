@@ -11,8 +11,7 @@ use std::collections::HashMap;
 use countersign_gateway_model::Digest;
 use serde_json::Value;
 
-use crate::reference::EntityKind;
-use crate::schema::NAMESPACE;
+use crate::literal::recorded;
 use crate::sha256;
 
 /// Operators that see of a text nothing but that it is one.
@@ -35,7 +34,7 @@ fn rename(json: &mut Value, names: &mut Names) {
     match json {
         Value::Object(map) => {
             if let (2, Some(Value::String(ty)), Some(Value::String(id))) = (map.len(), map.get("type"), map.get("id")) {
-                if recorded(ty) && plain(id) {
+                if recorded(ty).is_some() && plain(id) {
                     let number = number(names, Some(ty), id);
                     map.insert("id".to_owned(), Value::from(number));
                 }
@@ -69,13 +68,6 @@ fn number(names: &mut Names, ty: Option<&String>, name: &str) -> usize {
 
 fn plain(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/-".contains(&b))
-}
-
-/// Whether a type has records, so that its ids are no part of the schema.
-fn recorded(ty: &str) -> bool {
-    ty.strip_prefix(NAMESPACE)
-        .and_then(|rest| rest.strip_prefix("::"))
-        .is_some_and(|name| EntityKind::ALL.iter().any(|kind| kind.as_str() == name))
 }
 
 #[cfg(test)]

@@ -233,6 +233,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use cedar_policy::SchemaFragment;
+    use countersign_gateway_model::OrgId;
 
     use super::*;
     use crate::gate::Known;
@@ -245,7 +246,7 @@ mod tests {
         for additions in ["namespace Mine { entity T; }", mine] {
             let schema = Schema::from_schema_fragments([fragment(schema::BASE), fragment(additions)]).unwrap();
             let (none, no_shadow) = (BTreeSet::new(), BTreeMap::new());
-            let mut loading = Loading::new(&no_shadow);
+            let mut loading = Loading::new(OrgId::from_bytes([1; 16]), &no_shadow);
             let kernel = include_str!("kernel.cedar");
             loading.load("kernel", kernel, true, &Known { rules: &none, transforms: &none }).unwrap();
             let sets = actions(&schema, &loading.prepared);

@@ -15,6 +15,7 @@ mod entity;
 mod explain;
 mod gate;
 mod index;
+mod literal;
 mod loading;
 mod locate;
 mod operation;
@@ -54,6 +55,7 @@ pub use entity::{
 };
 pub use explain::{Clause, Explained, Explanation, Outcome, explain};
 pub use gate::annotation;
+pub use literal::{EntityLiteral, NOBODY, entity_literals};
 pub use loading::LEVEL;
 pub use locate::{Pointer, ToolPattern};
 pub use operation::Operation;

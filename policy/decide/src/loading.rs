@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use cedar_policy_core::ast::Policy as CorePolicy;
-use countersign_gateway_model::{Digest, Name, Timestamp};
+use countersign_gateway_model::{Digest, Name, OrgId, Timestamp};
 
 use crate::alike;
 use crate::clauses;
 use crate::gate::{self, Known};
+use crate::literal::entity_literals;
 use crate::parts::{BuildError, Place, line_starts};
 use crate::prepared::Prepared;
 use crate::schema;
@@ -28,12 +29,14 @@ pub(crate) struct Loading<'p> {
     pub(crate) places: HashMap<String, Place>,
     /// What strict validation can tell apart, as digests: texts of ten thousand policies are megabytes.
     pub(crate) forms: HashMap<PolicyId, Digest>,
+    org: OrgId,
     shadow: &'p BTreeMap<Name, Timestamp>,
 }
 
 impl<'p> Loading<'p> {
-    pub(crate) fn new(shadow: &'p BTreeMap<Name, Timestamp>) -> Self {
-        Self { prepared: Vec::new(), set: PolicySet::new(), places: HashMap::new(), forms: HashMap::new(), shadow }
+    pub(crate) fn new(org: OrgId, shadow: &'p BTreeMap<Name, Timestamp>) -> Self {
+        let (places, forms) = (HashMap::new(), HashMap::new());
+        Self { prepared: Vec::new(), set: PolicySet::new(), places, forms, org, shadow }
     }
 
     /// Adds a file's policies; only the program's own may have the program's ids.
@@ -66,14 +69,20 @@ impl<'p> Loading<'p> {
                 return Err(BuildError::DuplicateId { place, id: id.to_string() });
             }
             // Cedar makes its JSON form by parsing the text again: once is enough.
-            let lift = policy
-                .to_json()
-                .map_err(|error| format!("it has no json form ({error}); rewrite it"))
-                .and_then(|json| {
-                    self.forms.insert(policy.id().clone(), alike::form(&json));
-                    gate::check(&policy, &json, known)
-                })
-                .map_err(|problem| BuildError::Gate { place: place.clone(), id: id.clone(), problem })?;
+            let json = policy.to_json().map_err(|error| {
+                let problem = format!("it has no json form ({error}); rewrite it");
+                BuildError::Gate { place: place.clone(), id: id.clone(), problem }
+            })?;
+            let misnamed = entity_literals(&json).iter().find_map(|literal| literal.misnamed(self.org));
+            if let Some((text, next)) = misnamed {
+                return Err(BuildError::ForeignEntity { place, id, problem: format!("{text}; {next}") });
+            }
+            self.forms.insert(policy.id().clone(), alike::form(&json));
+            let lift = gate::check(&policy, &json, known).map_err(|problem| BuildError::Gate {
+                place: place.clone(),
+                id: id.clone(),
+                problem,
+            })?;
             let shadow_until = self.shadow.get(&id).copied();
             if shadow_until.is_some() && (kernel || gate::annotation(&policy, "severity") == Some("hard")) {
                 let problem = "is the kernel's, or `@severity(\"hard\")`: it is never in shadow; remove it there";

@@ -164,6 +164,16 @@ pub enum BuildError {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// An entity that cannot exist: a policy that names it would apply to nothing.
+    #[error("{place}: policy `{id}`: {problem}")]
+    ForeignEntity {
+        /// Where.
+        place: Place,
+        /// The policy.
+        id: Name,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// Strict validation failed, or warned.
     #[error("{place}: policy `{id}`: {reason}")]
     Invalid {

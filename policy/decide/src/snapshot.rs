@@ -81,7 +81,7 @@ impl PolicySnapshot {
         let schema_text = schema::effective(&parts.roles, &rule_names, &counter_names, &tools);
         let schema = schema::build(&schema_text, &parts.schema)?;
 
-        let mut loading = Loading::new(&parts.shadow);
+        let mut loading = Loading::new(parts.org, &parts.shadow);
         let transform_names = parts.transforms.iter().cloned().collect();
         let known = Known { rules: &rule_names, transforms: &transform_names };
         loading.load("kernel", KERNEL, true, &known)?;

@@ -322,6 +322,26 @@ fn moving_a_team_moves_everyone_below_it_at_once() {
 }
 
 #[test]
+fn a_forbid_that_names_an_entity_that_cannot_exist_does_not_load() {
+    // Cedar types it, and it would never fire: the agent is called `<organization>/coder` wherever it is asked about.
+    let stop = |id: &str| {
+        format!(r#"{PERMIT}@id("stop") forbid (principal == Countersign::Agent::"{id}", action, resource);"#)
+    };
+    let own = format!("{}/coder", org());
+    let s = snapshot(&stop(&own));
+    assert_eq!(ids(&ask(&s, &world(), &read(&s))), ["stop"]);
+    for (id, words) in [
+        ("coder".to_owned(), "names no organization"),
+        (format!("{}/coder", OrgId::from_bytes([2; 16])), "of another organization"),
+    ] {
+        let error = build(&stop(&id)).unwrap_err();
+        assert!(matches!(&error, BuildError::ForeignEntity { id, .. } if id.as_str() == "stop"), "{error:?}");
+        let error = error.to_string();
+        assert!(error.contains(words) && error.contains(&format!("Countersign::Agent::\"{own}\"")), "{error}");
+    }
+}
+
+#[test]
 fn a_missing_member_is_a_denial_that_names_it() {
     // Without the rule, Cedar would skip this forbid for want of the owner, and allow.
     let forbid = r#"@id("owner") forbid (principal is Countersign::Agent, action, resource)

@@ -330,3 +330,28 @@ fn what_this_program_has_nothing_for_is_refused_and_what_was_in_force_with_it_st
     assert!(check_draft(&other, org(), None).stands().is_none(), "nothing else is passed over");
     assert!(check_draft(&with(&[("ages.json", "{\"ages_s\":{}}")]), org(), None).accepted().is_some());
 }
+
+#[test]
+fn a_policy_that_names_an_entity_of_nobody_or_of_others_neither_passes_nor_decides() {
+    let forbid = |id: &str| {
+        let head = "action == Countersign::Action::\"listTools\", resource)";
+        format!("{GOOD}@id(\"stop\")\nforbid (principal == Countersign::Agent::\"{id}\", {head};\n")
+    };
+    let own = forbid(&format!("{}/fixer", org()));
+    let draft = with(&[("policies.cedar", &own)]);
+    assert!(check_draft(&draft, org(), None).accepted().is_some());
+    assert_eq!(draft.names_organization(), Some(org()));
+    assert_eq!(with(&[]).names_organization(), None);
+    for wrong in ["fixer".to_owned(), format!("{}/fixer", OrgId::from_bytes([2; 16]))] {
+        let draft = with(&[("policies.cedar", &forbid(&wrong))]);
+        assert_eq!(first_error(&draft), (RuleId::ForeignEntity, "policies.cedar:11:42".to_owned()));
+        let checked = check_draft(&draft, org(), None);
+        assert!(checked.built().is_none(), "what decides is not even built");
+        let finding = &checked.report.findings[0];
+        assert!(finding.next_step.contains(&format!("Countersign::Agent::\"{}/fixer\"", org())), "{finding}");
+    }
+    // An invariant about nobody would be proved, and say nothing.
+    let never = "@id(\"never\")\npermit (principal == Countersign::Agent::\"fixer\", action, resource);";
+    let draft = with(&[("invariants/a.cedar", never)]);
+    assert_eq!(first_error(&draft), (RuleId::ForeignEntity, "invariants/a.cedar:2:42".to_owned()));
+}

@@ -12,12 +12,14 @@ fn lint_text(text: &str, rules: &[&str], shadow: &Shadow) -> Vec<(RuleId, Severi
     let policies = crate::source::parse(&FilePath::new("policies.cedar").unwrap(), &text.into(), &mut findings);
     assert!(findings.is_empty(), "{findings:?}");
     let rules = rules.iter().map(|r| Name::new(r).unwrap()).collect();
-    let found = lint(&policies, Some(&rules), &BTreeSet::from([Name::new("held").unwrap()]), shadow);
+    let found = lint(ORG, &policies, Some(&rules), &BTreeSet::from([Name::new("held").unwrap()]), shadow);
     for finding in &found {
         assert!(!finding.message.is_empty() && !finding.next_step.is_empty(), "{finding}");
     }
     found.into_iter().map(|f| (f.rule, f.severity, f.place.to_string())).collect()
 }
+
+const ORG: OrgId = OrgId::from_bytes([1; 16]);
 
 const GATE: &str = r#"@id("g")
 @requires_approval("r")
@@ -208,7 +210,7 @@ fn a_forbid_that_can_fail_says_how_to_write_it_safely() {
     let text = r#"@id("x") forbid(principal, action, resource) when { context.denials + 1 > 3 };"#;
     let mut findings = Vec::new();
     let policies = crate::source::parse(&FilePath::new("policies.cedar").unwrap(), &text.into(), &mut findings);
-    let found = lint(&policies, None, &BTreeSet::new(), &Shadow::default());
+    let found = lint(ORG, &policies, None, &BTreeSet::new(), &Shadow::default());
     assert_eq!(found[0].place.to_string(), "policies.cedar:1:69");
     assert!(found[0].next_step.contains("a > 9"), "{}", found[0]);
     let safe = r#"@id("x") forbid(principal, action, resource) when { context.denials > 2 };"#;
@@ -280,7 +282,7 @@ fn a_policy_that_another_one_makes_superfluous_is_named() {
             false,
         ),
         (
-            "permit(principal == Countersign::Agent::\"a\", action, resource)".to_owned(),
+            format!("permit(principal == Countersign::Agent::\"{ORG}/a\", action, resource)"),
             "permit(principal, action, resource) when { context.delegated }".to_owned(),
             false,
         ),
@@ -465,4 +467,39 @@ fn an_overridable_key_is_one_of_a_tool_that_the_rule_gates() {
     assert_eq!(found(r#"action in Countersign::Action::"callTool""#, "/path"), wrong, "a dispatch is another group");
     assert_eq!(found(r#"action in [Countersign::Action::"dispatch", Countersign::Action::"start"]"#, "/path"), []);
     assert_eq!(found("action", "/path"), []);
+}
+
+#[test]
+fn an_entity_that_cannot_exist_is_an_error_where_it_is_named() {
+    let other = OrgId::from_bytes([2; 16]);
+    let scope = "principal, action, resource";
+    for (id, wrong) in [("fixer".to_owned(), true), (format!("{other}/fixer"), true), (format!("{ORG}/fixer"), false)] {
+        for (head, condition) in [
+            (format!("principal == Countersign::Agent::\"{id}\", action, resource"), "true".to_owned()),
+            (format!("principal, action, resource in Countersign::Team::\"{id}\""), "true".to_owned()),
+            (
+                format!("principal is Countersign::Person in Countersign::Group::\"{id}\", action, resource"),
+                "true".to_owned(),
+            ),
+            (scope.to_owned(), format!("principal == Countersign::Agent::\"{id}\"")),
+            (
+                scope.to_owned(),
+                format!("[Countersign::Tool::\"{ORG}/a.b\", Countersign::Tool::\"{id}\"].contains(resource)"),
+            ),
+        ] {
+            // The policy's own name is the same text, and is not what is wrong.
+            let text = format!("@id(\"fixer\") forbid ({head})\nwhen {{ {condition} }};");
+            let line = text.lines().position(|line| line.contains(&format!("::\"{id}\""))).unwrap();
+            let column = text.lines().nth(line).unwrap().find(&format!("\"{id}\"")).unwrap();
+            let column = if line == 0 { text.find(&format!("::\"{id}\"")).unwrap() + 2 } else { column };
+            let place = format!("policies.cedar:{}:{}", line + 1, column + 1);
+            let expected = if wrong { vec![(RuleId::ForeignEntity, Severity::Error, place)] } else { vec![] };
+            assert_eq!(lint_text(&text, &[], &Shadow::default()), expected, "{text}");
+        }
+    }
+    // Members of enums, actions and a bundle's own types have the ids that the schema gives them.
+    let alone = "@id(\"x\") forbid (principal, action == Countersign::Action::\"start\", resource) when { \
+                 principal in Countersign::Role::\"ADMIN\" && principal != Mine::Robot::\"r\" && \
+                 context.instance.state == Countersign::State::\"RUNNING\" };";
+    assert_eq!(lint_text(alone, &[], &Shadow::default()), []);
 }

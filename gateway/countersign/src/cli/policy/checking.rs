@@ -10,6 +10,7 @@ use countersign_policy_store::bundle::{
     Bundle, Checked, Draft, FileKind, FilePath, Finding, RuleId, Severity, TestRun, check_draft, first_difference,
     format, has_format,
 };
+use countersign_policy_store::decide::NOBODY;
 use countersign_policy_store::decide::catalogue::Catalogue;
 use countersign_policy_store::{default_catalogue, read_bundle, read_catalogue, read_draft, read_folder};
 use serde_json::{Value, json};
@@ -26,7 +27,7 @@ pub(crate) struct Source {
     /// Tool catalogue; else `tools/catalogue.json` in the folder, else the one that a new organization starts with.
     #[arg(long, value_name = "FILE")]
     catalogue: Option<PathBuf>,
-    /// Whose bundle it is, where policies name principals one by one; else what the sealed manifest says.
+    /// Whose bundle it is; else what the sealed manifest says, else the organization that its policies name.
     #[arg(long, value_name = "ORG")]
     organization: Option<OrgId>,
 }
@@ -104,9 +105,9 @@ impl Source {
 
     /// Whose bundle it is. Nobody's in particular, unless somebody says so: what belongs to whom is checked again where
     /// it is activated.
-    pub(super) fn organization(path: &Path, given: Option<OrgId>) -> OrgId {
+    pub(super) fn organization(path: &Path, given: Option<OrgId>, draft: &Draft) -> OrgId {
         let sealed = || read_bundle(path).ok().map(|bundle: Bundle| bundle.manifest().organization);
-        given.or_else(sealed).unwrap_or_else(|| OrgId::from_bytes([0; 16]))
+        given.or_else(sealed).or_else(|| draft.names_organization()).unwrap_or(NOBODY)
     }
 
     fn checked(&self) -> Result<Checked> {
@@ -117,7 +118,7 @@ impl Source {
     pub(super) fn draft(&self) -> Result<(Draft, Checked)> {
         let draft = read_draft(&self.path)?;
         let catalogue = self.catalogue_of(&self.path)?;
-        let checked = check_draft(&draft, Self::organization(&self.path, self.organization), Some(&catalogue));
+        let checked = check_draft(&draft, Self::organization(&self.path, self.organization, &draft), Some(&catalogue));
         Ok((draft, checked))
     }
 

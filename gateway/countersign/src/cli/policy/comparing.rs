@@ -52,7 +52,7 @@ pub(super) fn compare(args: &Compare, global: &Global) -> Result<bool> {
     let difference = diff(&old, &new);
     let check = |path: &PathBuf, draft| -> Result<_> {
         let catalogue = Source::catalogue(path, args.catalogue.as_deref())?;
-        Ok(check_draft(draft, Source::organization(path, None), Some(&catalogue)))
+        Ok(check_draft(draft, Source::organization(path, None, draft), Some(&catalogue)))
     };
     let (before, after) = (check(&args.old, &old)?, check(&args.new, &new)?);
     let shown: Option<Vec<Example>> = match (before.built(), after.built()) {

@@ -69,7 +69,7 @@ pub(crate) fn prove(args: &Prove, global: &Global) -> Result<Proven> {
         Some(path) => {
             let old = read_draft(path)?;
             let catalogue = args.source.catalogue_of(path)?;
-            let checked = check_draft(&old, Source::organization(path, None), Some(&catalogue));
+            let checked = check_draft(&old, Source::organization(path, None, &old), Some(&catalogue));
             let before = checked.built().with_context(|| format!("`{}`: {unsound}", path.display()))?;
             Some(proofs.compare(Side { snapshot: before, draft: &old }, new, now)?)
         }
