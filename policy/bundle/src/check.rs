@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::bundle::{Bundle, Draft};
 use crate::cases::TestRun;
+use crate::element::offset_of;
 use crate::files::{FileKind, FilePath};
 use crate::finding::{Finding, Place, RuleId, Severity, json_place, words};
 use crate::invariants::{self, Invariant, Proof};
@@ -199,7 +200,10 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
         // at its first error; then, or where it need not be tried, Cedar is asked again for all of them.
         let built = no_error(&findings).then(|| PolicySnapshot::build(parts.clone()));
         match built {
-            Some(Ok(built)) => snapshot = Some(Arc::new(built)),
+            Some(Ok(built)) => {
+                misfits(bundle, &built, &parts.masks, &mut later);
+                snapshot = Some(Arc::new(built));
+            }
             refused => {
                 if let Some(schema) = effective_schema(&parts, additions, &mut findings) {
                     types(&policies, &schema, &mut findings);
@@ -314,6 +318,18 @@ fn aged(bundle: &Bundle, ages: &Ages, findings: &mut Vec<Finding>) {
         );
         let next = "leave it out; what is revoked here counts at once";
         findings.push(Finding::error(Place::at("ages.json", text, at), RuleId::Unsupported, message, next));
+    }
+}
+
+/// A mask that could only ever refuse. The snapshot denies what it cannot mask, so that nothing passes raw either way.
+fn misfits(bundle: &Bundle, snapshot: &PolicySnapshot, masks: &Masks, findings: &mut Vec<Finding>) {
+    let text = bundle.files().get("masks.json").map_or("", |text| text);
+    let tools: Vec<_> = snapshot.tools().map(|tool| (&tool.tool.name, &tool.shape)).collect();
+    for misfit in masks.misfits(&tools.iter().copied()) {
+        let place = Place::at("masks.json", text, offset_of(text, &misfit.at));
+        let message = format!("`{}`: {}", misfit.rule, misfit.problem);
+        let next = "give a constant that the tool's schema takes, or name another place";
+        findings.push(Finding::error(place, RuleId::Mask, message, next));
     }
 }
 

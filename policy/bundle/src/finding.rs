@@ -77,6 +77,8 @@ rules! {
     Roles = "roles",
     /// Another data file does not read.
     Data = "data",
+    /// A mask or a transform that could only ever refuse.
+    Mask = "mask",
     /// A forbid whose evaluation can fail: then it denies everything it applies to.
     ForbidCanError = "forbid-can-error",
     /// A forbid that reads a counter which nothing reserves: two at once may both pass.

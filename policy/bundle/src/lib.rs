@@ -13,6 +13,7 @@ mod catalogue;
 mod check;
 mod diff;
 mod digest;
+mod element;
 mod files;
 mod finding;
 mod format;

@@ -221,6 +221,10 @@ fn unfit(snapshot: &PolicySnapshot, slice: &Slice, question: &Question) -> Optio
         if *input.tool() != question.resource.id || current.is_none_or(|t| t.version != input.version()) {
             return invalid("the input was typed for another tool, or for another version of it");
         }
+        if let Some(mask) = input.unmaskable() {
+            let text = format!("the tool takes neither what mask `{mask}` leaves of a field nor the input without it");
+            return Some(Answer::refused(ground::MASK_FAILED, text, 0));
+        }
     } else if question.input.is_some() {
         return invalid("only a tool question has a typed input");
     }

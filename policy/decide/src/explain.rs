@@ -91,7 +91,7 @@ pub fn explain(snapshot: &PolicySnapshot, slice: &Slice, question: &Question) ->
     let request =
         context(snapshot, question, &question.satisfied).and_then(|context| snapshot.request(question, context));
     let Ok(request) = request else { return explanation };
-    if !slice.problems().is_empty() {
+    if !slice.problems().is_empty() || question.input.as_ref().is_some_and(|input| input.unmaskable().is_some()) {
         return explanation;
     }
     let evaluator = Evaluator::new(request, slice.cedar(), Extensions::all_available());

@@ -76,12 +76,19 @@ impl TypedInput {
         &self.found
     }
 
+    /// The mask that could neither replace nor drop a field of it. Then nothing that masks would change stands in it, it
+    /// passes no schema, and the question is denied.
+    pub(crate) fn unmaskable(&self) -> Option<&str> {
+        masks::failed(&self.masked)
+    }
+
     pub(crate) fn record(&self) -> &Value {
         &self.record
     }
 }
 
-/// Reads, checks, masks and converts the input of one tool. What a mask takes away is in nothing that this gives.
+/// Reads, checks, masks and converts the input of one tool. What a mask takes away is in nothing that this gives. Where a
+/// mask can neither replace nor drop a field, the rest is given, so that it can be put on record: policy denies it.
 pub fn parse(tool: &CompiledTool, bytes: &[u8]) -> Result<TypedInput, InputError> {
     if bytes.len() > MAX_INPUT {
         return Err(InputError::TooLarge { size: bytes.len() });
@@ -94,7 +101,30 @@ pub(crate) fn masked(tool: &CompiledTool, value: Json) -> Result<TypedInput, Inp
     if tool.masks.is_empty() {
         return convert(tool, &value);
     }
-    rewritten(tool, value, &tool.masks)
+    match rewritten(tool, value.clone(), &tool.masks) {
+        Err(InputError::Unmaskable { mask }) => Ok(unmaskable(tool, value, &mask)),
+        read => read,
+    }
+}
+
+/// What is left of an input of which a mask could neither replace nor drop a field.
+fn unmaskable(tool: &CompiledTool, mut value: Json, mask: &str) -> TypedInput {
+    let masked = masks::dropped(&tool.masks, mask, &mut value);
+    withheld(tool, &value, masked)
+}
+
+fn withheld(tool: &CompiledTool, value: &Json, masked: BTreeSet<Name>) -> TypedInput {
+    TypedInput {
+        tool: tool.tool.name.clone(),
+        version: tool.version,
+        canonical: value.canonical().into(),
+        record: crate::value::record([]),
+        opaque: BTreeSet::new(),
+        applied: BTreeSet::new(),
+        masked,
+        detected: BTreeSet::new(),
+        found: Vec::new(),
+    }
 }
 
 /// An input with some steps applied to it.
@@ -129,6 +159,10 @@ pub(crate) fn restored(
     applied: BTreeSet<Name>,
     masked: BTreeSet<Name>,
 ) -> Result<TypedInput, InputError> {
+    if masks::failed(&masked).is_some() {
+        refuse_reserved(value, "")?;
+        return Ok(withheld(tool, value, masked));
+    }
     Ok(TypedInput { applied, masked, ..convert(tool, value)? })
 }
 

@@ -8,7 +8,8 @@
 //! A mask is always applied, while the input is read: nothing behind the reader ever has the raw value. A transform is
 //! applied when a policy asks for it by `@transform`. Applying either a second time changes nothing. What is left still
 //! passes the tool's schema; a replacement that does not is a failure, which drops the field and says so
-//! (`mask-failed:<name>`), and if the tool cannot do without the field, the input is refused.
+//! (`mask-failed:<name>`). If the tool cannot do without the field, the question is denied, on record and without it
+//! (`gateway:mask-failed`); where that can be known before, a check of the bundle refuses the mask ([`Masks::misfits`]).
 //! A place must be sure: all elements of an array (`*`) and none by its number, nothing below a value that is left open.
 //! Absent: when a transform is asked for (`decide`). Read next: `input`.
 
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::DataError;
 use crate::json::Json;
 use crate::locate::{Pointer, ToolPattern, all_tools};
-use crate::shape::{InputError, Reach, Shape};
+use crate::shape::{InputError, Reach, Shape, Slot};
 
 /// How many masks and transforms a bundle may have, each.
 const MAX_RULES: usize = 64;
@@ -98,6 +99,20 @@ impl With {
     }
 }
 
+impl With {
+    /// Whether it may take the place of a value there.
+    fn fits(&self, slot: &Slot<'_>) -> bool {
+        match (self, slot.listed()) {
+            (Self::Drop, _) => true,
+            (Self::Constant(constant), _) => slot.takes(&Json::from_serde(constant)),
+            (Self::Stars | Self::Last4, Some(listed)) => {
+                listed.iter().all(|value| self.of(value).is_some_and(|new| slot.takes(&new)))
+            }
+            (Self::Stars | Self::Last4, None) => slot.may_be_text(),
+        }
+    }
+}
+
 impl Masks {
     /// Reads `masks.json`, strictly.
     pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
@@ -121,6 +136,30 @@ impl Masks {
             }
         }
         Ok(masks)
+    }
+
+    /// Steps that could only ever refuse: what takes the place of a value fits no value there, and the tool cannot do
+    /// without one of the fields that would be dropped instead. What is found only in a value (a pattern) is not seen.
+    pub fn misfits<'t>(&self, tools: &(impl Iterator<Item = (&'t Name, &'t Shape)> + Clone)) -> Vec<Misfit> {
+        let mut found = Vec::new();
+        for (what, rules) in [("masks", &self.masks), ("transforms", &self.transforms)] {
+            for (name, rule) in rules {
+                for (number, step) in rule.steps.iter().enumerate() {
+                    let mut meant =
+                        tools.clone().filter(|(tool, _)| step.tools.iter().any(|t| t.admits(tool.as_str())));
+                    found.extend(meant.find_map(|(tool, shape)| {
+                        let (at, problem) = step.misfit(tool, shape)?;
+                        let key = name.as_str().replace('/', "~1");
+                        Some(Misfit {
+                            at: format!("/{what}/{key}/steps/{number}/at/{at}"),
+                            rule: name.clone(),
+                            problem,
+                        })
+                    }));
+                }
+            }
+        }
+        found
     }
 
     /// A place where a raw value could stay: every tool it is meant for lacks it, or one of them has it where a mask
@@ -153,6 +192,38 @@ impl Masks {
     }
 }
 
+impl Step {
+    /// Which of its pointers leads to a value that it can neither replace nor leave out, and why.
+    fn misfit(&self, tool: &Name, shape: &Shape) -> Option<(usize, String)> {
+        let sure = |pointer: &&Pointer| shape.reach(pointer.steps()) == Reach::Sure;
+        // A step that fails drops all its fields.
+        let needed = self.at.iter().filter(sure).find(|at| shape.slots(at.steps()).iter().any(|slot| slot.required))?;
+        let (number, pointer) = self.at.iter().enumerate().find(|(_, pointer)| match self.with {
+            With::Drop => *pointer == needed,
+            _ => sure(pointer) && shape.slots(pointer.steps()).iter().any(|slot| !self.with.fits(slot)),
+        })?;
+        let problem = if self.with == With::Drop {
+            format!("`{tool}` requires `{pointer}`, so that each of its calls would be refused")
+        } else {
+            format!(
+                "`{tool}` does not take at `{pointer}` what stands there then, and requires `{needed}`, so that its calls would be refused"
+            )
+        };
+        Some((number, problem))
+    }
+}
+
+/// A step of a mask or a transform that could only ever refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// The mask or transform.
+    pub rule: Name,
+    /// The place of the pointer in `masks.json`: a JSON pointer.
+    pub at: String,
+    /// What is wrong.
+    pub problem: String,
+}
+
 /// The steps of all masks, or of some transforms, that concern one tool.
 pub(crate) fn steps_for<'m>(tool: &str, rules: impl IntoIterator<Item = (&'m Name, &'m Rewrite)>) -> Vec<(Name, Step)> {
     let concerns = |step: &&Step| step.tools.iter().any(|pattern| pattern.admits(tool));
@@ -160,6 +231,21 @@ pub(crate) fn steps_for<'m>(tool: &str, rules: impl IntoIterator<Item = (&'m Nam
         .into_iter()
         .flat_map(|(name, rule)| rule.steps.iter().filter(concerns).map(|step| (name.clone(), step.clone())))
         .collect()
+}
+
+/// An input without any of the fields that masks would change, and the fact that says why: `mask-failed:<name>` alone,
+/// where a field that was only dropped has `masked:<name>` too.
+pub(crate) fn dropped(steps: &[(Name, Step)], failed: &str, input: &mut Json) -> BTreeSet<Name> {
+    for pointer in steps.iter().flat_map(|(_, step)| &step.at) {
+        pointer.replace(input, &mut |_| None);
+    }
+    Name::new(&format!("mask-failed:{failed}")).into_iter().collect()
+}
+
+/// The mask that failed where the tool cannot do without the field, by the facts of the input.
+pub(crate) fn failed(facts: &BTreeSet<Name>) -> Option<&str> {
+    let names = facts.iter().filter_map(|fact| fact.as_str().strip_prefix("mask-failed:"));
+    names.into_iter().find(|name| !facts.iter().any(|fact| fact.as_str().strip_prefix("masked:") == Some(*name)))
 }
 
 /// Whether a fact is one of those that say what masks did.

@@ -24,6 +24,8 @@ pub mod ground {
     pub const TRANSFORM_AGAIN: &str = "gateway:transform-again";
     /// What a transform leaves of the input does not fit the tool's schema.
     pub const TRANSFORM_FAILED: &str = "gateway:transform-failed";
+    /// A mask could neither replace nor drop a field that must not pass raw.
+    pub const MASK_FAILED: &str = "gateway:mask-failed";
     /// A gate whose rule does not lift it.
     pub const STUCK_GATE: &str = "gateway:stuck-gate";
 }

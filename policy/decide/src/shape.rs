@@ -69,7 +69,8 @@ pub enum InputError {
         /// Where.
         path: String,
     },
-    /// A field must not be passed on raw, and the tool takes neither its replacement nor its absence.
+    /// A field must not be passed on raw, and the tool takes neither its replacement nor its absence. Reading an input
+    /// gives the rest of it instead, for the record of the denial.
     #[error("the tool's input schema takes neither what mask `{mask}` leaves of a field nor its absence")]
     Unmaskable {
         /// Which mask or transform.
@@ -181,6 +182,35 @@ pub(crate) enum Reach {
     BelowOpaque,
 }
 
+/// What a schema asks of the value at one place.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot<'s> {
+    kind: &'s Kind,
+    /// The input does not pass without it.
+    pub(crate) required: bool,
+    nullable: bool,
+}
+
+impl Slot<'_> {
+    /// Whether this value passes there.
+    pub(crate) fn takes(&self, value: &Json) -> bool {
+        (self.nullable && *value == Json::Null) || self.kind.convert(value, "", &mut BTreeSet::new()).is_ok()
+    }
+
+    /// Whether a text may stand there at all.
+    pub(crate) fn may_be_text(&self) -> bool {
+        matches!(self.kind, Kind::Text { .. } | Kind::Opaque(_))
+    }
+
+    /// The only values that may stand there, where the schema lists them.
+    pub(crate) fn listed(&self) -> Option<&[Json]> {
+        match self.kind {
+            Kind::Text { among, .. } | Kind::Long { among, .. } => among.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 impl Shape {
     /// The Cedar record type, in schema syntax.
     pub(crate) fn cedar_type(&self, out: &mut String) {
@@ -231,6 +261,20 @@ impl Shape {
         } else {
             self.fields.get(step).map_or(Reach::Nothing, below)
         }
+    }
+
+    /// What the schema asks of whatever stands at a place, wherever a pointer leads surely.
+    pub(crate) fn slots(&self, steps: &[String]) -> Vec<Slot<'_>> {
+        let Some((step, rest)) = steps.split_first() else { return Vec::new() };
+        let mut slots = Vec::new();
+        for (_, field) in self.fields.iter().filter(|(name, _)| step == "*" || *name == step) {
+            if rest.is_empty() {
+                slots.push(Slot { kind: &field.kind, required: field.required, nullable: field.nullable });
+            } else {
+                slots.extend(field.kind.slots(rest));
+            }
+        }
+        slots
     }
 
     /// Whether a value passes the schema.
@@ -294,6 +338,18 @@ impl Kind {
             (Self::Array { .. }, Some((step, _))) if step.parse::<usize>().is_ok() => Reach::OneElement,
             (Self::Opaque(_), _) => Reach::BelowOpaque,
             _ => Reach::Nothing,
+        }
+    }
+
+    fn slots(&self, steps: &[String]) -> Vec<Slot<'_>> {
+        match (self, steps.split_first()) {
+            (Self::Record(shape), Some(_)) => shape.slots(steps),
+            (Self::Array { items, min, .. }, Some((step, rest))) if step == "*" => match rest {
+                // Every element is left out where one is.
+                [] => vec![Slot { kind: items, required: min.is_some_and(|min| min > 0), nullable: false }],
+                rest => items.slots(rest),
+            },
+            _ => Vec::new(),
         }
     }
 

@@ -11,7 +11,7 @@ use countersign_gateway_model::{Decision, Name};
 use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_decide::masks::Masks;
 use countersign_policy_decide::{
-    Answer, BuildError, Decided, PolicyParts, PolicySnapshot, Question, decide_chain, ground, input, replay,
+    Answer, BuildError, Decided, PolicyParts, PolicySnapshot, Question, decide_chain, explain, ground, input, replay,
 };
 use proptest::prelude::*;
 use world::{PERMIT, ask, call, gate, name, parts, read, world};
@@ -85,12 +85,16 @@ fn a_mask_that_fails_drops_the_field_and_says_so_and_never_passes_it_raw() {
         format!(r#"{{"masks":{{"m":{{"steps":[{{"tools":["pay.refund"],"at":["{at}"],"with":"stars"}}]}}}}}}"#)
     };
     let s = snapshot(PERMIT, &on("/amount"), &[]);
-    let error = input::parse(s.tool("pay.refund").unwrap(), br#"{"amount":98765}"#).unwrap_err();
-    assert!(
-        matches!(&error, countersign_policy_decide::shape::InputError::Unmaskable { mask } if mask == "m"),
-        "{error:?}"
-    );
-    assert!(!format!("{error:?} {error}").contains("98765"));
+    let question = call(&s, "pay.refund", r#"{"amount":98765,"currency":"EUR"}"#);
+    let answer = ask(&s, &world(), &question);
+    assert_eq!((answer.decision(), ids(&answer)), (Decision::Deny, vec![ground::MASK_FAILED]));
+    assert!(answer.firm, "nor does a workflow in shadow let it through");
+    let bytes = question.canonical();
+    assert!(!format!("{question:?} {answer:?} {}", String::from_utf8_lossy(&bytes)).contains("98765"));
+    assert_eq!(question.input.as_ref().unwrap().canonical(), br#"{"currency":"EUR"}"#, "the rest is on record");
+    let slice = world().slice(&s, &question);
+    let blobs: Vec<&[u8]> = slice.members().iter().map(|m| &**m.blob()).collect();
+    assert_eq!(replay(&s, &bytes, &blobs).unwrap(), answer, "and the denial is computed again from it");
     let constant = r#"{"masks":{"m":{"steps":[{"tools":["pay.refund"],"at":["/currency"],"with":{"constant":7}}]}}}"#;
     let s = snapshot(PERMIT, constant, &[]);
     let input = refund(&s).input.unwrap();
@@ -174,6 +178,79 @@ fn a_mask_names_all_elements_of_an_array_and_none_by_its_number() {
     let s = PolicySnapshot::build(over(&masks(r#"["/cards/*/pan","/by_number/0"]"#), cards)).unwrap();
     let input = call(&s, "repo.read", r#"{"cards":[{"pan":"1"},{"pan":"2"}],"by_number":{"0":"3"}}"#).input.unwrap();
     assert_eq!(input.canonical(), br#"{"by_number":{},"cards":[{},{}]}"#);
+}
+
+#[test]
+fn where_one_mask_fails_nothing_that_another_hides_is_on_record_either() {
+    let masks = r#"{"masks":{
+        "a":{"steps":[{"tools":["pay.refund"],"at":["/amount"],"with":"stars"}]},
+        "b":{"steps":[{"tools":["pay.refund"],"at":["/currency"],"with":"last4"}]}}}"#;
+    let s = snapshot(PERMIT, masks, &[]);
+    let question = refund(&s);
+    assert_eq!(question.input.as_ref().unwrap().canonical(), b"{}");
+    assert_eq!(question.input.as_ref().unwrap().masked(), &BTreeSet::from([name("mask-failed:a")]));
+    assert_eq!(ids(&ask(&s, &world(), &question)), [ground::MASK_FAILED]);
+    let explanation = explain(&s, &world().slice(&s, &question), &question);
+    assert!(explanation.policies.is_empty(), "no policy was asked");
+    assert!(explanation.to_string().contains("mask `a`"), "{explanation}");
+}
+
+#[test]
+fn a_step_that_could_only_refuse_is_named_before_and_one_that_may_work_is_not() {
+    let catalogue = Catalogue::parse(
+        br#"{"tools":[{"name":"a.b","input":{"type":"object",
+        "required":["text","number","listed","shape","any","list","deep","starred"],"properties":{
+        "text":{"type":"string"},"number":{"type":"number"},"listed":{"type":"string","enum":["CHF","EUR"]},
+        "shape":{"type":"string","pattern":"^[a-z]+$"},"any":{},"list":{"type":"array","minItems":1,"items":{"type":"integer"}},
+        "deep":{"type":"object","required":["in"],"properties":{"in":{"type":["boolean","null"]}}},
+        "starred":{"type":"string","enum":["***"]},"optional":{"type":"number"}}}},
+        {"name":"a.c","input":{"type":"object","properties":{"text":{"type":"integer"}}}}]}"#,
+    )
+    .unwrap()
+    .compile()
+    .unwrap();
+    let misfits = |at: &str, with: &str| {
+        let masks = format!(r#"{{"masks":{{"m":{{"steps":[{{"at":{at},"with":{with}}}]}}}}}}"#);
+        let masks = Masks::parse(masks.as_bytes()).unwrap();
+        let found = masks.misfits(&catalogue.iter().map(|(name, tool)| (name, &tool.shape)));
+        found.into_iter().map(|misfit| misfit.at).collect::<Vec<_>>()
+    };
+    let (drop, stars, last4) = (r#""drop""#, r#""stars""#, r#""last4""#);
+    for (at, with) in [
+        ("/text", drop),
+        ("/number", stars),
+        ("/number", last4),
+        ("/number", r#"{"constant":"x"}"#),
+        ("/listed", stars),
+        ("/listed", r#"{"constant":"XXX"}"#),
+        ("/list/*", drop),
+        ("/list/*", stars),
+        ("/deep/in", drop),
+        ("/deep/in", stars),
+        ("/deep", stars),
+        ("/shape", r#"{"constant":"A"}"#),
+        ("/*", stars),
+    ] {
+        assert_eq!(misfits(&format!(r#"["{at}"]"#), with), ["/masks/m/steps/0/at/0"], "{at} {with}");
+    }
+    for (at, with) in [
+        ("/text", stars),
+        ("/text", last4),
+        ("/text", r#"{"constant":""}"#),
+        ("/number", r#"{"constant":0}"#),
+        ("/listed", r#"{"constant":"EUR"}"#),
+        ("/starred", stars),
+        ("/shape", stars),
+        ("/any", stars),
+        ("/list/*", r#"{"constant":0}"#),
+        ("/deep/in", r#"{"constant":null}"#),
+        ("/optional", drop),
+        ("/optional", stars),
+    ] {
+        assert_eq!(misfits(&format!(r#"["{at}"]"#), with), Vec::<String>::new(), "{at} {with}");
+    }
+    // What does not fit an optional field drops the whole step's, a required one among them.
+    assert_eq!(misfits(r#"["/text","/optional"]"#, stars), ["/masks/m/steps/0/at/1"]);
 }
 
 #[test]

@@ -343,3 +343,32 @@ async fn an_approver_is_shown_that_policy_changed_what_the_agent_sent() {
         world.decide(&ada, gate, drop).await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mask_that_can_neither_replace_nor_drop_a_field_refuses_on_record_and_nothing_raw_stays() {
+    let world = World::new().await;
+    let mut files = default_files();
+    // As it was put in force before: a check refuses such a mask where the schema tells, and its tests with it.
+    files.retain(|path, _| !path.starts_with("tests/"));
+    let masks = json!({ "masks": { "sum": { "steps": [
+        { "tools": ["payments.refund"], "at": ["/amount"], "with": "stars" }
+    ] } } });
+    files.insert("masks.json".to_owned(), masks.to_string());
+    world.policies.install(org(1), &files);
+    let dana = world.person("dana", &["OPERATOR", "ADMIN", "AUDITOR"]);
+    let agent = world.agent("fixer", &dana);
+    world.workflow(&dana, "repair").await;
+    let instance = world.instance(&dana, "repair", &agent).await.instance.id;
+    let refund = json!({ "amount": 98765.4, "currency": "CHF", "order": "4711" });
+    let refused = world.propose(&agent, instance, &[("payments.refund", refund)]).await.unwrap_err();
+    let EngineError::Refused(refused) = refused else { panic!("{refused}") };
+    let explained = world.engine.explain(&dana, refused.receipt.index).await.unwrap();
+    let grounds: Vec<&str> = explained[0].determining.iter().map(countersign_gateway_model::Name::as_str).collect();
+    assert_eq!(grounds, ["gateway:mask-failed"]);
+    assert!(explained[0].text.contains("mask `sum`"), "{}", explained[0].text);
+    let replay = world.engine.replay(&dana, refused.receipt.index).await.unwrap();
+    assert_eq!(replay.computed.as_ref(), Some(&replay.stored));
+    let evidence = shown(&world, &dana).await;
+    assert!(evidence.contains("4711") && evidence.contains("mask-failed:sum"), "the rest of the call is on record");
+    assert!(!evidence.contains("98765"), "the field that could not be masked is on record");
+}

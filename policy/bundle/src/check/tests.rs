@@ -355,3 +355,28 @@ fn a_policy_that_names_an_entity_of_nobody_or_of_others_neither_passes_nor_decid
     let draft = with(&[("invariants/a.cedar", never)]);
     assert_eq!(first_error(&draft), (RuleId::ForeignEntity, "invariants/a.cedar:2:42".to_owned()));
 }
+
+#[test]
+fn a_mask_that_could_only_refuse_does_not_pass_and_what_it_cannot_mask_is_denied() {
+    let catalogue = r#"{"tools":[{"name":"pay.out","risk":1,"data_class":"internal","input":{"type":"object","required":["amount","to"],
+        "properties":{"amount":{"type":"number"},"to":{"type":"string"},"note":{"type":"number"}}}}]}"#;
+    let catalogue = Catalogue::parse(catalogue.as_bytes()).unwrap();
+    let checked = |at: &str, with: &str| {
+        let masks =
+            format!("{{\"masks\":{{\"m\":{{\"steps\":[\n {{\"at\":[\"/to\",\n  \"{at}\"],\"with\":{with}}}]}}}}}}");
+        check_draft(&with_masks(&masks), org(), Some(&catalogue))
+    };
+    for (at, with) in [("/amount", "\"stars\""), ("/note", "\"last4\""), ("/to", "{\"constant\":7}")] {
+        let checked = checked(at, with);
+        let found: Vec<_> = checked.report.findings.iter().filter(|f| f.rule == RuleId::Mask).collect();
+        let place = if at == "/to" { "masks.json:2:9" } else { "masks.json:3:3" };
+        assert_eq!(found.iter().map(|f| f.place.to_string()).collect::<Vec<_>>(), [place], "{}", checked.report);
+        assert!(found[0].message.contains("`pay.out`") && found[0].message.contains(at), "{}", found[0]);
+        assert!(checked.accepted().is_none() && checked.built().is_some(), "what was in force with it still loads");
+    }
+    assert!(checked("/to", "\"stars\"").accepted().is_some());
+}
+
+fn with_masks(masks: &str) -> Draft {
+    with(&[("masks.json", masks)])
+}
