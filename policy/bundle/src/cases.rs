@@ -28,7 +28,8 @@ pub struct TestRun {
     pub passed: usize,
     /// How many did not.
     pub failed: usize,
-    /// Policies of the bundle that determined the answer of a case that agreed, and of how many.
+    /// Policies of the bundle that determined the answer of a case that agreed, or the input that it is about, and of how
+    /// many.
     pub covered: BTreeMap<Name, usize>,
     /// Policies of the bundle that determined none.
     pub uncovered: BTreeSet<Name>,
@@ -63,6 +64,9 @@ pub struct CaseRun {
     pub rules: Vec<Name>,
     /// The policies that determined the answer.
     pub determining: Vec<Name>,
+    /// The policies that asked for a transform of the input, where one was applied before that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub transforming: Vec<Name>,
     /// What went wrong, if something did.
     pub failure: Option<CaseFailure>,
 }
@@ -95,7 +99,7 @@ impl TestRun {
         let answer = outcome.answer.as_ref();
         if outcome.failure.is_none() {
             self.passed += 1;
-            self.cover(answer, member("ask"));
+            self.cover(answer, &outcome.transforming, member("ask"));
         } else {
             self.failed += 1;
         }
@@ -105,6 +109,7 @@ impl TestRun {
             decision: answer.map(Answer::decision),
             rules: answer.map(|a| a.verdict.rules.clone()).unwrap_or_default(),
             determining: answer.map(|a| a.determining.clone()).unwrap_or_default(),
+            transforming: outcome.transforming,
             failure: outcome.failure.map(|difference| CaseFailure {
                 question: value(member("ask")),
                 expected: value(member("expect")),
@@ -114,9 +119,9 @@ impl TestRun {
         });
     }
 
-    fn cover(&mut self, answer: Option<&Answer>, ask: Option<&Json>) {
+    fn cover(&mut self, answer: Option<&Answer>, transforming: &[Name], ask: Option<&Json>) {
         let Some(answer) = answer else { return };
-        for id in &answer.determining {
+        for id in answer.determining.iter().chain(transforming) {
             *self.covered.entry(id.clone()).or_default() += 1;
         }
         for rule in &answer.verdict.rules {

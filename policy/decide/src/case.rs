@@ -8,11 +8,13 @@
 //! ```
 //!
 //! Entities and questions have their stored forms, without the organization. `expect` names a decision, and may name
-//! `rules` (all of them), `determining` (all of them), `error` and `agent_message`. Run with the production slicer.
+//! `rules` (all of them), `determining` (all of them), `error`, `agent_message` and `input`: what masks and transforms leave
+//! of the input. Run with the production slicer; transforms that policy asks for are applied, as for any proposal.
 //! Absent: files. Read next: `policy/bundle`.
 
 use countersign_gateway_model::{Decision, Name};
 
+use crate::chain::decide_chain;
 use crate::counters::decimal;
 use crate::decide::{Answer, combine, decide};
 use crate::entity::{EntityError, Record};
@@ -44,6 +46,7 @@ struct Expect {
     determining: Option<Vec<Name>>,
     error: Option<bool>,
     agent_message: Option<String>,
+    input: Option<Json>,
 }
 
 /// Why a test file cannot be run.
@@ -70,8 +73,10 @@ pub enum CaseError {
 pub struct CaseOutcome {
     /// What it shows.
     pub name: String,
-    /// What policy said; `None` if the question cannot be read.
+    /// What policy said in the end; `None` if the question cannot be read.
     pub answer: Option<Answer>,
+    /// The policies that asked for a transform of the input, where one was applied before that.
+    pub transforming: Vec<Name>,
     /// What differs from what was expected, in words; `None`: passed.
     pub failure: Option<String>,
 }
@@ -123,7 +128,7 @@ impl CaseFile {
 impl Case {
     fn parse(json: &Json) -> Option<Self> {
         const KEYS: [&str; 3] = ["name", "ask", "expect"];
-        const EXPECT: [&str; 5] = ["decision", "rules", "determining", "error", "agent_message"];
+        const EXPECT: [&str; 6] = ["decision", "rules", "determining", "error", "agent_message", "input"];
         let known = |json: &Json, keys: &[&str]| {
             json.as_object().is_some_and(|m| m.iter().all(|(k, _)| keys.contains(&k.as_str())))
         };
@@ -162,6 +167,7 @@ impl Case {
                     Some(error) => Some(error.as_bool()?),
                 },
                 agent_message,
+                input: expect.get("input").cloned(),
             },
         })
     }
@@ -178,14 +184,43 @@ impl Case {
     fn run(&self, snapshot: &PolicySnapshot, store: &EntityStore) -> CaseOutcome {
         match self.question(snapshot) {
             Ok(question) => {
-                let answer = decide(snapshot, &store.slice(snapshot, &question), &question);
-                CaseOutcome { name: self.name.clone(), failure: self.expect.differs(&answer), answer: Some(answer) }
+                let tried = tried(snapshot, store, question);
+                let failure = self.expect.differs(&tried);
+                let Tried { answer, transforming, .. } = tried;
+                CaseOutcome { name: self.name.clone(), failure, answer: Some(answer), transforming }
             }
             Err(error) => {
                 let failure = Some(words(&error));
-                CaseOutcome { name: self.name.clone(), answer: None, failure }
+                CaseOutcome { name: self.name.clone(), answer: None, transforming: Vec::new(), failure }
             }
         }
+    }
+}
+
+/// What policy says to a question of one principal, as to a proposal: transforms that it asks for are applied first.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// The answer in the end.
+    pub answer: Answer,
+    /// The policies that asked for a transform of the input, where one was applied before that.
+    pub transforming: Vec<Name>,
+    /// The question as it was answered in the end.
+    pub question: Question,
+}
+
+/// Asks one question as the gateway asks about a proposal.
+pub fn tried(snapshot: &PolicySnapshot, store: &EntityStore, question: Question) -> Tried {
+    let slice = store.slice(snapshot, &question);
+    let first = decide(snapshot, &slice, &question);
+    if first.transforms.is_empty() {
+        return Tried { answer: first, transforming: Vec::new(), question };
+    }
+    let mut decided = decide_chain(snapshot, std::slice::from_ref(&slice), vec![question.clone()]);
+    Tried {
+        // One question in, one question and one answer out.
+        answer: decided.answers.pop().unwrap_or_else(|| first.clone()),
+        transforming: first.determining,
+        question: decided.questions.pop().unwrap_or(question),
     }
 }
 
@@ -194,8 +229,17 @@ fn words(error: &QuestionError) -> String {
 }
 
 impl Expect {
-    fn differs(&self, answer: &Answer) -> Option<String> {
+    fn differs(&self, tried: &Tried) -> Option<String> {
+        let answer = &tried.answer;
         let (verdict, _) = combine(std::slice::from_ref(answer));
+        let input = tried.question.input.as_ref().map(|input| input.canonical());
+        if let Some(expected) = self.input.as_ref().map(Json::canonical)
+            && input != Some(expected.as_slice())
+        {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let got = input.map_or_else(|| "none".to_owned(), text);
+            return Some(format!("expected input {}, got {got}", text(&expected)));
+        }
         let agrees = verdict.decision == self.decision
             && self.rules.as_ref().is_none_or(|rules| *rules == verdict.rules)
             && self.determining.as_ref().is_none_or(|ids| *ids == answer.determining)

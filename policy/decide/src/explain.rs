@@ -31,6 +31,8 @@ pub struct Explanation {
     pub policies: Vec<Explained>,
     /// What detectors found in the input.
     pub found: Vec<Found>,
+    /// The transforms that made the input what it is.
+    pub applied: Vec<Name>,
 }
 
 /// One policy, for one question.
@@ -86,7 +88,8 @@ pub enum Outcome {
 pub fn explain(snapshot: &PolicySnapshot, slice: &Slice, question: &Question) -> Explanation {
     let answer = decide(snapshot, slice, question);
     let found = question.input.iter().flat_map(|input| input.found()).cloned().collect();
-    let mut explanation = Explanation { answer, policies: Vec::new(), found };
+    let applied = question.input.iter().flat_map(|input| input.applied()).cloned().collect();
+    let mut explanation = Explanation { answer, policies: Vec::new(), found, applied };
     // Without a request that the schema admits no policy was asked, and the answer says why.
     let request =
         context(snapshot, question, &question.satisfied).and_then(|context| snapshot.request(question, context));
@@ -183,6 +186,9 @@ impl fmt::Display for Explanation {
         said(f, verdict)?;
         for reason in &self.answer.reasons {
             write!(f, "\n  {}: {}", reason.policy, reason.text)?;
+        }
+        if !self.applied.is_empty() {
+            listed(f, &self.applied, "\ntransformed: ")?;
         }
         if let Some(would_be) = &self.answer.would_be {
             write!(f, "\nwith what is in shadow in force: ")?;

@@ -5,7 +5,8 @@
 mod world;
 
 use countersign_policy_decide::detectors::Detectors;
-use countersign_policy_decide::{Explained, Explanation, Outcome, PolicySnapshot, Question, explain};
+use countersign_policy_decide::masks::Masks;
+use countersign_policy_decide::{Explained, Explanation, Outcome, PolicySnapshot, Question, decide_chain, explain};
 use world::{PERMIT, call, gate, name, parts, read, snapshot, world};
 
 fn explained(s: &PolicySnapshot, question: &Question) -> Explanation {
@@ -115,4 +116,28 @@ fn what_a_detector_found_stands_with_its_place_and_never_with_its_text() {
     assert!(!text.contains("etc/shadow"), "{text}");
     let clean = explained(&s, &call(&s, "repo.read", r#"{"path":"a"}"#));
     assert!(clean.found.is_empty() && !clean.to_string().contains("found "), "{clean}");
+}
+
+#[test]
+fn transforms_that_were_applied_to_the_input_are_named() {
+    let cuts = |id: &str, transform: &str| {
+        format!(
+            r#"@id("{id}") @transform("{transform}") forbid (principal, action in Countersign::Action::"callTool", resource)
+            unless {{ context.applied.contains("{transform}") }};"#
+        )
+    };
+    let mut parts = parts(&format!("{PERMIT}{}{}", cuts("a", "hide-path"), cuts("b", "drop-extra")));
+    let masks = r#"{"transforms":{"hide-path":{"steps":[{"at":["/path"],"with":"stars"}]},
+        "drop-extra":{"steps":[{"at":["/extra"],"with":"drop"}]}}}"#;
+    parts.masks = Masks::parse(masks.as_bytes()).unwrap();
+    parts.transforms = vec![name("hide-path"), name("drop-extra")];
+    let s = PolicySnapshot::build(parts).unwrap();
+    let before = explained(&s, &read(&s));
+    assert!(before.applied.is_empty() && !before.to_string().contains("transformed"), "{before}");
+    let questions = vec![read(&s)];
+    let decided = decide_chain(&s, &world().slices(&s, &questions), questions);
+    let after = explained(&s, decided.questions.first().unwrap());
+    assert_eq!(after.applied, [name("drop-extra"), name("hide-path")]);
+    let text = after.to_string();
+    assert!(text.starts_with("allow") && text.contains("\ntransformed: drop-extra, hide-path\n"), "{text}");
 }

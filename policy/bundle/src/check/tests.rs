@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use countersign_gateway_model::Timestamp;
+use countersign_gateway_model::{Decision, Timestamp};
 
 use super::*;
 use crate::manifest::{Settings, Shadow, Shadowed};
@@ -243,13 +243,74 @@ fn shadow_transforms_and_detectors_reach_what_decides() {
         workflows: vec![Shadowed { id: Name::new("trial").unwrap(), until: Timestamp(9) }],
     };
     let settings = Settings { shadow, transforms: vec![Name::new("cut").unwrap()], ..Settings::default() };
-    let files = [
-        ("masks.json", r#"{"transforms":{"cut":{"steps":[{"at":["/x"],"with":"drop"}]}}}"#),
-        ("detectors.json", r#"{"detectors":{"secret":{"find":{"secrets":{}}}}}"#),
+    // Both take effect in one test: the note with a secret is cut, and the clean one is not.
+    let tools = r#"{"tools":[{"name":"notes.append","risk":1,"data_class":"internal",
+        "input":{"type":"object","properties":{"x":{"type":"string"},"y":{"type":"string"}}}}]}"#;
+    let policies = format!(
+        "{GOOD}@id(\"call\") permit (principal is Countersign::Person, action in Countersign::Action::\"callTool\", resource);\n\
+         @id(\"cuts\") @transform(\"cut\") forbid (principal, action in Countersign::Action::\"callTool\", resource)\n\
+         when {{ context.facts.contains(\"secret\") }} unless {{ context.applied.contains(\"cut\") }};\n\
+         @id(\"was-cut\") @requires_approval(\"change\") forbid (principal, action in Countersign::Action::\"callTool\", resource)\n\
+         when {{ context.facts.contains(\"masked:cut\") && context.denials > 0 }}\n\
+         unless {{ context.satisfied.contains(Countersign::ApprovalRule::\"change\") }};\n"
+    );
+    let secret = "-----BEGIN RSA PRIVATE KEY-----";
+    let case = |name: &str, ask: &str, expect: &str| {
+        format!(
+            "{{\"name\":\"{name}\",\"ask\":{{\"asked\":\"Person::ann\",\"op\":\"callTool\",\"resource\":\"Tool::notes.append\",\
+             \"now\":1,{ask}}},\"expect\":{{{expect}}}}}"
+        )
+    };
+    let cases = [
+        case(
+            "a secret is cut",
+            &format!("\"input\":{{\"x\":\"{secret}\",\"y\":\"a\"}}"),
+            "\"decision\":\"allow\",\"determining\":[\"call\"],\"input\":{\"y\":\"a\"}",
+        ),
+        case("others stay", "\"input\":{\"x\":\"b\"}", "\"decision\":\"allow\",\"input\":{\"x\":\"b\"}"),
+        case(
+            "what was cut waits for one who was denied",
+            &format!("\"denials\":1,\"input\":{{\"x\":\"{secret}\"}}"),
+            "\"decision\":\"needs_approval\",\"rules\":[\"change\"],\"determining\":[\"was-cut\"]",
+        ),
     ];
-    let checked = check_draft(&Draft { settings, ..with(&files) }, org(), None);
+    let tests = TESTS.replace("\"cases\": [", &format!("\"cases\": [{},", cases.join(",\n")));
+    let files = [
+        ("policies.cedar", policies.as_str()),
+        ("masks.json", r#"{"transforms":{"cut":{"steps":[{"at":["/x"],"with":"drop"}]}}}"#),
+        ("detectors.json", r#"{"detectors":{"secret":{"at":["/x"],"find":{"secrets":{}}}}}"#),
+        ("tests/a.json", tests.as_str()),
+    ];
+    let catalogue = Catalogue::parse(tools.as_bytes()).unwrap();
+    let draft = Draft { settings, ..with(&files) };
+    let checked = check_draft(&draft, org(), Some(&catalogue));
     assert!(checked.built().is_some(), "{}", checked.report);
     let snapshot = checked.built().unwrap();
+    let run = checked.report.tests.as_ref().unwrap();
+    // The activation that must wait does not, while its gate is in shadow.
+    assert_eq!((run.passed, run.failed), (5, 1), "{}", checked.report);
+    assert_eq!(run.covered.get(&Name::new("cuts").unwrap()), Some(&2), "the policy that asks for it is covered");
+    assert_eq!(run.cases[0].transforming, [Name::new("cuts").unwrap()]);
+    // A bundle without the transform is another one, for the questions of its tests too.
+    let settings = Settings { transforms: vec![], ..draft.settings.clone() };
+    let plain = policies.split("@id(\"cuts\")").next().unwrap();
+    let plain = [("policies.cedar", plain), ("detectors.json", files[2].1), ("tests/a.json", files[3].1)];
+    let plain = Draft { settings, ..with(&plain) };
+    let without = check_draft(&plain, org(), Some(&catalogue));
+    let shown = crate::examples((without.built().unwrap(), &plain.files), (snapshot, &draft.files));
+    let shown: Vec<_> = shown.iter().map(|e| (e.name.as_str(), e.before, e.after)).collect();
+    let waits = "what was cut waits for one who was denied";
+    assert_eq!(shown, [(waits, Decision::Allow, Decision::NeedsApproval)]);
+    let wrong = tests.replace("\"input\":{\"y\":\"a\"}", "\"input\":{\"y\":\"b\"}");
+    let draft = Draft { files: with(&[files[0], files[1], files[2], ("tests/a.json", &wrong)]).files, ..draft };
+    let report = check_draft(&draft, org(), Some(&catalogue)).report;
+    let failed: Vec<String> = report
+        .tests
+        .iter()
+        .flat_map(|run| &run.cases)
+        .filter_map(|c| Some(c.failure.as_ref()?.difference.clone()))
+        .collect();
+    assert_eq!(failed[0], "expected input {\"y\":\"b\"}, got {\"y\":\"a\"}");
     let gate = snapshot.policies().iter().find(|p| p.id.as_str() == "gate").unwrap();
     assert_eq!(gate.shadow_until, Some(Timestamp(9)));
     let trial = |at| snapshot.workflow_in_shadow(&Name::new("trial").unwrap(), Timestamp(at));

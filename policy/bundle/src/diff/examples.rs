@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use countersign_gateway_model::{Decision, Name};
-use countersign_policy_decide::case::CaseFile;
-use countersign_policy_decide::{Answer, PolicySnapshot, decide};
+use countersign_policy_decide::case::{CaseFile, tried};
+use countersign_policy_decide::{Answer, PolicySnapshot};
 use serde::Serialize;
 
 use crate::files::{FileKind, Files};
@@ -61,9 +61,9 @@ pub fn examples(old: (&PolicySnapshot, &Files), new: (&PolicySnapshot, &Files)) 
         let (Ok(before), Ok(after)) = (file.store(old.0), file.store(new.0)) else { continue };
         for case in file.cases() {
             let (Ok(was), Ok(is)) = (case.question(old.0), case.question(new.0)) else { continue };
-            let was_said = decide(old.0, &before.slice(old.0, &was), &was);
-            let is_said = decide(new.0, &after.slice(new.0, &is), &is);
-            found.extend(example(&case.name, String::from_utf8_lossy(&is.canonical()).into_owned(), was_said, is_said));
+            let question = String::from_utf8_lossy(&is.canonical()).into_owned();
+            let (was_said, is_said) = (tried(old.0, &before, was).answer, tried(new.0, &after, is).answer);
+            found.extend(example(&case.name, question, was_said, is_said));
         }
     }
     // `false` sorts before `true`.
