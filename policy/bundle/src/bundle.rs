@@ -6,6 +6,7 @@
 //! `root`, `check`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use countersign_gateway_model::{Digest, Name, OrgId};
 use countersign_policy_decide::{depth, entity_literals};
@@ -137,15 +138,12 @@ impl Draft {
     /// `signatures.json` are ignored, because the files may have been edited since.
     pub fn from_files(raw: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<Self, BundleError> {
         let (manifest, _, files) = split(raw)?;
-        let settings = match manifest {
-            None => Settings::default(),
-            Some(bytes) => {
-                let DraftManifest { purpose, shadow, transforms, catalogue, expires, .. } =
-                    canonical::read_any(&bytes).map_err(document(MANIFEST_FILE))?;
-                Settings { purpose, shadow, transforms, catalogue, expires }
-            }
-        };
-        Ok(Self { settings, files })
+        let Some(bytes) = manifest else { return Ok(Self { settings: Settings::default(), files }) };
+        let DraftManifest { purpose, shadow, transforms, catalogue, expires, .. } =
+            canonical::read_any(&bytes).map_err(document(MANIFEST_FILE))?;
+        let settings = Settings { purpose, shadow, transforms, catalogue, expires };
+        // What was read as JSON is UTF-8.
+        Ok(Self { settings, files: files.beside(&String::from_utf8_lossy(&bytes)) })
     }
 
     /// The organization whose entities its policies name one by one, the first where they name several: whose bundle it
@@ -211,6 +209,13 @@ impl Bundle {
         }
         let files = Files::new(transport.files.into_iter().map(|(path, text)| (path, text.into_bytes())))?;
         Self::whole(transport.manifest, files, transport.signatures)
+    }
+
+    /// The manifest as its author wrote it, else as it is sealed.
+    pub(crate) fn manifest_text(&self) -> Arc<str> {
+        let sealed = || canonical::write(&self.manifest).unwrap_or_default();
+        let written = self.files.manifest_text().cloned();
+        written.unwrap_or_else(|| String::from_utf8_lossy(&sealed()).into())
     }
 
     /// The directory form.

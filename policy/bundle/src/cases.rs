@@ -15,7 +15,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::files::{FileKind, FilePath, Files};
-use crate::finding::{Finding, Place, RuleId, json_place, words};
+use crate::finding::{Finding, Place, RuleId};
+use crate::refused;
 use crate::source::SourcePolicy;
 
 /// How many policies without a test are named one by one; the run lists all of them.
@@ -173,9 +174,7 @@ pub(crate) fn run(
         let outcomes = match outcomes {
             Ok(outcomes) => outcomes,
             Err(error) => {
-                let (place, _) = json_place::<serde::de::IgnoredAny>(path.as_str(), text);
-                let next = "correct the file; every entity and case is read strictly";
-                findings.push(Finding::error(place, RuleId::TestData, words(&error), next));
+                findings.push(refused::tests(&error, path.as_str(), text));
                 continue;
             }
         };

@@ -12,10 +12,10 @@ use cedar_policy::{PolicySet, Schema, SchemaFragment, ValidationMode, Validator}
 use countersign_gateway_model::{Name, OrgId};
 use countersign_policy_decide::catalogue::Catalogue;
 use countersign_policy_decide::counters::Counters;
-use countersign_policy_decide::data::{Ages, Roles};
+use countersign_policy_decide::data::{Ages, DataError, Roles};
 use countersign_policy_decide::detectors::Detectors;
 use countersign_policy_decide::masks::Masks;
-use countersign_policy_decide::rules::Rules;
+use countersign_policy_decide::rules::{Rules, RulesError};
 use countersign_policy_decide::{LEVEL, PolicyParts, PolicySnapshot, alike, depth, schema};
 use miette::Diagnostic;
 use serde::Serialize;
@@ -23,12 +23,12 @@ use serde::de::DeserializeOwned;
 
 use crate::bundle::{Bundle, Draft};
 use crate::cases::TestRun;
-use crate::element::offset_of;
 use crate::files::{FileKind, FilePath};
 use crate::finding::{Finding, Place, RuleId, Severity, json_place, words};
 use crate::invariants::{self, Invariant, Proof};
 use crate::lint;
 use crate::manifest::Lineage;
+use crate::refused;
 use crate::source::{self, SourcePolicy};
 
 /// How many policies a bundle may have.
@@ -152,8 +152,7 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
     let rules = data.rules.as_ref().map(|r| r.rules.keys().cloned().collect::<BTreeSet<Name>>());
     let reserved = data.counters.iter().flat_map(|c| &c.counters).filter(|(_, counter)| !counter.reserve.is_empty());
     let reserved = reserved.map(|(name, _)| name.clone()).collect();
-    let (organization, shadow) = (bundle.manifest().organization, &bundle.manifest().shadow);
-    findings.extend(lint::lint(organization, &policies, rules.as_ref(), &reserved, shadow));
+    findings.extend(lint::lint(bundle, &policies, rules.as_ref(), &reserved));
     if let Some(rules) = &data.rules {
         let text = bundle.files().get("rules.json").map_or("", |text| text);
         lint::approval::lint(rules, text, &policies, catalogue, &mut findings);
@@ -209,8 +208,7 @@ fn check_with_room(bundle: &Bundle, catalogue: Option<&Catalogue>) -> Checked {
                     types(&policies, &schema, &mut findings);
                 }
                 if let Some(Err(error)) = refused.filter(|_| no_error(&findings)) {
-                    let place = Place::start("policies.cedar");
-                    findings.push(Finding::error(place, RuleId::Snapshot, words(&error), "correct what it names"));
+                    findings.push(refused::snapshot(&error, bundle));
                 }
             }
         }
@@ -277,12 +275,12 @@ struct Data {
 impl Data {
     fn read(bundle: &Bundle, findings: &mut Vec<Finding>) -> Self {
         Self {
-            rules: Self::file(bundle, "rules.json", RuleId::RulesData, Rules::parse, findings),
-            roles: Self::file(bundle, "roles.json", RuleId::Roles, Roles::parse, findings),
-            counters: Self::file(bundle, "counters.json", RuleId::Data, Counters::parse, findings),
-            ages: Self::file(bundle, "ages.json", RuleId::Data, Ages::parse, findings),
-            masks: Self::file(bundle, "masks.json", RuleId::Data, Masks::parse, findings),
-            detectors: Self::file(bundle, "detectors.json", RuleId::Data, Detectors::parse, findings),
+            rules: Self::file(bundle, "rules.json", RuleId::RulesData, (Rules::parse, RulesError::at), findings),
+            roles: Self::file(bundle, "roles.json", RuleId::Roles, (Roles::parse, DataError::at), findings),
+            counters: Self::file(bundle, "counters.json", RuleId::Data, (Counters::parse, DataError::at), findings),
+            ages: Self::file(bundle, "ages.json", RuleId::Data, (Ages::parse, DataError::at), findings),
+            masks: Self::file(bundle, "masks.json", RuleId::Data, (Masks::parse, DataError::at), findings),
+            detectors: Self::file(bundle, "detectors.json", RuleId::Data, (Detectors::parse, DataError::at), findings),
         }
     }
 
@@ -290,16 +288,25 @@ impl Data {
         bundle: &Bundle,
         path: &'static str,
         rule: RuleId,
-        parse: impl FnOnce(&[u8]) -> Result<T, E>,
+        (parse, at): (impl FnOnce(&[u8]) -> Result<T, E>, impl Fn(&E) -> Option<&str>),
         findings: &mut Vec<Finding>,
     ) -> Option<T> {
         let Some(text) = bundle.files().get(path) else { return Some(T::default()) };
         match parse(text.as_bytes()) {
             Ok(data) => Some(data),
             Err(error) => {
-                let (place, shape) = json_place::<T>(path, text);
-                let message = shape.unwrap_or_else(|| words(&error));
-                findings.push(Finding::error(place, rule, message, "correct the file there"));
+                let finding = if let Some(pointer) = at(&error) {
+                    let (message, next) = refused::told(&words(&error), "change that entry");
+                    Finding::error(refused::element(bundle, path, pointer), rule, message, next)
+                } else {
+                    let (place, shape) = json_place::<T>(path, text);
+                    let next = match shape {
+                        Some(_) => "write there what the form of the file has",
+                        None => "write strict JSON: no key twice, nothing behind a last comma",
+                    };
+                    Finding::error(place, rule, shape.unwrap_or_else(|| words(&error)), next)
+                };
+                findings.push(finding);
                 None
             }
         }
@@ -323,10 +330,9 @@ fn aged(bundle: &Bundle, ages: &Ages, findings: &mut Vec<Finding>) {
 
 /// A mask that could only ever refuse. The snapshot denies what it cannot mask, so that nothing passes raw either way.
 fn misfits(bundle: &Bundle, snapshot: &PolicySnapshot, masks: &Masks, findings: &mut Vec<Finding>) {
-    let text = bundle.files().get("masks.json").map_or("", |text| text);
     let tools: Vec<_> = snapshot.tools().map(|tool| (&tool.tool.name, &tool.shape)).collect();
     for misfit in masks.misfits(&tools.iter().copied()) {
-        let place = Place::at("masks.json", text, offset_of(text, &misfit.at));
+        let place = refused::element(bundle, "masks.json", &misfit.at);
         let message = format!("`{}`: {}", misfit.rule, misfit.problem);
         let next = "give a constant that the tool's schema takes, or name another place";
         findings.push(Finding::error(place, RuleId::Mask, message, next));
@@ -341,7 +347,7 @@ fn other_catalogue(bundle: &Bundle, catalogue: Option<&Catalogue>, findings: &mu
     if digest != Some(named.digest) {
         let given = digest.map_or_else(|| "none".to_owned(), |digest| format!("`{digest}`"));
         findings.push(Finding::warning(
-            Place::start(crate::MANIFEST_FILE),
+            refused::element(bundle, crate::MANIFEST_FILE, "/catalogue"),
             RuleId::Catalogue,
             format!("the bundle names tool catalogue `{}`, and is checked with {given}", named.digest),
             "check it with the catalogue in force and name that one, or leave `catalogue` out",
@@ -388,7 +394,7 @@ fn additions(bundle: &Bundle, findings: &mut Vec<Finding>) -> Option<Vec<SchemaF
             Ok((fragment, warnings)) => {
                 for warning in warnings {
                     let place = Place::at(path.as_str(), text, label(&warning));
-                    let next = "rename what it names";
+                    let next = "rename it, so that nothing else can be taken for it";
                     findings.push(Finding::error(place, RuleId::Schema, warning.to_string(), next));
                     good = false;
                 }
@@ -445,7 +451,8 @@ fn effective_schema(
 ) -> Option<Schema> {
     let refuse = |message: String, findings: &mut Vec<Finding>| {
         let place = Place::start("schema.cedarschema");
-        findings.push(Finding::error(place, RuleId::Schema, message, "correct what it names"));
+        let (message, next) = refused::told(&message, "declare what is named, or correct its name");
+        findings.push(Finding::error(place, RuleId::Schema, message, next));
         None
     };
     let tools = match parts.catalogue.as_ref().map(Catalogue::compile).transpose() {

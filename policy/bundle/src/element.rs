@@ -5,16 +5,26 @@
 /// The byte at which the element stands that a JSON pointer (RFC 6901) names: a member at its key, an element of an array
 /// at its start. What is not there is named by what lacks it.
 pub(crate) fn offset_of(text: &str, pointer: &str) -> usize {
+    nearest(text, pointer).0
+}
+
+/// The same for what is there.
+pub(crate) fn offset_if_there(text: &str, pointer: &str) -> Option<usize> {
+    Some(nearest(text, pointer)).filter(|(_, whole)| *whole).map(|(at, _)| at)
+}
+
+/// Where the walk ended, and whether that is what was named.
+fn nearest(text: &str, pointer: &str) -> (usize, bool) {
     let mut scan = Scan { text, at: 0 };
     scan.white();
     let mut found = scan.at;
     for step in pointer.split('/').skip(1) {
         match scan.enter(&step.replace("~1", "/").replace("~0", "~")) {
             Some(at) => found = at,
-            None => break,
+            None => return (found, false),
         }
     }
-    found
+    (found, true)
 }
 
 /// Walks over JSON that was read before; over anything else it stops somewhere.

@@ -177,7 +177,20 @@ impl<'de> Deserialize<'de> for FilePath {
 
 /// The files of one bundle: checked paths, UTF-8 texts, within the limits. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Files(BTreeMap<FilePath, Arc<str>>);
+pub struct Files(BTreeMap<FilePath, Arc<str>>, Beside);
+
+/// The text of `bundle.json` as it stood beside the files, so that a finding can say where in it. It is none of them: with
+/// and without it they are the same files.
+#[derive(Clone, Debug, Default)]
+struct Beside(Option<Arc<str>>);
+
+impl PartialEq for Beside {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Beside {}
 
 impl Files {
     /// Checks files as they were read. Manifest and signatures are not among them.
@@ -204,12 +217,22 @@ impl Files {
                 return Err(FileError::TooMany(files.len()));
             }
         }
-        Ok(Self(files))
+        Ok(Self(files, Beside::default()))
     }
 
     /// The text of a file.
     pub fn get(&self, path: &str) -> Option<&Arc<str>> {
         self.0.iter().find(|(p, _)| p.as_str() == path).map(|(_, text)| text)
+    }
+
+    /// The same files, beside a manifest of that text.
+    pub(crate) fn beside(self, manifest: &str) -> Self {
+        Self(self.0, Beside(Some(manifest.into())))
+    }
+
+    /// The text of the manifest that stood beside them, if one did.
+    pub(crate) fn manifest_text(&self) -> Option<&Arc<str>> {
+        self.1.0.as_ref()
     }
 
     /// All files, by path.

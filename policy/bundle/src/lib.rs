@@ -22,6 +22,7 @@ mod keys;
 mod lint;
 mod lockout;
 mod manifest;
+mod refused;
 mod root;
 mod signature;
 mod source;

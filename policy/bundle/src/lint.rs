@@ -13,8 +13,10 @@ use countersign_gateway_model::{Name, OrgId};
 use countersign_policy_decide::entity_literals;
 use serde_json::{Value, json};
 
-use crate::finding::{Finding, RuleId};
-use crate::manifest::{Shadow, Shadowed};
+use crate::bundle::Bundle;
+use crate::finding::{Finding, Place, RuleId};
+use crate::manifest::{Manifest, Shadow, Shadowed};
+use crate::refused::element;
 use crate::source::SourcePolicy;
 
 /// The annotation that routes a gate to its rule.
@@ -46,29 +48,30 @@ pub(crate) fn rule_of(policy: &SourcePolicy) -> Option<&str> {
 
 /// All lint rules over all policies. `reserved`: the counters that some tool takes from when it is allowed.
 pub(crate) fn lint(
-    organization: OrgId,
+    bundle: &Bundle,
     policies: &[SourcePolicy],
     rules: Option<&BTreeSet<Name>>,
     reserved: &BTreeSet<Name>,
-    shadow: &Shadow,
 ) -> Vec<Finding> {
+    let Manifest { organization, shadow, .. } = bundle.manifest();
     let mut findings = Vec::new();
     unique_ids(policies, &mut findings);
     for policy in policies {
         annotations(policy, &mut findings);
         gate(policy, &mut findings);
         facts(policy, &mut findings);
-        foreign(organization, policy, &mut findings);
+        foreign(*organization, policy, &mut findings);
         can_error(policy, &mut findings);
         advisory(policy, reserved, &mut findings);
     }
     if let Some(rules) = rules {
-        rules_used(policies, rules, &mut findings);
+        rules_used(policies, rules, |pointer| element(bundle, "rules.json", pointer), &mut findings);
     }
     twice(policies, &mut findings);
     covered(policies, &mut findings);
     redundant(policies, &mut findings);
-    shadowed(policies, shadow, &mut findings);
+    let place = |pointer: &str| element(bundle, crate::MANIFEST_FILE, pointer);
+    shadowed(policies, shadow, place, &mut findings);
     findings
 }
 
@@ -379,7 +382,12 @@ fn advisory(policy: &SourcePolicy, reserved: &BTreeSet<Name>, findings: &mut Vec
     }
 }
 
-fn rules_used(policies: &[SourcePolicy], rules: &BTreeSet<Name>, findings: &mut Vec<Finding>) {
+fn rules_used(
+    policies: &[SourcePolicy],
+    rules: &BTreeSet<Name>,
+    place: impl Fn(&str) -> Place,
+    findings: &mut Vec<Finding>,
+) {
     let used: BTreeMap<&str, &SourcePolicy> =
         policies.iter().filter_map(|p| rule_of(p).map(|rule| (rule, p))).collect();
     for (rule, policy) in &used {
@@ -397,7 +405,7 @@ fn rules_used(policies: &[SourcePolicy], rules: &BTreeSet<Name>, findings: &mut 
     }
     for rule in rules.iter().filter(|r| !used.contains_key(r.as_str())) {
         findings.push(Finding::error(
-            crate::finding::Place::start("rules.json"),
+            place(&format!("/rules/{}", rule.as_str().replace('/', "~1"))),
             RuleId::RulesUsed,
             format!("no policy asks for rule `{rule}`"),
             "remove it, or write its gate",
@@ -533,9 +541,9 @@ fn conditions(policy: &SourcePolicy) -> Vec<&Value> {
     all.iter().filter(|c| !gate || c.get("kind").and_then(Value::as_str) != Some("unless")).collect()
 }
 
-fn shadowed(policies: &[SourcePolicy], shadow: &Shadow, findings: &mut Vec<Finding>) {
-    let place = || crate::finding::Place::start(crate::MANIFEST_FILE);
-    for Shadowed { id, .. } in &shadow.policies {
+fn shadowed(policies: &[SourcePolicy], shadow: &Shadow, place: impl Fn(&str) -> Place, findings: &mut Vec<Finding>) {
+    for (number, Shadowed { id, .. }) in shadow.policies.iter().enumerate() {
+        let place = || place(&format!("/shadow/policies/{number}/id"));
         match policies.iter().find(|p| p.id == *id) {
             None => findings.push(Finding::error(
                 place(),
@@ -555,7 +563,8 @@ fn shadowed(policies: &[SourcePolicy], shadow: &Shadow, findings: &mut Vec<Findi
             Some(_) => {}
         }
     }
-    for Shadowed { id, .. } in &shadow.workflows {
+    for (number, Shadowed { id, .. }) in shadow.workflows.iter().enumerate() {
+        let place = || place(&format!("/shadow/workflows/{number}/id"));
         if id.as_str().starts_with(RESERVED_WORKFLOWS) {
             findings.push(Finding::error(
                 place(),

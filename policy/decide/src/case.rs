@@ -18,8 +18,9 @@ use crate::chain::decide_chain;
 use crate::counters::decimal;
 use crate::decide::{Answer, combine, decide};
 use crate::entity::{EntityError, Record};
-use crate::json::{Json, JsonError, shown};
+use crate::json::{Json, JsonError};
 use crate::question::{Question, QuestionError};
+use crate::shape::below;
 use crate::snapshot::PolicySnapshot;
 use crate::store::EntityStore;
 
@@ -55,7 +56,7 @@ pub enum CaseError {
     /// Not strict JSON.
     #[error("the test file cannot be read")]
     Json(#[from] JsonError),
-    /// Another shape.
+    /// Another shape, at a JSON pointer.
     #[error("the test file has a wrong shape at `{0}`")]
     Shape(String),
     /// An entity of the file.
@@ -66,6 +67,21 @@ pub enum CaseError {
         /// Why.
         source: EntityError,
     },
+}
+
+impl CaseError {
+    /// Where in the file: JSON pointers, the likeliest first; none where the file is no JSON.
+    pub fn at(&self) -> Vec<String> {
+        match self {
+            Self::Json(_) => Vec::new(),
+            Self::Shape(at) => vec![at.clone()],
+            Self::Entity { index, source: EntityError::Shape(key) } => {
+                let key = key.replace('~', "~0").replace('/', "~1");
+                vec![format!("/entities/{index}/attrs/{key}"), format!("/entities/{index}/{key}")]
+            }
+            Self::Entity { index, .. } => vec![format!("/entities/{index}")],
+        }
+    }
 }
 
 /// How one case went.
@@ -88,16 +104,16 @@ impl CaseFile {
         let bad = |at: &str| CaseError::Shape(at.to_owned());
         let members = json.as_object().ok_or_else(|| bad(""))?;
         if let Some((key, _)) = members.iter().find(|(k, _)| k != "entities" && k != "cases") {
-            return Err(bad(&shown(key)));
+            return Err(bad(&below("", key)));
         }
         let list = |key: &str| match json.get(key) {
             None => Ok(&[][..]),
-            Some(list) => list.as_array().ok_or_else(|| bad(key)),
+            Some(list) => list.as_array().ok_or_else(|| bad(&below("", key))),
         };
         let cases = list("cases")?
             .iter()
             .enumerate()
-            .map(|(i, case)| Case::parse(case).ok_or_else(|| bad(&format!("cases/{i}"))))
+            .map(|(i, case)| Case::parse(case, &format!("/cases/{i}")).map_err(CaseError::Shape))
             .collect::<Result<_, _>>()?;
         Ok(Self { entities: list("entities")?.to_vec(), cases })
     }
@@ -126,48 +142,56 @@ impl CaseFile {
 }
 
 impl Case {
-    fn parse(json: &Json) -> Option<Self> {
+    /// The error says where.
+    fn parse(json: &Json, at: &str) -> Result<Self, String> {
         const KEYS: [&str; 3] = ["name", "ask", "expect"];
         const EXPECT: [&str; 6] = ["decision", "rules", "determining", "error", "agent_message", "input"];
-        let known = |json: &Json, keys: &[&str]| {
-            json.as_object().is_some_and(|m| m.iter().all(|(k, _)| keys.contains(&k.as_str())))
+        let known = |json: &Json, at: &str, keys: &[&str]| {
+            let members = json.as_object().ok_or_else(|| at.to_owned())?;
+            let other = members.iter().find(|(key, _)| !keys.contains(&key.as_str()));
+            other.map_or(Ok(()), |(key, _)| Err(below(at, key)))
         };
-        let expect = json.get("expect")?;
-        if !known(json, &KEYS) || !known(expect, &EXPECT) {
-            return None;
-        }
-        let names = |key: &str| match expect.get(key) {
-            None => Some(None),
-            Some(list) => {
-                let mut names: Vec<Name> =
-                    list.as_array()?.iter().map(|n| Name::new(n.as_text()?).ok()).collect::<Option<_>>()?;
-                names.sort();
-                Some(Some(names))
+        known(json, at, &KEYS)?;
+        let (asked, expected) = (below(at, "ask"), below(at, "expect"));
+        let expect = json.get("expect").ok_or_else(|| expected.clone())?;
+        known(expect, &expected, &EXPECT)?;
+        // What is absent is left open; what is there must read.
+        let member = |key: &str| (expect.get(key), below(&expected, key));
+        let names = |key: &str| {
+            let (Some(list), at) = member(key) else { return Ok(None) };
+            let mut names = Vec::new();
+            for (i, name) in list.as_array().ok_or_else(|| at.clone())?.iter().enumerate() {
+                let name = name.as_text().and_then(|text| Name::new(text).ok());
+                names.push(name.ok_or_else(|| below(&at, &i.to_string()))?);
             }
+            names.sort();
+            Ok::<_, String>(Some(names))
         };
-        let decision = match expect.get("decision")?.as_text()? {
-            "allow" => Decision::Allow,
-            "needs_approval" => Decision::NeedsApproval,
-            "deny" => Decision::Deny,
-            _ => return None,
+        let (decision, place) = member("decision");
+        let decision = match decision.and_then(Json::as_text) {
+            Some("allow") => Decision::Allow,
+            Some("needs_approval") => Decision::NeedsApproval,
+            Some("deny") => Decision::Deny,
+            _ => return Err(place),
         };
-        let agent_message = match expect.get("agent_message") {
-            None => None,
-            Some(text) => Some(text.as_text()?.to_owned()),
+        let agent_message = match member("agent_message") {
+            (None, _) => None,
+            (Some(text), place) => Some(text.as_text().ok_or(place)?.to_owned()),
         };
-        Some(Self {
-            name: json.get("name")?.as_text()?.to_owned(),
-            ask: json.get("ask")?.clone(),
+        let error = match member("error") {
+            (None, _) => None,
+            (Some(error), place) => Some(error.as_bool().ok_or(place)?),
+        };
+        Ok(Self {
+            name: json.get("name").and_then(Json::as_text).ok_or_else(|| below(at, "name"))?.to_owned(),
+            ask: json.get("ask").ok_or(asked)?.clone(),
             expect: Expect {
                 decision,
                 rules: names("rules")?,
                 determining: names("determining")?,
-                error: match expect.get("error") {
-                    None => None,
-                    Some(error) => Some(error.as_bool()?),
-                },
+                error,
                 agent_message,
-                input: expect.get("input").cloned(),
+                input: member("input").0.cloned(),
             },
         })
     }

@@ -157,29 +157,31 @@ impl Counters {
     /// Reads `counters.json`, strictly.
     pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
         let counters: Self = crate::data::read(bytes)?;
-        let bad = |name: &str, problem: &str| Err(DataError::rule("counters", name, problem));
+        let bad = |name: &str, member: &str, problem: &str| Err(DataError::rule("counters", name, member, problem));
         if counters.counters.len() > MAX_COUNTERS {
-            return bad("", "there are more than 64; every question carries each of them");
+            return bad("", "", "there are more than 64, and every question carries each of them; put some together");
         }
         for (name, counter) in &counters.counters {
             let name = name.as_str();
             if name.len() > MAX_NAME {
-                return bad(name, "the name is longer than 100 bytes; shorten it");
+                return bad(name, "", "the name is longer than 100 bytes; shorten it");
             }
             if counter.window_s == Some(0) {
-                return bad(name, "`window_s` is at least 1; leave it out for one that never starts anew");
+                return bad(name, "/window_s", "`window_s` is at least 1; leave it out for one that never starts anew");
             }
             if counter.limit.as_deref().is_some_and(|limit| units(limit).is_none()) {
-                return bad(name, "`limit` is decimal text with 1 to 4 places, like \"1000.0\"");
+                return bad(name, "/limit", "`limit` is no decimal text; write 1 to 4 places, like \"1000.0\"");
             }
-            for reserve in &counter.reserve {
+            for (number, reserve) in counter.reserve.iter().enumerate() {
+                let member = |rest: &str| format!("/reserve/{number}{rest}");
                 if reserve.tools.is_empty() {
-                    return bad(name, "a `reserve` names no tools; leave `tools` out for all");
+                    return bad(name, &member("/tools"), "a `reserve` names no tools; leave `tools` out for all");
                 }
                 if let Amount::Fixed(text) = &reserve.amount
                     && units(text).is_none_or(|units| units < 0)
                 {
-                    return bad(name, "`fixed` is decimal text from 0 with 1 to 4 places, like \"1.0\"");
+                    let problem = "`fixed` is no decimal text from 0; write 1 to 4 places, like \"1.0\"";
+                    return bad(name, &member("/amount/fixed"), problem);
                 }
             }
         }

@@ -59,14 +59,26 @@ pub enum DataError {
         what: &'static str,
         /// Which entry of it.
         name: String,
+        /// Where in the file: a JSON pointer. What is not there is named by where it would be.
+        at: String,
         /// What is wrong and what to do.
         problem: String,
     },
 }
 
 impl DataError {
-    pub(crate) fn rule(what: &'static str, name: &str, problem: &str) -> Self {
-        Self::Rule { what, name: name.to_owned(), problem: problem.to_owned() }
+    /// `member`: which member of the entry, as a JSON pointer; empty for all of it.
+    pub(crate) fn rule(what: &'static str, name: &str, member: &str, problem: &str) -> Self {
+        let entry = if name.is_empty() { String::new() } else { format!("/{}", name.replace('/', "~1")) };
+        Self::Rule { what, name: name.to_owned(), at: format!("/{what}{entry}{member}"), problem: problem.to_owned() }
+    }
+
+    /// Where in its file, as a JSON pointer, if it is one entry's.
+    pub fn at(&self) -> Option<&str> {
+        match self {
+            Self::Rule { at, .. } => Some(at),
+            Self::Json(_) | Self::Shape(_) => None,
+        }
     }
 }
 

@@ -205,12 +205,12 @@ impl Detectors {
     ) -> Result<(), DataError> {
         for (name, detector) in &self.detectors {
             let admitted = |tool: &Name| detector.tools.iter().any(|pattern| pattern.admits(tool.as_str()));
-            for pointer in &detector.at {
+            for (number, pointer) in detector.at.iter().enumerate() {
                 let mut meant = tools.clone().filter(|(tool, _)| admitted(tool)).peekable();
                 if meant.peek().is_some() && !meant.any(|(_, shape)| shape.declares(pointer.steps())) {
                     let problem =
                         format!("no tool that it is meant for has `{pointer}`; correct the pointer or the tools");
-                    return Err(DataError::rule("detectors", name.as_str(), &problem));
+                    return Err(DataError::rule("detectors", name.as_str(), &format!("/at/{number}"), &problem));
                 }
             }
         }
@@ -219,40 +219,51 @@ impl Detectors {
 
     /// Checks every detector and makes it ready.
     pub(crate) fn compile(&self) -> Result<Vec<Arc<Compiled>>, DataError> {
-        let bad = |name: &str, problem: &str| Err(DataError::rule("detectors", name, problem));
+        let bad = |name: &str, member: &str, problem: &str| Err(DataError::rule("detectors", name, member, problem));
         if self.detectors.len() > MAX_DETECTORS {
-            return bad("", "there are more than 128; put patterns together");
+            return bad("", "", "there are more than 128; put patterns together");
         }
         let mut compiled = Vec::with_capacity(self.detectors.len());
         for (name, detector) in &self.detectors {
             let taken = ["masked:", "mask-failed:", "over:"];
             if taken.iter().any(|prefix| name.as_str().starts_with(prefix)) {
-                return bad(name.as_str(), "facts of such a name are the program's; rename it");
+                return bad(name.as_str(), "", "facts of such a name are the program's; rename it");
             }
             if detector.tools.is_empty() {
-                return bad(name.as_str(), "it names no tools; leave `tools` out for all");
+                return bad(name.as_str(), "/tools", "it names no tools; leave `tools` out for all");
             }
             let finder = match &detector.find {
                 Find::Patterns(patterns) if patterns.is_empty() || patterns.len() > MAX_PATTERNS => {
-                    return bad(name.as_str(), "it has no pattern, or more than 256");
+                    return bad(
+                        name.as_str(),
+                        "/find/patterns",
+                        "it has no pattern, or more than 256; give between 1 and that many",
+                    );
                 }
                 Find::Patterns(patterns) => {
                     let numbered = (1..=patterns.len()).map(|n| format!("pattern {n}")).collect();
                     match program(patterns) {
                         Ok(set) => Finder::Patterns(set, numbered),
-                        Err(problem) => return bad(name.as_str(), &problem),
+                        Err(problem) => {
+                            let wrong = patterns.iter().position(|one| program(std::slice::from_ref(one)).is_err());
+                            let member = wrong.map_or("/find/patterns".to_owned(), |n| format!("/find/patterns/{n}"));
+                            return bad(name.as_str(), &member, &format!("{problem}; correct the pattern"));
+                        }
                     }
                 }
                 Find::Secrets(secrets) => match secret_program(secrets) {
                     Ok((set, kinds)) => Finder::Secrets(set, kinds),
-                    Err(problem) => return bad(name.as_str(), &problem),
+                    Err(problem) => {
+                        let problem = format!("{problem}; correct the pattern");
+                        return bad(name.as_str(), "/find/secrets/also", &problem);
+                    }
                 },
                 Find::PathTraversal => Finder::PathTraversal,
                 Find::NotListed(listed) => Finder::NotListed(listed.iter().map(|one| one.to_lowercase()).collect()),
                 Find::Image(rule) => Finder::Image(rule.clone()),
                 Find::Labels(rule) => Finder::Labels(rule.clone()),
                 Find::Size(SizeRule { bytes: None, items: None }) => {
-                    return bad(name.as_str(), "it limits neither `bytes` nor `items`");
+                    return bad(name.as_str(), "/find/size", "it limits neither `bytes` nor `items`; name one");
                 }
                 Find::Size(rule) => Finder::Size(rule.clone()),
             };

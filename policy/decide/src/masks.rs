@@ -118,20 +118,24 @@ impl Masks {
     pub fn parse(bytes: &[u8]) -> Result<Self, DataError> {
         let masks: Self = crate::data::read(bytes)?;
         for (what, rules) in [("masks", &masks.masks), ("transforms", &masks.transforms)] {
-            let bad = |name: &str, problem: &str| Err(DataError::rule(what, name, problem));
+            let bad = |name: &str, member: &str, problem: &str| Err(DataError::rule(what, name, member, problem));
             if rules.len() > MAX_RULES {
-                return bad("", "there are more than 64; put steps together");
+                return bad("", "", "there are more than 64; put steps together");
             }
             for (name, rule) in rules {
                 if name.as_str().len() > MAX_NAME {
-                    return bad(name.as_str(), "the name is longer than 100 bytes; shorten it");
+                    return bad(name.as_str(), "", "the name is longer than 100 bytes; shorten it");
                 }
                 let empty = |step: &Step| step.at.is_empty() || step.tools.is_empty();
-                if rule.steps.is_empty() || rule.steps.iter().any(empty) {
-                    return bad(name.as_str(), "it has no step, or a step names no place; remove it or name one");
+                if rule.steps.is_empty() {
+                    return bad(name.as_str(), "/steps", "it has no step; remove it or write one");
+                }
+                if let Some(number) = rule.steps.iter().position(empty) {
+                    let problem = "a step names no place, or no tools; remove it, or name one";
+                    return bad(name.as_str(), &format!("/steps/{number}"), problem);
                 }
                 if masks.masks.contains_key(name) && masks.transforms.contains_key(name) {
-                    return bad(name.as_str(), "a mask and a transform have this name; rename one");
+                    return bad(name.as_str(), "", "a mask and a transform have this name; rename one");
                 }
             }
         }
@@ -149,12 +153,7 @@ impl Masks {
                         tools.clone().filter(|(tool, _)| step.tools.iter().any(|t| t.admits(tool.as_str())));
                     found.extend(meant.find_map(|(tool, shape)| {
                         let (at, problem) = step.misfit(tool, shape)?;
-                        let key = name.as_str().replace('/', "~1");
-                        Some(Misfit {
-                            at: format!("/{what}/{key}/steps/{number}/at/{at}"),
-                            rule: name.clone(),
-                            problem,
-                        })
+                        Some(Misfit { at: pointer_to(what, name, number, at), rule: name.clone(), problem })
                     }));
                 }
             }
@@ -163,14 +162,18 @@ impl Masks {
     }
 
     /// A place where a raw value could stay: every tool it is meant for lacks it, or one of them has it where a mask
-    /// cannot be sure. Gives the rule, and what is wrong.
+    /// cannot be sure. Gives the rule, where in `masks.json` as a JSON pointer, and what is wrong.
     pub(crate) fn misplaced<'t>(
         &self,
         tools: &(impl Iterator<Item = (&'t Name, &'t Shape)> + Clone),
-    ) -> Option<(&Name, String)> {
-        self.masks.iter().chain(&self.transforms).find_map(|(name, rule)| {
-            let places = rule.steps.iter().flat_map(|step| step.at.iter().map(move |pointer| (step, pointer)));
-            places.into_iter().find_map(|(step, pointer)| {
+    ) -> Option<(&Name, String, String)> {
+        let of = |what: &'static str| move |(name, rule)| (what, name, rule);
+        let all = self.masks.iter().map(of("masks")).chain(self.transforms.iter().map(of("transforms")));
+        all.into_iter().find_map(|(what, name, rule): (_, &Name, &Rewrite)| {
+            let places = rule.steps.iter().enumerate().flat_map(|(number, step)| {
+                step.at.iter().enumerate().map(move |(at, pointer)| (number, step, at, pointer))
+            });
+            places.into_iter().find_map(|(number, step, at, pointer)| {
                 let meant = tools.clone().filter(|(tool, _)| step.tools.iter().any(|t| t.admits(tool.as_str())));
                 let (reach, tool) = meant.map(|(tool, shape)| (shape.reach(pointer.steps()), tool)).max()?;
                 let problem = match reach {
@@ -186,10 +189,15 @@ impl Masks {
                          place; name the whole value, or declare its members"
                     ),
                 };
-                Some((name, problem))
+                Some((name, pointer_to(what, name, number, at), problem))
             })
         })
     }
+}
+
+/// One pointer of one step, as a JSON pointer into `masks.json`.
+fn pointer_to(what: &str, name: &Name, step: usize, pointer: usize) -> String {
+    format!("/{what}/{}/steps/{step}/at/{pointer}", name.as_str().replace('/', "~1"))
 }
 
 impl Step {

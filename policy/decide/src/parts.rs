@@ -185,10 +185,14 @@ pub enum BuildError {
         reason: String,
     },
     /// A mask or a transform that would let something through, or that nothing orders.
-    #[error("`masks.json`: `{name}`: {problem}")]
+    #[error("`{file}`: `{name}`: {problem}")]
     Mask {
         /// Which.
         name: Name,
+        /// `masks.json`, or `bundle.json`, which says when a transform is applied.
+        file: &'static str,
+        /// Where in that file: a JSON pointer.
+        at: String,
         /// What is wrong and what to do.
         problem: String,
     },
@@ -228,4 +232,22 @@ pub enum BuildError {
     /// An entity that follows from the catalogue.
     #[error(transparent)]
     Entity(#[from] EntityError),
+}
+
+impl BuildError {
+    /// Where a policy stands that is refused, if it is one.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Parse { place, .. }
+            | Self::Id { place }
+            | Self::DuplicateId { place, .. }
+            | Self::ReservedId { place, .. }
+            | Self::TooDeep { place }
+            | Self::TooManyIfs { place }
+            | Self::Gate { place, .. }
+            | Self::ForeignEntity { place, .. }
+            | Self::Invalid { place, .. } => Some(place),
+            _ => None,
+        }
+    }
 }

@@ -218,9 +218,21 @@ pub enum RulesError {
     Rule {
         /// Its name.
         rule: Name,
+        /// Where in `rules.json`: a JSON pointer. What is not there is named by where it would be.
+        at: String,
         /// What is wrong and what to do.
         problem: String,
     },
+}
+
+impl RulesError {
+    /// Where in `rules.json`, as a JSON pointer, if it is one rule's.
+    pub fn at(&self) -> Option<&str> {
+        match self {
+            Self::Rule { at, .. } => Some(at),
+            Self::Json(_) | Self::Shape(_) => None,
+        }
+    }
 }
 
 impl Rules {
@@ -250,36 +262,52 @@ impl Rules {
 
     fn check(&self) -> Result<(), RulesError> {
         for (name, rule) in &self.rules {
-            let bad = |problem: &str| Err(RulesError::Rule { rule: name.clone(), problem: problem.to_owned() });
+            let bad = |member: &str, problem: &str| {
+                let at = format!("/rules/{}{member}", name.as_str().replace('/', "~1"));
+                Err(RulesError::Rule { rule: name.clone(), at, problem: problem.to_owned() })
+            };
             if name.as_str() == crate::schema::NO_MEMBER {
-                return bad("the name is reserved; choose another");
+                return bad("", "the name is reserved; choose another");
             }
             if rule.authority.is_empty() {
-                return bad("`authority` names nobody; name a role, a group or a team");
+                return bad("/authority", "`authority` names nobody; name a role, a group or a team");
             }
             if rule.quorum.persons == 0 {
-                return bad("`quorum.persons` is 0; ask for at least 1");
+                return bad("/quorum/persons", "`quorum.persons` is 0; ask for at least 1");
             }
             if rule.quorum.distinct_teams > rule.quorum.persons {
-                return bad("`quorum.distinct_teams` exceeds `quorum.persons`; a person counts for one team");
+                return bad(
+                    "/quorum/distinct_teams",
+                    "`quorum.distinct_teams` exceeds `quorum.persons`; a person counts for one team",
+                );
             }
             if rule.justification.min == 0 || rule.justification.max < rule.justification.min {
-                return bad("`justification` needs 1 <= min <= max; a justification is never optional");
+                return bad("/justification", "`justification` is never optional; give 1 <= min <= max");
             }
-            if rule.timeout_s == Some(0) || rule.validity_s == Some(0) {
-                return bad("`timeout_s` and `validity_s` are at least 1 second; leave them out for no limit");
+            for (seconds, member) in [(rule.timeout_s, "/timeout_s"), (rule.validity_s, "/validity_s")] {
+                if seconds == Some(0) {
+                    return bad(
+                        member,
+                        "`timeout_s` and `validity_s` are at least 1 second; leave them out for no limit",
+                    );
+                }
             }
-            if !rule.reminders_s.is_sorted() || !rule.escalation.is_sorted_by_key(|e| e.after_s) {
-                return bad("`reminders_s` and `escalation` stand in ascending order");
+            if !rule.reminders_s.is_sorted() {
+                return bad("/reminders_s", "`reminders_s` is not in ascending order; sort it");
             }
-            if rule.escalation.iter().any(|e| e.authority.is_empty()) {
-                return bad("an `escalation` names nobody; name a role, a group or a team");
+            if !rule.escalation.is_sorted_by_key(|e| e.after_s) {
+                return bad("/escalation", "`escalation` is not in ascending order; sort it by `after_s`");
+            }
+            if let Some(nobody) = rule.escalation.iter().position(|e| e.authority.is_empty()) {
+                let member = format!("/escalation/{nobody}/authority");
+                return bad(&member, "an `escalation` names nobody; name a role, a group or a team");
             }
             if rule.break_glass.as_ref().is_some_and(|b| b.authority.is_empty()) {
-                return bad("`break_glass` names nobody; name a role, a group or a team");
+                return bad("/break_glass/authority", "`break_glass` names nobody; name a role, a group or a team");
             }
-            if rule.overridable.iter().any(|p| !p.starts_with('/')) {
-                return bad("`overridable` holds json pointers, which start with `/`");
+            if let Some(wrong) = rule.overridable.iter().position(|p| !p.starts_with('/')) {
+                let member = format!("/overridable/{wrong}");
+                return bad(&member, "`overridable` holds json pointers; start each with `/`");
             }
         }
         Ok(())

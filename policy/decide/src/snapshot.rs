@@ -239,16 +239,30 @@ pub fn kernel_digest() -> Digest {
 /// The transforms in the manifest's order. One that has no place in it could never be applied, and one that is only
 /// named there would never take effect.
 fn ordered_transforms(parts: &PolicyParts) -> Result<Vec<(Name, Rewrite)>, BuildError> {
-    let refuse = |name: &Name, problem: &str| BuildError::Mask { name: name.clone(), problem: problem.to_owned() };
+    let refuse = |name: &Name, (file, at): (&'static str, String), problem: &str| BuildError::Mask {
+        name: name.clone(),
+        file,
+        at,
+        problem: problem.to_owned(),
+    };
     if let Some(name) = parts.masks.transforms.keys().find(|name| !parts.transforms.contains(name)) {
-        return Err(refuse(name, "the manifest's `transforms` does not say when it is applied; name it there"));
+        let at = format!("/transforms/{}", name.as_str().replace('/', "~1"));
+        return Err(refuse(
+            name,
+            ("masks.json", at),
+            "the manifest's `transforms` does not say when it is applied; name it there",
+        ));
     }
     parts
         .transforms
         .iter()
-        .map(|name| {
+        .enumerate()
+        .map(|(number, name)| {
             let rewrite = parts.masks.transforms.get(name);
-            let rewrite = rewrite.ok_or_else(|| refuse(name, "the manifest orders it, and it is not there; add it"))?;
+            let rewrite = rewrite.ok_or_else(|| {
+                let place = ("bundle.json", format!("/transforms/{number}"));
+                refuse(name, place, "the manifest orders it, and `masks.json` does not have it; add it there")
+            })?;
             Ok((name.clone(), rewrite.clone()))
         })
         .collect()
@@ -256,8 +270,8 @@ fn ordered_transforms(parts: &PolicyParts) -> Result<Vec<(Name, Rewrite)>, Build
 
 /// Gives every tool its masks and detectors.
 fn screen(parts: &PolicyParts, tools: &mut BTreeMap<Name, Arc<CompiledTool>>) -> Result<(), BuildError> {
-    if let Some((name, problem)) = parts.masks.misplaced(&tools.iter().map(|(name, tool)| (name, &tool.shape))) {
-        return Err(BuildError::Mask { name: name.clone(), problem });
+    if let Some((name, at, problem)) = parts.masks.misplaced(&tools.iter().map(|(name, tool)| (name, &tool.shape))) {
+        return Err(BuildError::Mask { name: name.clone(), file: "masks.json", at, problem });
     }
     parts.detectors.misplaced(&tools.iter().map(|(name, tool)| (name, &tool.shape)))?;
     let detectors = parts.detectors.compile()?;

@@ -373,7 +373,7 @@ fn a_transform_policy_of_another_shape_does_not_load() {
     let unordered = PolicySnapshot::build(with(PERMIT, TRANSFORMS, &["hide-path"])).unwrap_err().to_string();
     assert!(unordered.contains("does not say when"), "{unordered}");
     let unknown = PolicySnapshot::build(with(PERMIT, "{}", &["hide-path"])).unwrap_err().to_string();
-    assert!(unknown.contains("is not there"), "{unknown}");
+    assert!(unknown.contains("does not have it"), "{unknown}");
     for wrong in [
         r#"{"masks":{"m":{"steps":[]}}}"#,
         r#"{"masks":{"m":{"steps":[{"at":[],"with":"drop"}]}}}"#,

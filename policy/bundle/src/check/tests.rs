@@ -56,6 +56,9 @@ fn first_error(draft: &Draft) -> (RuleId, String) {
     assert!(checked.accepted().is_none(), "{}", checked.report);
     let error = checked.report.findings.iter().find(|f| f.severity == Severity::Error).unwrap();
     assert!(!error.message.is_empty() && !error.next_step.is_empty() && !error.message.contains('\n'), "{error}");
+    // A step is more than that something is to be corrected.
+    let empty = ["correct what it names", "correct the file", "correct it"];
+    assert!(empty.iter().all(|words| !error.next_step.starts_with(words)), "{error}");
     (error.rule, error.place.to_string())
 }
 
@@ -180,7 +183,46 @@ fn every_failure_names_file_line_column_and_rule() {
             "detectors.json",
             "{\"detectors\":{\"d\":{\"find\":{\"patterns\":[\"(\"]}}}}".to_owned(),
             RuleId::Data,
-            "detectors.json:1:1",
+            "detectors.json:1:40",
+        ),
+        (
+            "detectors.json",
+            "{\"detectors\":\n{\"d\":{\"find\":{\"patterns\":[\"a\",\n \"(\"]}}}}".to_owned(),
+            RuleId::Data,
+            "detectors.json:3:2",
+        ),
+        (
+            "rules.json",
+            "{\"rules\":\n {\"change\":\n {\"authority\":{\"roles\":[\"ADMIN\"]},\n \"quorum\":{\"persons\":0}}}}"
+                .to_owned(),
+            RuleId::RulesData,
+            "rules.json:4:12",
+        ),
+        (
+            "rules.json",
+            "{\"rules\":\n {\"change\":{\"authority\":\n {}}}}".to_owned(),
+            RuleId::RulesData,
+            "rules.json:2:13",
+        ),
+        (
+            "counters.json",
+            "{\"counters\":{\n \"spent\":{\n\"window_s\":0}}}".to_owned(),
+            RuleId::Data,
+            "counters.json:3:1",
+        ),
+        ("masks.json", "{\"masks\":\n{\"m\":{\"steps\":[]}}}".to_owned(), RuleId::Data, "masks.json:2:7"),
+        (
+            "masks.json",
+            "{\"transforms\":\n{\"cut\":{\"steps\":[{\"at\":[\"/x\"],\"with\":\"drop\"}]}}}".to_owned(),
+            RuleId::Snapshot,
+            "masks.json:2:2",
+        ),
+        ("bundle.json", "{\"transforms\":\n [\"cut\"]}".to_owned(), RuleId::Snapshot, "bundle.json:2:3"),
+        (
+            "bundle.json",
+            "{\"shadow\":{\"policies\":[\n{\"id\":\"gone\",\"until\":9}],\"workflows\":[]}}".to_owned(),
+            RuleId::Shadow,
+            "bundle.json:2:2",
         ),
         ("tests/a.json", "{\"cases\":[}".to_owned(), RuleId::TestData, "tests/a.json:1:11"),
         (
@@ -189,7 +231,15 @@ fn every_failure_names_file_line_column_and_rule() {
             RuleId::Test,
             "tests/a.json:5:12",
         ),
-        ("tests/a.json", TESTS.replace("\"active\": true", "\"activ\": true"), RuleId::TestData, "tests/a.json:1:1"),
+        ("tests/a.json", TESTS.replace("\"active\": true", "\"activ\": true"), RuleId::TestData, "tests/a.json:2:39"),
+        ("tests/a.json", TESTS.replace("\"checked\": true", "\"checked\": 7"), RuleId::TestData, "tests/a.json:3:3"),
+        (
+            "tests/a.json",
+            TESTS.replace("{\"decision\": \"allow\", \"determining\": [\"propose\"]}", "{\"decision\": \"perhaps\"}"),
+            RuleId::TestData,
+            "tests/a.json:13:15",
+        ),
+        ("tests/a.json", TESTS.replace("\"ask\":", "\"asks\":"), RuleId::TestData, "tests/a.json:6:4"),
     ] {
         let found = first_error(&with(&[(path, &text)]));
         if found != (rule, place.to_owned()) {
@@ -440,4 +490,49 @@ fn a_mask_that_could_only_refuse_does_not_pass_and_what_it_cannot_mask_is_denied
 
 fn with_masks(masks: &str) -> Draft {
     with(&[("masks.json", masks)])
+}
+
+#[test]
+fn what_the_snapshot_refuses_of_masks_and_detectors_is_named_where_it_stands_with_what_to_do() {
+    let tools = r#"{"tools":[{"name":"a.b","risk":1,"data_class":"internal","input":{"type":"object",
+        "properties":{"x":{"type":"string"},"list":{"type":"array","items":{"type":"string"}}}}}]}"#;
+    let catalogue = Catalogue::parse(tools.as_bytes()).unwrap();
+    for (file, text, place, next) in [
+        (
+            "masks.json",
+            "{\"masks\":{\"a\":{\"steps\":[{\"at\":[\"/x\"],\"with\":\"drop\"}]},\n \"m\":{\"steps\":[{\"at\":[\"/x\",\n \"/y\"],\"with\":\"drop\"}]}}}",
+            "masks.json:3:2",
+            "correct the pointer or the tools",
+        ),
+        (
+            "masks.json",
+            "{\"masks\":{\"m\":{\"steps\":[\n{\"at\":[\"/list/0\"],\"with\":\"drop\"}]}}}",
+            "masks.json:2:8",
+            "name all of them by `*`",
+        ),
+        (
+            "detectors.json",
+            "{\"detectors\":{\"d\":\n{\"at\":[\"/x\",\n\"/y\"],\"find\":\"path_traversal\"}}}",
+            "detectors.json:3:1",
+            "correct the pointer or the tools",
+        ),
+    ] {
+        let report = check_draft(&with(&[(file, text)]), org(), Some(&catalogue)).report;
+        let found: Vec<_> = report.findings.iter().filter(|f| f.rule == RuleId::Snapshot).collect();
+        assert_eq!(found.len(), 1, "{report}");
+        assert_eq!((&*found[0].place.to_string(), &*found[0].next_step), (place, next), "{}", found[0]);
+    }
+}
+
+#[test]
+fn a_sealed_bundle_names_the_place_in_its_manifest_as_it_is_sealed() {
+    let settings = Settings { transforms: vec![Name::new("gone").unwrap()], ..Settings::default() };
+    let lineage = Lineage { organization: org(), version: 1, predecessor: None, root_version: 1 };
+    let bundle = Draft { settings, ..with(&[]) }.seal(lineage).unwrap();
+    let manifest = bundle.to_files().unwrap().remove("bundle.json").unwrap();
+    let manifest = String::from_utf8(manifest).unwrap();
+    let report = check(&bundle, None).report;
+    let found = report.findings.iter().find(|f| f.rule == RuleId::Snapshot).unwrap();
+    let column = manifest.find("\"gone\"").unwrap() + 1;
+    assert_eq!(found.place.to_string(), format!("bundle.json:1:{column}"), "{found}");
 }

@@ -4,6 +4,7 @@
 use countersign_gateway_model::Timestamp;
 
 use super::*;
+use crate::Draft;
 use crate::files::FilePath;
 use crate::finding::Severity;
 
@@ -12,11 +13,17 @@ fn lint_text(text: &str, rules: &[&str], shadow: &Shadow) -> Vec<(RuleId, Severi
     let policies = crate::source::parse(&FilePath::new("policies.cedar").unwrap(), &text.into(), &mut findings);
     assert!(findings.is_empty(), "{findings:?}");
     let rules = rules.iter().map(|r| Name::new(r).unwrap()).collect();
-    let found = lint(ORG, &policies, Some(&rules), &BTreeSet::from([Name::new("held").unwrap()]), shadow);
+    let found = lint(&bundle(shadow), &policies, Some(&rules), &BTreeSet::from([Name::new("held").unwrap()]));
     for finding in &found {
         assert!(!finding.message.is_empty() && !finding.next_step.is_empty(), "{finding}");
     }
     found.into_iter().map(|f| (f.rule, f.severity, f.place.to_string())).collect()
+}
+
+fn bundle(shadow: &Shadow) -> Bundle {
+    let settings = crate::Settings { shadow: shadow.clone(), ..crate::Settings::default() };
+    let lineage = crate::Lineage { organization: ORG, version: 1, predecessor: None, root_version: 1 };
+    Draft { settings, ..Draft::default() }.seal(lineage).unwrap()
 }
 
 const ORG: OrgId = OrgId::from_bytes([1; 16]);
@@ -210,7 +217,7 @@ fn a_forbid_that_can_fail_says_how_to_write_it_safely() {
     let text = r#"@id("x") forbid(principal, action, resource) when { context.denials + 1 > 3 };"#;
     let mut findings = Vec::new();
     let policies = crate::source::parse(&FilePath::new("policies.cedar").unwrap(), &text.into(), &mut findings);
-    let found = lint(ORG, &policies, None, &BTreeSet::new(), &Shadow::default());
+    let found = lint(&bundle(&Shadow::default()), &policies, None, &BTreeSet::new());
     assert_eq!(found[0].place.to_string(), "policies.cedar:1:69");
     assert!(found[0].next_step.contains("a > 9"), "{}", found[0]);
     let safe = r#"@id("x") forbid(principal, action, resource) when { context.denials > 2 };"#;
