@@ -240,3 +240,23 @@ fn a_key_of_a_record_hides_nothing_that_a_policy_reads() {
         assert!(error.contains("used as a whole"), "{whole}: {error}");
     }
 }
+
+#[test]
+fn what_is_allowed_is_evaluated_once_beside_fifty_policies_that_apply_to_everyone() {
+    let everyone = (0..50).map(|n| match n % 3 {
+        0 => gate(&format!("g{n}"), "a", &format!("when {{ context.denials > {n} }}")),
+        1 => format!(
+            r#"@id("f{n}") forbid (principal, action, resource) when {{ context.denials > {n} && !context.delegated }};"#
+        ),
+        _ => format!(r#"@id("p{n}") permit (principal, action, resource) when {{ context.denials > {n} }};"#),
+    });
+    let policies: String = std::iter::once(PERMIT.to_owned()).chain(everyone).collect();
+    let s = snapshot(&policies);
+    let (store, mut question) = (world(), read(&s));
+    let answer = ask(&s, &store, &question);
+    assert_eq!((answer.decision(), ids(&answer), answer.rounds), (Decision::Allow, vec!["permit"], 1));
+    // They do apply: one more denial than the first of them bears, and it stands in the way.
+    question.denials = 1;
+    let answer = ask(&s, &store, &question);
+    assert_eq!((answer.verdict.rules, answer.rounds), (vec![name("a")], 2));
+}

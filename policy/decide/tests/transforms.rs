@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use countersign_gateway_model::{Decision, Name};
 use countersign_policy_decide::catalogue::Catalogue;
+use countersign_policy_decide::detectors::Detectors;
 use countersign_policy_decide::masks::Masks;
 use countersign_policy_decide::{
     Answer, BuildError, Decided, PolicyParts, PolicySnapshot, Question, decide_chain, explain, ground, input, replay,
@@ -408,4 +409,56 @@ proptest! {
             prop_assert!(!masked.contains(serde_json::json!(text).as_str().unwrap()) , "{}", masked);
         }
     }
+}
+
+const KEY: &str = "-----BEGIN RSA PRIVATE KEY-----";
+
+/// A transform that is asked for where a key is found, and a forbid on what is still found after it.
+fn searching(transforms: &str, order: &[&str], asked: &str) -> PolicySnapshot {
+    let asks = asks("asks", asked, r#"when { context.facts.contains("key") || context.denials > 0 }"#);
+    let still = r#"@id("still") forbid (principal, action in Countersign::Action::"callTool", resource)
+        when { context.facts.contains("key") && !context.applied.isEmpty() };"#;
+    let mut parts = with(&format!("{PERMIT}{asks}{still}"), transforms, order);
+    parts.detectors = Detectors::parse(br#"{"detectors":{"key":{"find":{"secrets":{}}}}}"#).unwrap();
+    PolicySnapshot::build(parts).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn detectors_search_what_a_transform_leaves_and_what_it_brings() {
+    let s = searching(TRANSFORMS, &ORDER, "drop-extra");
+    let asked = |input: serde_json::Value| call(&s, "repo.read", &input.to_string());
+    // The key goes with the field: nothing is found in what is decided, carried out and kept.
+    let decided = chain(&s, vec![asked(serde_json::json!({ "path": "a", "extra": { "k": KEY } }))]);
+    let last = decided.questions.first().unwrap().input.as_ref().unwrap();
+    assert_eq!(decided.before.as_ref().unwrap().detected(), &BTreeSet::from([name("key")]), "it was found before");
+    assert_eq!((last.detected().len(), last.found().len(), last.canonical()), (0, 0, &br#"{"path":"a"}"#[..]));
+    assert_eq!(ids(decided.answers.first().unwrap()), ["permit"]);
+    // A key that the transform does not reach is found again, and denies.
+    let decided = chain(&s, vec![asked(serde_json::json!({ "path": KEY, "extra": { "k": "v" } }))]);
+    assert_eq!(ids(decided.answers.first().unwrap()), ["still"]);
+    assert_eq!(decided.questions.first().unwrap().input.as_ref().unwrap().found().first().unwrap().at, "/path");
+    // One that a constant brings in is found, though there was none before.
+    let brings = serde_json::json!({ "transforms": { "brings": { "steps": [{ "at": ["/path"], "with": { "constant": KEY } }] } } });
+    let s = searching(&brings.to_string(), &["brings"], "brings");
+    let mut question = call(&s, "repo.read", r#"{"path":"a"}"#);
+    question.denials = 1;
+    let decided = chain(&s, vec![question]);
+    assert!(decided.before.as_ref().unwrap().detected().is_empty());
+    assert_eq!(ids(decided.answers.first().unwrap()), ["still"]);
+}
+
+#[test]
+fn what_a_transform_leaves_that_fits_no_schema_is_a_denial_of_the_whole_chain() {
+    let drops = r#"{"transforms":{"drops":{"steps":[{"tools":["repo.read"],"at":["/path"],"with":"drop"}]}}}"#;
+    let s = snapshot(&format!("{PERMIT}{}", asks("t", "drops", "when { !context.asDelegator }")), drops, &["drops"]);
+    let mut delegator = read(&s);
+    delegator.as_delegator = true;
+    let decided = chain(&s, vec![read(&s), delegator]);
+    assert!(decided.before.is_none(), "nothing was transformed");
+    for (answer, question) in decided.answers.iter().zip(&decided.questions) {
+        assert_eq!((answer.decision(), ids(answer)), (Decision::Deny, vec![ground::TRANSFORM_FAILED]));
+        assert!(answer.firm && answer.transforms.is_empty(), "nor does a workflow in shadow let it through");
+        assert_eq!(question.input.as_ref().unwrap().canonical(), br#"{"path":"a"}"#);
+    }
+    assert_eq!(decided.answers.len(), 2);
 }

@@ -8,9 +8,11 @@ mod world;
 use std::sync::Arc;
 
 use countersign_gateway_model::{Decision, OrgId};
+use countersign_policy_decide::catalogue::Catalogue;
+use countersign_policy_decide::masks::Masks;
 use countersign_policy_decide::{
-    BuildError, EntityError, EntityKind, EntityRef, EntityStore, Operation, PolicySnapshot, Question, Record, ground,
-    input,
+    BuildError, EntityError, EntityKind, EntityRef, EntityStore, Operation, PolicySnapshot, Question, Record,
+    decide_chain, ground, input,
 };
 use world::{NOW, PERMIT, agent, ask, build, call, entity, gate, instance, name, org, person, read, snapshot, world};
 
@@ -37,7 +39,40 @@ fn an_error_in_a_forbid_is_a_hard_denial_with_its_own_reason() {
 
 #[test]
 fn an_error_in_a_later_round_is_a_hard_denial_too() {
-    // The first operand stands in the way of the second one until the rule is satisfied: only then it errs.
+    // Only gates read `satisfied`, in a clause that a met rule makes false: no rule that is met lets a policy err that did not
+    // before. A transform changes what every policy reads.
+    let policies = format!(
+        r#"{PERMIT}@id("largest") @transform("largest") forbid (principal, action in Countersign::Action::"callTool", resource)
+        unless {{ context.applied.contains("largest") }};
+        @id("product") forbid (principal, action == Countersign::Action::"callTool:pay.many", resource)
+        when {{ context.input.count * 3 == 7 }};"#
+    );
+    let mut parts = world::parts(&policies);
+    let catalogue = br#"{"tools":[{"name":"pay.many","risk":1,"data_class":"internal","input":{"type":"object",
+        "required":["count"],"properties":{"count":{"type":"integer"}}}}]}"#;
+    parts.catalogue = Some(Catalogue::parse(catalogue).unwrap());
+    let masks = r#"{"transforms":{"largest":{"steps":[{"at":["/count"],"with":{"constant":9007199254740991}}]}}}"#;
+    for (factor, errs) in [("3", false), ("2000", true)] {
+        let mut parts = parts.clone();
+        parts.policies.values_mut().for_each(|text| *text = text.replace("* 3", &format!("* {factor}")));
+        parts.masks = Masks::parse(masks.as_bytes()).unwrap();
+        parts.transforms = vec![name("largest")];
+        let s = PolicySnapshot::build(parts).unwrap();
+        let question = call(&s, "pay.many", r#"{"count":1}"#);
+        let first = ask(&s, &world(), &question);
+        assert_eq!((first.verdict.error, ids(&first)), (false, vec!["largest"]), "it errs in no round before");
+        let questions = vec![question];
+        let decided = decide_chain(&s, &world().slices(&s, &questions), questions);
+        let last = ask(&s, &world(), decided.questions.first().unwrap());
+        assert_eq!(decided.answers.first(), Some(&last));
+        let expected =
+            if errs { (Decision::Deny, true, vec!["product"]) } else { (Decision::Allow, false, vec!["permit"]) };
+        assert_eq!((last.decision(), last.verdict.error, ids(&last)), expected, "times {factor}");
+    }
+}
+
+#[test]
+fn an_error_beside_a_gate_is_a_hard_denial_and_asks_nobody() {
     let hidden = r#"@id("hidden") @requires_approval("b") forbid (principal is Countersign::Agent,
         action in Countersign::Action::"callTool", resource)
         when { principal.autonomy == 2 }

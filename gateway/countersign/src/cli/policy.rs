@@ -13,6 +13,7 @@ mod lowering;
 mod proposing;
 mod proving;
 mod querying;
+mod refusal;
 mod roots;
 mod signing;
 mod solving;

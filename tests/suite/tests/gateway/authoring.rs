@@ -229,6 +229,15 @@ fn a_bundle_is_sealed_signed_by_a_threshold_and_verified_offline_and_an_older_on
     assert_eq!(signed["version"], 1);
     let why = verify("policy", &[]).ended(1).json();
     assert!(why["why"].as_str().unwrap().contains("1 of the 2 signatures"), "{why}");
+    let refused = |said: &Value, rule: &str, file: &str, next: &str| {
+        assert_eq!((said["rule"].as_str(), said["file"].as_str()), (Some(rule), Some(file)), "{said}");
+        assert!(said["next_step"].as_str().unwrap().contains(next), "{said}");
+    };
+    refused(&why, "signature-threshold", "policy/signatures.json", "another root key");
+    let said = desk.policy(&["verify", "policy", "--root", "1.json", "--genesis", &genesis]).ended(1).out;
+    for part in ["signature-threshold", "policy/signatures.json", "another root key"] {
+        assert!(said.contains(part), "people are told as well: {said}");
+    }
     desk.policy(&["sign", "policy", "--key", "two.key"]).ended(0);
     let good = verify("policy", &[]).ended(0).json();
     assert_eq!((&good["digest"], good["signed_by"].as_array().unwrap().len()), (&signed["digest"], 2));
@@ -238,6 +247,7 @@ fn a_bundle_is_sealed_signed_by_a_threshold_and_verified_offline_and_an_older_on
     desk.edit("policy/policies.cedar", "@title(\"Lists stay within the repository\")", "@title(\"Lists stay in\")");
     let why = verify("policy", &[]).ended(1).json();
     assert!(why["why"].as_str().unwrap().contains("changed after"), "{why}");
+    refused(&why, "bundle-changed", "policy/policies.cedar", "sign the bundle again");
     let both = ["--key", "one.key", "--key", "two.key"];
     desk.policy(&[&["sign", "policy", "--after", "first.bundle", "--out", "second.bundle"], &both[..]].concat())
         .ended(0);
@@ -245,7 +255,13 @@ fn a_bundle_is_sealed_signed_by_a_threshold_and_verified_offline_and_an_older_on
     for replayed in ["first.bundle", "second.bundle"] {
         let why = verify(replayed, &["--after", "second.bundle"]).ended(1).json();
         assert!(why["why"].as_str().unwrap().contains("is next"), "{why}");
+        refused(&why, "bundle-replayed", replayed, "--after");
     }
+    // A signature of the bundle before, under the manifest of this one.
+    desk.policy(&["unpack", "second.bundle", "--out", "moved"]).ended(0);
+    fs::copy(desk.path("policy/signatures.json"), desk.path("moved/signatures.json")).unwrap();
+    let why = verify("moved", &[]).ended(1).json();
+    refused(&why, "signature-forged", "moved/signatures.json", "as it was signed");
     let mut bytes = fs::read(desk.path("second.bundle")).unwrap();
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
@@ -262,6 +278,7 @@ fn a_bundle_is_sealed_signed_by_a_threshold_and_verified_offline_and_an_older_on
     desk.policy(&["root", "show", "--root", "1.json", "--root", "2.json", "--genesis", &genesis]).ended(0);
     let why = verify("second.bundle", &["--root", "2.json"]).ended(1).json();
     assert!(why["why"].as_str().unwrap().contains("root version"), "{why}");
+    refused(&why, "root-version", "second.bundle", "current root document");
 
     fs::set_permissions(desk.path("two.key"), fs::Permissions::from_mode(0o640)).unwrap();
     let said = desk.policy(&["sign", "policy", "--key", "two.key", "--organization", ORG]).ended(2);

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::super::{Global, out};
 use super::checking::Source;
+use super::refusal::{Refusal, Sources};
 use crate::clock::SystemClock;
 use crate::keys::{read_private, write_new_private};
 use crate::text::plain;
@@ -217,28 +218,29 @@ fn keep_apart(file: &Path, bytes: &[u8]) -> Result<()> {
 pub(super) fn verify(args: &Verify, global: &Global) -> Result<bool> {
     let documents = args.root.iter().map(|file| read_root(file)).collect::<Result<Vec<_>>>()?;
     let before = args.after.as_deref().map(read_bundle).transpose()?;
+    let sources = Sources { bundle: &args.path, roots: &args.root };
     let bundle = match read_bundle(&args.path) {
         Ok(bundle) => bundle,
         // Bytes that are there and are no whole bundle were changed: that is a finding.
-        Err(FolderError::Bundle { path, source }) => {
-            return refused(global, &format!("`{}` is not a bundle: {}", path.display(), crate::words(&source)));
-        }
+        Err(FolderError::Bundle { source, .. }) => return Refusal::of(&source, &sources).answer(global),
         Err(error) => return Err(error.into()),
     };
-    let standing = || -> Result<Standing> {
-        let chain = RootChain::verify(documents, &args.genesis)?;
-        let standing = bundle.verify_candidate(&chain)?;
+    let standing = || -> Result<Standing, Refusal> {
+        let chain = RootChain::verify(documents, &args.genesis).map_err(|error| Refusal::of_root(&error, &sources))?;
+        let refuse = |error| Refusal::of(&error, &sources);
+        let standing = bundle.verify_candidate(&chain).map_err(refuse)?;
         if let Some(before) = &before {
-            bundle.follows(before)?;
+            bundle.follows(before).map_err(refuse)?;
         }
         if let Some(end) = bundle.manifest().expires.filter(|end| SystemClock.now() > *end) {
-            bail!("the bundle was not to be activated after {end}; seal it with a later end date");
+            let why = format!("the bundle was not to be activated after {end}");
+            return Err(Refusal::expired(&sources, why));
         }
         Ok(standing)
     };
     let standing = match standing() {
         Ok(standing) => standing,
-        Err(error) => return refused(global, &format!("{error:#}")),
+        Err(refusal) => return refusal.answer(global),
     };
     let signers: Vec<String> = standing.signers.iter().map(ToString::to_string).collect();
     let manifest = bundle.manifest();
@@ -248,11 +250,6 @@ pub(super) fn verify(args: &Verify, global: &Global) -> Result<bool> {
         "local_key": standing.local, "follows": before.map(|before| before.digest()),
     }))?;
     Ok(true)
-}
-
-fn refused(global: &Global, why: &str) -> Result<bool> {
-    global.answer(&json!({ "verified": false, "why": why }))?;
-    Ok(false)
 }
 
 /// A signed root document.
