@@ -183,7 +183,7 @@ pub struct Action {
     pub tool_version: Option<Digest>,
     /// Salted digest of everything that a permit would be bound to.
     pub digest: Digest,
-    /// The tool cannot say which revision it acts on.
+    /// The target may change between approval and work: the tool says so, or no revision was named.
     pub mutable_target: bool,
     /// What policy said.
     pub asked: Asked,
@@ -424,7 +424,7 @@ pub struct Grant {
     pub tool: Name,
     /// Digest of the tool's version.
     pub tool_version: Digest,
-    /// The tool cannot say which revision it acts on.
+    /// The target may change between approval and work: the tool says so, or no revision was named.
     pub mutable_target: bool,
     /// Terms of its permit.
     pub permit: PermitTerms,

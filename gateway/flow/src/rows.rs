@@ -151,7 +151,7 @@ pub struct ActionRow {
     pub permit: Option<PermitId>,
     /// No start after this.
     pub expires: Option<Timestamp>,
-    /// The tool cannot say which revision it acts on.
+    /// The target may change between approval and work: the tool says so, or no revision was named.
     pub mutable_target: bool,
     /// False under a shadow workflow.
     pub enforced: bool,

@@ -224,7 +224,7 @@ pub struct Permit {
     /// No start after this.
     #[n(7)]
     pub expires: Timestamp,
-    /// The tool cannot say which revision it acts on.
+    /// The target may change between approval and work: the tool says so, or no revision was named.
     #[n(8)]
     pub mutable_target: bool,
     /// Amounts held.

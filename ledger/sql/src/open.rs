@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn an_sqlite_before_the_least_supported_one_is_told_apart() {
         let minimum: Vec<u32> = MINIMUM_SQLITE.split('.').map(|part| part.parse().unwrap()).collect();
-        let [major, minor, patch] = minimum[..] else { panic!("{MINIMUM_SQLITE} has three parts") };
+        let [major, minor, patch] = <[u32; 3]>::try_from(minimum).unwrap();
         for older in
             [format!("{major}.{minor}.{}", patch - 1), format!("{major}.{}.99", minor - 1), "2.99.99".to_owned()]
         {

@@ -469,10 +469,10 @@ fn the_picture_of_the_arrows_shows_arrows_of_the_table() {
         let words: String =
             statement.split('(').map(|part| part.split_once(')').map_or(part, |(_, rest)| rest)).collect();
         let chain: Vec<_> = words.split("─►").map(rooms_of_the_picture).collect();
-        for pair in chain.windows(2) {
-            for from in &pair[0] {
+        for (froms, tos) in chain.iter().zip(chain.iter().skip(1)) {
+            for from in froms {
                 let (_, arrows) = ARROWS.iter().find(|(room, _)| room == from).unwrap();
-                for to in &pair[1] {
+                for to in tos {
                     assert!(arrows.contains(to), "the picture shows {from} ─► {to}, and the table does not");
                     shown += 1;
                 }
