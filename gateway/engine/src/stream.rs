@@ -136,6 +136,20 @@ impl Engine {
         }
     }
 
+    /// Tells every instance of a workflow in memory which team's it is now, and policy of it.
+    pub(crate) async fn tell_team(&self, org: &Org, workflow: &Name, team: Option<&Name>) {
+        for (id, _) in org.cells() {
+            let Ok(mut held) = self.hold(org, id).await else { continue };
+            let is_of_it = held.fold().is_ok_and(|fold| fold.created().workflow == *workflow);
+            if is_of_it && held.live.team.as_ref() != team {
+                held.live.team = team.cloned();
+                if let Err(error) = self.describe_instance(org, &held.live) {
+                    tracing::warn!(%error, instance = %id, "policy is not told which team's the instance is");
+                }
+            }
+        }
+    }
+
     /// The same, in another state: what is permitted at a gate is permitted in the state that the gate leads back to.
     pub(crate) fn describe_instance_in(&self, org: &Org, live: &Live, state: State) -> Result<(), EngineError> {
         let Some(fold) = &live.fold else { return Ok(()) };

@@ -70,7 +70,8 @@ impl Engine {
             }
             let org = this.org(who.org)?;
             let digest = spec.digest()?;
-            if let Some(before) = this.stored_workflow(&org, &spec.id).await?
+            let before = this.stored_workflow(&org, &spec.id).await?;
+            if let Some(before) = &before
                 && before.spec.version == spec.version
                 && before.digest != digest
             {
@@ -95,6 +96,11 @@ impl Engine {
             let record = spec.record(&org, this.now());
             let receipt = this.commit_own(&who, allowed, entry).await?;
             org.entities.put(record).map_err(EngineError::damaged)?;
+            if before.is_some_and(|before| before.spec.team != spec.team) {
+                // A freeze of the team is a freeze of what it has from now on.
+                this.tell_team(&org, &spec.id, spec.team.as_ref()).await;
+                this.cancel_frozen(&org).await;
+            }
             Ok((WorkflowRecord { spec, digest }, receipt))
         })
         .await

@@ -136,4 +136,11 @@ async fn a_frozen_team_holds_its_own_work_and_nobody_elses() {
     assert_eq!(runnable(&world, &owner, ours.0).await, (true, vec![]));
     world.propose(&agent, ours.0, &note()).await.unwrap();
     world.decide(&ada, ours.3, Deciding::Approve).await.unwrap();
+
+    // What goes over to another team is frozen with that one, also what is in memory as the first one's.
+    world.engine.freeze(Arc::clone(&owner), Some(name("green")), false, None).await.unwrap();
+    world.propose(&agent, ours.0, &note()).await.unwrap();
+    world.workflow_version(&owner, ("ours", "2"), Some("green")).await;
+    assert_eq!(code(world.propose(&agent, ours.0, &note()).await), "frozen");
+    assert_eq!(runnable(&world, &owner, ours.0).await, (false, vec!["frozen".to_owned()]));
 }

@@ -407,9 +407,14 @@ impl World {
 
     /// As [`World::workflow`], owned by a team.
     pub(crate) async fn workflow_of(&self, who: &Arc<Principal>, id: &str, team: Option<&str>) {
+        self.workflow_version(who, (id, "1"), team).await;
+    }
+
+    /// The same, in a version.
+    pub(crate) async fn workflow_version(&self, who: &Arc<Principal>, (id, version): (&str, &str), team: Option<&str>) {
         let spec = WorkflowSpec {
             id: name(id),
-            version: "1".to_owned(),
+            version: version.to_owned(),
             title: String::new(),
             team: team.map(name),
             materiality: 1,
