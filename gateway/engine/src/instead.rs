@@ -151,7 +151,8 @@ pub(crate) fn remember(held: &mut Held, answers: &[ActionAnswer]) {
     });
     let live = &mut *held.live;
     live.as_sent.extend(unchanged);
-    if let Some(fold) = &live.fold {
+    // What is gone is forgotten once it is the larger part: to look at all of them each time would cost every proposal.
+    if let Some(fold) = live.fold.as_ref().filter(|fold| live.as_sent.len() > 2 * fold.live_permits() + 64) {
         live.as_sent.retain(|permit| fold.live_permit(*permit).is_some());
     }
 }

@@ -417,6 +417,11 @@ impl Instance {
         self.live.get(&permit).cloned()
     }
 
+    /// How many permits were given and not started, lapsed or not.
+    pub fn live_permits(&self) -> usize {
+        self.live.len()
+    }
+
     /// Permits that were given and not started, lapsed or not, of which something is reserved.
     pub(crate) fn live_reserved(&self) -> impl Iterator<Item = (PermitId, &Reserved)> {
         self.live.iter().filter_map(|(id, permit)| Some((*id, &**permit.reserved.as_ref()?)))
