@@ -186,7 +186,7 @@ fn scope_name(scope: Scope) -> &'static str {
 
 impl IdentityError {
     /// All codes, sorted: one page each.
-    pub const CODES: [&str; 31] = [
+    pub const CODES: [&str; 32] = [
         "account-changed",
         "account-exists",
         "account-invalid",
@@ -200,6 +200,7 @@ impl IdentityError {
         "enrolment-purpose",
         "enrolment-used",
         "identity-unavailable",
+        "login-stale",
         "rate-limited",
         "scope-missing",
         "scope-refused",
