@@ -5,13 +5,18 @@
 use std::collections::BTreeMap;
 
 use countersign_gateway_flow::OpenGate;
-use countersign_gateway_model::{DecisionId, Principal, Timestamp};
+use countersign_gateway_model::{Assurance, DecisionId, Principal, Timestamp};
 
 use crate::Snapshot;
-use crate::demands::Cast;
 use crate::keyring::HeldKeys;
 use crate::opened::Opened;
 use crate::org::Org;
+
+/// How a vote at the gate was cast. How fresh its login was is not kept, and cannot be demanded afterwards.
+pub(crate) struct Cast {
+    pub(crate) asserted: bool,
+    pub(crate) assurance: Assurance,
+}
 
 /// What a decision is weighed in.
 pub(crate) struct Deciding<'a> {

@@ -15,7 +15,7 @@ use countersign_ledger_entry::body::Assertion;
 use countersign_policy_decide::rules::Demand;
 
 use crate::api::{LiftRequest, Signed};
-use crate::deciding::Deciding;
+use crate::deciding::{Cast, Deciding};
 use crate::error::EngineError;
 use crate::keyring::{KeyRow, why_not};
 use crate::org::Org;
@@ -45,12 +45,6 @@ pub(crate) fn demands_met(
         }
     }
     Ok(())
-}
-
-/// How a vote at the gate was cast. How fresh its login was is not kept, and cannot be demanded afterwards.
-pub(crate) struct Cast {
-    asserted: bool,
-    assurance: Assurance,
 }
 
 /// Persons one of whose votes no longer counts: it was cast longer ago than a rule that it counts for lets it, or without

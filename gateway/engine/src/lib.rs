@@ -59,6 +59,7 @@ mod roots;
 mod runs;
 mod settings;
 mod stream;
+mod terms;
 mod timers;
 mod tools;
 pub mod trail;

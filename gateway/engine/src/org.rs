@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use countersign_gateway_flow::Instance;
@@ -27,6 +26,7 @@ use crate::keyring::PersonKeys;
 use crate::ladders::Ladders;
 use crate::own_fold::OwnFold;
 use crate::recording::{Evaluations, Recording};
+use crate::terms::{Frozen, ShadowWindow};
 
 /// Who a pseudonym stands for, and what the exclusions need to know of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,19 +88,6 @@ pub(crate) fn word(kind: PrincipalKind) -> &'static str {
         PrincipalKind::Agent => "agent",
         PrincipalKind::Service => "service",
         PrincipalKind::System => "system",
-    }
-}
-
-/// What is frozen.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Frozen {
-    pub(crate) all: bool,
-    pub(crate) teams: BTreeSet<Name>,
-}
-
-impl Frozen {
-    pub(crate) fn covers(&self, team: Option<&Name>) -> bool {
-        self.all || team.is_some_and(|team| self.teams.contains(team))
     }
 }
 
@@ -175,38 +162,6 @@ pub(crate) struct Org {
     /// The fold of the organization's own stream.
     own_fold: Mutex<OwnFold>,
 }
-
-/// The shadow window as it is set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ShadowWindow {
-    /// None: what the authority mode says.
-    pub(crate) set: Option<Duration>,
-    /// Until then it is no shorter than this.
-    pub(crate) held: Option<(Timestamp, Duration)>,
-}
-
-impl ShadowWindow {
-    /// How long it is.
-    fn at(self, mode: AuthorityMode, now: Timestamp) -> Duration {
-        let window = self.set.unwrap_or(match mode {
-            AuthorityMode::Solo => Duration(0),
-            AuthorityMode::FourEyes => SHADOW_WINDOW,
-        });
-        self.held.filter(|(until, _)| now < *until).map_or(window, |(_, before)| window.max(before))
-    }
-
-    /// What it is once it is set to another length. Where nobody changes policy alone, a shorter one counts once the one before
-    /// it has passed: else one person would shorten it, and propose.
-    pub(crate) fn changed(self, set: Duration, mode: AuthorityMode, now: Timestamp) -> Self {
-        let before = self.at(mode, now);
-        let held = self.held.filter(|(until, _)| now < *until);
-        let shorter = mode == AuthorityMode::FourEyes && set < before;
-        Self { set: Some(set), held: if shorter { Some((now + before, before)) } else { held } }
-    }
-}
-
-/// The shadow window under `four_eyes`, where no setting says another.
-const SHADOW_WINDOW: Duration = Duration::from_secs(86_400);
 
 /// Most digests of stored blobs that are remembered, so that they are not sent again.
 const REMEMBERED_BLOBS: usize = 200_000;

@@ -26,10 +26,8 @@ use countersign_ledger_merkle::{Hash, leaf_hash, verify_inclusion};
 
 use crate::error::EngineError;
 use crate::keyring::KeyRow;
-use crate::org::{Frozen, ShadowWindow};
 use crate::recording::Recording;
-use crate::roots::ROOT;
-use crate::settings::{EVALUATIONS_RECORD, PUBLIC_READ, SHADOW_WINDOW};
+use crate::terms::{EVALUATIONS_RECORD, Frozen, PUBLIC_READ, ROOT, SHADOW_WINDOW, ShadowWindow};
 
 /// Table of the kept fold: one row.
 const OWN_FOLD: &str = "own_fold";

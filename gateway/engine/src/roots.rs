@@ -14,9 +14,7 @@ use crate::beside::Beside;
 use crate::error::EngineError;
 use crate::mint::MintExt as _;
 use crate::own_fold::OwnFold;
-
-/// Digest of the root document in force.
-pub(crate) const ROOT: &str = "policy.root";
+use crate::terms::ROOT;
 
 /// The root document that the ledger names last; none while that is version 1, which genesis names.
 ///

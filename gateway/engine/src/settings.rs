@@ -18,15 +18,7 @@ use crate::org::Org;
 use crate::own::OwnEntry;
 use crate::policies::Electorate;
 use crate::recording::Recording;
-
-/// Which evaluations leave an entry.
-pub(crate) const EVALUATIONS_RECORD: &str = "evaluations.record";
-
-/// Whether the log's tiles and checkpoints may be read without a credential.
-pub(crate) const PUBLIC_READ: &str = "log.public_read";
-
-/// Seconds for which a proposed policy is compared with the past before anybody is asked.
-pub(crate) const SHADOW_WINDOW: &str = "policy.shadow_window_s";
+use crate::terms::{EVALUATIONS_RECORD, PUBLIC_READ, SHADOW_WINDOW};
 
 /// Longest shadow window: 90 days.
 const LONGEST_WINDOW_S: u64 = 90 * 86_400;
